@@ -1,0 +1,1 @@
+"""Checks of a hybrid RL + LLM futures-trading agent before its production run."""

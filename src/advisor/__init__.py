@@ -1,0 +1,1 @@
+"""What the advisor thinks of a market situation."""

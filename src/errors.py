@@ -1,0 +1,36 @@
+"""Errors a user can mend, and how a run ends. The lowest layer: it imports nothing of the project."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_TARGET_MISSED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 3
+
+
+class UserError(Exception):
+    """Bad usage, configuration or data: its text is one paragraph saying what, where, which value and the remedy."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class BarDataError(UserError):
+    """A file of bars that cannot be used as it is."""
+
+
+class MarketError(UserError):
+    """A market the toolkit does not know."""
+
+
+class ConfigError(UserError):
+    """A configuration file, key or value that cannot be used."""
+
+
+class EnvironmentWorkerError(UserError):
+    """An environment's worker process died; the text ends with the worker's own traceback."""
+
+
+class InterruptedRun(Exception):
+    """The user stopped the run; the text says what was kept."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -1,0 +1,1 @@
+"""What happened: contracts, bars, sessions, causal features."""

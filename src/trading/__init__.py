@@ -1,0 +1,1 @@
+"""What an account does with the market: kernel, environments, rules. Imports no torch."""
