@@ -1,0 +1,262 @@
+"""Causal recursions over bars that both feature tables are made of.
+
+Every function runs forward from the first bar of a run and reads nothing outside that run, so a value at bar t is a
+function of bars run_start[t]..t alone: recomputing on a prefix gives the same bits, and nothing reaches across a hole or
+a roll. Sums of ticks and volumes are int64 and therefore exact. The jitted functions do not call each other: numba's
+cache hashes one file only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numba import njit
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from src.market.bars import Bars
+    from src.market.sessions import Sessions
+
+ATR_BARS = 14
+RSI_BARS = 14
+EMA_FAST_BARS = 9
+SMA_BARS = 20
+MACD_FAST_BARS = 12
+MACD_SLOW_BARS = 26
+MACD_SIGNAL_BARS = 9
+VOLUME_BARS = 20
+
+FEATURE_BARS = MACD_SLOW_BARS + MACD_SIGNAL_BARS - 1
+"""Bars of its run, t included, that bar t needs for a whole window row: those of the MACD signal, the longest of all."""
+ATR_FLOOR_TICKS = 1.0
+"""An average range below one tick cannot be resolved, and dividing by it would turn a one-tick move into a signal."""
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+DAY_S = 86_400
+GLOBEX_OPEN_S = 18 * 3600
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Bars as writable int64 columns: numba compiles once, whatever the flags of the arrays that came in.
+
+    `session_first` marks the first bar of a session or of a run: no price before it is looked at. `slot` counts scheduled
+    bars since the session's open, `clock_s` the seconds from 18:00 New York to the bar's close.
+    """
+
+    open: Int64
+    high: Int64
+    low: Int64
+    close: Int64
+    volume: Int64
+    session: Int64
+    run_start: Int64
+    session_first: NDArray[np.bool_]
+    slot: Int64
+    clock_s: Int64
+    interval_s: int
+
+    @property
+    def in_run(self) -> Int64:
+        """Bars of the run up to and including t, int64[n]."""
+        return np.arange(self.run_start.size, dtype=np.int64) - self.run_start + 1
+
+
+def columns_of(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> Columns:
+    """Gather the columns; of the sessions only the scheduled opens are read, never their first or last bar."""
+    session = np.array(bars.session_id, dtype=np.int64)
+    if session.size and session.min() < 0:
+        raise ValueError("features need every bar in a session: place the bars in sessions first")
+    run = np.array(run_start, dtype=np.int64)
+    index = np.arange(session.size)
+    first = run == index
+    first[1:] |= session[1:] != session[:-1]
+    scheduled_open = np.asarray(sessions.open_ns, dtype=np.int64)
+    elapsed_s = (np.asarray(bars.open_ns, dtype=np.int64) - scheduled_open[session]) // 1_000_000_000
+    return Columns(
+        open=np.array(bars.open, dtype=np.int64),
+        high=np.array(bars.high, dtype=np.int64),
+        low=np.array(bars.low, dtype=np.int64),
+        close=np.array(bars.close, dtype=np.int64),
+        volume=np.array(bars.volume, dtype=np.int64),
+        session=session,
+        run_start=run,
+        session_first=first,
+        slot=np.maximum(elapsed_s // bars.interval_s, 0),
+        clock_s=elapsed_s + bars.interval_s + _open_after_1800(scheduled_open)[session],
+        interval_s=int(bars.interval_s),
+    )
+
+
+def _open_after_1800(open_ns: Int64) -> Int64:
+    """Seconds from 18:00 New York to each scheduled open, in [-12 h, 12 h): zero on every ordinary session.
+
+    Elapsed time added to it is New York clock time, since clocks change on Sunday at 02:00, when no session is open.
+    """
+    local = pd.DatetimeIndex(open_ns, tz="UTC").tz_convert("America/New_York")
+    second = np.asarray(local.hour * 3600 + local.minute * 60 + local.second, dtype=np.int64)
+    return (second - GLOBEX_OPEN_S + DAY_S // 2) % DAY_S - DAY_S // 2
+
+
+@njit(cache=True)
+def bar_changes(open_: Int64, close: Int64, session_first: NDArray[np.bool_]) -> Int64:
+    """Ticks from the previous close; at the first bar of a session or run from its own open: no overnight gap is in it."""
+    out = np.empty(close.size, np.int64)
+    for t in range(close.size):
+        out[t] = close[t] - (open_[t] if session_first[t] else close[t - 1])
+    return out
+
+
+@njit(cache=True)
+def true_ranges(high: Int64, low: Int64, close: Int64, session_first: NDArray[np.bool_]) -> Int64:
+    """Wilder's true range in ticks; high - low alone at the first bar of a session or run."""
+    out = np.empty(close.size, np.int64)
+    for t in range(close.size):
+        if session_first[t]:
+            out[t] = high[t] - low[t]
+        else:
+            out[t] = max(high[t], close[t - 1]) - min(low[t], close[t - 1])
+    return out
+
+
+@njit(cache=True)
+def run_totals(values: Int64, run_start: Int64) -> Int64:
+    """Running total since the first bar of the run."""
+    out = np.empty(values.size, np.int64)
+    total = 0
+    for t in range(values.size):
+        total = values[t] if run_start[t] == t else total + values[t]
+        out[t] = total
+    return out
+
+
+@njit(cache=True)
+def rolling_totals(values: Int64, run_start: Int64, bars: int) -> Int64:
+    """Total of the last `bars` values of the run; 0 until the run has that many."""
+    out = np.zeros(values.size, np.int64)
+    total = 0
+    for t in range(values.size):
+        total = values[t] if run_start[t] == t else total + values[t]
+        if t - run_start[t] >= bars:
+            total -= values[t - bars]
+        if t - run_start[t] >= bars - 1:
+            out[t] = total
+    return out
+
+
+@njit(cache=True)
+def seeded_averages(values: Float64, run_start: Int64, seed_bars: int, alpha: float, skip: int) -> Float64:
+    """Exponential average that starts as the mean of the run's first `seed_bars` values after `skip`; 0.0 before that."""
+    out = np.zeros(values.size, np.float64)
+    average = 0.0
+    for t in range(values.size):
+        k = t - run_start[t] - skip
+        if k == 0:
+            average = 0.0
+        if k < 0:
+            continue
+        if k < seed_bars:
+            average += values[t]
+            if k < seed_bars - 1:
+                continue
+            average /= seed_bars
+        else:
+            average += alpha * (values[t] - average)
+        out[t] = average
+    return out
+
+
+@njit(cache=True)
+def session_vwaps(price_sums: Int64, volume: Int64, session_first: NDArray[np.bool_]) -> tuple[Float64, Int64]:
+    """Volume-weighted mean of (high + low + close) / 3 since the session's or run's first bar, and the bars since then.
+
+    `price_sums` is high + low + close. Until something trades, the bar's own (high + low + close) / 3 stands in.
+    """
+    vwap = np.empty(volume.size, np.float64)
+    bars = np.empty(volume.size, np.int64)
+    weighted = 0
+    traded = 0
+    count = 0
+    for t in range(volume.size):
+        if session_first[t]:
+            weighted = 0
+            traded = 0
+            count = 0
+        weighted += price_sums[t] * volume[t]
+        traded += volume[t]
+        count += 1
+        vwap[t] = weighted / (3.0 * traded) if traded > 0 else price_sums[t] / 3.0
+        bars[t] = count
+    return vwap, bars
+
+
+@dataclass(frozen=True)
+class Indicators:
+    """What window and context features share; float64[n] or int64[n] in ticks, 0 before a value is whole.
+
+    `path` is the sum of bar changes since the run's start: closes with the overnight gaps taken out. Averages and
+    oscillators work on it, so that a session's first bars are not one long echo of the gap. `scale` is the ATR held at or
+    above one tick, the divisor of price distances. `rsi` is 0..100, 50 before it is whole.
+    """
+
+    change: Int64
+    path: Int64
+    true_range: Int64
+    atr: Float64
+    scale: Float64
+    ema_fast: Float64
+    macd: Float64
+    macd_signal: Float64
+    rsi: Float64
+    vwap: Float64
+    bars_in_session: Int64
+
+
+def indicators_of(columns: Columns) -> Indicators:
+    """Run the recursions over the columns."""
+    run = columns.run_start
+    change = bar_changes(columns.open, columns.close, columns.session_first)
+    path = run_totals(change, run)
+    true_range = true_ranges(columns.high, columns.low, columns.close, columns.session_first)
+    atr = average_true_range(true_range, run)
+    float_path = path.astype(np.float64)
+    fast = _ema(float_path, run, MACD_FAST_BARS)
+    slow = _ema(float_path, run, MACD_SLOW_BARS)
+    macd = np.where(columns.in_run >= MACD_SLOW_BARS, fast - slow, 0.0)
+    vwap, bars_in_session = session_vwaps(
+        columns.high + columns.low + columns.close, columns.volume, columns.session_first
+    )
+    return Indicators(
+        change=change,
+        path=path,
+        true_range=true_range,
+        atr=atr,
+        scale=np.maximum(atr, ATR_FLOOR_TICKS),
+        ema_fast=_ema(float_path, run, EMA_FAST_BARS),
+        macd=macd,
+        macd_signal=_ema(macd, run, MACD_SIGNAL_BARS, skip=MACD_SLOW_BARS - 1),
+        rsi=relative_strength(change, run),
+        vwap=vwap,
+        bars_in_session=bars_in_session,
+    )
+
+
+def average_true_range(true_range: Int64, run_start: Int64) -> Float64:
+    """Wilder's ATR, ticks, float64[n]: the mean of the run's first 14 true ranges, then smoothed by 1/14."""
+    return seeded_averages(true_range.astype(np.float64), run_start, ATR_BARS, 1.0 / ATR_BARS, 0)
+
+
+def relative_strength(change: Int64, run_start: Int64) -> Float64:
+    """Wilder's RSI over 14 bar changes, 0..100, float64[n]; 50 where nothing moved or before it is whole."""
+    gains = seeded_averages(np.maximum(change, 0).astype(np.float64), run_start, RSI_BARS, 1.0 / RSI_BARS, 0)
+    losses = seeded_averages(np.maximum(-change, 0).astype(np.float64), run_start, RSI_BARS, 1.0 / RSI_BARS, 0)
+    moved = gains + losses
+    return np.where(moved > 0.0, 100.0 * gains / np.where(moved > 0.0, moved, 1.0), 50.0)
+
+
+def _ema(values: Float64, run_start: Int64, span: int, skip: int = 0) -> Float64:
+    return seeded_averages(values, run_start, span, 2.0 / (span + 1.0), skip)
