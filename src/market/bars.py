@@ -47,14 +47,14 @@ class Bars:
 
 
 def frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray:
-    """A read-only, C-contiguous copy of `values` as `dtype`."""
-    array = np.array(values, dtype=dtype, order="C", copy=True)
+    """A read-only, C-contiguous copy of `values` as `dtype` (a datetime64 keeps its unit)."""
+    array = np.array(values, dtype=None if dtype is np.datetime64 else dtype, order="C", copy=True)
     array.setflags(write=False)
     return array
 
 
 def content_fingerprint(market: str, interval_s: int, contract_names: Sequence[str], columns: Sequence[NDArray]) -> str:
-    """SHA-256 over market, interval, contract names and the arrays: the same bars give the same text whatever file held them."""
+    """SHA-256 over market, interval, contract names and arrays: the same bars, whatever file held them, give one text."""
     digest = hashlib.sha256()
     digest.update("\0".join((market, str(interval_s), *contract_names)).encode())
     for column in columns:

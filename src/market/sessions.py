@@ -1,7 +1,7 @@
 """Globex sessions: 18:00 to 17:00 New York, from a calendar and a dated file of overrides.
 
-The calendar is pandas_market_calendars' `CME Globex Equity`. Against real ES bars of 2024-2026 it errs on three days only
-(2025-01-09 and the Good Fridays 2024-03-29 and 2025-04-18); `CME_Equity` closes 15 minutes early on six half days.
+The calendar is pandas_market_calendars' `CME Globex Equity`. Against real ES bars of 2024-2026 it errs on three days
+only (2025-01-09 and the Good Fridays 2024-03-29 and 2025-04-18); `CME_Equity` closes 15 minutes early on six half days.
 """
 
 from __future__ import annotations
@@ -82,3 +82,191 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self.date)
+
+
+def _clock(value: object) -> object:
+    """Text, or minutes since midnight: what YAML makes of 16:15 without quotes (a sexagesimal number)."""
+    return time(value // 60, value % 60) if isinstance(value, int) and 0 <= value < 24 * 60 else value
+
+
+Clock = Annotated[time, BeforeValidator(_clock)]
+
+
+class SessionOverride(BaseModel):
+    """One trade date on which the calendar is wrong."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    date: date
+    closed: bool = False
+    close: Clock | None = None
+    source: str
+    caveat: str = ""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> SessionOverride:
+        if self.closed == (self.close is not None):
+            raise ValueError('give either `closed: true` or `close: "HH:MM"`')
+        return self
+
+
+class DailyHalt(BaseModel):
+    """A scheduled pause inside every session from `first` to `last` (trade dates, inclusive), New York time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    first: date
+    last: date
+    start: Clock
+    end: Clock
+    source: str
+    caveat: str = ""
+
+
+class CalendarOverrides(BaseModel):
+    """The override file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    checked: date | None = None
+    sessions: tuple[SessionOverride, ...] = ()
+    daily_halts: tuple[DailyHalt, ...] = ()
+
+
+def load_overrides(path: Path = OVERRIDES_FILE) -> CalendarOverrides:
+    """Read the override file; ConfigError names the file and the entry that cannot be used."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return CalendarOverrides.model_validate(content or {})
+    except OSError as error:
+        raise ConfigError(
+            f"The calendar overrides {path} cannot be read ({error.strerror}): restore the file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The calendar overrides {path} are not YAML ({' '.join(str(error).split())}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"The calendar overrides {path} have a bad value at {where}: {first['msg']}.") from error
+
+
+def _new_york_ns(dates: NDArray[np.datetime64], clock: time) -> NDArray[np.int64]:
+    """UTC nanoseconds of a New York clock time on each date, int64[m]."""
+    minutes = clock.hour * 60 + clock.minute
+    local = pd.DatetimeIndex(dates.astype("datetime64[ns]") + np.timedelta64(minutes, "m"))
+    return local.tz_localize(NEW_YORK).tz_convert("UTC").as_unit("ns").asi8
+
+
+def _as_ns(column: pd.Series) -> NDArray[np.int64]:
+    return column.dt.as_unit("ns").astype("int64").to_numpy()
+
+
+def calendar_schedule(first: date, last: date, overrides: CalendarOverrides | None = None) -> Schedule:
+    """Every scheduled session with a trade date from `first` to `last`, overrides applied (None: the shipped file)."""
+    overrides = load_overrides() if overrides is None else overrides
+    table = pandas_market_calendars.get_calendar(CALENDAR_NAME).schedule(start_date=first, end_date=last)
+    dates = np.asarray(table.index.values).astype("datetime64[D]")
+    open_ns, close_ns = _as_ns(table["market_open"]), _as_ns(table["market_close"])
+    keep = np.ones(len(dates), dtype=bool)
+    for override in overrides.sessions:
+        day = dates == np.datetime64(override.date, "D")
+        if override.closed:
+            keep &= ~day
+        elif override.close is not None and day.any():
+            close_ns = np.where(day, _new_york_ns(dates, override.close), close_ns)
+    halt_start_ns, halt_end_ns = close_ns, close_ns
+    for halt in overrides.daily_halts:
+        days = (dates >= np.datetime64(halt.first, "D")) & (dates <= np.datetime64(halt.last, "D"))
+        if days.any():
+            halt_start_ns = np.where(days, np.minimum(_new_york_ns(dates, halt.start), close_ns), halt_start_ns)
+            halt_end_ns = np.where(days, np.minimum(_new_york_ns(dates, halt.end), close_ns), halt_end_ns)
+    return Schedule(
+        date=frozen(dates[keep], np.datetime64),
+        open_ns=frozen(open_ns[keep], np.int64),
+        close_ns=frozen(close_ns[keep], np.int64),
+        halt_start_ns=frozen(halt_start_ns[keep], np.int64),
+        halt_end_ns=frozen(halt_end_ns[keep], np.int64),
+    )
+
+
+def schedule_around(open_ns: NDArray[np.int64], overrides: CalendarOverrides | None = None) -> Schedule:
+    """The schedule from before the first to after the last of these bar times (any order, at least one)."""
+    days = np.array([open_ns.min(), open_ns.max()], dtype="datetime64[ns]").astype("datetime64[D]")
+    # Five days beyond: the trade date of a Sunday bar may lie behind a long holiday weekend.
+    return calendar_schedule((days[0] - 5 * _DAY).item(), (days[1] + 5 * _DAY).item(), overrides)
+
+
+def session_index(schedule: Schedule, open_ns: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Index into `schedule` of the session each bar opens in, NO_SESSION outside; int32[n]."""
+    if len(schedule) == 0:
+        return np.full(len(open_ns), NO_SESSION, dtype=np.int32)
+    index = np.searchsorted(schedule.open_ns, open_ns, side="right") - 1
+    inside = (index >= 0) & (open_ns < schedule.close_ns[np.maximum(index, 0)])
+    return np.where(inside, index, NO_SESSION).astype(np.int32)
+
+
+def place_in_sessions(
+    bars: Bars, trading_hours: Literal["rth", "globex"] | str, schedule: Schedule | None = None
+) -> tuple[Bars, Sessions]:
+    """Give every bar its session; bars outside the calendar are dropped, counted in `repairs` and warned of.
+
+    Errors: BarDataError if no bar lies in a session or one is off its session's grid; ConfigError for other hours.
+    """
+    if trading_hours not in TRADING_HOURS:
+        raise ConfigError(
+            f"environment.trading_hours is {trading_hours!r}: it must be one of {', '.join(TRADING_HOURS)}."
+        )
+    schedule = schedule_around(bars.open_ns) if schedule is None else schedule
+    index = session_index(schedule, bars.open_ns)
+    inside = index != NO_SESSION
+    repairs: Mapping[str, int] = bars.repairs
+    outside = int(len(bars) - inside.sum())
+    if outside:
+        first = pd.Timestamp(int(bars.open_ns[np.argmin(inside)]), tz="UTC").isoformat()
+        if outside == len(bars):
+            raise BarDataError(
+                f"{bars.source}: none of its {outside} bars lies in a session of {CALENDAR_NAME} (the first is at "
+                f"{first}). Times must be UTC bar-open times; convert them and try again."
+            )
+        logger.warning(
+            "%s: %d of %d bars lie outside the calendar and are left out (the first at %s)",
+            bars.source, outside, len(bars), first,
+        )  # fmt: skip
+        repairs = MappingProxyType({**bars.repairs, OUTSIDE_CALENDAR: bars.repairs.get(OUTSIDE_CALENDAR, 0) + outside})
+    held, session_id = np.unique(index[inside], return_inverse=True)
+    placed = select_bars(bars, inside, session_id=session_id, repairs=repairs)
+    sessions = _sessions_of(schedule, held, placed, trading_hours)
+    off_grid = np.flatnonzero((placed.open_ns - sessions.open_ns[placed.session_id]) % placed.interval_ns)
+    if off_grid.size:
+        when = pd.Timestamp(int(placed.open_ns[off_grid[0]]), tz="UTC").isoformat()
+        raise BarDataError(
+            f"{bars.source}: the bar at {when} is off the {bars.interval_s // 60}-minute grid that starts at the "
+            f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an interval "
+            f"that divides an hour."
+        )
+    return placed, sessions
+
+
+def _sessions_of(schedule: Schedule, held: NDArray, bars: Bars, trading_hours: str) -> Sessions:
+    """The sessions `held` (indices into the schedule), every one usable until it is judged."""
+    dates, open_ns, close_ns = schedule.date[held], schedule.open_ns[held], schedule.close_ns[held]
+    flat_ns = close_ns - _MINUTE_NS
+    trade_open_ns = open_ns
+    if trading_hours == "rth":
+        trade_open_ns = _new_york_ns(dates, time(9, 30))
+        flat_ns = np.minimum(flat_ns, _new_york_ns(dates, time(15, 59)))
+    step = bars.interval_ns
+    every = np.arange(held[0], held[-1] + 1)
+    edges = np.searchsorted(bars.session_id, np.arange(len(held) + 1))
+    return Sessions(
+        date=frozen(dates, np.datetime64),
+        open_ns=frozen(open_ns, np.int64),
+        close_ns=frozen(close_ns, np.int64),
+        trade_open_ns=frozen(trade_open_ns, np.int64),
+        flat_slot_ns=frozen(open_ns + (flat_ns - open_ns) // step * step, np.int64),
+        first_bar=frozen(edges[:-1], np.int32),
+        end_bar=frozen(edges[1:], np.int32),
+        first_decision=frozen(np.full(len(held), -1), np.int32),
+        usable=frozen(np.ones(len(held)), np.bool_),
+        reason=("",) * len(held),
+        halt_start_ns=frozen(schedule.halt_start_ns[held], np.int64),
+        halt_end_ns=frozen(schedule.halt_end_ns[held], np.int64),
+        missing_dates=frozen(schedule.date[np.setdiff1d(every, held)], np.datetime64),
+    )

@@ -43,7 +43,7 @@ def missing_slots(
 
 
 def run_starts(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDArray[np.int32]:
-    """For each bar the index of the first bar of its run, int32[n]: bars that nothing separates but the ordinary closed time.
+    """For each bar the index of the first bar of its run, int32[n]; a run has no gap but the closed time.
 
     A hole (more than `no_trade_bars` scheduled bars missing inside a session, at its start or at its end, or a whole
     session missing) and a change of contract start a new run. Entry t depends on bars up to t and the schedule only.

@@ -1,0 +1,56 @@
+"""The `data` section of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from src.settings import Section
+
+
+class DataSettings(Section):
+    """Where the bars come from, what is tolerated in them, and how their sessions are split."""
+
+    path: Path | None = Field(
+        default=None, description="CSV or Parquet file, or a folder of them; not given: data/, else synthetic bars"
+    )
+    repair: bool = Field(
+        default=False, description="drop defective rows and count them, instead of stopping at the first"
+    )
+    interval_min: int | None = Field(
+        default=None, ge=1, le=15, description="minutes a bar; not given: read from the bars"
+    )
+    no_trade_bars: int = Field(
+        default=2,
+        ge=0,
+        le=60,
+        description="most scheduled bars in a row that may be missing as bars without trades; more is a hole",
+    )
+    max_hole_bars: int = Field(
+        default=6,
+        ge=0,
+        le=10_000,
+        description="most bars a session's holes may lack within its trading hours before it is left out",
+    )
+    train_frac: float = Field(default=0.6, gt=0.0, lt=1.0, description="share of the usable sessions to train on")
+    validation_frac: float = Field(
+        default=0.2, gt=0.0, lt=1.0, description="share of the usable sessions to validate on"
+    )
+    embargo_sessions: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="usable sessions left out at either split; not given: 1 from 40 sessions on, else 0",
+    )
+    synthetic_sessions: int = Field(default=60, ge=60, le=5_000, description="sessions of synthetic bars")
+    synthetic_interval_min: int = Field(default=5, ge=1, le=15, description="minutes a synthetic bar")
+
+    @model_validator(mode="after")
+    def _leave_a_test_share(self) -> DataSettings:
+        if self.train_frac + self.validation_frac > 0.999:
+            raise ValueError(
+                f"train_frac {self.train_frac} and validation_frac {self.validation_frac} leave nothing for the sealed "
+                f"test: their sum must be below 1"
+            )
+        return self

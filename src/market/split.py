@@ -1,0 +1,70 @@
+"""Train, validation and sealed test: whole sessions in time order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.errors import BarDataError
+from src.market.bars import frozen
+from src.market.sessions import Sessions
+
+EMBARGO_FROM_SESSIONS = 40
+"""With fewer usable sessions than this, leaving some out at the splits would cost more than it protects."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Session ids (int32, rising) of the three parts, and how many usable sessions lie unused at either split."""
+
+    train: NDArray[np.int32]
+    validation: NDArray[np.int32]
+    test: NDArray[np.int32]
+    embargo: int
+
+
+def _part_ends(n: int, train_frac: float, validation_frac: float) -> tuple[int, int]:
+    train = max(1, round(n * train_frac))
+    return train, train + max(1, round(n * validation_frac))
+
+
+def _fits(n: int, train_frac: float, validation_frac: float, embargo: int | None) -> bool:
+    train_end, validation_end = _part_ends(n, train_frac, validation_frac)
+    gap = embargo_for(n, embargo)
+    return train_end + gap < validation_end and validation_end + gap < n
+
+
+def embargo_for(n_usable: int, embargo: int | None = None) -> int:
+    """Sessions left out at either split: as asked, else 1 where there are at least EMBARGO_FROM_SESSIONS, else 0."""
+    return embargo if embargo is not None else int(n_usable >= EMBARGO_FROM_SESSIONS)
+
+
+def split_sessions(
+    sessions: Sessions, train_frac: float = 0.6, validation_frac: float = 0.2, embargo: int | None = None
+) -> Split:
+    """Split the usable sessions in time order; the embargo is taken from the start of the later part.
+
+    Errors: BarDataError with the number of usable sessions needed, where a part would be empty.
+    """
+    usable = np.flatnonzero(sessions.usable)
+    n = len(usable)
+    if not _fits(n, train_frac, validation_frac, embargo):
+        needed = next(
+            (k for k in range(n + 1, n + 20_000) if _fits(k, train_frac, validation_frac, embargo)), None
+        )  # a share so small that no count suffices is named below
+        remedy = f"at least {needed} are needed" if needed else "no number of sessions is enough"
+        raise BarDataError(
+            f"{n} usable sessions (of {len(sessions)} in the bars) cannot be split into train, validation and sealed test "
+            f"with train_frac {train_frac}, validation_frac {validation_frac} and an embargo of {embargo_for(n, embargo)}: "
+            f"{remedy}. Give more bars, or lower data.embargo_sessions."
+        )
+    train_end, validation_end = _part_ends(n, train_frac, validation_frac)
+    gap = embargo_for(n, embargo)
+    return Split(
+        train=frozen(usable[:train_end], np.int32),
+        validation=frozen(usable[train_end + gap : validation_end], np.int32),
+        test=frozen(usable[validation_end + gap :], np.int32),
+        embargo=gap,
+    )
