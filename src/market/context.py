@@ -209,7 +209,7 @@ def usual_at_slot(
 
 @njit(cache=True)
 def range_position(top: Int64, bottom: Int64, path: Int64, run_start: Int64, bars: int) -> Float64:
-    """Where the close stands in the range of the last `bars` bars, -1 at the low to +1 at the high; 0.0 where not whole."""
+    """Where the close stands in the range of the last `bars` bars, -1 at its low to +1 at its high; 0.0 before."""
     out = np.zeros(path.size, np.float64)
     for t in range(path.size):
         if t - run_start[t] < bars - 1:

@@ -1,8 +1,8 @@
 """Causal recursions over bars that both feature tables are made of.
 
 Every function runs forward from the first bar of a run and reads nothing outside that run, so a value at bar t is a
-function of bars run_start[t]..t alone: recomputing on a prefix gives the same bits, and nothing reaches across a hole or
-a roll. Sums of ticks and volumes are int64 and therefore exact. The jitted functions do not call each other: numba's
+function of bars run_start[t]..t alone: recomputing on a prefix gives the same bits, and nothing reaches across a hole
+or a roll. Sums of ticks and volumes are int64 and therefore exact. The jitted functions do not call each other: numba's
 cache hashes one file only.
 """
 
@@ -30,7 +30,7 @@ MACD_SIGNAL_BARS = 9
 VOLUME_BARS = 20
 
 FEATURE_BARS = MACD_SLOW_BARS + MACD_SIGNAL_BARS - 1
-"""Bars of its run, t included, that bar t needs for a whole window row: those of the MACD signal, the longest of all."""
+"""Bars of its run, t included, that bar t needs for a whole window row: those of the MACD signal, the longest."""
 ATR_FLOOR_TICKS = 1.0
 """An average range below one tick cannot be resolved, and dividing by it would turn a one-tick move into a signal."""
 
@@ -44,8 +44,8 @@ GLOBEX_OPEN_S = 18 * 3600
 class Columns:
     """Bars as writable int64 columns: numba compiles once, whatever the flags of the arrays that came in.
 
-    `session_first` marks the first bar of a session or of a run: no price before it is looked at. `slot` counts scheduled
-    bars since the session's open, `clock_s` the seconds from 18:00 New York to the bar's close.
+    `session_first` marks the first bar of a session or of a run: no price before it is looked at. `slot` counts
+    scheduled bars since the session's open, `clock_s` the seconds from 18:00 New York to the bar's close.
     """
 
     open: Int64
@@ -104,7 +104,7 @@ def _open_after_1800(open_ns: Int64) -> Int64:
 
 @njit(cache=True)
 def bar_changes(open_: Int64, close: Int64, session_first: NDArray[np.bool_]) -> Int64:
-    """Ticks from the previous close; at the first bar of a session or run from its own open: no overnight gap is in it."""
+    """Ticks from the previous close; at the first bar of a session or run from its own open: no overnight gap."""
     out = np.empty(close.size, np.int64)
     for t in range(close.size):
         out[t] = close[t] - (open_[t] if session_first[t] else close[t - 1])
@@ -150,7 +150,7 @@ def rolling_totals(values: Int64, run_start: Int64, bars: int) -> Int64:
 
 @njit(cache=True)
 def seeded_averages(values: Float64, run_start: Int64, seed_bars: int, alpha: float, skip: int) -> Float64:
-    """Exponential average that starts as the mean of the run's first `seed_bars` values after `skip`; 0.0 before that."""
+    """Exponential average that starts as the mean of the run's first `seed_bars` values after `skip`; 0.0 before."""
     out = np.zeros(values.size, np.float64)
     average = 0.0
     for t in range(values.size):
@@ -199,8 +199,8 @@ class Indicators:
     """What window and context features share; float64[n] or int64[n] in ticks, 0 before a value is whole.
 
     `path` is the sum of bar changes since the run's start: closes with the overnight gaps taken out. Averages and
-    oscillators work on it, so that a session's first bars are not one long echo of the gap. `scale` is the ATR held at or
-    above one tick, the divisor of price distances. `rsi` is 0..100, 50 before it is whole.
+    oscillators work on it, so that a session's first bars are not one long echo of the gap. `scale` is the ATR held at
+    or above one tick, the divisor of price distances. `rsi` is 0..100, 50 before it is whole.
     """
 
     change: Int64
