@@ -1,0 +1,81 @@
+"""A block of accounts over one tape: the arrays the kernel works on, and its calls with the tape's arrays filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from src.trading import kernel
+from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
+from src.trading.tape import Tape
+
+
+class AccountBlock:
+    """`n` accounts, their masks bool[n, 6] and how the ended ones stood; training episodes begin again by themselves.
+
+    Account i's random sequence depends on its own seed alone, never on how many stand beside it.
+    """
+
+    def __init__(self, tape: Tape, params: np.ndarray, n: int) -> None:
+        self.tape = tape
+        self.params = params
+        self.accounts = np.zeros(n, ACCOUNT)
+        self.masks = np.zeros((n, N_ACTIONS), np.bool_)
+        self.endings = np.zeros(n, np.uint8)
+        self.last_accounts = np.zeros(n, ACCOUNT)
+        self.last_obs = np.zeros((n, N_OBS), np.float32)
+        self.last_masks = np.zeros((n, N_ACTIONS), np.bool_)
+
+    def seed(self, index: int, seed: int) -> None:
+        """Give one account its random sequence and begin it anew."""
+        # Mixed once here, so that neighbouring seeds do not make neighbouring sequences.
+        self.accounts["key"][index] = kernel.mix64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
+        self.accounts["episode"][index] = 0
+
+    def begin_training_episodes(self, obs: np.ndarray) -> None:
+        """Begin every account's next episode and write its first observation into `obs` (float32[n, 261])."""
+        if not len(self.tape.starts):
+            raise ValueError("the tape names no bar where a training episode may begin")
+        kernel.reset_batch(self.accounts, self.tape.starts, self.params)
+        self.observe(obs)
+
+    def begin_at(self, index: int, bar: int) -> None:
+        """A new account of the rule profile at `bar`, as evaluation begins."""
+        p = self.params[0]
+        start = p["start_balance_cents"]
+        kernel.reset_account(self.accounts[index], bar, start, start, p["expiry_days"], p)
+
+    def observe(self, obs: np.ndarray, with_tables: bool = True) -> None:
+        """Write masks and observations of every account as it stands."""
+        t = self.tape
+        kernel.observe_batch(
+            self.accounts, t.prices, t.flags, t.window_flat, t.context, t.situation, t.advice, self.params,
+            self.masks, obs, with_tables,
+        )  # fmt: skip
+
+    def step(self, actions: np.ndarray, obs: np.ndarray, rewards: np.ndarray) -> int:
+        """Step every account; write into `obs` and `rewards`; return how many ended (see `endings`, `last_*`)."""
+        t = self.tape
+        return kernel.step_batch(
+            self.accounts, actions, t.prices, t.flags, t.atr_ticks, t.window_flat, t.context, t.situation, t.advice,
+            t.starts, self.params, self.masks, obs, rewards, self.endings,
+            self.last_accounts, self.last_obs, self.last_masks,
+        )  # fmt: skip
+
+
+def episode_summary(account: np.void) -> dict[str, Any]:
+    """What SB3 and our logs want to know of an ended episode, from the record as it stood.
+
+    `r` and `l` are SB3's names for the episode's reward sum and length.
+    """
+    net_cents = int(account["cash_cents"]) - int(account["start_cash_cents"])
+    return {
+        "r": float(account["reward_sum"]),
+        "l": int(account["steps"]),
+        "net_usd": net_cents / 100.0,
+        "n_trades": int(account["n_trades"]),
+        "n_wins": int(account["n_wins"]),
+        "breached": bool(account["breached"]),
+        "illegal_actions": int(account["illegal_actions"]),
+    }

@@ -1,0 +1,543 @@
+"""One account's transition, compiled: the same functions serve one environment and a batch of thousands.
+
+Prices are integer ticks and money is integer cents, so every sum is exact. All jitted functions that call each other
+live in this file and take facts as arguments: numba would serve an edited callee of another file stale. Never
+`parallel=True` here: with `cache=True` it crashes across processes.
+
+Prices are compared on the position's own side (price x sign), where for long and short alike a lower number is worse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from src.market.flags import BREAK_AFTER, END_AFTER, ENTRY_ALLOWED, FLAT_BAR
+from src.trading.layout import (
+    BUY,
+    DISABLE_TRAIL,
+    ENABLE_TRAIL,
+    FLAT,
+    HOLD,
+    LOCK_AT_LEVEL,
+    LONG_LOSING,
+    LONG_WINNING,
+    MOVE_TO_BE,
+    N_ACTIONS,
+    N_CONTEXT_FEATURES,
+    N_RECENT_TRADES,
+    N_SIDES,
+    NO_THRESHOLD_CENTS,
+    SELL,
+    SHORT_LOSING,
+    SHORT_WINNING,
+    TRAIL_END_OF_DAY,
+    TRAIL_LIVE,
+    TRAIL_NONE,
+)
+
+_OPEN, _HIGH, _LOW, _CLOSE = range(4)
+_WINDOW_LEN = 220
+_ROW = 11
+_LOOKBACK = 19
+_ACCOUNT_AT = 220
+_CONTEXT_AT = 228
+_RISK_AT = 250
+_OPINION_AT = 255
+_RECENT_MASK = (1 << N_RECENT_TRADES) - 1
+_LEGAL_MASS_MIN = 1e-3
+_LEGAL_FLOOR = 1e-6
+_NOWHERE = -(2**62)
+_DRAWS_PER_EPISODE = np.uint64(8)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: successive multiples are evenly spread
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_TO_UNIT = 1.0 / 9007199254740992.0  # 2^-53
+
+TERMINATED = 1
+TRUNCATED = 2
+
+
+@njit(cache=True)
+def mix64(value):
+    """The splitmix64 finaliser (Steele, Lea and Flood, 2014): uint64 -> uint64."""
+    z = value + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(cache=True)
+def uniform(key, counter):
+    """A float64 in [0, 1) that depends on the account's key and the counter alone."""
+    return np.float64(mix64(key ^ mix64(counter)) >> np.uint64(11)) * _TO_UNIT
+
+
+@njit(cache=True)
+def _clip(value, low, high):
+    return min(max(value, low), high)
+
+
+@njit(cache=True)
+def _threshold_of(peak_cents, p):
+    if p.trail_mode == TRAIL_NONE:
+        return NO_THRESHOLD_CENTS
+    threshold = peak_cents - p.trail_cents
+    if p.lock_mode == LOCK_AT_LEVEL:
+        threshold = min(threshold, p.lock_cents)
+    return threshold
+
+
+@njit(cache=True)
+def _contracts(p):
+    return min(p.contracts, p.max_contracts)
+
+
+@njit(cache=True)
+def equity_cents(a, price_ticks, p):
+    """Balance plus the open position marked at `price_ticks`, exit costs not counted. int64 cents."""
+    return a.cash_cents + a.position * (np.int64(price_ticks) - a.entry_ticks) * p.tick_value_cents
+
+
+@njit(cache=True)
+def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
+    """A flat account at the close of `bar`; its random sequence and episode counter are left alone."""
+    a.cash_cents = balance_cents
+    a.start_cash_cents = balance_cents
+    a.day_start_cents = balance_cents
+    a.peak_cents = peak_cents
+    a.threshold_cents = _threshold_of(peak_cents, p)
+    a.days_left = days_left
+    a.bar = bar
+    a.start_bar = bar
+    a.commission_paid_cents = 0
+    a.slippage_paid_cents = 0
+    a.reward_sum = 0.0
+    _clear_position(a)
+    a.consecutive_losses = 0
+    a.recent_wins = 0
+    a.n_recent = 0
+    a.n_trades = 0
+    a.n_wins = 0
+    a.bars_exposed = 0
+    a.illegal_actions = 0
+    a.steps = 0
+    a.daily_locked = 0
+    a.breached = 0
+    a.target_reached = 0
+
+
+@njit(cache=True)
+def draw_training_account(a, starts, p):
+    """Begin the account's next training episode: where, and with how much buffer left.
+
+    The start is a golden-ratio step through all start bars from the account's own offset: evenly spread over sessions
+    and bars within one account's sequence, whatever stands beside it. Under a trailing rule, a `fresh_account_frac`
+    share are new accounts; of the others the peak is uniform on [start, start + target], the buffer uniform on
+    [min_buffer_frac, 1] x the trailing amount (the balance never above the peak), days left uniform on 1..expiry.
+    """
+    place = mix64(a.key) + a.episode * _GOLDEN
+    where = np.int64(np.float64(place >> np.uint64(11)) * _TO_UNIT * len(starts))
+    counter = a.episode * _DRAWS_PER_EPISODE
+    balance = p.start_balance_cents
+    peak = balance
+    days_left = p.expiry_days
+    if p.trail_mode != TRAIL_NONE and uniform(a.key, counter) >= p.fresh_account_frac:
+        peak += np.int64(uniform(a.key, counter + np.uint64(1)) * p.target_cents)
+        share = p.min_buffer_frac + (1.0 - p.min_buffer_frac) * uniform(a.key, counter + np.uint64(2))
+        balance = min(peak, _threshold_of(peak, p) + np.int64(share * p.trail_cents))
+        days_left = min(p.expiry_days, 1 + np.int64(uniform(a.key, counter + np.uint64(3)) * p.expiry_days))
+    a.episode += np.uint64(1)
+    reset_account(a, starts[where], balance, peak, days_left, p)
+
+
+@njit(cache=True)
+def _break_even_stop(a, p):
+    """Entry plus round-turn cost, rounded in the position's favour. Entry slippage is in the entry price already."""
+    cost = 2 * p.commission_cents + p.slippage_ticks * p.tick_value_cents
+    ticks = -((-cost) // p.tick_value_cents)
+    return a.entry_ticks + ticks if a.position > 0 else a.entry_ticks - ticks
+
+
+@njit(cache=True)
+def write_action_mask(a, prices, flags, p, mask):
+    """Fill `mask` (bool[6]) with what is legal at the close of the account's bar."""
+    mask[HOLD] = True
+    if a.position == 0:
+        entry = (flags[a.bar] & ENTRY_ALLOWED) != 0 and a.daily_locked == 0 and _contracts(p) >= 1
+        mask[BUY] = entry
+        mask[SELL] = entry
+        mask[MOVE_TO_BE] = False
+        mask[ENABLE_TRAIL] = False
+        mask[DISABLE_TRAIL] = False
+        return
+    sign = 1 if a.position > 0 else -1
+    cost = 2 * p.commission_cents + p.slippage_ticks * p.tick_value_cents
+    gain = sign * (np.int64(prices[a.bar, _CLOSE]) - a.entry_ticks) * p.tick_value_cents
+    mask[BUY] = sign < 0
+    mask[SELL] = sign > 0
+    mask[MOVE_TO_BE] = gain > cost and sign * (a.stop_ticks - _break_even_stop(a, p)) < 0
+    mask[ENABLE_TRAIL] = a.trailing == 0
+    mask[DISABLE_TRAIL] = a.trailing == 1
+
+
+@njit(cache=True)
+def _clear_position(a):
+    a.position = 0
+    a.entry_ticks = 0
+    a.stop_ticks = 0
+    a.target_ticks = 0
+    a.risk_ticks = 0
+    a.extreme_ticks = 0
+    a.mfe_ticks = 0
+    a.mae_ticks = 0
+    a.bars_in_position = 0
+    a.entry_commission_cents = 0
+    a.atr_ticks = np.float32(0.0)
+    a.trailing = 0
+
+
+@njit(cache=True)
+def _exit(a, price_ticks, slipped, p):
+    """Close the position at `price_ticks`, from which slippage is still to be taken when `slipped`."""
+    sign = 1 if a.position > 0 else -1
+    size = abs(a.position)
+    if slipped:
+        price_ticks = price_ticks - sign * p.slippage_ticks
+        a.slippage_paid_cents += p.slippage_ticks * p.tick_value_cents * size
+    gross = a.position * (price_ticks - a.entry_ticks) * p.tick_value_cents
+    commission = p.commission_cents * size
+    net = gross - commission - a.entry_commission_cents
+    a.cash_cents += gross - commission
+    a.commission_paid_cents += commission
+    a.n_trades += 1
+    if net > 0:
+        a.n_wins += 1
+        a.consecutive_losses = 0
+    elif net < 0:
+        a.consecutive_losses += 1
+    a.recent_wins = ((a.recent_wins << 1) | (1 if net > 0 else 0)) & _RECENT_MASK
+    a.n_recent = min(N_RECENT_TRADES, a.n_recent + 1)
+    _clear_position(a)
+
+
+@njit(cache=True)
+def _enter(a, sign, open_ticks, atr_ticks, p):
+    size = _contracts(p)
+    a.position = sign * size
+    a.entry_ticks = open_ticks + sign * p.slippage_ticks
+    a.entry_commission_cents = p.commission_cents * size
+    a.cash_cents -= a.entry_commission_cents
+    a.commission_paid_cents += a.entry_commission_cents
+    a.slippage_paid_cents += p.slippage_ticks * p.tick_value_cents * size
+    a.atr_ticks = atr_ticks
+    a.risk_ticks = max(1, np.int64(np.floor(p.stop_atr * np.float64(atr_ticks) + 0.5)))
+    a.stop_ticks = a.entry_ticks - sign * a.risk_ticks
+    a.target_ticks = a.entry_ticks + sign * max(1, np.int64(np.floor(p.target_r * np.float64(a.risk_ticks) + 0.5)))
+    a.extreme_ticks = a.entry_ticks
+
+
+@njit(cache=True)
+def _trail_stop(a, sign, p):
+    distance = max(1, np.int64(np.floor(p.trail_atr * np.float64(a.atr_ticks) + 0.5)))
+    a.stop_ticks = sign * max(sign * a.stop_ticks, sign * a.extreme_ticks - distance)
+
+
+@njit(cache=True)
+def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
+    """An open position within a bar: the peak is credited, then the nearest adverse level tested, then the target."""
+    sign = 1 if a.position > 0 else -1
+    best = sign * (high_ticks if sign > 0 else low_ticks)
+    worst = sign * (low_ticks if sign > 0 else high_ticks)
+    entry = sign * a.entry_ticks
+    target = sign * a.target_ticks
+    target_filled = best - target >= p.target_through_ticks
+    a.bars_exposed += 1
+    if p.trail_mode == TRAIL_LIVE:
+        favourable = target if target_filled else best
+        a.peak_cents = max(a.peak_cents, equity_cents(a, sign * favourable, p))
+        a.threshold_cents = _threshold_of(a.peak_cents, p)
+    tick_cents = p.tick_value_cents * abs(a.position)
+    level = sign * np.int64(a.stop_ticks)
+    by_threshold = False
+    by_daily = False
+    if p.daily_limit_cents > 0 and a.daily_locked == 0:
+        at_limit = entry + (a.day_start_cents - p.daily_limit_cents - a.cash_cents) // tick_cents
+        if at_limit >= level:
+            level = at_limit
+            by_daily = True
+    if p.trail_mode != TRAIL_NONE:
+        at_threshold = entry + (a.threshold_cents - a.cash_cents) // tick_cents
+        if at_threshold >= level:
+            level = at_threshold
+            by_threshold = True
+            by_daily = False
+    if worst <= level:
+        _exit(a, sign * min(level, sign * open_ticks), True, p)
+        if by_threshold:
+            a.breached = 1
+        elif by_daily:
+            a.daily_locked = 1
+    elif target_filled:
+        _exit(a, np.int64(a.target_ticks), False, p)
+    else:
+        a.extreme_ticks = sign * max(sign * a.extreme_ticks, best)
+        a.mfe_ticks = max(a.mfe_ticks, best - entry)
+        a.mae_ticks = max(a.mae_ticks, entry - worst)
+        a.bars_in_position += 1
+        if a.trailing == 1:
+            _trail_stop(a, sign, p)
+
+
+@njit(cache=True)
+def _settle(a, p):
+    """What a flat account's balance means for its rules, after all exits of a step."""
+    if p.trail_mode != TRAIL_END_OF_DAY:
+        a.peak_cents = max(a.peak_cents, a.cash_cents)
+        a.threshold_cents = _threshold_of(a.peak_cents, p)
+    if p.trail_mode != TRAIL_NONE and a.cash_cents <= a.threshold_cents:
+        a.breached = 1
+    if p.daily_limit_cents > 0 and a.cash_cents <= a.day_start_cents - p.daily_limit_cents:
+        a.daily_locked = 1
+    if p.target_cents > 0 and a.cash_cents >= p.start_balance_cents + p.target_cents:
+        a.target_reached = 1
+
+
+@njit(cache=True)
+def _order_stop(a, action, sign, p):
+    """Orders on the stop take effect before the next bar."""
+    if action == MOVE_TO_BE:
+        a.stop_ticks = _break_even_stop(a, p)
+    elif action == ENABLE_TRAIL:
+        a.trailing = 1
+        _trail_stop(a, sign, p)
+    elif action == DISABLE_TRAIL:
+        a.trailing = 0
+
+
+@njit(cache=True)
+def _at_open(a, action, closing, open_ticks, atr_ticks, is_flat_bar, p):
+    """The open of the next bar: gaps through stop and target, then market orders, then the forced exit."""
+    if a.position != 0:
+        sign = 1 if a.position > 0 else -1
+        if sign * (open_ticks - a.stop_ticks) <= 0:
+            _exit(a, open_ticks, True, p)
+        elif sign * (open_ticks - a.target_ticks) >= p.target_through_ticks:
+            _exit(a, np.int64(a.target_ticks), False, p)
+        elif closing or is_flat_bar:
+            _exit(a, open_ticks, True, p)
+    elif action in (BUY, SELL) and not is_flat_bar:
+        _enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
+
+
+@njit(cache=True)
+def step_account(a, action, prices, flags, atr_ticks, p, mask):
+    """Decide at the close of the account's bar, act from the next one.
+
+    `mask` is the bool[6] of what is legal now; an illegal action acts as HOLD and is counted. Returns (reward float32,
+    ending): 0, TERMINATED or TRUNCATED.
+    """
+    t = np.int64(a.bar)
+    if action < 0 or action >= N_ACTIONS or not mask[action]:
+        action = HOLD
+        a.illegal_actions += 1
+    equity_before = equity_cents(a, prices[t, _CLOSE], p)
+    a.steps += 1
+    breached_before = a.breached
+    broken = (flags[t] & BREAK_AFTER) != 0
+    session_over = (flags[t] & END_AFTER) != 0
+    closing = False
+    if a.position != 0:
+        sign = 1 if a.position > 0 else -1
+        _order_stop(a, action, sign, p)
+        closing = (action == BUY and sign < 0) or (action == SELL and sign > 0)
+    if broken:
+        mark = np.int64(prices[t, _CLOSE])
+        if a.position != 0:
+            _exit(a, mark, True, p)
+    else:
+        u = t + 1
+        open_ticks = np.int64(prices[u, _OPEN])
+        mark = np.int64(prices[u, _CLOSE])
+        is_flat_bar = (flags[u] & FLAT_BAR) != 0
+        session_over = session_over or is_flat_bar
+        _at_open(a, action, closing, open_ticks, atr_ticks[t], is_flat_bar, p)
+        if a.position != 0:
+            _inside_bar(a, open_ticks, np.int64(prices[u, _HIGH]), np.int64(prices[u, _LOW]), p)
+    if a.position == 0:
+        _settle(a, p)
+    reward = np.float64(equity_cents(a, mark, p) - equity_before) / p.reward_scale_cents
+    ending = 0
+    if a.breached != 0 and breached_before == 0:
+        reward -= p.breach_penalty
+        ending = TERMINATED
+    elif session_over:
+        ending = TERMINATED
+        if p.expiry_days > 0:
+            a.days_left = max(0, a.days_left - 1)
+        if p.trail_mode == TRAIL_END_OF_DAY:
+            a.peak_cents = max(a.peak_cents, a.cash_cents)
+            a.threshold_cents = _threshold_of(a.peak_cents, p)
+    elif p.max_episode_steps > 0 and a.steps >= p.max_episode_steps:
+        ending = TRUNCATED
+    if not (broken and session_over):
+        a.bar = t + 1
+    # Rounded before it is summed, so that an episode's sum is that of the rewards SB3 saw.
+    reward32 = np.float32(reward)
+    a.reward_sum += np.float64(reward32)
+    return reward32, ending
+
+
+@njit(cache=True)
+def account_side(a, close_ticks):
+    """The account's part of a situation: flat, or long/short and winning/losing at this close."""
+    if a.position == 0:
+        return FLAT
+    if a.position > 0:
+        return LONG_WINNING if close_ticks > a.entry_ticks else LONG_LOSING
+    return SHORT_WINNING if close_ticks < a.entry_ticks else SHORT_LOSING
+
+
+@njit(cache=True)
+def _write_opinion(a, close_ticks, situation, advice, mask, obs):
+    row = situation[a.bar] * N_SIDES + account_side(a, close_ticks)
+    mass = 0.0
+    for k in range(N_ACTIONS):
+        if mask[k]:
+            mass += np.float64(advice[row, k])
+    for k in range(N_ACTIONS):
+        if mask[k] and mass >= _LEGAL_MASS_MIN:
+            obs[_OPINION_AT + k] = np.float32(max(np.float64(advice[row, k]) / mass, _LEGAL_FLOOR))
+        else:
+            obs[_OPINION_AT + k] = np.float32(0.0)
+
+
+@njit(cache=True)
+def _write_account(a, close_ticks, equity, flags, p, obs):
+    at = _ACCOUNT_AT
+    sign = 0
+    if a.position != 0:
+        sign = 1 if a.position > 0 else -1
+    atr = max(np.float64(a.atr_ticks), 1e-9)
+    obs[at] = sign
+    obs[at + 1] = _clip(sign * (close_ticks - a.stop_ticks) / atr, -5.0, 5.0)
+    obs[at + 2] = _clip(sign * (a.target_ticks - close_ticks) / atr, -5.0, 5.0)
+    obs[at + 3] = min(a.bars_in_position / 20.0, 5.0)
+    obs[at + 4] = a.trailing
+    entry = (flags[a.bar] & ENTRY_ALLOWED) != 0 and a.daily_locked == 0 and _contracts(p) >= 1
+    obs[at + 5] = 1.0 if entry else 0.0
+    obs[at + 6] = 1.0
+    if p.trail_mode != TRAIL_NONE:
+        obs[at + 6] = _clip((equity - a.threshold_cents) / p.trail_cents, 0.0, 5.0)
+    obs[at + 7] = 1.0
+    if p.daily_limit_cents > 0:
+        obs[at + 7] = _clip((equity - (a.day_start_cents - p.daily_limit_cents)) / p.daily_limit_cents, 0.0, 5.0)
+
+
+@njit(cache=True)
+def _write_risk(a, close_ticks, equity, p, obs):
+    at = _RISK_AT
+    obs[at] = 0.0
+    obs[at + 4] = 0.0
+    if a.position != 0:
+        sign = 1 if a.position > 0 else -1
+        obs[at] = _clip(sign * (close_ticks - a.entry_ticks) / a.risk_ticks, -5.0, 5.0)
+        obs[at + 4] = _clip((a.mfe_ticks - a.mae_ticks) / a.risk_ticks, -5.0, 5.0)
+    scale = p.trail_cents / 1.0 if p.trail_mode != TRAIL_NONE else 0.04 * p.start_balance_cents
+    obs[at + 1] = _clip((a.peak_cents - equity) / scale, 0.0, 5.0)
+    obs[at + 2] = min(a.consecutive_losses, 5) / 5.0
+    obs[at + 3] = 0.5
+    if a.n_recent > 0:
+        wins = 0
+        for k in range(N_RECENT_TRADES):
+            wins += (a.recent_wins >> k) & 1
+        obs[at + 3] = wins / a.n_recent
+
+
+@njit(cache=True)
+def write_observation(a, prices, flags, window_flat, context, situation, advice, p, mask, obs, with_tables):
+    """Fill `obs` (float32[261]) at the close of the account's bar.
+
+    `window_flat` is the window table as one row (float32[n * 11]). Without `with_tables` the context and opinion slices
+    are left alone: whoever assembles them outside the kernel writes them.
+    """
+    # Unsigned indices: with signed ones numba checks for wrap-around at every element (130 against 45 ns a window).
+    first = np.int64(a.bar) - _LOOKBACK
+    start = 0
+    if first < 0:
+        start = -first * _ROW
+        for k in range(min(start, _WINDOW_LEN)):
+            obs[k] = np.float32(0.0)
+        first = 0
+    offset = np.uint64(first * _ROW)
+    for k in range(np.uint64(_WINDOW_LEN - start)):
+        obs[np.uint64(start) + k] = window_flat[offset + k]
+    close_ticks = np.int64(prices[a.bar, _CLOSE])
+    equity = np.float64(equity_cents(a, close_ticks, p))
+    _write_account(a, close_ticks, equity, flags, p, obs)
+    _write_risk(a, close_ticks, equity, p, obs)
+    if with_tables:
+        for k in range(N_CONTEXT_FEATURES):
+            obs[_CONTEXT_AT + k] = context[a.bar, k]
+        _write_opinion(a, close_ticks, situation, advice, mask, obs)
+
+
+@njit(cache=True)
+def observe_batch(accounts, prices, flags, window_flat, context, situation, advice, params, masks, obs, with_tables):
+    """Masks (bool[n, 6]) and observations (float32[n, 261]) of every account as it stands."""
+    p = params[0]
+    for i in range(len(accounts)):
+        write_action_mask(accounts[i], prices, flags, p, masks[i])
+        write_observation(
+            accounts[i], prices, flags, window_flat, context, situation, advice, p, masks[i], obs[i], with_tables
+        )
+
+
+@njit(cache=True)
+def reset_batch(accounts, starts, params):
+    """Begin the next training episode of every account."""
+    for i in range(len(accounts)):
+        draw_training_account(accounts[i], starts, params[0])
+
+
+@njit(cache=True)
+def step_batch(
+    accounts, actions, prices, flags, atr_ticks, window_flat, context, situation, advice, starts, params,
+    masks, obs, rewards, endings, last_accounts, last_obs, last_masks,
+):  # fmt: skip
+    """Step every account and begin the next episode of those that ended.
+
+    Shapes: actions int64[n]; masks bool[n, 6] (read, then overwritten); obs float32[n, 261]; rewards float32[n];
+    endings uint8[n]. For an account that ended, `last_accounts`, `last_obs` and `last_masks` at its row hold how it
+    stood before the reset. Returns how many ended.
+    """
+    p = params[0]
+    ended = 0
+    for i in range(len(accounts)):
+        a = accounts[i]
+        reward, ending = step_account(a, actions[i], prices, flags, atr_ticks, p, masks[i])
+        rewards[i] = reward
+        endings[i] = ending
+        if ending != 0:
+            ended += 1
+            write_action_mask(a, prices, flags, p, last_masks[i])
+            write_observation(
+                a, prices, flags, window_flat, context, situation, advice, p, last_masks[i], last_obs[i], True
+            )
+            last_accounts[i] = accounts[i]
+            draw_training_account(a, starts, p)
+        write_action_mask(a, prices, flags, p, masks[i])
+        write_observation(a, prices, flags, window_flat, context, situation, advice, p, masks[i], obs[i], True)
+    return ended
+
+
+@njit(cache=True)
+def step_sessions(accounts, actions, over, prices, flags, atr_ticks, params, masks, rewards):
+    """Step every account that is not `over` (bool[n], updated); no episode begins again. Masks are read only."""
+    p = params[0]
+    for i in range(len(accounts)):
+        rewards[i] = 0.0
+        if not over[i]:
+            reward, ending = step_account(accounts[i], actions[i], prices, flags, atr_ticks, p, masks[i])
+            rewards[i] = reward
+            over[i] = ending != 0

@@ -1,0 +1,101 @@
+"""The action codes, the observation's slices, and the records of an account and its constants."""
+
+from __future__ import annotations
+
+import numpy as np
+
+HOLD, BUY, SELL, MOVE_TO_BE, ENABLE_TRAIL, DISABLE_TRAIL = range(6)
+ACTIONS = ("HOLD", "BUY", "SELL", "MOVE_TO_BE", "ENABLE_TRAIL", "DISABLE_TRAIL")
+N_ACTIONS = len(ACTIONS)
+
+WINDOW_BARS = 20
+N_WINDOW_FEATURES = 11
+N_CONTEXT_FEATURES = 22
+WINDOW = slice(0, WINDOW_BARS * N_WINDOW_FEATURES)
+ACCOUNT_STATE = slice(220, 228)
+CONTEXT = slice(228, 250)
+ACCOUNT_RISK = slice(250, 255)
+OPINION = slice(255, 261)
+N_OBS = 261
+
+TRAIL_NONE, TRAIL_LIVE, TRAIL_END_OF_DAY = range(3)
+LOCK_NONE, LOCK_AT_LEVEL = range(2)
+FLAT, LONG_WINNING, LONG_LOSING, SHORT_WINNING, SHORT_LOSING = range(5)
+N_SIDES = 5
+
+NO_THRESHOLD_CENTS = -(2**62)
+"""The threshold of an account without one: below any balance."""
+N_RECENT_TRADES = 10
+"""The win rate the agent sees is over this many trades."""
+
+ACCOUNT = np.dtype(
+    [
+        ("key", np.uint64),  # names the account's own random sequence
+        ("episode", np.uint64),  # episodes begun: the counter of that sequence
+        ("cash_cents", np.int64),  # realised balance, commissions paid
+        ("peak_cents", np.int64),
+        ("threshold_cents", np.int64),
+        ("day_start_cents", np.int64),
+        ("entry_commission_cents", np.int64),  # of the open position
+        ("commission_paid_cents", np.int64),
+        ("slippage_paid_cents", np.int64),
+        ("reward_sum", np.float64),  # of the episode
+        ("bar", np.int32),
+        ("start_bar", np.int32),
+        ("start_cash_cents", np.int64),
+        ("position", np.int32),  # signed contracts
+        ("entry_ticks", np.int32),
+        ("stop_ticks", np.int32),
+        ("target_ticks", np.int32),
+        ("risk_ticks", np.int32),  # R: entry to stop at entry
+        ("extreme_ticks", np.int32),  # best completed-bar extreme since entry
+        ("mfe_ticks", np.int32),
+        ("mae_ticks", np.int32),
+        ("bars_in_position", np.int32),
+        ("consecutive_losses", np.int32),
+        ("recent_wins", np.int32),  # bit 0 is the newest trade, 1 a win
+        ("n_recent", np.int32),
+        ("n_trades", np.int32),
+        ("n_wins", np.int32),
+        ("bars_exposed", np.int32),
+        ("illegal_actions", np.int32),
+        ("steps", np.int32),
+        ("days_left", np.int32),
+        ("atr_ticks", np.float32),  # frozen at entry
+        ("trailing", np.uint8),
+        ("daily_locked", np.uint8),
+        ("breached", np.uint8),
+        ("target_reached", np.uint8),
+    ],
+    align=True,
+)
+"""Everything about an account that changes. A snapshot is a copy of the record."""
+
+PARAMS = np.dtype(
+    [
+        ("contracts", np.int64),
+        ("tick_value_cents", np.int64),  # a tick, one contract
+        ("commission_cents", np.int64),  # a side, one contract
+        ("slippage_ticks", np.int64),
+        ("target_through_ticks", np.int64),
+        ("max_episode_steps", np.int64),  # 0: none
+        ("start_balance_cents", np.int64),
+        ("trail_mode", np.int64),
+        ("trail_cents", np.int64),
+        ("lock_mode", np.int64),
+        ("lock_cents", np.int64),
+        ("daily_limit_cents", np.int64),  # 0: none
+        ("target_cents", np.int64),  # 0: none
+        ("expiry_days", np.int64),  # 0: none
+        ("max_contracts", np.int64),
+        ("stop_atr", np.float64),
+        ("target_r", np.float64),
+        ("trail_atr", np.float64),
+        ("reward_scale_cents", np.float64),
+        ("breach_penalty", np.float64),  # in reward units
+        ("fresh_account_frac", np.float64),  # share of training resets that begin as a new account
+        ("min_buffer_frac", np.float64),  # least share of the trailing amount left at a training reset
+    ],
+    align=True,
+)
+"""Everything about an account that never changes; field names are those of `kernel.py`."""

@@ -1,0 +1,94 @@
+"""The frozen arrays an account reads: one tape is shared by every account, environment and worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_SIDES, N_WINDOW_FEATURES
+
+_DTYPES: dict[str, Any] = {
+    "prices": np.int32,
+    "flags": np.uint8,
+    "atr_ticks": np.float32,
+    "window": np.float32,
+    "context": np.float32,
+    "situation": np.int32,
+    "advice": np.float32,
+    "starts": np.int32,
+}
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What the kernel reads about the market and the advice; read-only, C-contiguous.
+
+    prices int32[n, 4] open, high, low, close in ticks; flags uint8[n] (`src.market.flags`); atr_ticks float32[n];
+    window float32[n, 11]; context float32[n, 22]; situation int32[n] market part of the situation; advice float32[k *
+    5, 6] probabilities by situation, a zero row abstains; starts int32[m] bars where a training episode may begin.
+    """
+
+    prices: np.ndarray
+    flags: np.ndarray
+    atr_ticks: np.ndarray
+    window: np.ndarray
+    context: np.ndarray
+    situation: np.ndarray
+    advice: np.ndarray
+    starts: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name, dtype in _DTYPES.items():
+            # A view: the caller's own array stays writable, and a mapped file stays mapped.
+            array = np.ascontiguousarray(getattr(self, name), dtype=dtype).view()
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        self._check()
+
+    def _check(self) -> None:
+        n = len(self.prices)
+        shapes = {
+            "prices": (n, 4),
+            "flags": (n,),
+            "atr_ticks": (n,),
+            "window": (n, N_WINDOW_FEATURES),
+            "context": (n, N_CONTEXT_FEATURES),
+            "situation": (n,),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Tape.{name} has shape {getattr(self, name).shape}, needs {shape}")
+        if self.advice.ndim != 2 or self.advice.shape[1] != N_ACTIONS or len(self.advice) % N_SIDES:
+            raise ValueError(f"Tape.advice has shape {self.advice.shape}, needs (situations * {N_SIDES}, {N_ACTIONS})")
+        if n and (self.situation.min() < 0 or (self.situation.max() + 1) * N_SIDES > len(self.advice)):
+            raise ValueError(
+                f"Tape.situation runs from {self.situation.min()} to {self.situation.max()}, but advice has rows for "
+                f"0 to {len(self.advice) // N_SIDES - 1}"
+            )
+        if len(self.starts) and (self.starts.min() < 0 or self.starts.max() >= n):
+            raise ValueError(f"Tape.starts names bars {self.starts.min()} to {self.starts.max()} of {n}")
+
+    @property
+    def window_flat(self) -> np.ndarray:
+        """The window table as one row, as the kernel copies from it. float32[n * 11], a view."""
+        return self.window.reshape(-1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def save(self, folder: Path) -> None:
+        """Write each array as `<name>.npy` into an existing folder, for workers to map."""
+        for f in fields(self):
+            np.save(folder / f"{f.name}.npy", getattr(self, f.name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tape:
+        """Map the arrays of `save` read-only: workers of one machine share the pages."""
+        return cls(
+            **{f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r", allow_pickle=False) for f in fields(cls)}
+        )
