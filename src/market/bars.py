@@ -54,7 +54,7 @@ def frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray:
 
 
 def content_fingerprint(market: str, interval_s: int, contract_names: Sequence[str], columns: Sequence[NDArray]) -> str:
-    """SHA-256 over market, interval, contract names and arrays: the same bars, whatever file held them, give one text."""
+    """SHA-256 over market, interval, contract names and arrays: the same bars of any file give one text."""
     digest = hashlib.sha256()
     digest.update("\0".join((market, str(interval_s), *contract_names)).encode())
     for column in columns:

@@ -238,8 +238,8 @@ def place_in_sessions(
         when = pd.Timestamp(int(placed.open_ns[off_grid[0]]), tz="UTC").isoformat()
         raise BarDataError(
             f"{bars.source}: the bar at {when} is off the {bars.interval_s // 60}-minute grid that starts at the "
-            f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an interval "
-            f"that divides an hour."
+            f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an "
+            f"interval that divides an hour."
         )
     return placed, sessions
 

@@ -56,9 +56,9 @@ def split_sessions(
         )  # a share so small that no count suffices is named below
         remedy = f"at least {needed} are needed" if needed else "no number of sessions is enough"
         raise BarDataError(
-            f"{n} usable sessions (of {len(sessions)} in the bars) cannot be split into train, validation and sealed test "
-            f"with train_frac {train_frac}, validation_frac {validation_frac} and an embargo of {embargo_for(n, embargo)}: "
-            f"{remedy}. Give more bars, or lower data.embargo_sessions."
+            f"{n} usable sessions (of {len(sessions)} in the bars) cannot be split into train, validation and sealed "
+            f"test with train_frac {train_frac}, validation_frac {validation_frac} and an embargo of {embargo_for(n, embargo)}"
+            f": {remedy}. Give more bars, or lower data.embargo_sessions."
         )
     train_end, validation_end = _part_ends(n, train_frac, validation_frac)
     gap = embargo_for(n, embargo)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.market.bars import Bars
+from src.market import flags as flag_bits
+from src.market.bars import Bars, frozen
 from src.market.sessions import Sessions
 
 
@@ -66,3 +67,116 @@ def run_starts(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDArray[np
     starts = np.ones(n, dtype=bool)
     starts[1:] = hole | (bars.contract[1:] != bars.contract[:-1])
     return np.maximum.accumulate(np.where(starts, np.arange(n), 0)).astype(np.int32)
+
+
+def judge_sessions(
+    bars: Bars,
+    sessions: Sessions,
+    run_start: NDArray[np.int32],
+    *,
+    warmup_bars: int,
+    no_trade_bars: int,
+    max_hole_bars: int,
+) -> Sessions:
+    """Sessions with `usable`, `reason` and `first_decision` filled in.
+
+    Which sessions take part is decided with hindsight, for every arm alike; inside a session nothing depends on it.
+    """
+    lacking = missing_in_hours(bars, sessions, no_trade_bars)
+    stand = _may_stand(bars, sessions)
+    whole = _window_whole(run_start, warmup_bars)
+    may_enter = _may_enter(bars, sessions) & whole
+    first_decision = np.full(len(sessions), -1)
+    reasons: list[str] = []
+    for i in range(len(sessions)):
+        span = slice(sessions.first_bar[i], sessions.end_bar[i])
+        reason = ""
+        if sessions.flat_slot_ns[i] <= sessions.trade_open_ns[i]:
+            reason = "closes before the trading hours"
+        elif lacking[i] > max_hole_bars:
+            reason = f"a hole of {lacking[i]} bars in the trading hours (at most {max_hole_bars})"
+        elif not may_enter[span].any():
+            reason = f"no bar in the trading hours has {warmup_bars} unbroken bars behind it"
+        else:
+            first_decision[i] = sessions.first_bar[i] + int(np.argmax((stand & whole)[span]))
+        reasons.append(reason)
+    return replace(
+        sessions,
+        usable=frozen([not reason for reason in reasons], np.bool_),
+        reason=tuple(reasons),
+        first_decision=frozen(first_decision, np.int32),
+    )
+
+
+def missing_in_hours(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDArray[np.int64]:
+    """Per session, int64[m]: scheduled bars its holes lack between the trading open and the flat slot, both included.
+
+    Up to `no_trade_bars` missing in a row are bars without trades and not counted.
+    """
+    step = bars.interval_ns
+    first, last = sessions.first_bar, sessions.end_bar - 1
+    pairs = np.flatnonzero(bars.session_id[:-1] == bars.session_id[1:])
+    before = np.concatenate((sessions.open_ns - step, bars.open_ns[pairs], bars.open_ns[last]))
+    after = np.concatenate((bars.open_ns[first], bars.open_ns[pairs + 1], sessions.close_ns))
+    every = np.arange(len(sessions))
+    owner = np.concatenate((every, bars.session_id[pairs], every))
+    halts = (sessions.halt_start_ns[owner], sessions.halt_end_ns[owner])
+    is_hole = missing_slots(before, after, *halts, step) > no_trade_bars
+    after = np.minimum(after, sessions.flat_slot_ns[owner] + step)
+    before = np.maximum(before, sessions.trade_open_ns[owner] - step)
+    lacking = np.where(is_hole & (after > before), missing_slots(before, after, *halts, step), 0)
+    return np.bincount(owner, weights=lacking, minlength=len(sessions)).astype(np.int64)
+
+
+def bar_flags(bars: Bars, sessions: Sessions, run_start: NDArray[np.int32], *, warmup_bars: int) -> NDArray[np.uint8]:
+    """The bits of `src.market.flags`, uint8[n], from judged sessions.
+
+    ENTRY_ALLOWED of bar t depends on bars up to t and the schedule only. BREAK_AFTER is also set where the forced
+    exit's own bar had no trades: an account that cannot leave at the flat slot's open leaves at the last close before it.
+    """
+    n = len(bars)
+    decision = _may_stand(bars, sessions) & sessions.usable[bars.session_id]
+    flat = bars.open_ns == sessions.flat_slot_ns[bars.session_id]
+    entry = _may_enter(bars, sessions) & _window_whole(run_start, warmup_bars)
+
+    stays = np.zeros(n, dtype=bool)
+    stays[:-1] = bars.session_id[1:] == bars.session_id[:-1]
+    next_stands = np.zeros(n, dtype=bool)
+    next_stands[:-1] = decision[1:]
+    next_flat = np.zeros(n, dtype=bool)
+    next_flat[:-1] = flat[1:]
+    continues = np.zeros(n, dtype=bool)
+    continues[:-1] = run_start[1:] == run_start[:-1]
+
+    end_after = decision & ~(stays & next_stands)
+    break_after = ~(stays & continues) | (end_after & ~next_flat)
+    bits = (
+        (entry, flag_bits.ENTRY_ALLOWED),
+        (break_after, flag_bits.BREAK_AFTER),
+        (flat, flag_bits.FLAT_BAR),
+        (decision, flag_bits.DECISION),
+        (end_after, flag_bits.END_AFTER),
+    )
+    flags = np.zeros(n, dtype=np.uint8)
+    for holds, bit in bits:
+        flags[holds] |= np.uint8(bit)
+    flags.setflags(write=False)
+    return flags
+
+
+def _window_whole(run_start: NDArray[np.int32], warmup_bars: int) -> NDArray[np.bool_]:
+    return np.arange(len(run_start)) - run_start + 1 >= warmup_bars
+
+
+def _may_stand(bars: Bars, sessions: Sessions) -> NDArray[np.bool_]:
+    """The next scheduled slot of the bar's own session lies in [trade_open, flat_slot], bool[n]."""
+    following = bars.open_ns + bars.interval_ns
+    return (following >= sessions.trade_open_ns[bars.session_id]) & (
+        following <= sessions.flat_slot_ns[bars.session_id]
+    )
+
+
+def _may_enter(bars: Bars, sessions: Sessions) -> NDArray[np.bool_]:
+    """As `_may_stand`, but before the flat slot, bool[n]."""
+    following = bars.open_ns + bars.interval_ns
+    return (following >= sessions.trade_open_ns[bars.session_id]) & (following < sessions.flat_slot_ns[bars.session_id])

@@ -1,0 +1,196 @@
+"""Reading CSV and Parquet files of bars into plain columns. What is wrong with the rows is `bar_defects`' business."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+from numpy.typing import NDArray
+
+from src.errors import BarDataError
+from src.market.contracts import CONTRACTS, get_contract
+
+TIME_COLUMNS = ("datetime", "timestamp", "ts_event", "time", "date")
+PRICE_COLUMNS = ("open", "high", "low", "close")
+SUFFIXES = (".csv", ".parquet")
+NO_TIME = np.iinfo(np.int64).min
+"""`open_ns` of a row whose time is missing or unreadable."""
+
+_EPOCH_UNITS = ((1e11, 1_000_000_000), (1e14, 1_000_000), (1e17, 1_000), (np.inf, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class RawColumns:
+    """One file's rows as they are: nothing is checked but that every row can be asked about. Arrays of length n."""
+
+    file: Path
+    time_text: pd.Series
+    """Times as the file gives them, for messages."""
+    open_ns: NDArray[np.int64]
+    """NO_TIME where missing."""
+    prices: NDArray[np.float64]
+    """float64[n, 4] in points: open, high, low, close; NaN where missing or not a number."""
+    volume: NDArray[np.float64]
+    contract: NDArray[np.int16]
+    contract_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.open_ns)
+
+
+def name_token(file: Path) -> str:
+    """The first token of a file name, split on _ - . and space, in capitals: the market a file in a folder is for."""
+    return re.split(r"[_\-. ]", file.name, maxsplit=1)[0].upper()
+
+
+def files_for_market(path: Path, market: str) -> tuple[list[Path], str]:
+    """The files under `path` (one file, or a folder's files named for the market or its parent), and whose they are.
+
+    No files where a folder holds none. Errors: BarDataError for a missing path or a file named for another market.
+    """
+    contract = get_contract(market)
+    kin = [contract.symbol, *([contract.parent] if contract.parent else [])]
+    if path.is_dir():
+        listed = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+        for owner in kin:
+            found = [file for file in listed if name_token(file) == owner]
+            if found:
+                return found, owner
+        return [], market
+    if not path.exists():
+        raise BarDataError(
+            f"{path}: no such file or folder. Give --data a CSV or Parquet file of bars, or a folder of them."
+        )
+    owner = name_token(path)
+    if owner in CONTRACTS and owner not in kin:
+        raise BarDataError(
+            f"{path}: its name says {owner}, but the market is {contract.symbol}, whose ticks are worth other money. "
+            f"Use --market {owner}, or rename the file if it does hold {contract.symbol} bars."
+        )
+    return [path], owner if owner in kin else contract.symbol
+
+
+def read_columns(file: Path) -> RawColumns:
+    """Read one file. Errors: BarDataError if it is empty, not a table, or lacks a column (those it has are listed)."""
+    table = _read_table(file)
+    table.columns = [str(name).strip().lower() for name in table.columns]
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise BarDataError(f"{file}: the column {twice!r} occurs twice. Keep one of them.")
+    time_column = next((name for name in TIME_COLUMNS if name in table.columns), None)
+    absent = [name for name in (*PRICE_COLUMNS, "volume") if name not in table.columns]
+    if time_column is None:
+        absent.insert(0, f"a time ({', '.join(TIME_COLUMNS)})")
+    if time_column is None or absent:
+        raise BarDataError(
+            f"{file}: columns missing: {'; '.join(absent)}. The file has: {', '.join(table.columns) or 'none'}. "
+            f"Rename its columns (upper or lower case alike) or export it again."
+        )
+    if table.empty:
+        raise BarDataError(f"{file}: the file has its columns but not a single bar. Export it again.")
+    names: tuple[str, ...] = ()
+    codes = np.zeros(len(table), dtype=np.int16)
+    if "contract" in table.columns:
+        labels, uniques = pd.factorize(table["contract"].astype(str))
+        codes, names = labels.astype(np.int16), tuple(str(name) for name in uniques)
+    return RawColumns(
+        file=file,
+        time_text=table[time_column],
+        open_ns=_times_ns(table[time_column]),
+        prices=np.column_stack([_numbers(table[name]) for name in PRICE_COLUMNS]),
+        volume=_numbers(table["volume"]),
+        contract=codes,
+        contract_names=names,
+    )
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    if file.suffix.lower() not in SUFFIXES:
+        raise BarDataError(
+            f"{file}: files of bars end in {' or '.join(SUFFIXES)}; this one ends in {file.suffix or 'nothing'}."
+        )
+    try:
+        if file.stat().st_size == 0:
+            raise BarDataError(f"{file}: the file is empty (0 bytes). Export or download it again.")
+        return _read_parquet(file) if file.suffix.lower() == ".parquet" else _read_csv(file)
+    except OSError as error:
+        raise BarDataError(
+            f"{file}: cannot be read ({_one_line(error)}). Check that it is whole and yours to read."
+        ) from error
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(file)
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise BarDataError(
+            f"{file}: not a whole Parquet file ({_one_line(error)}). It may be truncated or another kind of file: copy "
+            f"or export it again."
+        ) from error
+    if isinstance(table.index, pd.DatetimeIndex):
+        table.index.name = table.index.name or TIME_COLUMNS[0]
+        table = table.reset_index()
+    return table
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    with file.open("rb") as stream:
+        start = stream.read(65_536)
+    if b"\0" in start:
+        raise BarDataError(
+            f"{file}: not text (byte {start.index(0)} is NUL), so not CSV whatever its name says. Export it again."
+        )
+    header = start.split(b"\n", 1)[0]
+    separator = max((",", ";", "\t"), key=lambda mark: header.count(mark.encode()))
+    try:
+        return pd.read_csv(file, sep=separator, encoding="utf-8-sig", low_memory=False)
+    except UnicodeDecodeError as error:
+        raise BarDataError(
+            f"{file}: byte {error.start} cannot be decoded as UTF-8, so this is no CSV of bars. Save it as UTF-8 text."
+        ) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise BarDataError(
+            f"{file}: not a table ({_one_line(error)}). Export it again as CSV with one header row."
+        ) from error
+
+
+def _times_ns(column: pd.Series) -> NDArray[np.int64]:
+    """UTC nanoseconds, int64[n]: zoned times are converted, those without a zone are UTC, integers an epoch."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return _epoch_ns(column)
+    if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(column):
+        times = column.dt.tz_localize("UTC") if column.dt.tz is None else column.dt.tz_convert("UTC")
+    else:
+        text = column.astype("string").str.strip()
+        if text.str.fullmatch(r"\d{9,19}").fillna(False).all():
+            return _epoch_ns(pd.to_numeric(text))
+        times = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
+    whole = times.dt.as_unit("ns")
+    return np.where(times.isna().to_numpy(), NO_TIME, whole.astype("int64").to_numpy())
+
+
+def _epoch_ns(column: pd.Series) -> NDArray[np.int64]:
+    """Seconds, milli-, micro- or nanoseconds since 1970, told apart by their size."""
+    known = column.notna().to_numpy() & np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    if not known.any():
+        return np.full(len(column), NO_TIME)
+    middle = float(np.median(np.abs(column[known].to_numpy(dtype=np.float64))))
+    factor = next(scale for limit, scale in _EPOCH_UNITS if middle < limit)
+    # Through floats only where rows are missing: nanoseconds do not fit a float's 53 bits.
+    ticks = column.where(known, 0).astype("int64").to_numpy()
+    within = np.abs(ticks) < np.iinfo(np.int64).max // factor
+    return np.where(known & within, np.where(within, ticks, 0) * factor, NO_TIME)
+
+
+def _numbers(column: pd.Series) -> NDArray[np.float64]:
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
