@@ -1,0 +1,46 @@
+# make run    a quick validation of NQ, in its own virtual environment
+# make test   lint, format, types and tests
+# make clean  remove the virtual environment and the tools' caches
+#
+# PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
+
+PYTHON ?= python3
+
+venv := .venv
+bin := $(venv)/bin
+pip := PIP_DISABLE_PIP_VERSION_CHECK=1 $(bin)/python -m pip install --quiet
+
+# An environment is current while the stamp named by its requirements' hash stands in it; the stamp is written last, so an
+# installation that was cut short is done again.
+hash_of = $(shell cat $(1) | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
+run_stamp := $(venv)/.requirements-$(call hash_of,requirements.txt)
+dev_stamp := $(venv)/.requirements-dev-$(call hash_of,requirements.txt requirements-dev.txt)
+
+.PHONY: run test clean
+.DELETE_ON_ERROR:
+
+run: $(run_stamp)
+	$(bin)/python run_hardware_maximized.py --market NQ --quick
+
+test: $(dev_stamp)
+	$(bin)/python -m ruff check .
+	$(bin)/python -m ruff format --check .
+	$(bin)/python -m mypy
+	$(bin)/python -m pytest
+
+# torch alone and first: later packages then find it and never choose another build of it.
+$(run_stamp):
+	test -x $(bin)/python || $(PYTHON) -m venv $(venv)
+	$(pip) "$$(grep '^torch==' requirements.txt)"
+	$(pip) -r requirements.txt
+	rm -f $(venv)/.requirements-*
+	touch $@
+
+$(dev_stamp): $(run_stamp)
+	$(pip) -r requirements-dev.txt
+	rm -f $(venv)/.requirements-dev-*
+	touch $@
+
+clean:
+	rm -rf $(venv) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
