@@ -1,0 +1,107 @@
+"""What a run is, what it may use of the machine, and how the agent learns: four sections of the YAML file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from src.settings import Section
+
+
+class RunSettings(Section):
+    """Which run this is: section `test_mode`."""
+
+    mode: Literal["hardware_maximized", "pipeline"] = Field(
+        "hardware_maximized", description="hardware_maximized: a validation in minutes; pipeline: the sequential phases"
+    )
+    market: str = Field("NQ", description="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="of every random stream of the run")
+    output_dir: str = Field("logs", min_length=1, description="folder that gets one folder a run")
+    quick: bool = Field(False, description="train quick_frac of production: too short to learn")
+    quick_frac: float = Field(0.01, gt=0, le=1, description="share of training.production_timesteps under quick")
+
+
+class HardwareSettings(Section):
+    """How much of the machine a run uses: section `hardware`."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is a GPU")
+    vec_env: Literal["batched", "subproc", "dummy"] = Field(
+        "batched",
+        description="batched: all in one process; subproc: a process each; dummy: one by one",
+    )
+    vectorized_envs: int = Field(32, ge=1, le=65_536, description="accounts stepped together")
+    batch_size: int = Field(1024, ge=2, le=2**20, description="timesteps in a minibatch of the PPO update")
+    memory_fraction: float = Field(0.9, gt=0, le=1, description="share of the GPU's memory the run may take (GPU only)")
+    mixed_precision: bool = Field(False, description="bf16 autocast around the update (GPU only)")
+    optimize_memory: bool = Field(True, description="split the update of a minibatch that would not fit the memory")
+    torch_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of torch; null: the free cores")
+
+
+Units = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class NetArch(Section):
+    """Hidden layers of the policy and of the value network, first to last."""
+
+    pi: tuple[Units, ...] = Field((256, 128), min_length=1, description="units of each hidden layer of the policy")
+    vf: tuple[Units, ...] = Field((256, 128), min_length=1, description="units of each hidden layer of the value net")
+
+
+class PolicySettings(Section):
+    """The networks: `training.policy_kwargs`."""
+
+    net_arch: NetArch = Field(NetArch(), description="hidden layers")
+    activation_fn: Literal["tanh", "relu"] = Field("tanh", description="between the layers")
+
+
+class TrainingSettings(Section):
+    """PPO and its budget: section `training`."""
+
+    production_timesteps: int = Field(500_000, ge=1, le=10**10, description="base timesteps of the production run")
+    timesteps_reduction: float = Field(0.10, gt=0, le=1, description="share of production_timesteps trained here")
+    timesteps: int | None = Field(None, ge=1, le=10**10, description="base timesteps outright; null: the share")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size in base training")
+    n_steps: int | None = Field(
+        None,
+        ge=1,
+        le=2**20,
+        description="bars of each account in a rollout; null: 2 x batch_size / vectorized_envs",
+    )
+    n_epochs: int = Field(10, ge=1, le=1000, description="passes of an update over its rollout")
+    # An episode is a session of at most 78 5-minute bars (rth): 0.99 looks about 100 bars ahead, to its end.
+    gamma: float = Field(0.99, gt=0, le=1, description="discount a bar; 0.99 looks about 100 bars ahead")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's trade of bias (0) against variance (1)")
+    clip_range: float = Field(0.2, gt=0, le=1, description="PPO's bound on the change of an action's probability ratio")
+    ent_coef: float = Field(0.0, ge=0, le=10, description="weight of the entropy bonus in the loss")
+    vf_coef: float = Field(0.5, ge=0, le=100, description="weight of the value loss")
+    max_grad_norm: float = Field(0.5, gt=0, le=1000, description="gradients are clipped to this norm")
+    target_kl: float | None = Field(None, gt=0, le=100, description="KL that ends a base update early; null: none")
+    finetune_frac: float = Field(0.5, ge=0, le=10, description="hybrid timesteps as a share of base timesteps")
+    finetune_learning_rate: float = Field(3e-4, gt=0, le=1, description="Adam's step size in hybrid fine-tuning")
+    finetune_target_kl: float | None = Field(
+        0.03, gt=0, le=100, description="KL that ends a hybrid update early; null: none"
+    )
+    weight_ramp_rollouts: int = Field(4, ge=0, le=100_000, description="rollouts until the advice has its full weight")
+    policy_kwargs: PolicySettings = Field(PolicySettings(), description="the networks")
+
+    def base_timesteps(self, run: RunSettings) -> int:
+        """Timesteps of base training asked for: `timesteps`, else the share of production; rollouts round it up."""
+        if self.timesteps is not None:
+            return self.timesteps
+        share = run.quick_frac if run.quick else self.timesteps_reduction
+        return max(1, round(self.production_timesteps * share))
+
+    def finetune_timesteps(self, run: RunSettings) -> int:
+        """Timesteps of hybrid fine-tuning asked for; 0 switches it off."""
+        return max(1, round(self.base_timesteps(run) * self.finetune_frac)) if self.finetune_frac else 0
+
+
+class PerformanceSettings(Section):
+    """Shortcuts that must not change a result: section `performance`."""
+
+    cached_llm_features: bool = Field(True, description="keep the pure part of the 33 advice features in the cache")
+    vectorized_decision_fusion: bool = Field(True, description="fuse a batch of decisions at once; false: one by one")
+    batched_logging: bool = Field(True, description="write training rows in batches; false: every row at once")
+    environment_state_pooling: bool = Field(True, description="keep environments for reuse; false: a new one each time")
+    env_pool_size: int = Field(8, ge=1, le=4096, description="environments kept in the pool")
