@@ -1,0 +1,60 @@
+"""Section `validation`: the targets a run is measured against, and which of them decide its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import Field, field_validator, model_validator
+
+from src.settings import Section
+from src.suggestions import did_you_mean
+
+# What `validation.required` may name, and the field that holds its limit.
+TARGETS: Mapping[str, str] = MappingProxyType(
+    {
+        "execution_time": "max_execution_time_s",
+        "peak_memory": "max_peak_memory_gb",
+        "gpu_utilization": "gpu_utilization_target",
+        "cache_hit_rate": "cache_hit_rate_target",
+        "steps_per_s": "min_steps_per_s",
+    }
+)
+
+
+class ValidationSettings(Section):
+    """Every target is measured and reported; only the required ones decide the exit code."""
+
+    gpu_utilization_target: float = Field(
+        0.85, ge=0, le=1, description="least mean GPU utilisation, fraction (GPU only)"
+    )
+    max_execution_time_s: float = Field(3600.0, gt=0, le=10**7, description="longest wall time of the run, seconds")
+    cache_hit_rate_target: float = Field(0.70, ge=0, le=1, description="least share of cache look-ups that hit")
+    max_peak_memory_gb: float = Field(
+        2.0, gt=0, le=10**6, description="highest peak memory, GB: the GPU's with a GPU, else RAM"
+    )
+    min_steps_per_s: float | None = Field(
+        None, gt=0, le=10**9, description="least training speed, timesteps a second; null: none"
+    )
+    required: tuple[str, ...] = Field(
+        ("execution_time", "peak_memory"), description=f"targets that decide the exit code, of: {', '.join(TARGETS)}"
+    )
+
+    @field_validator("required")
+    @classmethod
+    def _known_targets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in TARGETS:
+                raise ValueError(
+                    f"{name!r} is no target{did_you_mean(name, TARGETS)}; the targets are {', '.join(TARGETS)}"
+                )
+        if len(set(names)) < len(names):
+            raise ValueError("a target is listed twice")
+        return names
+
+    @model_validator(mode="after")
+    def _required_targets_have_a_limit(self) -> ValidationSettings:
+        for name in self.required:
+            if getattr(self, TARGETS[name]) is None:
+                raise ValueError(f"required lists {name}, but {TARGETS[name]}, its limit, is not set")
+        return self
