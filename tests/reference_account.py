@@ -1,7 +1,7 @@
 """A slow account in plain Python ints and floats: the oracle the compiled kernel is compared with at every step.
 
-Written from the rules, not from the kernel; it shares no code with `src.trading` and uses neither numpy nor numba. Prices
-are integer ticks, money integer cents. The only places where floating-point arithmetic matters are
+Written from the rules, not from the kernel; it shares no code with `src.trading` and uses neither numpy nor numba.
+Prices are integer ticks, money integer cents. The only places where floating-point arithmetic matters are
 
 - distances: floor(x * atr + 0.5), the float32 ATR promoted to float64 (a Python float) before the product;
 - the target distance: floor(target_r * risk + 0.5) in float64;
@@ -30,7 +30,7 @@ assert OBSERVATION_SIZE == 261
 
 @dataclass(frozen=True)
 class ReferenceMarket:
-    """The bars an account may walk over: one entry a bar, but `advice`, which has one row of six per situation and side."""
+    """The bars an account may walk over: one entry a bar, but `advice`: one row of six per situation and side."""
 
     open: list[int]
     high: list[int]
@@ -185,7 +185,7 @@ class ReferenceAccount:
         return min(threshold, self.params.lock_cents) if self.params.lock_mode else threshold
 
     def _break_even(self) -> tuple[int, int]:
-        """The rest of a contract's round-turn cost (entry slippage is in the entry price) and the stop that covers it."""
+        """A contract's round-turn cost less entry slippage (already in the price), and the stop covering it."""
         p = self.params
         cost_cents = 2 * p.commission_cents + p.slippage_ticks * p.tick_value_cents
         return cost_cents, self.entry_ticks + self.sign * -(-cost_cents // p.tick_value_cents)
@@ -429,10 +429,9 @@ class ReferenceAccount:
         close = self.market.close[self.bar]
         equity = self.equity_cents(close)
         to_stop = to_target = 0.0
-        # An ATR of zero has no unit to measure in: the distances read 0 and stay finite.
-        if sign != 0 and self.atr_ticks > 0.0:
-            to_stop = _clip(sign * (close - self.stop_ticks) / self.atr_ticks, -5.0, 5.0)
-            to_target = _clip(sign * (self.target_ticks - close) / self.atr_ticks, -5.0, 5.0)
+        if sign != 0:
+            to_stop = self._in_atr(sign * (close - self.stop_ticks))
+            to_target = self._in_atr(sign * (self.target_ticks - close))
         trail_buffer = daily_buffer = 1.0
         if p.trail_mode != TRAIL_NONE:
             trail_buffer = _clip((equity - self.threshold_cents) / p.trail_cents, 0.0, 5.0)
@@ -449,6 +448,12 @@ class ReferenceAccount:
             trail_buffer,
             daily_buffer,
         ]
+
+    def _in_atr(self, ticks: int) -> float:
+        if self.atr_ticks <= 0.0:
+            # Bars without any range: the limit of a vanishing ATR, so that the value stays finite.
+            return 5.0 * ((ticks > 0) - (ticks < 0))
+        return _clip(ticks / self.atr_ticks, -5.0, 5.0)
 
     def _risk_values(self) -> list[float]:
         p, sign = self.params, self.sign
