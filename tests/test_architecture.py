@@ -1,0 +1,173 @@
+"""The house keeps its plan: imports run one way, workers start without torch, files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src"
+
+# A module may import those of its own row and of the rows above it.
+LAYERS = (
+    {"errors", "settings", "suggestions", "numba_cache"},
+    {"market"},
+    {"trading"},
+    {"advisor"},
+    {"agent"},
+    {"evidence"},
+    {"configuration", "configuration_errors", "configuration_file"},
+    {"testing_framework"},
+)
+RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+
+# Imported where they are used and nowhere else: each costs seconds, and a run may need none of them.
+ONLY_WHEN_USED = {"transformers", "accelerate", "gguf", "bitsandbytes"}
+
+MAX_LINES = 400
+LONGER_FOR_A_REASON = {
+    "src.testing_framework": 820,  # it defines the seven public classes, in one file by contract
+    "src.trading.kernel": 600,  # functions compiled together must share a file: numba would serve a stale callee
+}
+
+FILES = sorted(SRC.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Dotted name of a source file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(node: ast.AST, importer: str) -> list[str]:
+    """Dotted names an import statement may load; nothing for any other node. `importer` is the package of the file."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            package = importer.split(".")
+            base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
+        return [base, *(f"{base}.{alias.name}" for alias in node.names)] if base == "src" else [base]
+    return []
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    name = name_of(path)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree_of(path)):
+        yield from imported(node, package)
+
+
+def imports_at_load(path: Path) -> Iterator[str]:
+    """The imports that run when the file is loaded: those outside functions."""
+    pending: list[ast.AST] = [tree_of(path)]
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imported(node, "")
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def room_of(name: str) -> str | None:
+    """`src.market.bars` is in room `market`; `src` itself is in none."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top names in sys.modules of a fresh interpreter after a statement."""
+    code = f"import json, sys\n{statement}\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return set(json.loads(answer.stdout))
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {room for path in FILES if (room := room_of(name_of(path)))}
+    assert rooms <= RANK.keys(), f"give {sorted(rooms - RANK.keys())} a place in LAYERS"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(name_of(path))
+    rank = 0 if room is None else RANK[room]
+    for name in imports_of(path):
+        target = room_of(name) if name.partition(".")[0] == "src" else None
+        if target in RANK:
+            assert RANK[target] <= rank, f"{name_of(path)} imports {name}, which stands above it"
+
+
+def test_nothing_in_src_imports_a_script() -> None:
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    wrong = [(name_of(path), name) for path in FILES for name in imports_of(path) if name.partition(".")[0] in scripts]
+    assert not wrong
+
+
+def test_src_uses_only_what_the_requirements_install() -> None:
+    named = [line.partition("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    wanted = {name.lower().replace("-", "_") for name in named}
+    roots = {
+        root
+        for root, distributions in packages_distributions().items()
+        if any(name.lower().replace("-", "_") in wanted for name in distributions)
+    }
+    known = roots | wanted | set(sys.stdlib_module_names) | {"src"}
+    wrong = [
+        (name_of(path), name) for path in FILES for name in imports_of(path) if name.partition(".")[0] not in known
+    ]
+    assert not wrong, "add it to requirements.txt, or do without"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_model_library_is_imported_only_when_a_model_is_used(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports_at_load(path)} & ONLY_WHEN_USED
+
+
+def test_loading_all_of_src_loads_no_model_library() -> None:
+    everything = "; ".join(f"import {name_of(path)}" for path in FILES)
+    assert not loaded_after(everything) & ONLY_WHEN_USED
+
+
+@pytest.mark.parametrize("module", ["", ".kernel", ".tape", ".rules", ".gym_env", ".session_batch"])
+def test_a_worker_of_the_trading_room_starts_without_torch_and_calendars(module: str) -> None:
+    loaded = loaded_after(f"import src.trading{module}")
+    assert not loaded & {"torch", "stable_baselines3", "sb3_contrib", "pandas_market_calendars", "exchange_calendars"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_stays_readable(path: Path) -> None:
+    limit = LONGER_FOR_A_REASON.get(name_of(path), MAX_LINES)
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines, more than {limit}: split it by what it does"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_src_prints_nothing(path: Path) -> None:
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    lines = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert not lines, "the console is rich's, the log is logging's"
+
+
+def test_the_check_of_imports_sees_every_way_to_write_one() -> None:
+    def seen(code: str) -> list[str]:
+        return [name for node in ast.walk(ast.parse(code)) for name in imported(node, "src.trading")]
+
+    assert seen("import src.agent.training as t") == ["src.agent.training"]
+    assert "src.agent" in seen("from src import agent")
+    assert seen("from src.agent import training") == ["src.agent"]
+    assert seen("from ..agent import training") == ["src.agent"]
+    assert seen("from .kernel import step_account") == ["src.trading.kernel"]
+    assert "src.agent" in seen("from .. import agent")
+    assert seen("def f():\n    import src.agent.training") == ["src.agent.training"]

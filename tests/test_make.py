@@ -1,0 +1,120 @@
+"""`make` installs once for each content of the requirements files, and again only when that content changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with nothing but what make reads."""
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def planned(folder: Path, target: str, **variables: str) -> list[str]:
+    """The commands make would run."""
+    settings = [f"{name}={value}" for name, value in {"PYTHON": sys.executable, **variables}.items()]
+    # MAKEFLAGS of an outer `make test` would reach this make too.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+    command = ["make", "-n", "--no-print-directory", target, *settings]
+    answer = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return answer.stdout.splitlines()
+
+
+def install(folder: Path, target: str) -> None:
+    """What an installation leaves behind: the stamps in the order make would touch them."""
+    (folder / ".venv").mkdir(exist_ok=True)
+    for line in planned(folder, target):
+        if line.startswith("rm -f .venv/.requirements"):
+            for stamp in folder.glob(line.split()[-1]):
+                stamp.unlink()
+        elif line.startswith("touch "):
+            (folder / line.split()[-1]).touch()
+
+
+def stamps(folder: Path) -> set[str]:
+    return {path.name for path in (folder / ".venv").glob(".requirements-*")}
+
+
+def test_an_empty_clone_gets_an_environment_with_torch_first(clone: Path) -> None:
+    commands = planned(clone, "run")
+    installs = [line for line in commands if "pip install" in line]
+    assert "-m venv .venv" in commands[0]
+    assert "torch==" in installs[0]
+    assert installs[1].endswith("-r requirements.txt")
+    assert len(installs) == 2
+    assert commands[-1].endswith("run_hardware_maximized.py --market NQ --quick")
+
+
+def test_make_test_runs_every_check(clone: Path) -> None:
+    commands = planned(clone, "test")
+    assert any("-r requirements-dev.txt" in line for line in commands)
+    checks = [line.split("-m ")[1] for line in commands[-4:]]
+    assert checks == ["ruff check .", "ruff format --check .", "mypy", "pytest"]
+
+
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_nothing_is_installed_again_while_the_stamps_hold(clone: Path, target: str) -> None:
+    install(clone, target)
+    assert not [line for line in planned(clone, target) if "pip" in line or "venv .venv" in line]
+
+
+def test_make_test_after_make_run_installs_only_what_the_checks_need(clone: Path) -> None:
+    install(clone, "run")
+    installs = [line for line in planned(clone, "test") if "pip install" in line]
+    assert len(installs) == 1
+    assert installs[0].endswith("-r requirements-dev.txt")
+
+
+def test_changed_requirements_are_installed_and_leave_one_stamp_each(clone: Path) -> None:
+    install(clone, "test")
+    before = stamps(clone)
+    with (clone / "requirements.txt").open("a") as file:
+        file.write("# another line\n")
+    assert sum("pip install" in line for line in planned(clone, "test")) == 3
+    install(clone, "test")
+    assert len(stamps(clone)) == 2
+    assert not stamps(clone) & before
+
+
+def test_changed_development_requirements_leave_the_run_alone(clone: Path) -> None:
+    install(clone, "test")
+    with (clone / "requirements-dev.txt").open("a") as file:
+        file.write("# another line\n")
+    assert not [line for line in planned(clone, "run") if "pip install" in line]
+    assert sum("pip install" in line for line in planned(clone, "test")) == 1
+
+
+def test_another_interpreter_can_be_named(clone: Path) -> None:
+    link = clone / "my-python"
+    link.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    link.chmod(0o755)
+    assert any(f"{link} -m venv .venv" in line for line in planned(clone, "run", PYTHON=str(link)))
+
+
+def test_requirements_are_exact_versions_and_nothing_else() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            assert line.startswith("#") or line == "-r requirements.txt" or line.count("==") == 1, line
+
+
+def test_the_continuous_integration_entry_is_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().rstrip().endswith("exec make test")
