@@ -3,9 +3,9 @@
 Every expectation is derived in the comment above it, in ticks and cents, never read off a run. Both the slow reference
 account and the compiled kernel must give it.
 
-Unless an example says otherwise: NQ, 500 cents a tick, 250 cents commission a side, 1 tick slippage, ATR 10 ticks, stop at
-1 ATR (risk R = 10), target at 2 R (20), trail at 1 ATR, a target must be traded through by 1 tick, rewards in units of
-10,000 cents, 5,000,000 cents to start with. So BUY filled at an open of 1000 always gives: entry 1001, stop 991, target
+Unless an example says otherwise: NQ, 500 cents a tick, 250 cents commission a side, 1 tick slippage, ATR 10 ticks,
+stop at 1 ATR (risk R = 10), target at 2 R (20), trail at 1 ATR, a target must be traded through by 1 tick, rewards in
+units of 10,000 cents, 5,000,000 cents to start with. So BUY filled at an open of 1000 always gives: entry 1001, stop 991, target
 1021, cash 5,000,000 - 250 = 4,999,750.
 """
 
@@ -52,7 +52,7 @@ QUIET_HIGH: Bar = (10_000, 10_000, 10_000, 10_000)
 
 @dataclass(frozen=True)
 class Example:
-    """One worked example. Expected keys: account fields, reward, terminated, truncated, legal (actions), obs (index: value)."""
+    """One worked example. Expected: account fields, reward, terminated, truncated, legal actions, obs by index."""
 
     name: str
     bars: list[Bar]
@@ -137,7 +137,10 @@ TRADES = [
             # 10,000.
             (
                 SELL,
-                {"entry_ticks": 998, "stop_ticks": 1008, "target_ticks": 978, "cash_cents": 4_999_775, "reward": -0.3975},
+                {
+                    "entry_ticks": 998, "stop_ticks": 1008, "target_ticks": 978, "cash_cents": 4_999_775,
+                    "reward": -0.3975,
+                },
             ),
             # Out at 1001 + 2 = 1003: - 5 x 1250 - 225: 4,993,300; 2,725 below the mark.
             (
@@ -548,7 +551,10 @@ RULES = [
     ),
     Example(
         "the same bars under the end-of-day rule are no breach, and the threshold moves only at the session's end",
-        [QUIET_HIGH, (10_000, 10_201, 9_900, 10_150), (10_160, 10_401, 10_000, 10_300), (10_300, 10_301, 10_299, 10_300)],
+        [
+            QUIET_HIGH, (10_000, 10_201, 9_900, 10_150), (10_160, 10_401, 10_000, 10_300),
+            (10_300, 10_301, 10_299, 10_300),
+        ],
         [
             (BUY, {"peak_cents": 5_000_000, "threshold_cents": 4_800_000, "breached": 0}),
             (HOLD, {"position": 1, "peak_cents": 5_000_000, "threshold_cents": 4_800_000, "breached": 0}),
