@@ -105,7 +105,7 @@ def _market(columns: Columns, base: Indicators) -> Float64:
             net / np.maximum(travelled, 1),
             rolling_totals(base.change, run, MOMENTUM_BARS) / (base.scale * np.sqrt(MOMENTUM_BARS)),
             (base.rsi - 50.0) / 15.0,
-            (columns.close - base.vwap) / (base.scale * np.sqrt(base.bars_in_session)),
+            2.0 * (columns.close - base.vwap) / (base.scale * np.sqrt(base.bars_in_session)),
             2.0 * _log_ratio(base.scale, usual_atr),
             2.0 * _log_ratio(base.scale, slow_atr),
             _log_ratio(volume, usual_volume),
@@ -157,7 +157,7 @@ def _structure(columns: Columns, base: Indicators) -> Float64:
         OPENING_RANGE_END_S,
     )
     top, bottom = opening.T
-    centred = (2 * columns.close - top - bottom) / np.maximum(top - bottom, 1)
+    from_middle = (columns.close - (top + bottom) / 2.0) / np.maximum(top - bottom, 1)
     return np.stack(
         (
             np.where(known, (columns.close - prior_high) / prior_range, 0.0),
@@ -165,7 +165,7 @@ def _structure(columns: Columns, base: Indicators) -> Float64:
             np.where(known, (columns.close - prior_close) / prior_range, 0.0),
             (high - columns.close) / reach,
             (columns.close - low) / reach,
-            np.where(top > 0, centred, 0.0),
+            np.where(top > 0, from_middle, 0.0),
         ),
         axis=1,
     )

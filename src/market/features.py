@@ -80,7 +80,7 @@ def window_features(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> 
             base.change / base.scale,
             spread / base.scale - 1.0,
             (2 * columns.close - columns.high - columns.low) / np.maximum(spread, 1),
-            (columns.close - base.vwap) / (base.scale * np.sqrt(base.bars_in_session)),
+            2.0 * (columns.close - base.vwap) / (base.scale * np.sqrt(base.bars_in_session)),
             (base.path - base.ema_fast) / base.scale,
             (base.path - path_mean) / (2.0 * base.scale),
             (base.rsi - 50.0) / 15.0,
