@@ -1,0 +1,257 @@
+"""All sections of the configuration in one model, built from the command line over YAML over defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from src.advisor.settings import FusionSettings, LLMSettings
+from src.agent.rollout_plan import plan_rollouts
+from src.agent.settings import HardwareSettings, PerformanceSettings, RunSettings, TrainingSettings
+from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
+from src.configuration_file import commented_yaml, read_mapping
+from src.errors import ConfigError
+from src.evidence.settings import MonitoringSettings
+from src.evidence.targets import ValidationSettings
+from src.market.contracts import get_contract
+from src.market.settings import DataSettings
+from src.settings import Section
+from src.suggestions import did_you_mean
+from src.trading.settings import EnvironmentSettings
+
+KeyPath = tuple[str, ...]  # from a section down to one of its keys
+
+# What a mode changes of the models' defaults.
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "hardware_maximized": {"hardware": {"vectorized_envs": 32, "batch_size": 1024}},
+    "pipeline": {"hardware": {"vectorized_envs": 8, "batch_size": 256}},
+}
+
+
+class Configuration(Section):
+    """Every section; a key below one reads flat as well: `config.batch_size` is `config.hardware.batch_size`."""
+
+    test_mode: RunSettings = Field(RunSettings(), description="which run this is")
+    hardware: HardwareSettings = Field(HardwareSettings(), description="how much of the machine it uses")
+    training: TrainingSettings = Field(TrainingSettings(), description="PPO and its budget")
+    performance: PerformanceSettings = Field(PerformanceSettings(), description="shortcuts that change no result")
+    llm: LLMSettings = Field(LLMSettings(), description="the advisor")
+    fusion: FusionSettings = Field(FusionSettings(), description="how decisions and advice become one action")
+    environment: EnvironmentSettings = Field(EnvironmentSettings(), description="an account, its costs, its reward")
+    data: DataSettings = Field(DataSettings(), description="the bars and how their sessions are split")
+    monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
+    validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for names that are no attribute: a key below a section, or a mistake.
+        paths = flat_paths()
+        if name.startswith("_") or len(paths.get(name, ())) != 1:
+            raise AttributeError(f"the configuration has no single key {name!r}{did_you_mean(name, paths)}")
+        value: Any = self
+        for step in paths[name][0]:
+            value = getattr(value, step)
+        return value
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """The sections by name, in the order of the file."""
+        return {name: getattr(self, name) for name in Configuration.model_fields}
+
+    @property
+    def mock_llm(self) -> bool:
+        """Whether the advice comes from rules instead of a language model."""
+        return self.llm.model == "mock"
+
+    @property
+    def base_timesteps(self) -> int:
+        """Timesteps of base training asked for, before rounding to whole rollouts."""
+        return self.training.base_timesteps(self.test_mode)
+
+    @property
+    def finetune_timesteps(self) -> int:
+        """Timesteps of hybrid fine-tuning asked for, before rounding to whole rollouts; 0: none."""
+        return self.training.finetune_timesteps(self.test_mode)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by section, as YAML and JSON hold them."""
+        return self.model_dump(mode="json")
+
+
+ConfigT = TypeVar("ConfigT", bound=Configuration)
+
+
+@cache
+def flat_paths() -> Mapping[str, tuple[KeyPath, ...]]:
+    """Every key below a section, with the paths it stands at: one, or its flat name would mean two things."""
+    found: dict[str, tuple[KeyPath, ...]] = {}
+    for path in _paths(Configuration):
+        if len(path) > 1:
+            found[path[-1]] = (*found.get(path[-1], ()), path)
+    return found
+
+
+def load_config_file(path: Path | str) -> dict[str, Any]:
+    """The checked values of a YAML file, by section. ConfigError names file, key, value and what is allowed."""
+    values = read_mapping(path)
+    _check_names(values, Configuration, str(path))
+    values = {section: keys for section, keys in values.items() if keys is not None}
+    _validated(Configuration, values, lambda key: f"{path}: {'.'.join(key)}")
+    return values
+
+
+def build_config(
+    mode: str | None,
+    yaml_values: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    *,
+    source: str = "configuration",
+    model: type[ConfigT] = Configuration,  # type: ignore[assignment]
+) -> ConfigT:
+    """One checked configuration: `overrides` over `yaml_values` over the defaults of `mode`.
+
+    `mode` None takes `test_mode.mode` of the YAML. An override is a flat key (`batch_size=512`), `data=path`,
+    `mock_llm=True` or a section with a mapping (`fusion={"risk": {...}}`); None means not given, so what argparse
+    returns can be passed on. `source` names the file in errors.
+    Raises ConfigError, and MarketError for an unknown market.
+    """
+    _check_names(yaml_values, Configuration, source)
+    given = _by_section(overrides)
+    written = (yaml_values.get("test_mode") or {}).get("mode")
+    mode = mode or given.get("test_mode", {}).get("mode") or written or "hardware_maximized"
+    if mode not in MODES:
+        raise ConfigError(
+            f"There is no mode {mode!r}{did_you_mean(str(mode), MODES)}: the modes are {' and '.join(MODES)}."
+        )
+    if written not in (None, mode):
+        raise ConfigError(
+            f"{source}: test_mode.mode is {written!r}, but this run is {mode}. Name a file written for {mode}, "
+            f"or set test_mode.mode to {mode}."
+        )
+    values = _merged(_merged(_merged({"test_mode": {"mode": mode}}, MODES[mode]), yaml_values), given)
+
+    def place(path: KeyPath) -> str:
+        key = ".".join(path)
+        if not _holds(given, path):
+            return f"{source}: {key}"
+        return f"option {path[-1]} ({key})" if len(path) > 1 else f"options over {source}: {key}"
+
+    config = _validated(model, values, place)
+    contract = get_contract(config.test_mode.market)
+    if contract.symbol != config.test_mode.market:
+        values = _merged(values, {"test_mode": {"market": contract.symbol}})
+        config = _validated(model, values, place)
+    if config.training.n_steps is not None:
+        plan_rollouts(
+            config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
+        )
+    return config
+
+
+def effective_yaml(config: Configuration) -> str:
+    """The configuration as commented YAML that `load_config_file` and `build_config` turn back into an equal one."""
+    return commented_yaml(config)
+
+
+def _paths(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[KeyPath]:
+    for name, field in model.model_fields.items():
+        yield (*prefix, name)
+        inner = section_of(field)
+        if inner is not None:
+            yield from _paths(inner, (*prefix, name))
+
+
+def _check_names(values: Mapping[Any, Any], model: type[BaseModel], source: str, prefix: KeyPath = ()) -> None:
+    """ConfigError for a key no section knows, and for a section that is not a mapping."""
+    for name, value in values.items():
+        key = ".".join((*prefix, str(name)))
+        if name not in model.model_fields:
+            kind = "key" if prefix else "section"
+            elsewhere = [".".join(path) for path in flat_paths().get(str(name), ())]
+            hint = f"; it belongs at {elsewhere[0]}" if elsewhere else did_you_mean(str(name), model.model_fields)
+            raise ConfigError(f"{source}: there is no {kind} {key}{hint}. Known here: {', '.join(model.model_fields)}.")
+        inner = section_of(model.model_fields[name])
+        if inner is None or (value is None and not prefix):  # a section whose keys are all commented out
+            continue
+        if not isinstance(value, Mapping):
+            keys = ", ".join(inner.model_fields)
+            raise ConfigError(f"{source}: {key} is {shown(value)}, but must be a section with the keys {keys}.")
+        _check_names(value, inner, source, (*prefix, name))
+
+
+def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat overrides under their sections."""
+    values: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if value is None or (name == "mock_llm" and value is False):
+            continue
+        paths = flat_paths().get(name, ())
+        if name == "mock_llm":
+            if value is not True:
+                raise ConfigError(f"option mock_llm is {shown(value)}, but must be true or false.")
+            path: KeyPath = ("llm", "model")
+            value = "mock"
+        elif name in Configuration.model_fields and isinstance(value, Mapping):
+            _check_names({name: value}, Configuration, "options")
+            values = _merged(values, {name: value})
+            continue
+        elif name == "data":
+            path = ("data", "path")
+        elif len(paths) == 1:
+            path = paths[0]
+        else:
+            known = [*flat_paths(), "mock_llm", "data"]
+            raise ConfigError(
+                f"There is no option {name!r}{did_you_mean(name, known)}. An option is named as its key in the "
+                f"configuration file."
+            )
+        for step in reversed(path):
+            value = {step: value}
+        values = _merged(values, value)
+    return values
+
+
+def _merged(
+    below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseModel] = Configuration
+) -> dict[str, Any]:
+    """`above` over `below`, section by section; a value that is a mapping itself (env_kwargs) is replaced whole."""
+    result = dict(below)
+    for name, value in above.items():
+        inner = section_of(model.model_fields[name])
+        if inner is not None:
+            value = _merged(result.get(name) or {}, value or {}, inner)
+        result[name] = value
+    return result
+
+
+def _holds(values: Mapping[str, Any], path: KeyPath) -> bool:
+    inner: Any = values
+    for step in path:
+        if not isinstance(inner, Mapping) or step not in inner:
+            return False
+        inner = inner[step]
+    return True
+
+
+def _validated(model: type[ConfigT], values: Mapping[str, Any], place: Callable[[KeyPath], str]) -> ConfigT:
+    for path in _paths(Configuration):
+        if _holds(values, path):
+            field, value = _field_and_value(values, path)
+            if is_number_in_disguise(field, value):
+                raise ConfigError(bad_value(place(path), value, field))
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Configuration, place)) from None
+
+
+def _field_and_value(values: Any, path: KeyPath) -> tuple[Any, Any]:
+    model: Any = Configuration
+    for step in path:
+        field = model.model_fields[step]
+        values = values[step]
+        model = section_of(field)
+    return field, values
