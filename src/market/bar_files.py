@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market.contracts import CONTRACTS, get_contract
+
+logger = logging.getLogger(__name__)
 
 TIME_COLUMNS = ("datetime", "timestamp", "ts_event", "time", "date")
 PRICE_COLUMNS = ("open", "high", "low", "close")
@@ -98,6 +101,8 @@ def read_columns(file: Path) -> RawColumns:
     if "contract" in table.columns:
         labels, uniques = pd.factorize(table["contract"].astype(str))
         codes, names = labels.astype(np.int16), tuple(str(name) for name in uniques)
+    if not _says_zone(table[time_column]):
+        logger.info("%s: its times carry no zone and are taken as UTC", file)
     return RawColumns(
         file=file,
         time_text=table[time_column],
@@ -172,6 +177,13 @@ def _times_ns(column: pd.Series) -> NDArray[np.int64]:
         times = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
     whole = times.dt.as_unit("ns")
     return np.where(times.isna().to_numpy(), NO_TIME, whole.astype("int64").to_numpy())
+
+
+def _says_zone(column: pd.Series) -> bool:
+    """Whether the first time tells its zone; an epoch is UTC by definition."""
+    if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_numeric_dtype(column):
+        return True
+    return re.search(r"(Z|[+-]\d\d:?\d\d)$|^\d+$", str(column.iloc[0]).strip()) is not None
 
 
 def _epoch_ns(column: pd.Series) -> NDArray[np.int64]:

@@ -51,14 +51,13 @@ def split_sessions(
     usable = np.flatnonzero(sessions.usable)
     n = len(usable)
     if not _fits(n, train_frac, validation_frac, embargo):
-        needed = next(
-            (k for k in range(n + 1, n + 20_000) if _fits(k, train_frac, validation_frac, embargo)), None
-        )  # a share so small that no count suffices is named below
+        enough = (k for k in range(n + 1, n + 20_000) if _fits(k, train_frac, validation_frac, embargo))
+        needed = next(enough, None)
         remedy = f"at least {needed} are needed" if needed else "no number of sessions is enough"
         raise BarDataError(
             f"{n} usable sessions (of {len(sessions)} in the bars) cannot be split into train, validation and sealed "
-            f"test with train_frac {train_frac}, validation_frac {validation_frac} and an embargo of {embargo_for(n, embargo)}"
-            f": {remedy}. Give more bars, or lower data.embargo_sessions."
+            f"test with train_frac {train_frac}, validation_frac {validation_frac}, embargo {embargo_for(n, embargo)}: "
+            f"{remedy}. Give more bars, or lower data.embargo_sessions."
         )
     train_end, validation_end = _part_ends(n, train_frac, validation_frac)
     gap = embargo_for(n, embargo)

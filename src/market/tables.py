@@ -131,8 +131,8 @@ def missing_in_hours(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDAr
 def bar_flags(bars: Bars, sessions: Sessions, run_start: NDArray[np.int32], *, warmup_bars: int) -> NDArray[np.uint8]:
     """The bits of `src.market.flags`, uint8[n], from judged sessions.
 
-    ENTRY_ALLOWED of bar t depends on bars up to t and the schedule only. BREAK_AFTER is also set where the forced
-    exit's own bar had no trades: an account that cannot leave at the flat slot's open leaves at the last close before it.
+    ENTRY_ALLOWED of bar t depends on bars up to t and the schedule only. BREAK_AFTER is also set where the
+    forced exit's own bar had no trades: an account that cannot leave at that bar's open leaves at the close before.
     """
     n = len(bars)
     decision = _may_stand(bars, sessions) & sessions.usable[bars.session_id]
