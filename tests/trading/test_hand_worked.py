@@ -5,8 +5,8 @@ account and the compiled kernel must give it.
 
 Unless an example says otherwise: NQ, 500 cents a tick, 250 cents commission a side, 1 tick slippage, ATR 10 ticks,
 stop at 1 ATR (risk R = 10), target at 2 R (20), trail at 1 ATR, a target must be traded through by 1 tick, rewards in
-units of 10,000 cents, 5,000,000 cents to start with. So BUY filled at an open of 1000 always gives: entry 1001, stop 991, target
-1021, cash 5,000,000 - 250 = 4,999,750.
+units of 10,000 cents, 5,000,000 cents to start with. So BUY filled at an open of 1000 always gives: entry 1001, stop
+991, target 1021, cash 5,000,000 - 250 = 4,999,750.
 """
 
 from __future__ import annotations
