@@ -42,7 +42,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class RuleProfile(Section):
-    """One account type of one firm on one date; null means no such rule. Money is US dollars with at most two decimals."""
+    """One account type of one firm on one date; null means no such rule. Money is US dollars, whole cents."""
 
     name: Text = Field(description="the file's name without its ending")
     title: Text = Field(description="what a report calls the account")
@@ -88,7 +88,8 @@ class RuleProfile(Section):
     def to_params_fields(self, *, micro: bool = False) -> dict[str, int]:
         """The rule constants of an account: money in cents, modes as codes.
 
-        `trail_mode` is 0 none, 1 live peak, 2 end of day; `lock_mode` 0 none, 1 at `lock_cents`. `micro` chooses the limit on micro contracts. 0 stands for no rule, but for `max_contracts` (NO_CONTRACT_LIMIT).
+        `trail_mode` is 0 none, 1 live peak, 2 end of day; `lock_mode` 0 none, 1 at `lock_cents`. `micro` chooses the
+        limit on micro contracts. 0 stands for no rule, but for `max_contracts` (NO_CONTRACT_LIMIT).
         """
         limit = self.micro_contracts if micro else self.max_contracts
         return {
