@@ -122,7 +122,7 @@ def build_config(
     given = _by_section(overrides)
     written = (yaml_values.get("test_mode") or {}).get("mode")
     mode = mode or given.get("test_mode", {}).get("mode") or written or "hardware_maximized"
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise ConfigError(
             f"There is no mode {mode!r}{did_you_mean(str(mode), MODES)}: the modes are {' and '.join(MODES)}."
         )
