@@ -1,0 +1,169 @@
+"""The policy of phase 3: the RL agent's logits and the advisor's opinion pooled into one distribution.
+
+    logits = RL logits + llm_weight x (clip(log p, -4, 0) - its mean over the legal actions)
+
+p is the opinion slice of the observation itself, so a stored rollout re-evaluates to what was acted on and PPO stays
+on-policy. A zero slice is an abstention and adds nothing. The sum is made before the action mask.
+
+`export.py` pickles this module by value: no class or function of another room may be used here, only its constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from src.trading.layout import N_ACTIONS, N_OBS, OPINION
+
+LOG_P_MIN = -4.0
+"""An opinion under e^-4 counts as e^-4: one answer of the advisor can lean against an action, never forbid it."""
+
+
+def opinion_pool(opinion: th.Tensor, weight: th.Tensor) -> th.Tensor:
+    """What the opinion adds to the RL logits: float32[k, 6] of probabilities, weight float32[] -> float32[k, 6].
+
+    p > 0 says which actions are legal. Where nothing is to be added (abstention, illegal action, weight 0) the value is
+    -0.0: x + -0.0 is x to the bit, while x + 0.0 would turn a logit of -0.0 into 0.0.
+    """
+    legal = opinion > 0.0
+    log_p = th.where(legal, opinion.log().clamp(LOG_P_MIN, 0.0), 0.0)
+    mean = log_p.sum(dim=1, keepdim=True) / legal.sum(dim=1, keepdim=True).clamp(min=1)
+    return th.where(legal & (weight != 0.0), weight * (log_p - mean), -0.0)
+
+
+class FlattenWithoutOpinion(FlattenExtractor):
+    """The observation with its six opinion columns set to zero: what the networks see with opinion features off."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        features = super().forward(observations).clone()
+        features[:, OPINION] = 0.0
+        return features
+
+
+class HybridPolicy(MaskableActorCriticPolicy):
+    """MaskablePPO's actor-critic policy with the opinion pooled into its logits.
+
+    `llm_weight` (buffer, float32[]) is the current pool weight: saved with the weights, not trained. With
+    `use_opinion_features=False` the networks see zeros for the opinion; the pool sees it all the same. With that and
+    weight 0 the policy is stock to the bit.
+
+    forward (rollouts), evaluate_actions (updates) and get_distribution (predict) each build their distribution in stock
+    code, so all three are overridden; each follows the stock order of operations. ValueError for another observation
+    than float[261], another action space than Discrete(6), or a negative or infinite weight.
+    """
+
+    llm_weight: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *args: Any,
+        llm_weight: float = 0.0,
+        use_opinion_features: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if observation_space.shape != (N_OBS,):
+            raise ValueError(f"HybridPolicy reads observations of shape ({N_OBS},), got {observation_space}")
+        if not isinstance(action_space, spaces.Discrete) or action_space.n != N_ACTIONS:
+            raise ValueError(f"HybridPolicy chooses among Discrete({N_ACTIONS}), got {action_space}")
+        if not use_opinion_features:
+            kwargs["features_extractor_class"] = FlattenWithoutOpinion
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        self.use_opinion_features = use_opinion_features
+        self.register_buffer("llm_weight", th.zeros((), dtype=th.float32))
+        self.set_llm_weight(llm_weight)
+
+    def set_llm_weight(self, weight: float) -> None:
+        """Set the pool weight. Between rollouts only: within one, the update would not know what was acted on."""
+        if not 0.0 <= weight < float("inf"):
+            raise ValueError(f"llm_weight is {weight}, needs a finite number of at least 0")
+        self.llm_weight.fill_(weight)
+
+    def forward(
+        self, obs: th.Tensor, deterministic: bool = False, action_masks: np.ndarray | None = None
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Actions, values and log-probabilities of a rollout step; shapes as in the stock policy."""
+        latent_pi, latent_vf = self._latents(obs)
+        values = self.value_net(latent_vf)
+        distribution = self._pooled_distribution(latent_pi, obs, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape((-1, *self.action_space.shape)), values, log_prob  # type: ignore[misc]
+
+    def evaluate_actions(
+        self, obs: th.Tensor, actions: th.Tensor, action_masks: th.Tensor | None = None
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Values, log-probabilities and entropy of an update; shapes as in the stock policy."""
+        latent_pi, latent_vf = self._latents(obs)
+        distribution = self._pooled_distribution(latent_pi, obs, action_masks)
+        log_prob = distribution.log_prob(actions)
+        values = self.value_net(latent_vf)
+        return values, log_prob, distribution.entropy()
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: th.Tensor, action_masks: np.ndarray | None = None
+    ) -> MaskableDistribution:
+        """The masked distribution `predict` acts by."""
+        features = super(MaskableActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
+        return self._pooled_distribution(self.mlp_extractor.forward_actor(features), obs, action_masks)
+
+    def _latents(self, obs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        features = self.extract_features(obs)
+        if isinstance(features, th.Tensor):
+            return self.mlp_extractor(features)
+        pi_features, vf_features = features
+        return self.mlp_extractor.forward_actor(pi_features), self.mlp_extractor.forward_critic(vf_features)
+
+    def _pooled_distribution(
+        self, latent_pi: th.Tensor, obs: th.Tensor, action_masks: np.ndarray | th.Tensor | None
+    ) -> MaskableDistribution:
+        opinion = obs[:, OPINION].float()
+        logits = self.action_net(latent_pi) + opinion_pool(opinion, self.llm_weight)
+        distribution = self.action_dist.proba_distribution(action_logits=logits)
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        return distribution
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "llm_weight": float(self.llm_weight),
+            "use_opinion_features": self.use_opinion_features,
+        }
+
+
+def transfer_weights(
+    base: MaskableActorCriticPolicy | Mapping[str, th.Tensor], target: MaskableActorCriticPolicy
+) -> None:
+    """Start `target` from a base policy (or its state dict): same weights, deaf to the opinion, a fresh optimizer.
+
+    Base training saw zeros in the opinion columns, so their first-layer weights kept the random initialisation; live
+    opinions through them would shift the critic by 11-17% of its standard deviation. They start at zero, in both
+    networks. Values are copied into tensors that torch allocated, since the alignment of others' memory changes
+    results. A hybrid's pool weight stays as it is; a stock policy goes on without advice. Raises RuntimeError where the architectures differ.
+    """
+    state = base.state_dict() if isinstance(base, nn.Module) else dict(base)
+    hybrid.load_state_dict({**state, "llm_weight": hybrid.llm_weight})
+    with th.no_grad():
+        for layer in first_layers(hybrid):
+            layer.weight[:, OPINION] = 0.0
+    hybrid.optimizer.state.clear()
+
+
+def first_layers(policy: MaskableActorCriticPolicy) -> tuple[nn.Linear, nn.Linear]:
+    """The layers that read the observation: the policy network's and the value network's."""
+    extractor = policy.mlp_extractor
+    policy_layers = [layer for layer in (*extractor.policy_net, policy.action_net) if isinstance(layer, nn.Linear)]
+    value_layers = [layer for layer in (*extractor.value_net, policy.value_net) if isinstance(layer, nn.Linear)]
+    return policy_layers[0], value_layers[0]
