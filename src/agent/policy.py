@@ -151,14 +151,17 @@ def transfer_weights(
     Base training saw zeros in the opinion columns, so their first-layer weights kept the random initialisation; live
     opinions through them would shift the critic by 11-17% of its standard deviation. They start at zero, in both
     networks. Values are copied into tensors that torch allocated, since the alignment of others' memory changes
-    results. A hybrid's pool weight stays as it is; a stock policy goes on without advice. Raises RuntimeError where the architectures differ.
+    results. A hybrid's pool weight stays as it is; a stock policy goes on without advice. Raises RuntimeError where the
+    architectures differ.
     """
     state = base.state_dict() if isinstance(base, nn.Module) else dict(base)
-    hybrid.load_state_dict({**state, "llm_weight": hybrid.llm_weight})
+    if isinstance(target, HybridPolicy):
+        state["llm_weight"] = target.llm_weight
+    target.load_state_dict(state)
     with th.no_grad():
-        for layer in first_layers(hybrid):
+        for layer in first_layers(target):
             layer.weight[:, OPINION] = 0.0
-    hybrid.optimizer.state.clear()
+    target.optimizer.state.clear()
 
 
 def first_layers(policy: MaskableActorCriticPolicy) -> tuple[nn.Linear, nn.Linear]:

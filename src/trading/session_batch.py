@@ -1,4 +1,4 @@
-"""Evaluation: account i plays session i from its first tradable bar, once."""
+"""Evaluation: account i plays session i once, from its first tradable bar."""
 
 from __future__ import annotations
 
@@ -15,29 +15,39 @@ from src.trading.tape import Tape
 class SessionBatch:
     """New accounts of the rule profile, one a session, stepped together until all sessions are over.
 
-    `first_bars` int[n]: where each session begins. `reset()` brings back the state of a new object, so one may serve
-    many policies in turn. With `with_tables=False` the context and opinion slices of the observation are left to the
-    caller, who finds the rows in `bars()` and `situations()`.
+    `begin(first_bars)` starts them; it leaves nothing of what was played before, so one object may serve many policies
+    in turn. With `with_tables=False` the context and opinion slices of the observation are left to the caller, who
+    finds the rows in `bars` and `situations`.
     """
 
-    def __init__(self, tape: Tape, params: np.ndarray, first_bars: Sequence[int] | np.ndarray) -> None:
-        self.first_bars = np.asarray(first_bars, np.int64)
-        self.n = len(self.first_bars)
-        self._block = AccountBlock(tape, params, self.n)
+    def __init__(self, tape: Tape, params: np.ndarray, with_tables: bool = True) -> None:
         self.tape = tape
-        self.obs = np.zeros((self.n, N_OBS), np.float32)
-        self.over = np.zeros(self.n, np.bool_)
-        self.rewards = np.zeros(self.n, np.float32)
-
-    def reset(self, with_tables: bool = True) -> np.ndarray:
-        """Begin every session; returns the observations float32[n, 261], a buffer that `step` overwrites."""
+        self._params = params
         self._with_tables = with_tables
+        self.reset()
+
+    def reset(self, *, seed: int | None = None) -> None:
+        """No sessions. Evaluation draws nothing, so `seed` has no effect; pools of environments pass one."""
+        self._resize(0)
+
+    def begin(self, first_bars: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Begin a session at each of `first_bars` (int[n]); returns the observations float32[n, 261], a buffer."""
+        if len(first_bars) != self.n:
+            self._resize(len(first_bars))
         self.over[:] = False
         self.rewards[:] = 0.0
-        for index, bar in enumerate(self.first_bars):
+        self.obs[:] = 0.0
+        for index, bar in enumerate(first_bars):
             self._block.begin_at(index, int(bar))
-        self._block.observe(self.obs, with_tables)
+        self._block.observe(self.obs, self._with_tables)
         return self.obs
+
+    def _resize(self, n: int) -> None:
+        self.n = n
+        self._block = AccountBlock(self.tape, self._params, n)
+        self.obs = np.zeros((n, N_OBS), np.float32)
+        self.over = np.zeros(n, np.bool_)
+        self.rewards = np.zeros(n, np.float32)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step the sessions that are not over; `rewards`, `over`, `masks` and the observations are updated."""
@@ -56,6 +66,11 @@ class SessionBatch:
     def accounts(self) -> np.ndarray:
         """The account records as they stand (a view)."""
         return self._block.accounts
+
+    @property
+    def params(self) -> np.void:
+        """The constants of every account: one `PARAMS` record."""
+        return self._params[0]
 
     @property
     def masks(self) -> np.ndarray:

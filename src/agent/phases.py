@@ -1,0 +1,147 @@
+"""What each phase of a run needs and makes: market and advice to tapes, tapes to trained models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.advisor.settings import LLMSettings
+from src.advisor.situations import market_situations
+from src.advisor.table import AdviceTable, Advisor, empty_table, situation_order, tabulate
+from src.agent.ppo import TimedMaskablePPO
+from src.agent.rollout_plan import RolloutPlan
+from src.agent.settings import HardwareSettings, TrainingSettings
+from src.agent.training import TrainingRecord, build_base, build_finetuned, phase_seed, train, weight_ramp
+from src.market.contracts import get_contract
+from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
+from src.market.load import load_market
+from src.market.settings import DataSettings
+from src.market.split import Split, split_sessions
+from src.market.tables import MarketTables
+from src.trading.params import make_params
+from src.trading.routes import is_trading_shaped, make_custom_vec_env, make_vec_env
+from src.trading.rules import RuleProfile, load_rule_profile
+from src.trading.settings import EnvironmentSettings
+from src.trading.tape import Tape
+
+BASE_PHASE, FINETUNE_PHASE, EVALUATION_PHASE = range(3)
+
+
+@dataclass(frozen=True)
+class Market:
+    """One market ready to trade: its tables, which sessions serve what, and an account's constants."""
+
+    tables: MarketTables
+    split: Split
+    rules: RuleProfile
+    params: NDArray[np.void]
+    situation: NDArray[np.int32]
+
+    def first_bars(self, session_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The first tradable bar of each session, int32[k]."""
+        return self.tables.sessions.first_decision[session_ids]
+
+    def bars_of(self, session_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The bars an account may stand at in these sessions, int64[k]."""
+        stands = (self.tables.flags & DECISION) != 0
+        return np.flatnonzero(stands & np.isin(self.tables.bars.session_id, session_ids))
+
+    def tape(self, table: AdviceTable) -> Tape:
+        """What training accounts read: training sessions to start in, and the advice of `table`."""
+        tables = self.tables
+        bars = self.bars_of(self.split.train)
+        flags = tables.flags[bars]
+        return Tape(
+            prices=tables.prices,
+            flags=tables.flags,
+            atr_ticks=tables.atr_ticks,
+            window=tables.window,
+            context=tables.context,
+            situation=self.situation,
+            advice=table.probabilities,
+            starts=bars[((flags & ENTRY_ALLOWED) != 0) & ((flags & END_AFTER) == 0)],
+        )
+
+
+def prepare_market(data: DataSettings, environment: EnvironmentSettings, market: str, seed: int) -> Market:
+    """Bars to tables, split by session. Raises UserErrors for whatever the user can mend."""
+    contract = get_contract(market)
+    rules = load_rule_profile(environment.rule_profile)
+    params = make_params(environment, contract, rules)
+    tables = load_market(data, market, trading_hours=environment.trading_hours, seed=seed)
+    return market_of(tables, data, rules, params)
+
+
+def market_of(tables: MarketTables, data: DataSettings, rules: RuleProfile, params: NDArray[np.void]) -> Market:
+    """A market from tables that are at hand."""
+    split = split_sessions(tables.sessions, data.train_frac, data.validation_frac, data.embargo_sessions)
+    return Market(tables, split, rules, params, market_situations(tables))
+
+
+def tabulate_advice(
+    market: Market, advisor: Advisor, progress: Callable[[int, int], None] | None = None
+) -> AdviceTable:
+    """Ask the advisor about the situations of the training sessions, most frequent first."""
+    order = situation_order(market.situation[market.bars_of(market.split.train)])
+    return tabulate(advisor, order, progress=progress)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What all training phases of a run share."""
+
+    training: TrainingSettings
+    hardware: HardwareSettings
+    environment: EnvironmentSettings
+    device: torch.device
+    seed: int
+
+    def make_env(self, market: Market | None, table: AdviceTable | None = None) -> VecEnv:
+        """The accounts to train on: the market's, or the user's own environments where `env_class` names a class."""
+        if self.environment.env_class is not None:
+            kwargs = self.environment.env_kwargs
+            return make_custom_vec_env(
+                self.hardware.vec_env, self.environment.env_class, kwargs, self.hardware.vectorized_envs
+            )
+        assert market is not None
+        tape = market.tape(table or empty_table())
+        return make_vec_env(self.hardware.vec_env, tape, market.params, self.hardware.vectorized_envs)
+
+    def base(
+        self, env: VecEnv, plan: RolloutPlan, callbacks: Sequence[BaseCallback]
+    ) -> tuple[TimedMaskablePPO, TrainingRecord]:
+        """Phase 2: a new policy, without advice."""
+        seed = phase_seed(self.seed, BASE_PHASE)
+        model = build_base(env, self.training, plan, seed, self.device, self.hardware.mixed_precision)
+        return model, train(model, plan, "base", callbacks)
+
+    def finetune(
+        self,
+        base: TimedMaskablePPO,
+        env: VecEnv,
+        plan: RolloutPlan,
+        callbacks: Sequence[BaseCallback],
+        llm: LLMSettings | None,
+    ) -> tuple[TimedMaskablePPO, TrainingRecord]:
+        """Phase 3 from base weights: `hybrid` where `llm` is given, else `rl_only`, with equal steps, seed and rate."""
+        seed = phase_seed(self.seed, FINETUNE_PHASE)
+        model = build_finetuned(base, env, self.training, plan, seed, self.device, self.hardware.mixed_precision, llm)
+        if llm is None:
+            return model, train(model, plan, "rl_only", callbacks)
+        return model, train(model, plan, "hybrid", [*callbacks, weight_ramp(llm, self.training, plan)])
+
+
+def supports_advice(env: VecEnv) -> bool:
+    """Whether phases after base training apply to these environments."""
+    return is_trading_shaped(env)
+
+
+def with_vec_env(trainer: Trainer, route: str) -> Trainer:
+    """The same trainer over another route."""
+    return replace(trainer, hardware=trainer.hardware.model_copy(update={"vec_env": route}))

@@ -1,0 +1,216 @@
+"""Base PPO, and fine-tuning from its weights with advice (`hybrid`) or without (`rl_only`)."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.advisor.settings import LLMSettings
+from src.agent.policy import HybridPolicy, transfer_weights
+from src.agent.ppo import TimedMaskablePPO
+from src.agent.rollout_plan import RolloutPlan
+from src.agent.settings import HardwareSettings, NetArch, TrainingSettings
+from src.errors import ConfigError
+
+ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+PRODUCTION_NET_ARCH = NetArch(pi=(512, 256, 128), vf=(512, 256, 128))
+"""The networks of the production run."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What one training phase did and what it took. Times in seconds, `steps_per_s` in timesteps."""
+
+    phase: str
+    timesteps_requested: int
+    timesteps: int
+    n_envs: int
+    n_steps: int
+    batch_size: int
+    seconds: float
+    rollout_s: float
+    update_s: float
+    steps_per_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the report."""
+        return asdict(self)
+
+
+def phase_seed(seed: int, phase: int) -> int:
+    """A 31-bit seed for one phase of a run: accounts of different phases and seeds share no random sequence."""
+    return int(np.random.SeedSequence([seed, phase]).generate_state(1)[0] >> 1)
+
+
+def resolve_device(hardware: HardwareSettings) -> torch.device:
+    """The device a run trains on; limits its memory on CUDA. ConfigError for CUDA that is not there."""
+    available = torch.cuda.is_available()
+    if hardware.device == "cuda" and not available:
+        raise ConfigError(
+            "hardware.device is cuda, but torch finds no CUDA device here: take --device cpu (or auto), or install a "
+            "CUDA build of torch and the GPU's driver."
+        )
+    if not available or hardware.device == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(hardware.memory_fraction)
+    return torch.device("cuda")
+
+
+def set_threads(hardware: HardwareSettings) -> int:
+    """Set torch's CPU threads and return them: those asked for, else one for each core that is free now.
+
+    A second thread on a core that is busy makes the update 2.5 to 9 times slower, so busy cores are not counted.
+    """
+    threads = hardware.torch_threads
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+        busy = psutil.cpu_percent(interval=0.2, percpu=False) / 100.0 * (psutil.cpu_count() or 1)
+        threads = max(1, cores - round(busy))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def build_base(
+    env: VecEnv, training: TrainingSettings, plan: RolloutPlan, seed: int, device: torch.device, mixed_precision: bool
+) -> TimedMaskablePPO:
+    """A new PPO with masks on `env`; ValueError from SB3 for an env without action masks."""
+    return _build(
+        env, training, plan, seed, device, mixed_precision,
+        policy=MaskableActorCriticPolicy, learning_rate=training.learning_rate, target_kl=training.target_kl,
+        net_arch=training.policy_kwargs.net_arch,
+    )  # fmt: skip
+
+
+def build_finetuned(
+    base: TimedMaskablePPO,
+    env: VecEnv,
+    training: TrainingSettings,
+    plan: RolloutPlan,
+    seed: int,
+    device: torch.device,
+    mixed_precision: bool,
+    llm: LLMSettings | None,
+) -> TimedMaskablePPO:
+    """A PPO that goes on from `base`'s weights with a new Adam: hybrid where `llm` is given, else RL only.
+
+    Both begin from the same weights (the opinion columns of both first layers zeroed), seed and learning rate.
+    """
+    extra: dict[str, Any] = {}
+    if llm is not None:
+        extra = {"llm_weight": llm.llm_weight, "use_opinion_features": llm.use_opinion_features}
+    model = _build(
+        env, training, plan, seed, device, mixed_precision,
+        policy=MaskableActorCriticPolicy if llm is None else HybridPolicy,
+        learning_rate=training.finetune_learning_rate, target_kl=training.finetune_target_kl,
+        net_arch=training.policy_kwargs.net_arch, policy_extra=extra,
+    )  # fmt: skip
+    transfer_weights(base.policy, model.policy)
+    return model
+
+
+def _build(
+    env: VecEnv,
+    training: TrainingSettings,
+    plan: RolloutPlan,
+    seed: int,
+    device: torch.device,
+    mixed_precision: bool,
+    *,
+    policy: type[MaskableActorCriticPolicy],
+    learning_rate: float,
+    target_kl: float | None,
+    net_arch: NetArch,
+    policy_extra: dict[str, Any] | None = None,
+) -> TimedMaskablePPO:
+    model = TimedMaskablePPO(
+        policy,
+        env,
+        learning_rate=learning_rate,
+        n_steps=plan.n_steps,
+        batch_size=plan.batch_size,
+        n_epochs=training.n_epochs,
+        gamma=training.gamma,
+        gae_lambda=training.gae_lambda,
+        clip_range=training.clip_range,
+        ent_coef=training.ent_coef,
+        vf_coef=training.vf_coef,
+        max_grad_norm=training.max_grad_norm,
+        target_kl=target_kl,
+        policy_kwargs={
+            "net_arch": {"pi": list(net_arch.pi), "vf": list(net_arch.vf)},
+            "activation_fn": ACTIVATIONS[training.policy_kwargs.activation_fn],
+            **(policy_extra or {}),
+        },
+        seed=seed,
+        device=device,
+        verbose=0,
+    )
+    model.bf16_update = mixed_precision and device.type == "cuda"
+    return model
+
+
+class WeightRamp(BaseCallback):
+    """Raises the advice's weight from 0 to `llm_weight`, constant within a rollout and its update."""
+
+    def __init__(self, llm_weight: float, ramp_rollouts: int) -> None:
+        super().__init__()
+        self._llm_weight = llm_weight
+        self._ramp_rollouts = ramp_rollouts
+        self._rollouts = 0
+
+    def _on_rollout_start(self) -> None:
+        share = min(1.0, self._rollouts / self._ramp_rollouts) if self._ramp_rollouts else 1.0
+        self.model.policy.set_llm_weight(self._llm_weight * share)
+        self._rollouts += 1
+
+    def _on_training_end(self) -> None:
+        self.model.policy.set_llm_weight(self._llm_weight)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def weight_ramp(llm: LLMSettings, training: TrainingSettings, plan: RolloutPlan) -> WeightRamp:
+    """The ramp of a hybrid phase: at most half of its rollouts, so that a short run too trains at the full weight."""
+    return WeightRamp(llm.llm_weight, min(training.weight_ramp_rollouts, plan.rollouts // 2))
+
+
+def train(model: TimedMaskablePPO, plan: RolloutPlan, phase: str, callbacks: Sequence[BaseCallback]) -> TrainingRecord:
+    """Train the planned rollouts and say what they took."""
+    model.learn(plan.actual, callback=CallbackList(list(callbacks)), log_interval=None)  # type: ignore[arg-type]
+    seconds = model.rollout_s + model.update_s
+    return TrainingRecord(
+        phase=phase,
+        timesteps_requested=plan.requested,
+        timesteps=model.num_timesteps,
+        n_envs=plan.n_envs,
+        n_steps=plan.n_steps,
+        batch_size=plan.batch_size,
+        seconds=seconds,
+        rollout_s=model.rollout_s,
+        update_s=model.update_s,
+        steps_per_s=model.num_timesteps / seconds,
+    )
+
+
+def release(model: TimedMaskablePPO) -> int:
+    """Drop a trained model's rollout buffer and environment: only its policy is used on. Returns bytes dropped."""
+    arrays = [value for value in vars(model.rollout_buffer).values() if isinstance(value, np.ndarray)]
+    dropped = sum(array.nbytes for array in arrays)
+    model.rollout_buffer.__dict__.clear()
+    model.env = None
+    model._last_obs = None
+    gc.collect()
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return dropped
