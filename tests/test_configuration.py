@@ -276,7 +276,11 @@ def test_no_key_takes_a_value_of_another_kind(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_shipped_file_holds_every_key_with_its_default(mode: str) -> None:
     values = yaml.safe_load(SHIPPED[mode].read_text())
-    own = {("test_mode", "mode"): mode, ("hardware", "vectorized_envs"): 8, ("hardware", "batch_size"): 256}
+    own: dict[tuple[str, ...], Any] = {
+        ("test_mode", "mode"): mode,
+        ("hardware", "vectorized_envs"): 8,
+        ("hardware", "batch_size"): 256,
+    }
     defaults = Configuration().to_dict()
     for path in LEAVES:
         expected = own.get(path, value_at(defaults, path)) if mode == "pipeline" else value_at(defaults, path)
