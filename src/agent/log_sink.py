@@ -1,0 +1,127 @@
+"""Where training records go: JSON lines, TensorBoard, or a display."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+Record = Mapping[str, Any]
+
+
+class Sink(Protocol):
+    """Takes one record after another. A record is flat: text, numbers, None."""
+
+    def write(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def train_values(pending: Mapping[str, Any]) -> dict[str, float]:
+    """The last update's figures (train/*) in SB3's `logger.name_to_value`, which holds them until its own next dump."""
+    return {
+        name: float(value)
+        for name, value in pending.items()
+        if name.startswith("train/") and isinstance(value, int | float | np.number)
+    }
+
+
+class JsonLinesSink:
+    """One JSON object a line, handed to the operating system line by line, so that a killed run keeps what it logged.
+
+    Opens for appending. `keep_bytes` (a checkpoint's `offset`) cuts what was logged after that checkpoint; a line
+    torn by a kill is cut in any case. ValueError if the file is shorter than `keep_bytes`. Numbers that JSON does not
+    have (NaN, infinities) become null.
+    """
+
+    def __init__(self, path: str | Path, *, keep_bytes: int | None = None) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "ab")  # noqa: SIM115  (closed by close())
+        try:
+            size = self._file.tell()
+            if keep_bytes is not None and keep_bytes > size:
+                raise ValueError(
+                    f"{self.path} holds {size} bytes, fewer than the {keep_bytes} that its checkpoint recorded: "
+                    "it was changed since"
+                )
+            self._file.truncate(_whole_lines(self.path, size if keep_bytes is None else keep_bytes))
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def offset(self) -> int:
+        """Bytes in the file: what a checkpoint records and gives back as `keep_bytes`."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def write(self, record: Record) -> None:
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
+        self._file.write(json.dumps(finite, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _whole_lines(path: Path, size: int) -> int:
+    """The length of the longest beginning of at most `size` bytes that ends with a line."""
+    end = size
+    with open(path, "rb") as file:
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+class TensorBoardSink:
+    """Numbers of each record as scalars over `num_timesteps`; names without a group go under `run/`.
+
+    `purge_step`: on resuming, TensorBoard drops what was logged at or after this many timesteps.
+    """
+
+    def __init__(self, folder: str | Path, *, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, record: Record) -> None:
+        step = int(record["num_timesteps"])
+        for key, value in record.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and key != "num_timesteps":
+                self._writer.add_scalar(key if "/" in key else f"run/{key}", value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class DisplaySink:
+    """Hands each record to a callable, such as the update of a progress display."""
+
+    def __init__(self, display: Callable[[Record], object]) -> None:
+        self._display = display
+
+    def write(self, record: Record) -> None:
+        self._display(record)
+
+    def close(self) -> None:
+        """Nothing to close: the display belongs to its maker."""
