@@ -42,7 +42,8 @@ class Walk:
         """A decision bar with a balance, peak and days left that the rules leave alive (nearly always)."""
         rng, params = self.rng, self.params
         bars = [t for t, flags in enumerate(self.market.flags) if flags & DECISION]
-        balance = params.start_balance_cents + rng.randint(-20_000, 20_000)
+        # Multiples of 250 cents, so that a balance lands exactly on a limit now and then.
+        balance = params.start_balance_cents + 250 * rng.randint(-80, 80)
         peak = balance + (rng.randint(0, params.trail_cents) if params.trail_mode else rng.randint(0, 20_000))
         return rng.choice(bars), balance, peak, rng.randint(0, 3)
 
@@ -87,17 +88,18 @@ def session_flags(rng: Random, decisions: int) -> list[int]:
     return flags
 
 
-def bar_prices(rng: Random, n: int) -> tuple[list[int], list[int], list[int], list[int]]:
-    """A random walk in ticks: stretches without any range, calm and wild ones, and gaps between bars."""
+def bar_prices(rng: Random, n: int, widths: list[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """A random walk in ticks: stretches of bars of one width (0: without any range), and gaps between bars."""
     opens, highs, lows, closes = [], [], [], []
-    close, width, left = 20_000, 4, 0
+    close, width, left = 20_000, 0, 0
     for _ in range(n):
         if left == 0:
-            width = rng.choice([0, 2, 4, 12, 12, 60])
+            width = rng.choice(widths)
             left = rng.randint(1, 12)
         left -= 1
         gap = rng.randint(0, 7)
-        jump = rng.randint(-2 * width - 15, 2 * width + 15) if gap == 0 else rng.randint(-1, 1) if width else 0
+        far = 2 * width + max(widths) // 4 + 2
+        jump = rng.randint(-far, far) if gap == 0 else rng.randint(-1, 1) if width else 0
         open_ = close + jump
         close = open_ + rng.randint(-width, width)
         opens.append(open_)
@@ -121,12 +123,17 @@ def advice_row(rng: Random) -> list[float]:
 
 
 def market_of(rng: Random, sessions: int, longest: int) -> ReferenceMarket:
-    """Sessions one after another, every list as long as the bars."""
+    """Sessions one after another, every list as long as the bars.
+
+    Half of the markets move by a few ticks only: there opens, extremes and closes often lie exactly on a stop, a target
+    or a limit, where `<` and `<=` part.
+    """
+    fine = rng.randint(0, 1)
     flags: list[int] = []
     for _ in range(sessions):
         flags += session_flags(rng, rng.randint(1, longest))
     n = len(flags)
-    opens, highs, lows, closes = bar_prices(rng, n)
+    opens, highs, lows, closes = bar_prices(rng, n, [0, 1, 2, 3] if fine else [0, 2, 4, 12, 12, 60])
     # A feature row is one number repeated with steps: cheap to draw, and every cell of the observation still differs.
     window, context = [], []
     for _ in range(n):
@@ -139,7 +146,7 @@ def market_of(rng: Random, sessions: int, longest: int) -> ReferenceMarket:
         lows,
         closes,
         flags,
-        atr=[0.0 if rng.randint(0, 30) == 0 else rng.randint(3, 300) / 10 for _ in range(n)],
+        atr=[0.0 if rng.randint(0, 30) == 0 else rng.randint(3, 30 if fine else 300) / 10 for _ in range(n)],
         window=window,
         context=context,
         situation=[rng.randint(0, SITUATIONS - 1) for _ in range(n)],
@@ -152,24 +159,25 @@ def params_of(rng: Random) -> ReferenceParams:
     start_balance_cents = 5_000_000
     return ReferenceParams(
         contracts=rng.randint(1, 5),
-        tick_value_cents=rng.choice([10, 50, 125, 500, 1250]),
-        commission_cents=rng.choice([0, 37, 62, 225, 250]),
+        tick_value_cents=rng.choice([10, 50, 125, 500, 500, 1250]),
+        commission_cents=rng.choice([0, 37, 225, 250, 250]),
         slippage_ticks=rng.randint(0, 3),
-        stop_atr=rng.randint(1, 40) / 10,
+        # One in four so wide that positions live for dozens of bars and meet the account's rules first.
+        stop_atr=rng.randint(1, 40) / (10 if rng.randint(0, 3) else 0.2),
         target_r=rng.randint(1, 40) / 10,
         trail_atr=rng.randint(1, 40) / 10,
         target_through_ticks=rng.randint(0, 2),
         reward_scale_cents=rng.choice([100.0, 10_000.0, 12_345.6]),
         breach_penalty=rng.choice([0.0, 0.3, 10.0]),
-        max_episode_steps=rng.choice([0, 0, 5, 25]),
+        max_episode_steps=rng.choice([0, 0, 0, 5, 25]),
         start_balance_cents=start_balance_cents,
         trail_mode=rng.randint(0, 2),
-        trail_cents=rng.randint(500, 60_000),
+        trail_cents=rng.choice([rng.randint(500, 60_000), 250 * rng.randint(2, 40), 500_000]),
         lock_mode=rng.randint(0, 1),
         lock_cents=start_balance_cents + rng.choice([-30_000, 0, 10_000]),
-        daily_limit_cents=rng.choice([0, rng.randint(500, 40_000)]),
-        target_cents=rng.choice([0, rng.randint(100, 30_000)]),
-        expiry_days=rng.choice([0, 30]),
+        daily_limit_cents=rng.choice([0, rng.randint(500, 40_000), 250 * rng.randint(2, 40)]),
+        target_cents=rng.choice([0, rng.randint(100, 30_000), 250 * rng.randint(1, 40)]),
+        expiry_days=rng.choice([0, 30, 30]),
         max_contracts=rng.choice([0, 2, 6, 6, 6, 6]),
     )
 

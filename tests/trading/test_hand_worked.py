@@ -59,7 +59,7 @@ class Example:
     steps: list[tuple[int, dict[str, Any]]]
     params: ReferenceParams = NQ
     flags: list[int] = field(default_factory=list)
-    atr: float = 10.0
+    atr: float | list[float] = 10.0
     balance_cents: int = 5_000_000
     peak_cents: int = 5_000_000
     days_left: int = 0
@@ -67,7 +67,8 @@ class Example:
     def market(self) -> ReferenceMarket:
         columns = [list(column) for column in zip(*self.bars, strict=True)]
         flags = self.flags or [OPEN] * (len(self.bars) - 1) + [LAST]
-        return ReferenceMarket(*columns, flags=flags, atr=[self.atr] * len(self.bars))
+        atr = self.atr if isinstance(self.atr, list) else [self.atr] * len(self.bars)
+        return ReferenceMarket(*columns, flags=flags, atr=atr)
 
 
 # One line a fact, not one line a key: the tables are meant to be read beside the arithmetic.
@@ -278,6 +279,21 @@ STOPS_AND_TARGETS = [
         [(BUY, {}), (HOLD, {"position": 0, "cash_cents": 4_994_000})],
     ),
     Example(
+        "an open exactly at the stop leaves at once, so the rest of the bar raises no live peak",
+        [QUIET, (1000, 1001, 999, 1000), (991, 1015, 991, 1000), QUIET],
+        [
+            # At 1001 the position is worth 4,999,750, below the peak of 5,000,000; 1015 would be 5,006,750.
+            (BUY, {"peak_cents": 5_000_000}),
+            (HOLD, {"position": 0, "cash_cents": 4_994_000, "peak_cents": 5_000_000, "breached": 0}),
+        ],
+        params=replace(NQ, trail_mode=1, trail_cents=200_000),
+    ),
+    Example(
+        "an open just far enough through the target is a gap: what the bar does later is too late",
+        [QUIET, (1000, 1002, 999, 1000), (1022, 1023, 985, 990)],
+        [(BUY, {"target_ticks": 1021}), (HOLD, {"position": 0, "cash_cents": 5_009_500})],
+    ),
+    Example(
         "a target gapped through fills at its own price, even when a close was ordered",
         [QUIET, (1000, 1002, 999, 1000), (1040, 1050, 1035, 1045)],
         [(BUY, {}), (SELL, {"position": 0, "cash_cents": 5_009_500, "illegal_actions": 0})],
@@ -428,7 +444,7 @@ ORDERS = [
             (BUY, {"atr_ticks": float32(10.3), "risk_ticks": 10}),
             (ENABLE_TRAIL, {"stop_ticks": 996, "atr_ticks": float32(10.3)}),
         ],
-        atr=10.3,
+        atr=[10.3, 50.0, 50.0],
     ),
 ]
 
@@ -672,6 +688,28 @@ RULES = [
         # ticks: 990, lies below the stop, so it is the costs that reach the limit.
         [(BUY, {"daily_locked": 1, "cash_cents": 4_994_000, "legal": {HOLD}, "breached": 0})],
         params=replace(NQ, daily_limit_cents=5_750),
+    ),
+    Example(
+        "a balance that lands exactly on the daily limit locks the day",
+        [QUIET_HIGH, (10_000, 10_001, 9_999, 10_000), (10_000, 10_001, 9_999, 10_000), QUIET_HIGH],
+        [
+            (BUY, {"position": 1, "daily_locked": 0}),
+            # Out at 9,999: 4,999,750 - 1,000 - 250 = 4,998,500 = 5,000,000 - 1,500.
+            (SELL, {"cash_cents": 4_998_500, "daily_locked": 1, "terminated": False, "reward": -0.075}),
+        ],
+        params=replace(WIDE, daily_limit_cents=1_500),
+    ),
+    Example(
+        "a forced exit that ends below the threshold is a breach and no day is counted",
+        [QUIET_HIGH, (10_000, 10_001, 9_999, 10_000), (10_000, 10_001, 9_999, 10_000)],
+        [
+            (BUY, {"position": 1, "breached": 0}),
+            # Out at 9,999: 4,998,500, on the threshold of 5,000,000 - 1,500.
+            (HOLD, {"cash_cents": 4_998_500, "breached": 1, "terminated": True, "days_left": 7, "reward": -10.075}),
+        ],
+        params=replace(END_OF_DAY, trail_cents=1_500, expiry_days=30),
+        flags=[OPEN, DECISION | END_AFTER, FLAT_BAR | BREAK_AFTER],
+        days_left=7,
     ),
     Example(
         "where threshold, daily limit and stop lie on one price the threshold counts",
@@ -929,3 +967,18 @@ def test_an_atr_of_zero_leaves_the_observation_finite(
     assert account.position == 1
     assert account.risk_ticks == 1
     assert account.observation()[221:223] == [to_stop, to_target]
+
+
+def test_the_time_in_a_position_is_capped_at_a_hundred_bars(account_class: type) -> None:
+    example = Example("patience", [QUIET] * 110, [])
+    account = account_class(example.market(), NQ)
+    account.reset(0, 5_000_000, 5_000_000, 0)
+    account.step(BUY)
+    seen = [account.observation()[223]]
+    for _ in range(104):
+        account.step(HOLD)
+        seen.append(account.observation()[223])
+    # n bars read n / 20.
+    assert seen[:100] == [float32(n / 20) for n in range(1, 101)]
+    assert seen[100:] == [5.0] * 5
+    assert account.bars_in_position == 105
