@@ -96,9 +96,24 @@ class AdviceTable:
         return int(self.covered.sum())
 
 
+def freeze_table(
+    probabilities: Float32, covered: NDArray[np.bool_], advisor_name: str, advisor_identity: str
+) -> AdviceTable:
+    """A table of copies of the arrays, with its hash."""
+    digest = hashlib.sha256(advisor_identity.encode())
+    arrays = (np.array(probabilities, np.float32, order="C"), np.array(covered, bool))
+    for array, shape in zip(arrays, ((N_SITUATIONS, N_ACTIONS), (N_SITUATIONS,)), strict=True):
+        if array.shape != shape:
+            raise ValueError(f"an advice table has arrays of shape {shape}, got {array.shape}")
+        digest.update(f"\0{array.dtype.str}{array.shape}\0".encode())
+        digest.update(array.tobytes())
+        array.setflags(write=False)
+    return AdviceTable(*arrays, advisor_name, advisor_identity, digest.hexdigest())
+
+
 def empty_table() -> AdviceTable:
     """Advice off: every situation abstains, nobody was asked."""
-    return _frozen_table(np.zeros((N_SITUATIONS, N_ACTIONS), np.float32), np.zeros(N_SITUATIONS, bool), "none", "")
+    return freeze_table(np.zeros((N_SITUATIONS, N_ACTIONS), np.float32), np.zeros(N_SITUATIONS, bool), "none", "")
 
 
 def tabulate(
@@ -129,7 +144,7 @@ def tabulate(
         covered[situations[batch]] = True
         if progress is not None:
             progress(min(start + batch_size, len(situations)), len(situations))
-    return _frozen_table(probabilities, covered, advisor.name, advisor.identity)
+    return freeze_table(probabilities, covered, advisor.name, advisor.identity)
 
 
 def situation_order(market_codes_of_training_bars: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -205,12 +220,3 @@ def _checked_scores(advisor: Advisor, situations: NDArray[np.int64], labels: NDA
 def _softmax(scores: NDArray[np.float64]) -> Float32:
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _frozen_table(probabilities: Float32, covered: NDArray[np.bool_], name: str, identity: str) -> AdviceTable:
-    digest = hashlib.sha256(identity.encode())
-    for array in (probabilities, covered):
-        digest.update(f"\0{array.dtype.str}{array.shape}\0".encode())
-        digest.update(array.tobytes())
-        array.setflags(write=False)
-    return AdviceTable(probabilities, covered, name, identity, digest.hexdigest())

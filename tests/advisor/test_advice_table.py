@@ -17,11 +17,14 @@ from src.advisor.table import (
     confidence,
     coverage,
     empty_table,
+    freeze_table,
     renormalise,
     situation_order,
     tabulate,
 )
+from src.trading import kernel
 from src.trading.layout import (
+    ACCOUNT,
     BUY,
     DISABLE_TRAIL,
     ENABLE_TRAIL,
@@ -30,7 +33,9 @@ from src.trading.layout import (
     LONG_LOSING,
     MOVE_TO_BE,
     N_ACTIONS,
+    N_OBS,
     N_SIDES,
+    OPINION,
     SELL,
     SHORT_WINNING,
 )
@@ -189,6 +194,17 @@ def test_a_table_cannot_be_written_to(table: AdviceTable) -> None:
         table.covered[0] = True
 
 
+def test_a_frozen_table_owns_its_arrays_and_has_a_row_for_every_situation() -> None:
+    source = empty_table()
+    probabilities = source.probabilities.copy()
+    table = freeze_table(probabilities, source.covered, "none", "")
+    probabilities[0] = 1.0
+    assert not table.probabilities.any()
+    assert table.sha256 == source.sha256
+    with pytest.raises(ValueError, match="shape"):
+        freeze_table(probabilities[1:], source.covered, "none", "")
+
+
 def at_use_by_hand(row: np.ndarray, mask: np.ndarray) -> list[np.float32]:
     """The rule as the kernel states it: one action after the other, in float64."""
     mass = 0.0
@@ -211,6 +227,18 @@ def test_advice_at_use_is_what_the_kernel_writes(case: tuple[np.ndarray, np.ndar
     heard = used.any(axis=1)
     np.testing.assert_array_equal((used > 0.0)[heard], masks[heard])
     np.testing.assert_allclose(used[heard].sum(axis=1), 1.0, atol=1e-5)
+
+
+@given(advice_and_masks)
+def test_the_compiled_kernel_writes_the_same_bits(case: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, masks = case
+    account = np.zeros(1, ACCOUNT)[0]  # flat at bar 0: its situation is row 0 of the advice
+    for row, mask, expected in zip(probabilities, masks, renormalise(probabilities, masks), strict=True):
+        advice = np.zeros((N_SIDES, N_ACTIONS), np.float32)
+        advice[FLAT] = row
+        obs = np.full(N_OBS, -1.0, np.float32)
+        kernel._write_opinion(account, 0, np.zeros(1, np.int32), advice, mask, obs)
+        assert obs[OPINION].tobytes() == expected.tobytes()
 
 
 @given(advice_and_masks)
