@@ -146,15 +146,14 @@ class HybridPolicy(MaskableActorCriticPolicy):
 def transfer_weights(
     base: MaskableActorCriticPolicy | Mapping[str, th.Tensor], target: MaskableActorCriticPolicy
 ) -> None:
-    """Start `target` from a base policy (or its state dict): same weights, deaf to the opinion, a fresh optimizer.
+    """Start `target`, hybrid or stock, from a base policy or its state dict: deaf to the opinion, with a fresh Adam.
 
     Base training saw zeros in the opinion columns, so their first-layer weights kept the random initialisation; live
     opinions through them would shift the critic by 11-17% of its standard deviation. They start at zero, in both
     networks. Values are copied into tensors that torch allocated, since the alignment of others' memory changes
-    results. A hybrid's pool weight stays as it is; a stock policy goes on without advice. Raises RuntimeError where the
-    architectures differ.
+    results. A pool weight stays as it is. Raises RuntimeError where the architectures differ.
     """
-    state = base.state_dict() if isinstance(base, nn.Module) else dict(base)
+    state = dict(base.state_dict() if isinstance(base, nn.Module) else base)
     if isinstance(target, HybridPolicy):
         state["llm_weight"] = target.llm_weight
     target.load_state_dict(state)
