@@ -73,7 +73,7 @@ class Configuration(Section):
 
     @property
     def finetune_timesteps(self) -> int:
-        """Timesteps of hybrid fine-tuning asked for, before rounding to whole rollouts; 0: none."""
+        """Timesteps of hybrid fine-tuning asked for, before rounding to whole rollouts."""
         return self.training.finetune_timesteps(self.test_mode)
 
     def to_dict(self) -> dict[str, Any]:

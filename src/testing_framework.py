@@ -1,4 +1,4 @@
-"""The public classes: hardware watching, feature cache, decision fusion, batched logging, environment pool.
+"""The public classes: configuration, hardware watching, cache, decision fusion, logging, environment pool, runs.
 
 Nothing below this module imports it; what is not surface lives in the rooms.
 """
@@ -9,19 +9,49 @@ import csv
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor import fusion
-from src.agent.log_sink import Sink, train_values
-from src.configuration import Configuration, build_config, load_config_file
+from src.advisor.choose import make_advisor
+from src.advisor.table import AdviceTable, empty_table
+from src.agent.export import export_base, export_hybrid
+from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink, train_values
+from src.agent.phases import EVALUATION_PHASE, Market, Trainer, prepare_market, supports_advice, tabulate_advice
+from src.agent.ppo import TimedMaskablePPO
+from src.agent.rollout_plan import RolloutPlan, plan_rollouts
+from src.agent.training import phase_seed, release, resolve_device, set_threads
+from src.configuration import Configuration, build_config, effective_yaml, load_config_file
+from src.errors import InterruptedRun
 from src.evidence import hardware
+from src.evidence.console_summary import print_summary
+from src.evidence.display import RunDisplay
+from src.evidence.evaluation import FeatureAssembly, evaluate, standard_arms
+from src.evidence.look_ahead import check_prefixes
+from src.evidence.production import estimate_production
+from src.evidence.report import (
+    SCHEMA_VERSION,
+    advice_facts,
+    arm_summary,
+    data_facts,
+    is_passed,
+    judge_targets,
+    rules_facts,
+    run_facts,
+    verdict,
+)
+from src.evidence.run_folder import check_writable, logging_to, make_run_folder, write_atomically, write_json
+from src.trading.session_batch import SessionBatch
 
 
 class HardwareMonitor:
@@ -248,7 +278,7 @@ class VectorizedDecisionFusion:
             fusion.NO_MASKS if masks is None else masks,
             fusion.NO_POSITIONS if positions is None else positions,
         )
-        if not fusion.ready(*columns):
+        if self.sequential or not fusion.ready(*columns):
             columns = fusion.coerce(columns)
         n = len(columns[0])
         if (masks is not None and len(columns[5]) != n) or (positions is not None and len(columns[6]) != n):
@@ -543,3 +573,227 @@ def create_test_config(mode: str = "hardware_maximized", market: str = "NQ", **o
     mapping (`fusion={"risk": {...}}`). ConfigError for an unknown mode, override or value; MarketError for the market.
     """
     return build_config(mode, {}, {"market": market, **overrides}, model=TestConfig)
+
+
+class TestingFramework:
+    """Runs a configuration from bars to report: `logs/<run>/` holds everything, the methods return the report.
+
+    A framework serves one run. `env_pool` lends evaluation environments (`SessionBatch`) once the market is loaded.
+    `phase_times` are seconds by phase, `total_time` those of the whole run.
+    """
+
+    __test__: ClassVar[bool] = False  # the name would have pytest collect it
+
+    def __init__(self, config: TestConfig, console: Console | None = None) -> None:
+        self.config = config
+        performance = config.performance
+        self.hardware_monitor = HardwareMonitor(
+            config.monitoring.hardware_interval_s, monitor_gpu=config.monitoring.monitor_gpu
+        )
+        self.feature_cache = OptimizedFeatureCache(config.llm.cache_size)
+        self.decision_fusion = VectorizedDecisionFusion(config)
+        pool_size = performance.env_pool_size if performance.environment_state_pooling else 0
+        self.env_pool = EnvironmentStatePool(self._session_batch, {}, pool_size)
+        self.total_time = 0.0
+        self.phase_times: dict[str, float] = {}
+        self.run_folder: Path | None = None
+        self._market: Market | None = None
+        self._writes = 0
+        self._released_bytes = 0
+        self._console = console or Console()
+        self._display = RunDisplay(self._console, self._latest_reading, self._cache_hit_rate)
+
+    def run_hardware_maximized_validation(self) -> dict[str, Any]:
+        """The hardware-maximized validation; UserError for input to mend, InterruptedRun when stopped."""
+        return self._run("hardware_maximized_validation")
+
+    def run_automated_pipeline(self) -> dict[str, Any]:
+        """The same phases with the pipeline's configuration, in one process and not resumable."""
+        return self._run("automated_pipeline")
+
+    def _run(self, test_name: str) -> dict[str, Any]:
+        began = time.perf_counter()
+        config = self.config
+        trainer = Trainer(
+            config.training, config.hardware, config.environment, resolve_device(config.hardware), config.test_mode.seed
+        )
+        plans = [self._plan(config.base_timesteps), self._plan(config.finetune_timesteps)]
+        check_writable(Path(config.test_mode.output_dir))
+        with ExitStack() as stack:
+            stack.callback(self.env_pool.close)
+            stack.enter_context(self._display)
+            stack.enter_context(self.hardware_monitor)
+            threads = set_threads(config.hardware)
+            own_env = self._own_env(trainer, stack)
+            if own_env is None or supports_advice(own_env):
+                with self._phase("data", "bars to tables"):
+                    self._market = prepare_market(
+                        config.data, config.environment, config.test_mode.market, config.test_mode.seed
+                    )
+            folder = make_run_folder(Path(config.test_mode.output_dir), config.test_mode.mode, config.test_mode.market)
+            self.run_folder = folder
+            stack.callback(self._write_hardware, folder)
+            stack.enter_context(logging_to(folder / "run.log"))
+            write_atomically(folder / "config.yaml", effective_yaml(config))
+            try:
+                report = self._phases(trainer, plans, own_env, folder, threads)
+            except KeyboardInterrupt:
+                raise InterruptedRun(f"Stopped. What was logged so far is kept in {folder}.") from None
+            self.hardware_monitor.stop_monitoring()
+            self.total_time = time.perf_counter() - began
+            report = {"test_name": test_name, **self._measured(report, trainer), **report}
+            report["verdict"] = verdict(report)
+            write_json(folder / "report.json", report)
+        print_summary(self._console, report, folder)
+        return report
+
+    def _phases(
+        self, trainer: Trainer, plans: list[RolloutPlan], own_env: VecEnv | None, folder: Path, threads: int
+    ) -> dict[str, Any]:
+        """Every phase after the data; returns the report's sections."""
+        market, config = self._market, self.config
+        facts = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
+        report: dict[str, Any] = {"run": facts, "training": [], "arms": {}}
+        env = own_env or trainer.make_env(market)
+        what = f"PPO over {plans[0].n_envs} accounts, {plans[0].actual:,} timesteps"
+        with self._phase("base", what), self._logged("base", plans[0], folder) as callback:
+            base, record = trainer.base(env, plans[0], [callback])
+        report["training"].append(record.to_dict())
+        with self._phase("production", "a rollout with the production networks"):
+            report["production_estimate"] = asdict(estimate_production(trainer, env, plans[0]))
+        env.close()
+        export_base(base, folder / "base.zip")
+        if market is None:
+            self._release(base)
+            return report
+        report |= {"data": data_facts(market), "rules": rules_facts(market)}
+        advisor = make_advisor(config.llm)
+        with self._phase("advice", f"asking {advisor.name} about the training sessions' situations"):
+            table = tabulate_advice(market, advisor)
+        models = {}
+        for name, llm in (("rl_only", None), ("hybrid", config.llm)):
+            env = trainer.make_env(market, None if llm is None else table)
+            what = f"fine-tuning from base weights, {plans[1].actual:,} timesteps"
+            with self._phase(name, what), self._logged(name, plans[1], folder) as callback:
+                models[name], record = trainer.finetune(base, env, plans[1], [callback], llm)
+            env.close()
+            self._release(models[name])
+            report["training"].append(record.to_dict())
+        export_hybrid(models["hybrid"], folder / "hybrid.zip")
+        self._release(base)
+        report |= self._evaluation(market, table, models)
+        with self._phase("look-ahead", "features again, from prefixes of the bars"):
+            check = check_prefixes(market.tables, config.data, config.environment.trading_hours)
+        report["look_ahead"] = {"checks": check.checks, "passed": check.passed, "found": check.found}
+        return report
+
+    def _evaluation(self, market: Market, table: AdviceTable, models: Mapping[str, TimedMaskablePPO]) -> dict[str, Any]:
+        cached = self.config.performance.cached_llm_features
+        assembly = FeatureAssembly(market.tables.context, table, self.feature_cache if cached else None)
+        report: dict[str, Any] = {}
+        parts = {"validation": market.split.validation, "sealed": market.split.test}
+        for part, sessions in parts.items():
+            seed = phase_seed(self.config.test_mode.seed, EVALUATION_PHASE)
+            arms = standard_arms(models["rl_only"].policy, models["hybrid"].policy, self.decision_fusion, seed)
+            with self._phase("evaluation", f"{len(arms)} arms on {len(sessions)} {part} sessions"):
+                results = evaluate(arms, market.first_bars(sessions), self.env_pool, assembly)
+            report["arms" if part == "sealed" else f"{part}_arms"] = {
+                name: arm_summary(result) for name, result in results.items()
+            }
+        report["advice"] = advice_facts(market, table, assembly)
+        return report
+
+    def _measured(self, report: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+        """The figures of the whole run, and its targets judged by them."""
+        monitor, training = self.hardware_monitor, report["training"]
+        summary = monitor.get_summary()
+        on_gpu = summary["gpu_available"] and trainer.device.type == "cuda"
+        hit_rate = self._cache_hit_rate()
+        measured = {
+            "execution_time": self.total_time,
+            "peak_memory": monitor.get_peak_memory_usage() if on_gpu else monitor.get_peak_ram_usage(),
+            "gpu_utilization": monitor.get_average_gpu_utilization() / 100.0 if on_gpu else None,
+            "cache_hit_rate": hit_rate,
+            "steps_per_s": training[0]["steps_per_s"],
+        }
+        why_not = {
+            "gpu_utilization": "trained on the CPU" if summary["gpu_available"] else "no GPU",
+            "cache_hit_rate": "the cache was not used",
+        }
+        targets = judge_targets(self.config.validation, measured, why_not)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "validation_passed": is_passed(targets) and report.get("look_ahead", {}).get("passed", True),
+            "execution_time": self.total_time,
+            "gpu_utilization": measured["gpu_utilization"],
+            "cache_hit_rate": hit_rate,
+            "peak_memory_gb": measured["peak_memory"],
+            "peak_memory_kind": "gpu" if on_gpu else "ram",
+            "timesteps_completed": sum(r["timesteps"] for r in training if r["phase"] in ("base", "hybrid")),
+            "timesteps_total": sum(r["timesteps"] for r in training),
+            "targets": targets,
+            "phase_times": self.phase_times,
+            "hardware": summary,
+            "cache": self.feature_cache.get_stats(),
+            "fusion": self.decision_fusion.get_stats(),
+            "env_pool": self.env_pool.get_stats(),
+            "log_writes": self._writes,
+            "memory_released_mb": self._released_bytes / 1e6,
+        }
+
+    def _own_env(self, trainer: Trainer, stack: ExitStack) -> VecEnv | None:
+        """The user's own environments where the configuration names a class."""
+        if trainer.environment.env_class is None:
+            return None
+        env = trainer.make_env(None)
+        stack.callback(env.close)
+        return env
+
+    def _plan(self, timesteps: int) -> RolloutPlan:
+        hardware = self.config.hardware
+        return plan_rollouts(timesteps, hardware.vectorized_envs, hardware.batch_size, self.config.training.n_steps)
+
+    @contextmanager
+    def _logged(self, phase: str, plan: RolloutPlan, folder: Path) -> Iterator[BatchedCallback]:
+        """The callback that logs one training phase; what is pending is written however the phase ends."""
+        sinks: list[Sink] = [JsonLinesSink(folder / "metrics.jsonl"), DisplaySink(self._display.record)]
+        if self.config.monitoring.tensorboard:
+            sinks.append(TensorBoardSink(folder / "tensorboard" / phase))
+        interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
+        callback = BatchedCallback(interval, sinks, plan.actual, phase)
+        try:
+            yield callback
+        finally:
+            self._writes += callback.writes
+            callback.close()
+
+    def _release(self, model: TimedMaskablePPO) -> None:
+        if self.config.hardware.optimize_memory:
+            self._released_bytes += release(model)
+
+    def _session_batch(self) -> SessionBatch:
+        if self._market is None:
+            raise RuntimeError("evaluation environments exist once a run has loaded its market")
+        return SessionBatch(self._market.tape(empty_table()), self._market.params, with_tables=False)
+
+    @contextmanager
+    def _phase(self, name: str, what: str) -> Iterator[None]:
+        self._display.begin(name, what)
+        self.hardware_monitor.phase = name
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_times[name] = self.phase_times.get(name, 0.0) + time.perf_counter() - began
+
+    def _write_hardware(self, folder: Path) -> None:
+        self.hardware_monitor.stop_monitoring()
+        self.hardware_monitor.save_metrics(folder / "hardware.csv")
+
+    def _latest_reading(self) -> Mapping[str, Any] | None:
+        history = self.hardware_monitor.metrics_history
+        return history[-1] if history else None
+
+    def _cache_hit_rate(self) -> float | None:
+        stats = self.feature_cache.get_stats()
+        return stats["hit_rate"] if stats["hits"] + stats["misses"] else None

@@ -25,6 +25,7 @@ LAYERS = (
     {"evidence"},
     {"configuration", "configuration_errors", "configuration_file"},
     {"testing_framework"},
+    {"command_line"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -34,7 +34,7 @@ class HardwareSettings(Section):
     batch_size: int = Field(1024, ge=2, le=2**20, description="timesteps in a minibatch of the PPO update")
     memory_fraction: float = Field(0.9, gt=0, le=1, description="share of the GPU's memory the run may take (GPU only)")
     mixed_precision: bool = Field(False, description="bf16 autocast around the update (GPU only)")
-    optimize_memory: bool = Field(True, description="split the update of a minibatch that would not fit the memory")
+    optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
     torch_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of torch; null: the free cores")
 
 
@@ -77,7 +77,7 @@ class TrainingSettings(Section):
     vf_coef: float = Field(0.5, ge=0, le=100, description="weight of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, le=1000, description="gradients are clipped to this norm")
     target_kl: float | None = Field(None, gt=0, le=100, description="KL that ends a base update early; null: none")
-    finetune_frac: float = Field(0.5, ge=0, le=10, description="hybrid timesteps as a share of base timesteps")
+    finetune_frac: float = Field(0.5, gt=0, le=10, description="hybrid timesteps as a share of base timesteps")
     finetune_learning_rate: float = Field(3e-4, gt=0, le=1, description="Adam's step size in hybrid fine-tuning")
     finetune_target_kl: float | None = Field(
         0.03, gt=0, le=100, description="KL that ends a hybrid update early; null: none"
@@ -93,8 +93,8 @@ class TrainingSettings(Section):
         return max(1, round(self.production_timesteps * share))
 
     def finetune_timesteps(self, run: RunSettings) -> int:
-        """Timesteps of hybrid fine-tuning asked for; 0 switches it off."""
-        return max(1, round(self.base_timesteps(run) * self.finetune_frac)) if self.finetune_frac else 0
+        """Timesteps of hybrid fine-tuning asked for: the same for RL alone."""
+        return max(1, round(self.base_timesteps(run) * self.finetune_frac))
 
 
 class PerformanceSettings(Section):

@@ -170,11 +170,15 @@ class WeightRamp(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         share = min(1.0, self._rollouts / self._ramp_rollouts) if self._ramp_rollouts else 1.0
-        self.model.policy.set_llm_weight(self._llm_weight * share)
+        self._set(self._llm_weight * share)
         self._rollouts += 1
 
     def _on_training_end(self) -> None:
-        self.model.policy.set_llm_weight(self._llm_weight)
+        self._set(self._llm_weight)
+
+    def _set(self, weight: float) -> None:
+        assert isinstance(self.model.policy, HybridPolicy)
+        self.model.policy.set_llm_weight(weight)
 
     def _on_step(self) -> bool:
         return True

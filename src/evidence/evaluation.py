@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sb3_contrib.common.maskable.distributions import MaskableCategorical
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.table import AdviceTable, advised_action, confidence, renormalise
@@ -150,7 +151,9 @@ class PolicyArm:
         with torch.no_grad():
             obs, _ = self._policy.obs_to_tensor(batch.obs)
             distribution = self._policy.get_distribution(obs, action_masks=batch.masks)
-            return distribution.distribution.probs.cpu().numpy()
+            categorical = distribution.distribution
+            assert isinstance(categorical, MaskableCategorical)
+            return categorical.probs.cpu().numpy()
 
 
 class FusedArm:
@@ -179,6 +182,15 @@ class FusedArm:
             positions=accounts["position"].astype(np.int64),
         )
         return actions
+
+
+def standard_arms(
+    rl_only: MaskableActorCriticPolicy, hybrid: MaskableActorCriticPolicy, fusion: Fusion, seed: int
+) -> list[Arm]:
+    """Controls, the advisor alone, both trained policies, and the fusion of `rl_only` with the advisor."""
+    rl_arm = PolicyArm("rl_only", rl_only, sees_advice=False)
+    hybrid_arm = PolicyArm("hybrid", hybrid, sees_advice=True)
+    return [FlatArm(), RandomLegalArm(seed), AdvisorArm(), rl_arm, hybrid_arm, FusedArm(rl_arm, fusion)]
 
 
 def position_states(batch: SessionBatch, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

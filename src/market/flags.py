@@ -1,7 +1,7 @@
 """Bits of a bar's flags: what an account standing at the close of bar t may know and do."""
 
 ENTRY_ALLOWED = 1
-"""An entry decided at the close of t may be taken: the feature window is whole and the next scheduled slot opens before the forced exit."""
+"""An entry decided at the close of t may be taken: the window is whole, the next slot opens before the forced exit."""
 BREAK_AFTER = 2
 """Bar t + 1 does not continue bar t within the session: a hole, a roll, another session, or the end of the file."""
 FLAT_BAR = 4

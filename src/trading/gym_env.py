@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -37,7 +37,7 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
     action acts as HOLD and is counted in `info["illegal_actions"]`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own declaration)
 
     def __init__(self, tape: Tape | str | Path, params: np.ndarray, seed: int = 0) -> None:
         self.observation_space = observation_space()

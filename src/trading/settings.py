@@ -23,12 +23,12 @@ class EnvironmentSettings(Section):
         1, ge=0, le=100, description="ticks a bar must trade through a target to fill it; 0 fills on a touch"
     )
     slippage_ticks: int | None = Field(
-        None, ge=0, le=1000, description="a market order or stop; None: the market's own"
+        None, ge=0, le=1000, description="a market order or stop; null: the market's own"
     )
     commission_usd: float | None = Field(
-        None, ge=0, le=1000, description="a contract and side, whole cents; None: the market's own"
+        None, ge=0, le=1000, description="a contract and side, whole cents; null: the market's own"
     )
-    rule_profile: str = Field("apex_50k_intraday_2026_03", description="name of a file in config/prop_firms")
+    rule_profile: str = Field("apex_50k_eod_2026_03", description="name of a file in config/prop_firms")
     reward_scale_usd: float = Field(250.0, gt=0, description="change of equity that is a reward of 1")
     breach_penalty: float = Field(4.0, ge=0, le=1000, description="reward units taken when an account is breached")
     fresh_account_frac: float = Field(

@@ -1,0 +1,84 @@
+"""What the scripts share: options that are keys of the configuration, and how an error becomes an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from src.errors import EXIT_INTERRUPTED, InterruptedRun, UserError
+
+NOT_CONFIGURATION = ("config", "debug")
+
+
+def run_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options every run has."""
+    parser = argparse.ArgumentParser(description=description)
+    option = parser.add_argument
+    option("--market", help="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K (default NQ)")
+    option("--data", metavar="PATH", help="bars: a CSV or Parquet file, or a folder (default data/, else synthetic)")
+    option("--config", metavar="FILE", help="YAML file of settings; options given here win over it")
+    option("--quick", action="store_true", default=None, help="train 1%% of production: too short to learn")
+    option("--mock-llm", action="store_true", default=None, help="advice by rules, without a language model")
+    option("--timesteps", type=int, metavar="N", help="base timesteps (default 10%% of production)")
+    option("--batch-size", type=int, metavar="N", help="timesteps in a minibatch of the PPO update")
+    option("--vectorized-envs", type=int, metavar="N", help="accounts stepped together")
+    option("--device", choices=("auto", "cpu", "cuda"), help="where the networks train (default auto)")
+    option("--seed", type=int, metavar="N", help="of every random stream of the run (default 0)")
+    option("--output-dir", metavar="FOLDER", help="gets one folder a run (default logs)")
+    option("--debug", action="store_true", help="show tracebacks and debug messages")
+    return parser
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, by the names the configuration knows."""
+    return {name: value for name, value in vars(args).items() if name not in NOT_CONFIGURATION and value is not None}
+
+
+def run_command(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> NoReturn:
+    """Run `command` and exit with its code; errors a user can mend are one paragraph, no traceback unless `--debug`."""
+    console = Console(stderr=True)
+    _log_to(console, args.debug)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        code = command(args)
+    except UserError as error:
+        if args.debug:
+            console.print_exception()
+        _print_paragraph(f"error: {error}")
+        code = error.exit_code
+    except InterruptedRun as error:
+        _print_paragraph(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _print_paragraph("Stopped before anything was written.")
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def _log_to(console: Console, debug: bool) -> None:
+    handler = RichHandler(console=console, show_time=False, show_path=debug, markup=False, highlighter=None)
+    handler.setLevel(logging.DEBUG if debug else logging.WARNING)
+    logger = logging.getLogger("src")
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _print_paragraph(text: str) -> None:
+    """Wrap the first paragraph to 80 columns; what follows a line break (a worker's traceback) stays as it is."""
+    first, *rest = text.split("\n")
+    wrapped: Sequence[str] = textwrap.wrap(first, 80, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write("\n".join([*wrapped, *rest]) + "\n")

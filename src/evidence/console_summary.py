@@ -1,0 +1,74 @@
+"""What a finished run prints: verdict, arms, targets, where everything is. Fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from src.evidence.report import MET, MISSED
+
+_STYLES = {MET: "green", MISSED: "red"}
+
+
+def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> None:
+    """Print the report's essence; everything in it stands in `report.json` with more digits."""
+    console.print()
+    console.print(Text("Verdict", style="bold"))
+    for line in report["verdict"]:
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    if report["arms"]:
+        console.print()
+        console.print(_arms_table(report["arms"]))
+    console.print()
+    console.print(_targets_table(report["targets"]))
+    console.print()
+    outcome = "All required targets met." if report["validation_passed"] else f"Missed: {', '.join(_missed(report))}."
+    console.print(Text(outcome, style="bold"))
+    console.print(Text(f"Report: {folder / 'report.json'}"), soft_wrap=True)
+
+
+def _missed(report: Mapping[str, Any]) -> list[str]:
+    return [name for name, target in report["targets"].items() if target["required"] and target["status"] != MET]
+
+
+def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="Sealed sessions, US dollars after costs", title_justify="left", box=None, pad_edge=False)
+    table.add_column("arm")
+    for heading in ("net/session", "trades/s.", "win rate", "max drawdown", "breached"):
+        table.add_column(heading, justify="right")
+    for name, arm in arms.items():
+        table.add_row(
+            name,
+            f"{arm['net_usd_per_session']:,.0f}",
+            f"{arm['trades_per_session']:.1f}",
+            "-" if arm["win_rate"] is None else f"{arm['win_rate']:.0%}",
+            f"{arm['max_drawdown_usd']:,.0f}",
+            f"{arm['sessions_breached']} of {arm['sessions']}",
+        )
+    return table
+
+
+def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="Targets", title_justify="left", box=None, pad_edge=False)
+    for heading in ("target", "limit", "measured", "status"):
+        table.add_column(heading, justify="left" if heading in ("target", "status") else "right")
+    for name, target in targets.items():
+        bound = "at most" if target["at_most"] else "at least"
+        limit = "-" if target["target"] is None else f"{bound} {target['target']:,g}"
+        measured = "-" if target["measured"] is None else f"{target['measured']:,.3g}"
+        status = target["status"] + (f": {target['reason']}" if "reason" in target else "")
+        table.add_row(
+            name + (" *" if target["required"] else ""),
+            limit,
+            measured,
+            Text(status, _STYLES.get(target["status"], "")),
+        )
+    table.caption = "* decides the exit code"
+    table.caption_justify = "left"
+    return table
