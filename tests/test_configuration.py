@@ -125,7 +125,6 @@ def test_pytest_does_not_collect_it() -> None:
         ({}, 50_000, 25_000),
         ({"quick": True}, 5_000, 2_500),
         ({"quick": True, "timesteps": 777}, 777, 388),
-        ({"finetune_frac": 0.0}, 50_000, 0),
         ({"timesteps": 1}, 1, 1),
     ],
 )
