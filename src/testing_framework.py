@@ -237,13 +237,16 @@ class OptimizedFeatureCache:
         self.hits = self.misses = 0
 
 
+_INT64 = np.dtype(np.int64)
+
+
 class VectorizedDecisionFusion:
     """Fuses decisions of an RL-only policy with the advice, by the rules spelled out in `src.advisor.fusion`.
 
     `config`: a mapping or an object with llm_weight, confidence_threshold and risk
     (`src.advisor.fusion.read_config`); what it lacks takes the default. `sequential` True, or
     `vectorized_decision_fusion: false` in the config, uses the plain loop: same actions, same counts, slower.
-    `counts` (int64[9]: `fusion.RULES`, then advice_changed) is what a checkpoint stores and restores.
+    `counts` (float64[9]: `fusion.RULES`, then advice_changed) is what a checkpoint stores and restores.
     """
 
     def __init__(self, config: object = None, *, sequential: bool | None = None) -> None:
@@ -251,8 +254,8 @@ class VectorizedDecisionFusion:
         self.confidence_threshold = settings.confidence_threshold
         self.risk = settings.risk
         self.sequential = not compiled if sequential is None else sequential
-        self.counts = np.zeros(fusion.N_COUNTS, dtype=np.int64)
-        self._constants = fusion.constants(settings, self.llm_weight)
+        self._state = fusion.new_state(settings, self.llm_weight)
+        self.counts = self._state[fusion.N_LIMITS :]
         self._fuse: fusion.Fuse = fusion.fuse_sequential if self.sequential else fusion.compiled_fuse()
 
     def fuse_batch(
@@ -273,22 +276,21 @@ class VectorizedDecisionFusion:
         Without `positions` every action but HOLD counts as risk-increasing. ValueError naming the first element that
         breaks this, or the shapes that differ; nothing is counted then.
         """
-        columns: tuple[Any, ...] = (
-            *(rl_actions, rl_confidences, llm_actions, llm_confidences, risk_scores),
-            fusion.NO_MASKS if masks is None else masks,
-            fusion.NO_POSITIONS if positions is None else positions,
-        )
+        mask = fusion.NO_MASKS if masks is None else masks
+        position = fusion.NO_POSITIONS if positions is None else positions
+        given = (rl_actions, rl_confidences, llm_actions, llm_confidences, risk_scores, mask, position)
+        columns: tuple[Any, ...] = given
         if self.sequential or not fusion.ready(*columns):
             columns = fusion.coerce(columns)
         n = len(columns[0])
         if (masks is not None and len(columns[5]) != n) or (positions is not None and len(columns[6]) != n):
             raise ValueError(fusion.explain(fusion.LENGTHS_DIFFER, columns))
-        actions = np.empty(n, np.int64)
+        actions = np.empty(n, _INT64)
         try:
-            bad = self._fuse(*columns, self._constants, actions, self.counts)
-        except TypeError:  # a layout or number of dimensions that the compiled loop does not take
+            bad = self._fuse(*columns, self._state, actions)
+        except TypeError:  # the right types in a layout or of a shape that the compiled loop does not take
             columns = fusion.coerce(columns)
-            bad = self._fuse(*columns, self._constants, actions, self.counts)
+            bad = self._fuse(*columns, self._state, actions)
         if bad != fusion.ALL_USABLE:
             raise ValueError(fusion.explain(bad, columns))
         return actions
@@ -302,7 +304,7 @@ class VectorizedDecisionFusion:
     def get_stats(self) -> dict[str, Any]:
         """How many elements each rule decided, `total`, `rates` per rule (0.0 before the first), and how often
         advice changed the action."""
-        *rules, changed = self.counts.tolist()
+        *rules, changed = map(int, self.counts)
         total = sum(rules)
         return {
             **dict(zip(fusion.RULES, rules, strict=True)),

@@ -59,12 +59,18 @@ ALL_USABLE, LENGTHS_DIFFER = -1, -2
 Fuse = Callable[..., int]
 
 
-def constants(settings: FusionSettings, llm_weight: float) -> NDArray[np.float64]:
-    """float64[4]: weight of RL, weight of the advice, confidence threshold, risk limit (infinite without a veto).
+N_LIMITS = 4
 
-    They are rounded to float32 and held as float64, in which products of two of them are exact."""
+
+def new_state(settings: FusionSettings, llm_weight: float) -> NDArray[np.float64]:
+    """float64[13]: weight of RL, weight of the advice, confidence threshold, risk limit (infinite without a veto); then
+    the counts, all 0. One array, because each more costs a call of the compiled loop 0.1 us.
+
+    The first four are rounded to float32 and held as float64, in which products of two of them are exact.
+    """
     limit = RISK_VETO_SCORE if settings.risk.enable_risk_veto else np.inf
-    return np.array([1.0 - llm_weight, llm_weight, settings.confidence_threshold, limit], np.float32).astype(np.float64)
+    limits = np.array([1.0 - llm_weight, llm_weight, settings.confidence_threshold, limit], np.float32)
+    return np.concatenate([limits.astype(np.float64), np.zeros(N_COUNTS)])
 
 
 def fuse_sequential(
@@ -75,14 +81,13 @@ def fuse_sequential(
     risk_scores: NDArray[np.float32],
     masks: NDArray[np.bool_],
     positions: NDArray[np.int64],
-    limits: NDArray[np.float64],
+    state: NDArray[np.float64],
     actions: NDArray[np.int64],
-    counts: NDArray[np.int64],
 ) -> int:
     """One element after another in plain Python: the path of `vectorized_decision_fusion: false`, the benchmark's
     baseline."""
     n = len(actions)
-    limit_values = tuple(limits.tolist())
+    limits = tuple(state[:N_LIMITS].tolist())
     rules = [0] * N_COUNTS
     known_masks = masks.tolist() if masks is not NO_MASKS else None
     known_positions = positions.tolist() if positions is not NO_POSITIONS else None
@@ -106,11 +111,11 @@ def fuse_sequential(
             if llm != ABSTAIN and not mask[llm]:
                 llm = ABSTAIN
         position = None if known_positions is None else known_positions[i]
-        action, rule, unadvised = _decide(limit_values, rl, p, llm, q, risk, position)
+        action, rule, unadvised = _decide(limits, rl, p, llm, q, risk, position)
         actions[i] = action
         rules[rule] += 1
         rules[ADVICE_CHANGED] += action != unadvised
-    counts += rules
+    state[N_LIMITS:] += rules
     return ALL_USABLE
 
 
@@ -159,9 +164,8 @@ def _fuse_elements(
     risk_scores: Any,
     masks: Any,
     positions: Any,
-    limits: Any,
+    state: Any,
     actions: Any,
-    counts: Any,
 ) -> Any:
     """`fuse_sequential` for numba, compiled by `compiled_fuse`. Flags are 0 or -1 (all bits) and chosen with & and
     |, so that the main loop has no branch and becomes vector instructions: 4 instead of 13 to 20 ns an element. It
@@ -171,8 +175,8 @@ def _fuse_elements(
         return -2
     if len(risk_scores) != n or masks.shape[1] != 6:
         return -2
-    scratch = np.empty((2, n), np.int32)
-    legal_bits, adding_bits = scratch[0], scratch[1]
+    scratch = np.empty(2 * n + 9, np.int32)
+    legal_bits, adding_bits, counts = scratch[:n], scratch[n : 2 * n], scratch[2 * n :]
     good = True
     # What costs single loads is gathered first, a bit per action.
     if len(masks) == n:
@@ -191,8 +195,8 @@ def _fuse_elements(
 
     bad = np.int32(0)
     one = np.int32(1)
-    rl_weight, llm_weight = limits[0], limits[1]
-    threshold, risk_limit = np.float32(limits[2]), np.float32(limits[3])
+    rl_weight, llm_weight = state[0], state[1]
+    threshold, risk_limit = np.float32(state[2]), np.float32(state[3])
     for i in range(n):
         p, q, risk = rl_confidences[i], llm_confidences[i], risk_scores[i]
         bad |= np.int32(np.uint64(rl_actions[i]) > 5) | np.int32(np.uint64(llm_actions[i] + 1) > 6)
@@ -233,9 +237,12 @@ def _fuse_elements(
             allowed = 0 <= rl_actions[i] <= 5 and -1 <= llm_actions[i] <= 5 and (len(masks) != n or masks[i, 0])
             if not allowed or p != p or q != q or risk != risk:
                 return i
+    counts[:] = 0
     for i in range(n):
         counts[np.uint64(legal_bits[i] & 7)] += 1
         counts[8] += legal_bits[i] >> 3
+    for j in range(9):
+        state[4 + j] += counts[j]
     return -1
 
 
@@ -248,8 +255,8 @@ def compiled_fuse() -> Fuse:
     ints = types.Array(types.int64, 1, "C", readonly=True)
     floats = types.Array(types.float32, 1, "C", readonly=True)
     masks = types.Array(types.boolean, 2, "C", readonly=True)
-    written = types.Array(types.int64, 1, "C")
-    signature = types.int64(ints, floats, ints, floats, floats, masks, ints, types.float64[::1], written, written)
+    state, actions = types.float64[::1], types.int64[::1]
+    signature = types.int64(ints, floats, ints, floats, floats, masks, ints, state, actions)
     return njit(signature, cache=True, nogil=True)(_fuse_elements)
 
 
@@ -259,17 +266,12 @@ DTYPES: tuple[np.dtype[Any], ...] = (_INT64, _FLOAT32, _INT64, _FLOAT32, _FLOAT3
 
 
 def ready(rl: Any, p: Any, llm: Any, q: Any, risk: Any, masks: Any, positions: Any) -> bool:
-    """Whether the loops can take the columns of one batch as they are: the common case, and so told as fast as
-    possible."""
+    """Whether the columns of one batch have `DTYPES`: the common case, told fast. Shapes are not looked at."""
     try:
         return (
-            rl.dtype is _INT64
-            and p.dtype is _FLOAT32
-            and llm.dtype is _INT64
-            and q.dtype is _FLOAT32
-            and risk.dtype is _FLOAT32
+            rl.dtype is llm.dtype is positions.dtype is _INT64
+            and p.dtype is q.dtype is risk.dtype is _FLOAT32
             and masks.dtype is _BOOL
-            and positions.dtype is _INT64
         )
     except AttributeError:
         return False
@@ -293,6 +295,7 @@ def coerce(columns: Sequence[Any]) -> tuple[NDArray[Any], ...]:
 def explain(bad: int, columns: Sequence[NDArray[Any]]) -> str:
     """Why the loops refused a batch: `bad` is what they returned."""
     if bad == LENGTHS_DIFFER:
+        coerce(columns)  # says so if it is the shape of one array
         given = [i for i, column in enumerate(columns) if column is not NO_MASKS and column is not NO_POSITIONS]
         return "the arrays of one batch differ in length: " + ", ".join(
             f"{COLUMNS[i]} {len(columns[i])}" for i in given
@@ -344,10 +347,15 @@ def risk_scores(states: object, limits: RiskSettings) -> NDArray[np.float32]:
     for name, column in ((RISK_FIELDS[0], losses), (RISK_FIELDS[1], drawdown)):
         if np.isnan(column).any():
             raise ValueError(f"{name} of state {int(np.isnan(column).argmax())} is NaN; a number is needed")
-    near = np.maximum(losses / limits.max_consecutive_losses, drawdown / limits.dd_buffer_threshold).clip(0.0, 1.0)
+    near = np.maximum(_share(losses, limits.max_consecutive_losses), _share(drawdown, limits.dd_buffer_threshold))
     least = limits.min_win_rate_threshold
-    short = np.nan_to_num((least - win_rate) / least, nan=0.0).clip(0.0, 1.0) if least > 0.0 else 0.0
+    short = 1.0 - _share(np.nan_to_num(win_rate, nan=least), least) if least > 0.0 else 0.0
     return (near + (1.0 - near) * (WIN_RATE_SHARE * short)).astype(np.float32)
+
+
+def _share(column: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+    """column / limit, clipped to [0, 1] beforehand: a tiny limit would overflow."""
+    return column.clip(0.0, limit) / limit
 
 
 def _risk_columns(states: Any) -> NDArray[np.float64]:

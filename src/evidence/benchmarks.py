@@ -1,0 +1,207 @@
+"""How much faster parts are than the common way: `python -m src.evidence.benchmarks [part ...] [--repeats N] [--quick]`.
+
+Every pair is warmed up and then measured in turns (common, ours, common, ours ...) within one process, so that a noisy
+neighbour meets both; the medians and their ratio are shown, and the last line is the same as JSON. A part is a function
+in `PARTS` that yields `Comparison`s. The classes measured live above this room and are therefore looked up by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pkgutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from src.suggestions import did_you_mean
+
+COLUMNS = 80
+SHORTEST_BLOCK_S, SHORTEST_BLOCK_QUICK_S = 0.05, 0.005
+"""A measured block calls its function until it has lasted this long: the clock and the loop then weigh nothing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One case of a part: two ways to do the same, each a call without arguments. `target` is the ratio wanted."""
+
+    case: str
+    common: Callable[[], object]
+    ours: Callable[[], object]
+    calls: int = 1  # operations in one call
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Median seconds of one operation each way, and the ratio of the medians."""
+
+    part: str
+    case: str
+    common_s: float
+    ours_s: float
+    target: float | None
+
+    @property
+    def ratio(self) -> float:
+        return self.common_s / self.ours_s
+
+
+Part = Callable[[], Iterator[Comparison]]
+PARTS: dict[str, Part] = {}
+
+
+def part(measure: Part) -> Part:
+    """Register a part under its function's name."""
+    PARTS[measure.__name__] = measure
+    return measure
+
+
+@part
+def fusion() -> Iterator[Comparison]:
+    """Fuse a batch: `fuse_batch` of the compiled loop and of the plain one, as the public five-array call."""
+    fusion_class = pkgutil.resolve_name("src.testing_framework:VectorizedDecisionFusion")
+    compiled, sequential = fusion_class({}, sequential=False), fusion_class({}, sequential=True)
+    rng = np.random.default_rng(0)
+    for n, target in ((32, 10.0), (1_024, 50.0), (65_536, 50.0)):
+        rl_actions, llm_actions = rng.integers(0, 6, n), rng.integers(-1, 6, n)
+        rl_confidences, llm_confidences, risk = rng.random((3, n), dtype=np.float32)
+        batch = (rl_actions, rl_confidences, llm_actions, llm_confidences, risk)
+        yield _fusing(f"batch {n:,}", sequential, compiled, batch, target)
+
+
+def _fusing(case: str, sequential: Any, compiled: Any, batch: tuple[Any, ...], target: float) -> Comparison:
+    return Comparison(case, lambda: sequential.fuse_batch(*batch), lambda: compiled.fuse_batch(*batch), target=target)
+
+
+class ListRecency:
+    """The common way to keep recency: a dict of rows and a list of keys, searched at every use."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Any] = {}
+        self.order: list[int] = []
+
+    def get(self, key: int) -> Any:
+        if key not in self.rows:
+            return None
+        self.order.remove(key)
+        self.order.append(key)
+        return self.rows[key]
+
+    def put(self, key: int, row: Any) -> None:
+        self.rows[key] = row
+        self.order.append(key)
+
+
+@part
+def cache() -> Iterator[Comparison]:
+    """Look a row up in a full cache, keys in random order: `OptimizedFeatureCache.get` and a list of keys."""
+    cache_class = pkgutil.resolve_name("src.testing_framework:OptimizedFeatureCache")
+    rng = np.random.default_rng(0)
+    for n in (1_000, 10_000):
+        ours, common = cache_class(n), ListRecency()
+        for key, row in enumerate(rng.random((n, 28), dtype=np.float32)):
+            ours.put(key, row)
+            common.put(key, row)
+        keys = rng.integers(0, n, 200).tolist()
+        yield _looking_up(f"get at {n:,} entries", common, ours, keys)
+
+
+def _looking_up(case: str, common: Any, ours: Any, keys: list[int]) -> Comparison:
+    return Comparison(case, lambda: [common.get(k) for k in keys], lambda: [ours.get(k) for k in keys], calls=len(keys))
+
+
+def measure(name: str, comparison: Comparison, repeats: int, shortest_block_s: float) -> Result:
+    """Medians of `repeats` blocks of each way, taken in turns after a warm-up."""
+    ways = (comparison.common, comparison.ours)
+    calls = [_calls_in(way, shortest_block_s) for way in ways]
+    blocks: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for way, n, times in zip(ways, calls, blocks, strict=True):
+            start = time.perf_counter()
+            for _ in range(n):
+                way()
+            times.append((time.perf_counter() - start) / (n * comparison.calls))
+    common_s, ours_s = (statistics.median(times) for times in blocks)
+    return Result(name, comparison.case, common_s, ours_s, comparison.target)
+
+
+def _calls_in(way: Callable[[], object], seconds: float) -> int:
+    """How many calls last at least `seconds`; warms up on the way."""
+    way()
+    n = 1
+    while True:
+        start = time.perf_counter()
+        for _ in range(n):
+            way()
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return n
+        n = max(2 * n, int(n * seconds / max(elapsed, 1e-7)))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2f} us"
+
+
+def show(console: Console, results: Sequence[Result]) -> None:
+    """The table of medians; `want` is the ratio aimed at, where there is one."""
+    table = Table(title="Medians of one operation, common way against ours")
+    table.add_column("part")
+    table.add_column("case")
+    for heading in ("common", "ours", "ratio", "want"):
+        table.add_column(heading, justify="right")
+    for r in results:
+        want = "" if r.target is None else f"{r.target:.0f}x"
+        table.add_row(r.part, r.case, _duration(r.common_s), _duration(r.ours_s), f"{r.ratio:.1f}x", want)
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the parts asked for, all by default. 0, or 2 for an unknown part; the ratios decide nothing here."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.evidence.benchmarks", description="Parts against the common way."
+    )
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if left out")
+    parser.add_argument("--repeats", type=int, default=9, help="measured blocks of each way (default 9)")
+    parser.add_argument("--quick", action="store_true", help="three short blocks: shows that it runs, not how fast")
+    options = parser.parse_args(arguments)
+    for name in options.parts:
+        if name not in PARTS:
+            parser.error(f"no part {name!r}{did_you_mean(name, PARTS)}; there are {', '.join(PARTS)}")
+    if options.repeats < 1:
+        parser.error(f"--repeats is {options.repeats}; it must be at least 1")
+    repeats = min(3, options.repeats) if options.quick else options.repeats
+    block_s = SHORTEST_BLOCK_QUICK_S if options.quick else SHORTEST_BLOCK_S
+    names = list(dict.fromkeys(options.parts)) or list(PARTS)
+    results = [measure(name, comparison, repeats, block_s) for name in names for comparison in PARTS[name]()]
+    console = Console(width=COLUMNS)
+    show(console, results)
+    line = {
+        "repeats": repeats,
+        "quick": options.quick,
+        "results": [
+            {
+                "part": r.part,
+                "case": r.case,
+                "common_us": round(r.common_s * 1e6, 3),
+                "ours_us": round(r.ours_s * 1e6, 3),
+                "ratio": round(r.ratio, 2),
+                "target": r.target,
+            }
+            for r in results
+        ],
+    }
+    console.print(json.dumps(line), soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
