@@ -75,6 +75,10 @@ def test_every_scheduled_slot_has_its_bar_and_no_other(interval_min: int, start:
     assert (placed.session_id == bars.session_id).all()
     schedule = calendar_schedule(start, date(start.year + 1, 1, 20))
     assert (sessions.date == schedule.date[:22]).all()
+    halted = (placed.open_ns >= sessions.halt_start_ns[placed.session_id]) & (
+        placed.open_ns < sessions.halt_end_ns[placed.session_id]
+    )
+    assert not halted.any()
     # Seven minutes do not fit the 16:15 to 16:30 halt of 2013: one slot that opens before its end is left out.
     tolerated = 1 if interval_min == 7 else 0
     assert (run_starts(placed, sessions, no_trade_bars=tolerated) == 0).all(), "one run, without a hole"
