@@ -96,6 +96,7 @@ def read_columns(file: Path) -> RawColumns:
         )
     if table.empty:
         raise BarDataError(f"{file}: the file has its columns but not a single bar. Export it again.")
+    _refuse_several_instruments(file, table)
     names: tuple[str, ...] = ()
     codes = np.zeros(len(table), dtype=np.int16)
     if "contract" in table.columns:
@@ -112,6 +113,17 @@ def read_columns(file: Path) -> RawColumns:
         contract=codes,
         contract_names=names,
     )
+
+
+def _refuse_several_instruments(file: Path, table: pd.DataFrame) -> None:
+    """Nothing would tell their rows apart, and repair would keep whichever comes first."""
+    for name in ("symbol", "instrument_id"):
+        if name in table.columns and "contract" not in table.columns and table[name].nunique() > 1:
+            held = ", ".join(str(value) for value in table[name].unique()[:4])
+            raise BarDataError(
+                f"{file}: its column {name!r} names several instruments ({held}). Keep the rows of one market and rename "
+                f"the column to `contract`."
+            )
 
 
 def _read_table(file: Path) -> pd.DataFrame:

@@ -138,6 +138,17 @@ def test_a_whole_day_a_hundred_times_too_high_is_a_glitch_in_each_of_its_rows():
     assert {defect.kind for defect in found} == {"price glitch (factor 100)"}
 
 
+def test_a_glitch_within_the_range_of_a_long_history_is_seen_beside_its_neighbours():
+    table = TABLE.copy()
+    level = np.round(600 * np.geomspace(1, 33, N)) // 1
+    for name in PRICES:
+        table[name] = level
+    table.loc[390, list(PRICES)] = level[390] // 100
+    raw = raw_columns(table)
+    found = list_defects(raw, check_rows(raw, get_contract("ES"), None))
+    assert [(defect.row, defect.kind) for defect in found] == [(391, "price glitch (factor 100)")]
+
+
 def test_one_late_bar_does_not_condemn_the_sorted_bars_after_it():
     table = TABLE.copy()
     table.iat[10, 0] = table["datetime"].iat[10] + pd.Timedelta(days=3)
@@ -145,13 +156,32 @@ def test_one_late_bar_does_not_condemn_the_sorted_bars_after_it():
     assert [defect.row for defect in list_defects(raw, check_rows(raw, get_contract("ES"), None))] == [11]
 
 
-def test_a_stretch_of_another_interval_is_a_mixed_interval(tmp_path):
-    five, one = scheduled_slots(2), scheduled_slots(3, 1)
-    mixed = np.concatenate((five, one[one > five[-1] + 3_600_000_000_000][:200]))
+@pytest.mark.parametrize(("most", "few"), [(5, 1), (1, 5)])
+def test_a_stretch_of_another_interval_is_a_mixed_interval(tmp_path, most, few):
+    main, other = scheduled_slots(2, most), scheduled_slots(4, few)
+    mixed = np.concatenate((main, other[other > main[-1] + 3_600_000_000_000][:100]))
     file = write_csv(bar_table(walk_bars(mixed)), tmp_path / "ES.csv")
     with pytest.raises(BarDataError, match="mixed interval"):
         load_bars(file, "ES")
-    assert load_es(file, repair=True).interval_s == 300
+    repaired_bars = load_es(file, repair=True)
+    assert repaired_bars.interval_s == 60 * most
+    assert repaired_bars.open_ns[: len(main)].tolist() == main.tolist()
+    assert repaired_bars.repairs["mixed interval"] >= 80
+
+
+def test_bars_without_trades_in_thin_markets_are_no_mixed_interval(tmp_path):
+    slots = scheduled_slots(4, 1)
+    thin = slots[np.random.default_rng(5).random(len(slots)) < 0.6]
+    file = write_csv(bar_table(walk_bars(thin, interval_min=1)), tmp_path / "ES.csv")
+    assert len(load_es(file)) == len(thin)
+
+
+@pytest.mark.parametrize("column", ["symbol", "instrument_id"])
+def test_several_instruments_without_a_contract_column_are_refused_even_with_repair(tmp_path, column):
+    table = TABLE.loc[TABLE.index.repeat(2)].reset_index(drop=True)
+    table[column] = ["ESM4", "NQM4"] * N
+    with pytest.raises(BarDataError, match=r"several instruments \(ESM4, NQM4\)"):
+        load_bars(write_csv(table, tmp_path / "ES.csv"), "ES", repair=True)
 
 
 @given(st.permutations(range(60)))

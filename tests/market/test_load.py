@@ -36,16 +36,16 @@ def save(folder, name, *, market="ES", start=0, end=None, interval=5):
 
 
 def test_a_folder_s_files_of_a_market_are_joined_in_time_order_whatever_their_names(tmp_path):
-    save(tmp_path, "ES_z_first.csv", end=300)
-    save(tmp_path, "es-a-second.parquet", start=300)
+    save(tmp_path, "ES_b_first.csv", end=300)
+    save(tmp_path, "ES-a-second.parquet", start=300)
     save(tmp_path, "NQ_other.csv", market="NQ")
     save(tmp_path, "ESX.csv", market="NQ")
     (tmp_path / "ES_notes.txt").write_text("not bars")
     whole = load_bars(save(tmp_path, "whole.csv"), "ES")
     joined = load_bars(tmp_path, "ES")
     assert joined.fingerprint == whole.fingerprint
-    assert "ES_z_first.csv" in joined.source
-    assert "es-a-second.parquet" in joined.source
+    assert "ES_b_first.csv" in joined.source
+    assert "ES-a-second.parquet" in joined.source
 
 
 @pytest.mark.parametrize("separator", ["_", "-", ".", " "])
