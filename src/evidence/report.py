@@ -97,8 +97,9 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
         share = sum(r["update_s"] for r in training) / sum(r["seconds"] for r in training)
         slow = "the PPO update" if share >= 0.5 else "collecting rollouts"
         lines.append(
-            f"Trains: {base['timesteps']:,} base timesteps at {base['steps_per_s']:,.0f} steps/s; the bottleneck is "
-            f"{slow} ({max(share, 1 - share):.0%} of training time)."
+            f"Trains: {base['timesteps']:,} base timesteps ({base['timesteps_requested']:,} asked) at "
+            f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {slow} "
+            f"({max(share, 1 - share):.0%} of training time)."
         )
     leak = report.get("look_ahead")
     if leak is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from src.market.flags import BREAK_AFTER, DECISION, END_AFTER, FLAT_BAR
 from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_SIDES, N_WINDOW_FEATURES
 
 _DTYPES: dict[str, Any] = {
@@ -70,6 +71,22 @@ class Tape:
             )
         if len(self.starts) and (self.starts.min() < 0 or self.starts.max() >= n):
             raise ValueError(f"Tape.starts names bars {self.starts.min()} to {self.starts.max()} of {n}")
+        self._check_endings()
+
+    def _check_endings(self) -> None:
+        """A session ends with its account flat: at a forced exit, or at a break that closes the position."""
+        ends = (self.flags & END_AFTER) != 0
+        broken = (self.flags & BREAK_AFTER) != 0
+        before_flat_bar = np.append((self.flags[1:] & FLAT_BAR) != 0, False)
+        open_ended = np.flatnonzero(ends & ~broken & ~before_flat_bar)
+        if len(open_ended):
+            raise ValueError(
+                f"Tape.flags end a session after bar {open_ended[0]} with neither a forced exit nor a break behind it: "
+                f"a position would outlive its session"
+            )
+        last = self.flags[-1:] & (DECISION | BREAK_AFTER | END_AFTER)
+        if len(last) and last[0] & DECISION and not last[0] & BREAK_AFTER:
+            raise ValueError("Tape.flags let an account decide at the last bar, but no bar follows it: set BREAK_AFTER")
 
     @property
     def window_flat(self) -> np.ndarray:
