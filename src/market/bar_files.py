@@ -121,8 +121,8 @@ def _refuse_several_instruments(file: Path, table: pd.DataFrame) -> None:
         if name in table.columns and "contract" not in table.columns and table[name].nunique() > 1:
             held = ", ".join(str(value) for value in table[name].unique()[:4])
             raise BarDataError(
-                f"{file}: its column {name!r} names several instruments ({held}). Keep the rows of one market and rename "
-                f"the column to `contract`."
+                f"{file}: its column {name!r} names several instruments ({held}). Keep the rows of one market and "
+                f"rename the column to `contract`."
             )
 
 
