@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
@@ -416,18 +415,18 @@ class BatchedCallback(BaseCallback):
 
 
 class EnvironmentStatePool:
-    """Lends environments out again instead of building them anew; safe to use from several threads.
+    """Lends environments (anything with `reset(seed=)` and `close()`) out again instead of building them anew.
 
-    Environments are built when first needed. Every one handed out, built just now or used before, stands where a
-    fresh one stands after `reset(seed=seed)`: its reset is the whole of what it remembers (Gymnasium's contract), and
-    where it has `get_state`/`set_state` the state it was born with is put back first. When all `pool_size` are out,
-    `acquire` builds a temporary one with id -1, closed on release; `pool_size` 0 always does
-    (`environment_state_pooling: false`), with the same results. ValueError for a negative size.
+    Safe to use from several threads. Environments are built when first needed. Every one handed out, built just now
+    or used before, stands where a fresh one stands after `reset(seed=seed)`: its reset is the whole of what it
+    remembers (Gymnasium's contract), and where it has `get_state`/`set_state` the state it was born with is put back
+    first. When all `pool_size` are out, `acquire` builds a temporary one with id -1, closed on release; `pool_size` 0
+    always does (`environment_state_pooling: false`), with the same results. ValueError for a negative size.
     """
 
     def __init__(
         self,
-        env_class: Callable[..., gymnasium.Env],
+        env_class: Callable[..., Any],
         env_kwargs: Mapping[str, Any] | None = None,
         pool_size: int = 8,
         *,
@@ -440,16 +439,16 @@ class EnvironmentStatePool:
         self.pool_size = pool_size
         self.seed = seed
         self._lock = threading.Lock()
-        self._envs: list[gymnasium.Env | None] = [None] * pool_size
+        self._envs: list[Any] = [None] * pool_size
         self._born: list[Any] = [None] * pool_size
         self._free = list(range(pool_size - 1, -1, -1))
         self._lent: set[int] = set()
-        self._temporary: list[gymnasium.Env] = []
+        self._temporary: list[Any] = []
         self._uses = 0
         self._temporary_uses = 0
         self._closed = False
 
-    def acquire(self, seed: int | None = None) -> tuple[int, gymnasium.Env]:
+    def acquire(self, seed: int | None = None) -> tuple[int, Any]:
         """An environment, reset with `seed` (the pool's where None), and its id; -1 for a temporary one.
         RuntimeError once closed."""
         with self._lock:
@@ -476,14 +475,14 @@ class EnvironmentStatePool:
                 self._temporary.append(env)
         return env_id, env
 
-    def _restart(self, env_id: int, seed: int | None) -> gymnasium.Env:
+    def _restart(self, env_id: int, seed: int | None) -> Any:
         env = self._envs[env_id]
         if env is None:
             env = self._envs[env_id] = self.env_class(**self.env_kwargs)
             if hasattr(env, "get_state") and hasattr(env, "set_state"):
                 self._born[env_id] = env.get_state()
         elif self._born[env_id] is not None:
-            env.set_state(self._born[env_id])  # type: ignore[attr-defined]
+            env.set_state(self._born[env_id])
         env.reset(seed=self.seed if seed is None else seed)
         return env
 
@@ -492,7 +491,7 @@ class EnvironmentStatePool:
             self._lent.remove(env_id)
             self._free.append(env_id)
 
-    def release(self, env_id: int, env: gymnasium.Env | None = None) -> None:
+    def release(self, env_id: int, env: Any = None) -> None:
         """Give an environment back. A temporary one (-1) is closed; `env` says which, and is needed when several are
         out.
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from src.testing_framework import VectorizedDecisionFusion
+from src.testing_framework import VectorizedDecisionFusion, create_test_config
 
 HOLD, BUY, SELL, MOVE_TO_BE, ENABLE_TRAIL, DISABLE_TRAIL = range(6)
 SILENT = -1
@@ -469,3 +469,15 @@ def test_states_that_lack_a_field_or_hold_nan_are_refused() -> None:
         fusion.calculate_risk_scores([state(), state(drawdown=float("nan"))])
     with pytest.raises(ValueError, match="differ in length"):
         fusion.calculate_risk_scores({name: np.zeros(2 + i) for i, name in enumerate(state())})
+
+
+def test_the_test_configuration_reaches_every_setting() -> None:
+    config = create_test_config(
+        llm_weight=0.25,
+        confidence_threshold=0.75,
+        vectorized_decision_fusion=False,
+        fusion={"risk": {"enable_risk_veto": False, "max_consecutive_losses": 9}},
+    )
+    fusion = VectorizedDecisionFusion(config)
+    assert (fusion.llm_weight, fusion.confidence_threshold, fusion.sequential) == (0.25, 0.75, True)
+    assert (fusion.risk.enable_risk_veto, fusion.risk.max_consecutive_losses) == (False, 9)

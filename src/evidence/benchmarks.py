@@ -1,4 +1,4 @@
-"""How much faster parts are than the common way: `python -m src.evidence.benchmarks [part ...] [--repeats N] [--quick]`.
+"""How much faster parts are than usual ways: `python -m src.evidence.benchmarks [part ...] [--repeats N] [--quick]`.
 
 Every pair is warmed up and then measured in turns (common, ours, common, ours ...) within one process, so that a noisy
 neighbour meets both; the medians and their ratio are shown, and the last line is the same as JSON. A part is a function
