@@ -301,8 +301,8 @@ class VectorizedDecisionFusion:
         return fusion.risk_scores(position_states, self.risk)
 
     def get_stats(self) -> dict[str, Any]:
-        """How many elements each rule decided, `total`, `rates` per rule (0.0 before the first), and how often
-        advice changed the action."""
+        """How many elements each rule decided, `total`, `rates` per rule (0.0 before the first), how often advice
+        changed the action, and which `loop` fused: compiled or sequential."""
         *rules, changed = map(int, self.counts)
         total = sum(rules)
         return {
@@ -311,6 +311,7 @@ class VectorizedDecisionFusion:
             "rates": {rule: count / total if total else 0.0 for rule, count in zip(fusion.RULES, rules, strict=True)},
             "advice_changed": changed,
             "advice_changed_rate": changed / total if total else 0.0,
+            "loop": "sequential" if self.sequential else "compiled",
         }
 
 
@@ -775,7 +776,7 @@ class TestingFramework:
     def _session_batch(self) -> SessionBatch:
         if self._market is None:
             raise RuntimeError("evaluation environments exist once a run has loaded its market")
-        return SessionBatch(self._market.tape(empty_table()), self._market.params, with_tables=False)
+        return SessionBatch(self._market.tape(empty_table()), self._market.session_params, with_tables=False)
 
     @contextmanager
     def _phase(self, name: str, what: str) -> Iterator[None]:

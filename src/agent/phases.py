@@ -43,6 +43,14 @@ class Market:
     params: NDArray[np.void]
     situation: NDArray[np.int32]
 
+    @property
+    def session_params(self) -> NDArray[np.void]:
+        """An account's constants in evaluation: sessions are played to their end, not to training's step limit."""
+        params = self.params.copy()
+        params["max_episode_steps"] = 0
+        params.setflags(write=False)
+        return params
+
     def first_bars(self, session_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The first tradable bar of each session, int32[k]."""
         return self.tables.sessions.first_decision[session_ids]
