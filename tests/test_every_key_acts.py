@@ -1,0 +1,356 @@
+"""Every key of the configuration acts: flipped alone, it changes something that a run measures, writes or passes on.
+
+A case says what the key becomes, which figures must differ then, and which must not. What merely repeats the
+configuration (config.yaml, the report's names of choices) is no such figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from src.advisor.settings import LLMSettings
+from src.agent import training
+from src.agent.phases import Trainer, prepare_market
+from src.agent.rollout_plan import plan_rollouts
+from src.agent.training import build_base, resolve_device
+from src.configuration import Configuration, flat_paths
+from src.errors import ConfigError
+from src.evidence.report import judge_targets
+from src.testing_framework import TestConfig
+from tests.tiny_runs import LEFT_OUT, bar_files, quick_calendar, tiny_config, whole_run
+
+Seen = Mapping[str, Any]
+
+RESULTS = ("report.arms", "report.validation_arms", "weights", "steps", "report.look_ahead", "report.timesteps_total")
+TRAINED = ("weights", "metrics")
+BASE = ("weights.base", "metrics.base")
+"""What base training leaves: nothing of fine-tuning, advice or evaluation may touch it."""
+UNTRAINED = ("report.arms.flat", "report.arms.random_legal", "report.arms.advisor_only")
+"""Arms without a trained policy: nothing of training may touch them."""
+
+CUDA = {"hardware.device": "cuda"}
+SYNTHETIC = {"data.path": None, "data.synthetic_interval_min": 15}
+OWN_ENV = {"environment.env_class": "tests.tiny_runs:CountingEnv", "hardware.vec_env": "dummy"}
+MANY_BREACHES = {"environment.contracts": 60, "environment.min_buffer_frac": 0.01}
+
+
+# ---------------------------------------------------------------- where a key is observed other than in a whole run
+
+
+def on_cuda(config: TestConfig) -> Seen:
+    """The settings resolved as on a machine with CUDA, none of which is touched."""
+    asked: dict[str, Any] = {}
+
+    class Recorder:
+        def __init__(self, policy: object, env: object, **settings: Any) -> None:
+            asked["device_of_model"] = settings["device"].type
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: asked.update(memory_fraction=share))
+        patch.setattr(training, "TimedMaskablePPO", Recorder)
+        device = resolve_device(config.hardware)
+        plan = plan_rollouts(128, 4, 32)
+        model = build_base(None, config.training, plan, 0, device, config.hardware.mixed_precision)  # type: ignore[arg-type]
+    return {**asked, "device": device.type, "bf16_update": model.bf16_update}
+
+
+def accounts(config: TestConfig) -> Seen:
+    """What steps the accounts of a training phase; that all routes give the same is tested with the routes."""
+    market = prepare_market(config.data, config.environment, config.test_mode.market, config.test_mode.seed)
+    trainer = Trainer(config.training, config.hardware, config.environment, torch.device("cpu"), 0)
+    env = trainer.make_env(market)
+    try:
+        return {"vec_env": type(env).__name__, "n": env.num_envs}
+    finally:
+        env.close()
+
+
+def judged(config: TestConfig) -> Seen:
+    """The targets of a run on a GPU that was used half of the time."""
+    targets = judge_targets(config.validation, {"gpu_utilization": 0.5}, {})
+    return {name: target["status"] for name, target in targets.items()}
+
+
+# ---------------------------------------------------------------- one case a key
+
+
+@dataclass(frozen=True)
+class Case:
+    """`key` becomes `to`, `base` being what both runs set besides; `moves` must differ, `keeps` must be the same."""
+
+    to: Any
+    moves: tuple[str, ...]
+    keeps: tuple[str, ...] = ()
+    base: Mapping[str, Any] = field(default_factory=dict)
+    observe: Callable[[TestConfig], Seen] = whole_run
+
+
+def trained(to: Any, base: Mapping[str, Any] | None = None) -> Case:
+    """A key of the learner: all three phases learn otherwise; what needs no training stays."""
+    return Case(to, ("weights.base", "metrics.base", "metrics.rl_only", "metrics.hybrid"), UNTRAINED, base or {})
+
+
+def shaped(to: Any, part: str) -> Case:
+    return Case(to, (f"weights.base.{part}", "weights.hybrid"), UNTRAINED)
+
+
+def budget(to: Any, base: Mapping[str, Any]) -> Case:
+    without = {"training.timesteps": None, "training.production_timesteps": 1000, **base}
+    return Case(to, ("steps.0.timesteps",), UNTRAINED, without)
+
+
+def finetuned(to: Any, *moves: str, base: Mapping[str, Any] | None = None) -> Case:
+    return Case(to, moves, (*BASE, *UNTRAINED), base or {})
+
+
+def fused(to: Any, base: Mapping[str, Any] | None = None) -> Case:
+    keeps = (*TRAINED, *UNTRAINED, "report.arms.rl_only", "report.arms.hybrid")
+    return Case(to, ("report.fusion", "report.arms.fused"), keeps, base or {})
+
+
+def traded(to: Any, *moves: str, base: Mapping[str, Any] | None = None) -> Case:
+    """A key of the account itself: a policy that nothing has taught fares otherwise."""
+    moves = moves or ("report.arms.random_legal.net_usd_by_session", "metrics.base")
+    return Case(to, moves, ("report.data", "report.advice.identity"), base or {})
+
+
+def episodes(to: Any, base: Mapping[str, Any] | None = None) -> Case:
+    """A key of training episodes: evaluation is of whole sessions with new accounts, in dollars."""
+    return Case(to, ("metrics.base", "weights.base"), UNTRAINED, base or {})
+
+
+def bars(to: Any, *moves: str, base: Mapping[str, Any] | None = None) -> Case:
+    return Case(to, (*moves, "report.arms.random_legal"), (), base or {})
+
+
+def target(to: Any, name: str, *moves: str) -> Case:
+    return Case(to, (f"report.targets.{name}.status", *moves), RESULTS)
+
+
+CASES: Mapping[str, Case] = {
+    # test_mode
+    "test_mode.mode": Case(
+        "pipeline",
+        ("steps.0.n_envs", "report.training.0.batch_size", "files.name", "report.test_name"),
+        UNTRAINED,
+        {"hardware.vectorized_envs": LEFT_OUT, "hardware.batch_size": LEFT_OUT, "training.timesteps": 256},
+    ),
+    "test_mode.market": Case("MES", ("report.arms.random_legal.net_usd", "weights.base"), ("report.data.split",)),
+    "test_mode.seed": Case(7, ("weights.base", "metrics.base", "report.arms.random_legal"), ("report.data",)),
+    "test_mode.output_dir": Case("elsewhere", ("files.folder",), (*RESULTS, *TRAINED)),
+    "test_mode.quick": budget(True, {}),
+    "test_mode.quick_frac": budget(0.2, {"test_mode.quick": True}),
+    # hardware
+    "hardware.device": Case("cpu", ("device", "device_of_model"), base={"hardware.device": "auto"}, observe=on_cuda),
+    "hardware.vec_env": Case("dummy", ("vec_env",), ("n",), observe=accounts),
+    "hardware.vectorized_envs": Case(8, ("steps.0.n_envs", "weights.base"), UNTRAINED),
+    "hardware.batch_size": Case(16, ("report.training.0.batch_size", "weights.base"), UNTRAINED),
+    "hardware.memory_fraction": Case(0.5, ("memory_fraction",), ("device",), CUDA, on_cuda),
+    "hardware.mixed_precision": Case(True, ("bf16_update",), ("device",), CUDA, on_cuda),
+    "hardware.optimize_memory": Case(True, ("report.memory_released_mb",), (*RESULTS, *TRAINED)),
+    "hardware.torch_threads": Case(2, ("threads",), UNTRAINED),
+    # training
+    "training.production_timesteps": Case(
+        2000, ("steps.0.timesteps", "report.production_estimate.timesteps"), UNTRAINED,
+        {"training.timesteps": None, "training.production_timesteps": 1000},
+    ),
+    "training.timesteps_reduction": budget(0.2, {}),
+    "training.timesteps": Case(256, ("steps.0.timesteps", "weights.base"), UNTRAINED),
+    "training.learning_rate": trained(1e-2),
+    "training.n_steps": Case(16, ("steps.0.n_steps", "weights.base"), UNTRAINED),
+    "training.n_epochs": trained(3),
+    "training.gamma": trained(0.5),
+    "training.gae_lambda": trained(0.2),
+    "training.clip_range": trained(0.001, {"training.n_epochs": 4, "training.learning_rate": 1e-2}),
+    "training.ent_coef": trained(0.5),
+    "training.vf_coef": trained(5.0),
+    "training.max_grad_norm": trained(0.01),
+    "training.target_kl": Case(1e-9, ("weights.base",), UNTRAINED, {"training.n_epochs": 4}),
+    "training.finetune_frac": finetuned(1.0, "steps.1.timesteps", "steps.2.timesteps", "weights.hybrid"),
+    "training.finetune_learning_rate": finetuned(1e-2, "metrics.rl_only", "metrics.hybrid", "weights.hybrid"),
+    "training.finetune_target_kl": finetuned(1e-9, "weights.hybrid", base={"training.n_epochs": 4}),
+    "training.weight_ramp_rollouts": finetuned(
+        0, "weights.hybrid", "metrics.hybrid", base={"training.finetune_frac": 2.0}
+    ),
+    "training.policy_kwargs": shaped({"activation_fn": "tanh", "net_arch": {"pi": [4], "vf": [4]}}, "action_net"),
+    "training.policy_kwargs.net_arch": shaped({"pi": [4], "vf": [4]}, "action_net"),
+    "training.policy_kwargs.net_arch.pi": shaped([4], "action_net"),
+    "training.policy_kwargs.net_arch.vf": shaped([4], "value_net"),
+    "training.policy_kwargs.activation_fn": trained("relu"),
+    # performance: a shortcut shows in its counter and changes no result
+    "performance.cached_llm_features": Case(
+        False, ("report.cache.hits", "report.cache.size", "report.cache_hit_rate"), (*RESULTS, *TRAINED)
+    ),
+    "performance.vectorized_decision_fusion": Case(False, ("report.fusion.loop",), (*RESULTS, *TRAINED)),
+    "performance.batched_logging": Case(False, ("report.log_writes", "metrics"), RESULTS),
+    "performance.environment_state_pooling": Case(
+        False, ("report.env_pool.built", "report.env_pool.temporary"), (*RESULTS, *TRAINED)
+    ),
+    "performance.env_pool_size": Case(2, ("report.env_pool.built", "report.env_pool.temporary"), (*RESULTS, *TRAINED)),
+    # llm
+    "llm.model": Case("mock", ()),  # test_there_is_one_advisor_only
+    "llm.llm_weight": finetuned(0.0, "weights.hybrid", "metrics.hybrid", "report.fusion"),
+    "llm.use_opinion_features": finetuned(False, "weights.hybrid", "metrics.hybrid"),
+    "llm.cache_size": Case(5, ("report.cache.size", "report.cache.hits"), (*RESULTS, *TRAINED)),
+    # fusion
+    # The policy of a tiny run is sure of nothing: with equal weights the advice would decide in any case.
+    "fusion.confidence_threshold": fused(0.1, {"llm.llm_weight": 0.0}),
+    "fusion.risk": fused({"enable_risk_veto": False}),
+    "fusion.risk.max_consecutive_losses": fused(1),
+    "fusion.risk.min_win_rate_threshold": fused(1.0),
+    "fusion.risk.dd_buffer_threshold": fused(0.05),
+    "fusion.risk.enable_risk_veto": fused(False),
+    # environment
+    "environment.trading_hours": Case("globex", ("report.arms.flat.actions", "metrics.base")),
+    "environment.contracts": traded(2),
+    "environment.stop_atr": traded(0.3),
+    "environment.target_r": traded(0.2),
+    "environment.trail_atr": traded(0.1),
+    "environment.target_through_ticks": traded(100, base={"environment.target_r": 0.5}),
+    "environment.slippage_ticks": traded(9),
+    "environment.commission_usd": traded(20.0),
+    "environment.rule_profile": traded(
+        "none", "report.arms.random_legal.sessions_daily_locked", "metrics.base", base={"environment.contracts": 60}
+    ),
+    "environment.reward_scale_usd": episodes(1000.0),
+    "environment.breach_penalty": episodes(100.0, MANY_BREACHES),
+    "environment.fresh_account_frac": episodes(1.0),
+    "environment.min_buffer_frac": episodes(1.0),
+    "environment.max_episode_steps": episodes(3),
+    "environment.env_class": Case(
+        OWN_ENV["environment.env_class"], ("steps", "weights.base", "report.arms"), base={"hardware.vec_env": "dummy"}
+    ),
+    "environment.env_kwargs": Case({"reward": 9.0}, ("metrics.base", "weights.base"), ("steps",), OWN_ENV),
+    # data
+    "data.path": bars("other", "report.data.fingerprint", "weights.base"),
+    "data.repair": bars(True, "outcome", "report.data.repairs", base={"data.path": "defective"}),
+    "data.interval_min": Case(5, ("outcome",)),
+    "data.no_trade_bars": bars(
+        5, "report.data.sessions_usable", base={"data.path": "gappy", "data.max_hole_bars": 4}
+    ),
+    "data.max_hole_bars": bars(4, "report.data.sessions_left_out", base={"data.path": "gappy"}),
+    "data.train_frac": bars(0.5, "report.data.split.train", "weights.base"),
+    "data.validation_frac": bars(0.3, "report.data.split.validation", "report.validation_arms"),
+    "data.embargo_sessions": bars(1, "report.data.split.validation"),
+    "data.synthetic_sessions": bars(61, "report.data.sessions", base=SYNTHETIC),
+    "data.synthetic_interval_min": bars(12, "report.data.bars", base=SYNTHETIC),
+    # monitoring
+    "monitoring.monitor_gpu": Case(False, ("report.hardware.gpu_reason",), (*RESULTS, *TRAINED)),
+    "monitoring.hardware_interval_s": Case(
+        0.05, ("files.hardware_rows", "report.hardware.samples"), (*RESULTS, *TRAINED)
+    ),
+    "monitoring.log_interval": Case(5, ("report.log_writes", "metrics.base"), RESULTS),
+    "monitoring.tensorboard": Case(True, ("files.tensorboard",), (*RESULTS, *TRAINED)),
+    # validation
+    "validation.gpu_utilization_target": Case(0.4, ("gpu_utilization",), observe=judged),
+    "validation.max_execution_time_s": target(1e-3, "execution_time", "report.validation_passed"),
+    "validation.cache_hit_rate_target": target(1.0, "cache_hit_rate"),
+    "validation.max_peak_memory_gb": target(1e-3, "peak_memory", "report.validation_passed"),
+    "validation.min_steps_per_s": target(1e-3, "steps_per_s"),
+    "validation.required": Case(
+        [], ("report.validation_passed",), RESULTS, {"validation.max_execution_time_s": 1e-3}
+    ),
+}  # fmt: skip
+
+FLIPPED = [key for key, case in CASES.items() if case.moves]
+
+
+# ---------------------------------------------------------------- the tests
+
+
+class Runs:
+    """Observations by observer and configuration, each made once: most cases share their base."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+        self._made: dict[str, Seen] = {}
+
+    def see(self, changes: Mapping[str, Any], observe: Callable[[TestConfig], Seen]) -> Seen:
+        name = f"{observe.__name__} {sorted(changes.items())}"
+        if name not in self._made:
+            self._made[name] = self.see_again(changes, observe)
+        return self._made[name]
+
+    def see_again(self, changes: Mapping[str, Any], observe: Callable[[TestConfig], Seen]) -> Seen:
+        path = changes.get("data.path", "plain")
+        return observe(tiny_config({**changes, "data.path": None if path is None else str(self._files[path])}))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    folder = tmp_path_factory.mktemp("every_key")
+    threads = torch.get_num_threads()
+    with quick_calendar(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the default output folder, and no data/ here: bars without a path are synthetic
+        yield Runs(bar_files(folder))
+    torch.set_num_threads(threads)
+
+
+def at(seen: Seen, path: str) -> Any:
+    """What stands at a dotted path; None where a run left no such thing."""
+    value: Any = seen
+    names = path.split(".")
+    while names:
+        if isinstance(value, list):
+            value = value[int(names.pop(0))] if int(names[0]) < len(value) else None
+        elif not isinstance(value, Mapping):
+            return None
+        elif names[0] in value:
+            value = value[names.pop(0)]
+        else:  # names of tensors hold dots themselves: all that begin so
+            rest = ".".join(names)
+            return {name: inner for name, inner in value.items() if name.startswith(rest)} or None
+    return value
+
+
+def test_every_key_has_a_case_and_every_case_a_key() -> None:
+    keys = {".".join(path) for paths in flat_paths().values() for path in paths}
+    assert keys - CASES.keys() == set(), "a new key needs a case here: what changes when it does?"
+    assert CASES.keys() - keys == set(), "no such key"
+
+
+@pytest.mark.parametrize("key", FLIPPED)
+def test_a_flipped_key_shows(runs: Runs, key: str) -> None:
+    case = CASES[key]
+    before = runs.see(case.base, case.observe)
+    after = runs.see({**case.base, key: case.to}, case.observe)
+    same = [path for path in case.moves if at(before, path) == at(after, path)]
+    assert not same, f"{key} acts on nothing here; still {[at(after, path) for path in same]}"
+    if not (before.get("outcome") or after.get("outcome")):
+        changed = [path for path in case.keeps if at(before, path) != at(after, path)]
+        assert not changed, f"{key} has no business there"
+        assert all(at(before, path) is not None for path in case.keeps), "nothing stands there in either run"
+
+
+def test_what_is_observed_repeats_when_nothing_is_flipped(runs: Runs) -> None:
+    """Else a difference would tell nothing about the key."""
+    before, after = runs.see({}, whole_run), runs.see_again({}, whole_run)
+    cases = [case for case in CASES.values() if case.observe is whole_run]
+    paths = {path for case in cases for path in (*case.moves, *case.keeps)}
+    assert [path for path in sorted(paths) if at(before, path) != at(after, path)] == []
+    assert before["outcome"] == ""
+
+
+def test_with_all_shortcuts_off_the_results_are_the_same(runs: Runs) -> None:
+    off = {key: case.to for key, case in CASES.items() if key.startswith("performance.") and case.to is False}
+    assert len(off) == 4
+    before, after = runs.see({}, whole_run), runs.see(off, whole_run)
+    assert [path for path in RESULTS if at(before, path) != at(after, path)] == []
+    counters = [path for key in off for path in CASES[key].moves]
+    assert [path for path in counters if at(before, path) == at(after, path)] == []
+
+
+def test_there_is_one_advisor_only() -> None:
+    """`llm.model` cannot be flipped yet: with a second advisor this fails, and the key gets a case like the others."""
+    assert get_args(LLMSettings.model_fields["model"].annotation) == (CASES["llm.model"].to,)
+    with pytest.raises(ConfigError, match=r"llm\.model"):
+        tiny_config({"llm.model": "another"})
+    assert {key for key, case in CASES.items() if not case.moves} == {"llm.model"}
+    assert Configuration().mock_llm

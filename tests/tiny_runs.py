@@ -1,0 +1,173 @@
+"""Whole runs in a second, in this process: twelve sessions of 15-minute bars, four accounts, networks of eight units.
+
+Nothing of a run is replaced; only the calendar, a pure function of two dates, is asked once for each pair of dates.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from src.configuration import build_config
+from src.errors import UserError
+from src.market import sessions
+from src.market.synthetic import synthetic_bars
+from src.testing_framework import TestConfig, TestingFramework
+from tests.market.bar_makers import bar_table, write_csv
+
+N_SESSIONS, INTERVAL_MIN = 12, 15
+
+TINY: Mapping[str, Any] = {
+    # A micro: one lost trade of 15-minute NQ bars is the whole daily limit, and hardly anything happens after it.
+    "test_mode.market": "MNQ",
+    "hardware.device": "cpu",
+    "hardware.vectorized_envs": 4,
+    "hardware.batch_size": 32,
+    "hardware.torch_threads": 1,
+    # Collecting garbage of this whole process takes longer than such a run.
+    "hardware.optimize_memory": False,
+    "training.timesteps": 128,
+    "training.n_epochs": 1,
+    "training.policy_kwargs.net_arch.pi": [8],
+    "training.policy_kwargs.net_arch.vf": [8],
+    # Two samples, the first and the last, whatever the machine is busy with.
+    "monitoring.hardware_interval_s": 3600.0,
+    "monitoring.tensorboard": False,
+    # Met by any run, so that a busy machine decides nothing here.
+    "validation.max_peak_memory_gb": 1000.0,
+}
+"""What a tiny run sets, by dotted key; with a file of `bar_files` as data.path."""
+
+LEFT_OUT = object()
+"""As a value: the key is not in the file at all, so that the mode's default holds."""
+
+
+class CountingEnv(gym.Env[np.ndarray, np.int64]):
+    """Episodes of five steps that pay `reward` for action 1: an environment of a user's own."""
+
+    def __init__(self, reward: float = 1.0) -> None:
+        self.observation_space = gym.spaces.Box(0.0, 5.0, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self._reward = reward
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._steps += 1
+        obs = np.array([self._steps, action], np.float32)
+        return obs, self._reward * float(action), self._steps == 5, False, {}
+
+
+def bar_files(folder: Path) -> dict[str, Path]:
+    """Files of NQ bars: `plain`, `other` (another seed), `gappy` (five bars missing in one day), `defective`."""
+    plain = synthetic_bars("NQ", N_SESSIONS, INTERVAL_MIN, seed=1)
+    with_defect = bar_table(plain)
+    with_defect.loc[40, "high"] = with_defect.loc[40, "low"] - 1.0
+    tables = {
+        "plain": bar_table(plain),
+        "other": bar_table(synthetic_bars("NQ", N_SESSIONS, INTERVAL_MIN, seed=2)),
+        "gappy": _without_late_morning(bar_table(plain), session=5),
+        "defective": with_defect,
+    }
+    return {name: write_csv(table, folder / f"NQ_{name}.csv") for name, table in tables.items()}
+
+
+def _without_late_morning(table: pd.DataFrame, session: int) -> pd.DataFrame:
+    """The bars of 10:30 to 11:45 New York of one session left out: five of 92."""
+    begins = np.flatnonzero(table["datetime"].diff() > pd.Timedelta(minutes=INTERVAL_MIN))
+    first = int(begins[session])
+    return table.drop(index=range(first + 66, first + 71))
+
+
+def tiny_config(changes: Mapping[str, Any]) -> TestConfig:
+    """The configuration of `TINY` under `changes`, dotted keys both."""
+    values: dict[str, Any] = {}
+    for key, value in {**TINY, **changes}.items():
+        *sections, name = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        if value is not LEFT_OUT:
+            inner[name] = value
+    return build_config(None, values, {}, model=TestConfig)
+
+
+@contextmanager
+def quick_calendar() -> Iterator[None]:
+    """The calendar remembers what it was asked: 0.1 s a question, five questions a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "calendar_schedule", functools.cache(sessions.calendar_schedule))
+        yield
+
+
+def whole_run(config: TestConfig) -> dict[str, Any]:
+    """Everything a run leaves behind: its report, metrics by phase, digests of the exported weights, and files.
+
+    A run that a UserError ended leaves `outcome`, the error's text, and nothing else.
+    """
+    framework = TestingFramework(config, Console(quiet=True))
+    try:
+        if config.test_mode.mode == "pipeline":
+            framework.run_automated_pipeline()
+        else:
+            framework.run_hardware_maximized_validation()
+    except UserError as error:
+        return {"outcome": str(error)}
+    folder = framework.run_folder
+    assert folder is not None
+    with open(folder / "hardware.csv", newline="", encoding="utf-8") as file:
+        hardware_rows = len(list(csv.DictReader(file)))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {
+        "outcome": "",
+        "report": report,
+        "steps": [{key: r[key] for key in ("phase", "timesteps", "n_envs", "n_steps")} for r in report["training"]],
+        "metrics": _metrics(folder / "metrics.jsonl"),
+        "weights": {name: _weights(folder / f"{name}.zip") for name in ("base", "hybrid")},
+        "files": {
+            "folder": str(folder.parent),
+            "name": folder.name.rsplit("_", 1)[0],
+            "tensorboard": (folder / "tensorboard").is_dir(),
+            "hardware_rows": hardware_rows,
+        },
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The records by phase, without the one figure that is a speed."""
+    phases: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        del record["steps_per_s"]
+        phases.setdefault(record["phase"], []).append(record)
+    return phases
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """Shape and digest of every tensor of an exported policy; {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as file:
+        state = torch.load(file, weights_only=True)
+    return {
+        name: (tuple(value.shape), hashlib.sha256(value.numpy().tobytes()).hexdigest()) for name, value in state.items()
+    }
