@@ -29,7 +29,7 @@ _TICK_TOLERANCE = 0.01  # of a tick: what float32 columns lose
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
-        "missing value": "fill in or delete the row",
+        "missing or unreadable value": "fill in or delete the row",
         "zero or negative price": "delete the row",
         "negative volume": "delete the row",
         "impossible volume": "delete the row",
@@ -63,7 +63,7 @@ class Findings:
     kind: NDArray[np.int8]
     """Index into REMEDIES' keys, -1 for a sound row."""
     column: NDArray[np.int8]
-    """Where: 0 time, 1-4 prices, 5 volume."""
+    """Where: 0 time, 1-4 prices, 5 volume, 6 contract."""
     interval_ns: int
     interval_problem: str
     """Why no interval fits; empty where one does."""
@@ -114,8 +114,9 @@ def check_rows(raw: RawColumns, contract: Contract, interval_min: int | None) ->
 
 def _mark_values(marks: _Marks, raw: RawColumns, contract: Contract) -> None:
     opened, high, low, close = raw.prices.T
-    marks.cells("missing value", np.column_stack((raw.open_ns == NO_TIME, ~np.isfinite(raw.prices))), 0)
-    marks.rows("missing value", ~np.isfinite(raw.volume), 5)
+    marks.cells("missing or unreadable value", np.column_stack((raw.open_ns == NO_TIME, ~np.isfinite(raw.prices))), 0)
+    marks.rows("missing or unreadable value", ~np.isfinite(raw.volume), 5)
+    marks.rows("missing or unreadable value", raw.contract < 0, 6)
     with np.errstate(invalid="ignore", over="ignore"):
         marks.cells("zero or negative price", raw.prices <= 0, 1)
         marks.rows("negative volume", raw.volume < 0, 5)
@@ -130,7 +131,7 @@ def _mark_values(marks: _Marks, raw: RawColumns, contract: Contract) -> None:
 
 def list_defects(raw: RawColumns, findings: Findings) -> list[Defect]:
     """Every bad row in file order."""
-    names = ("time", *PRICE_COLUMNS, "volume")
+    names = ("time", *PRICE_COLUMNS, "volume", "contract")
     kinds = tuple(REMEDIES)
     found = []
     for row in np.flatnonzero(findings.kind >= 0):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from src.errors import BarDataError
@@ -24,6 +25,11 @@ SUFFIXES = (".csv", ".parquet")
 NO_TIME = np.iinfo(np.int64).min
 """`open_ns` of a row whose time is missing or unreadable."""
 
+# Outside these years a time is a damaged one: no market here is older, and calendars are built for every year between.
+_FIRST_TIME = pd.Timestamp("1980-01-01", tz="UTC")
+_LAST_TIME = pd.Timestamp("2100-01-01", tz="UTC")
+_MOST_CONTRACTS = 1_000
+_NAMELESS_INDEX = "__index_level_0__"
 _EPOCH_UNITS = ((1e11, 1_000_000_000), (1e14, 1_000_000), (1e17, 1_000), (np.inf, 1))
 
 
@@ -35,11 +41,12 @@ class RawColumns:
     time_text: pd.Series
     """Times as the file gives them, for messages."""
     open_ns: NDArray[np.int64]
-    """NO_TIME where missing."""
+    """NO_TIME where missing, unreadable or not in 1980-2099."""
     prices: NDArray[np.float64]
     """float64[n, 4] in points: open, high, low, close; NaN where missing or not a number."""
     volume: NDArray[np.float64]
     contract: NDArray[np.int16]
+    """Index into `contract_names`, -1 where missing; all 0 without a contract column."""
     contract_names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -100,7 +107,12 @@ def read_columns(file: Path) -> RawColumns:
     names: tuple[str, ...] = ()
     codes = np.zeros(len(table), dtype=np.int16)
     if "contract" in table.columns:
-        labels, uniques = pd.factorize(table["contract"].astype(str))
+        labels, uniques = pd.factorize(table["contract"].astype("string"))
+        if len(uniques) > _MOST_CONTRACTS:
+            raise BarDataError(
+                f"{file}: its contract column names {len(uniques)} contracts, more than {_MOST_CONTRACTS}: that is no "
+                f"column of contracts. Rename or remove it."
+            )
         codes, names = labels.astype(np.int16), tuple(str(name) for name in uniques)
     if not _says_zone(table[time_column]):
         logger.info("%s: its times carry no zone and are taken as UTC", file)
@@ -143,16 +155,20 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 def _read_parquet(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(file)
+        table = pyarrow.parquet.read_table(file)
+        table.validate(full=True)
+        # pandas' own notes in the file (index, dtypes) are not needed, and damaged ones raise all kinds of errors.
+        frame = table.to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowException, ValueError) as error:
         raise BarDataError(
             f"{file}: not a whole Parquet file ({_one_line(error)}). It may be truncated or another kind of file: copy "
             f"or export it again."
         ) from error
-    if isinstance(table.index, pd.DatetimeIndex):
-        table.index.name = table.index.name or TIME_COLUMNS[0]
-        table = table.reset_index()
-    return table
+    return frame.rename(columns={_NAMELESS_INDEX: TIME_COLUMNS[0]}) if _is_time(frame, _NAMELESS_INDEX) else frame
+
+
+def _is_time(frame: pd.DataFrame, column: str) -> bool:
+    return column in frame.columns and pd.api.types.is_datetime64_any_dtype(frame[column])
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
@@ -187,8 +203,10 @@ def _times_ns(column: pd.Series) -> NDArray[np.int64]:
         if text.str.fullmatch(r"\d{9,19}").fillna(False).all():
             return _epoch_ns(pd.to_numeric(text))
         times = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
-    whole = times.dt.as_unit("ns")
-    return np.where(times.isna().to_numpy(), NO_TIME, whole.astype("int64").to_numpy())
+    # Before the change of unit: nanoseconds cannot hold every year that a damaged digit makes.
+    readable = (times >= _FIRST_TIME) & (times < _LAST_TIME)
+    whole = times.where(readable).dt.as_unit("ns")
+    return np.where(readable.to_numpy(), whole.astype("int64").to_numpy(), NO_TIME)
 
 
 def _says_zone(column: pd.Series) -> bool:
@@ -200,19 +218,20 @@ def _says_zone(column: pd.Series) -> bool:
 
 def _epoch_ns(column: pd.Series) -> NDArray[np.int64]:
     """Seconds, milli-, micro- or nanoseconds since 1970, told apart by their size."""
-    known = column.notna().to_numpy() & np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    rough = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    known = np.isfinite(rough)
     if not known.any():
         return np.full(len(column), NO_TIME)
-    middle = float(np.median(np.abs(column[known].to_numpy(dtype=np.float64))))
+    middle = float(np.median(np.abs(rough[known])))
     factor = next(scale for limit, scale in _EPOCH_UNITS if middle < limit)
-    # Through floats only where rows are missing: nanoseconds do not fit a float's 53 bits.
-    ticks = column.where(known, 0).astype("int64").to_numpy()
-    within = np.abs(ticks) < np.iinfo(np.int64).max // factor
-    return np.where(known & within, np.where(within, ticks, 0) * factor, NO_TIME)
+    known &= (rough >= _FIRST_TIME.value / factor) & (rough < _LAST_TIME.value / factor)
+    # The floats above only tell sizes: nanoseconds do not fit their 53 bits.
+    return np.where(known, column.where(known, 0).astype("int64").to_numpy() * factor, NO_TIME)
 
 
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
-    numbers: Any = pd.to_numeric(column, errors="coerce")
+    # As text first where cells may be anything: to_numeric refuses lists whatever it is told about errors.
+    numbers: Any = pd.to_numeric(column.astype("string") if column.dtype == object else column, errors="coerce")
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 

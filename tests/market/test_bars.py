@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.errors import BarDataError
@@ -46,7 +46,7 @@ def spoil(table: pd.DataFrame, kind: str, row: int) -> None:
     """Put one defect of a kind into a row of the table (0-based)."""
     put = table.columns.get_loc
     low, high = table["low"].iat[row], table["high"].iat[row]
-    if kind == "missing value":
+    if kind == "missing or unreadable value":
         table.iat[row, put("high")] = np.nan
     elif kind == "zero or negative price":
         table.iat[row, put("low")] = -1.0
@@ -124,7 +124,7 @@ def test_the_value_at_fault_is_shown_as_it_is(tmp_path):
         load_bars(write_csv(table, tmp_path / "ES.csv"), "ES")
     table["datetime"] = table["datetime"].astype(str)
     table.iat[9, 0] = "yesterday"
-    with pytest.raises(BarDataError, match=r"row 10: missing value, time = yesterday"):
+    with pytest.raises(BarDataError, match=r"row 10: missing or unreadable value, time = yesterday"):
         load_bars(write_csv(table, tmp_path / "ES.csv"), "ES")
 
 
@@ -238,13 +238,15 @@ def test_times_are_read_under_every_accepted_name_and_form(tmp_path, name, form)
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
-@pytest.mark.parametrize("as_index", [False, True])
+@pytest.mark.parametrize("as_index", [False, None, "time"])
 def test_the_same_bars_have_one_fingerprint_in_csv_and_in_every_kind_of_parquet(tmp_path, unit, zone, as_index):
     plain = load_es(write_csv(TABLE, tmp_path / "ES.csv"))
     table = TABLE.copy()
     times = table["datetime"].dt.as_unit(unit).dt.tz_convert(zone or "UTC")
     table["datetime"] = times.dt.tz_localize(None) if zone is None else times
-    (table.set_index("datetime") if as_index else table).to_parquet(tmp_path / "ES.parquet")
+    if as_index is not False:
+        table = table.set_index("datetime").rename_axis(index=as_index)
+    table.to_parquet(tmp_path / "ES.parquet")
     other = load_es(tmp_path / "ES.parquet")
     assert other.fingerprint == plain.fingerprint
     assert other.open_ns.tolist() == scheduled_slots(2)[:N].tolist()
@@ -335,7 +337,52 @@ def test_a_file_that_is_no_table_of_bars_is_refused_in_one_paragraph_that_names_
         assert "\n" not in str(caught.value), name
 
 
-@settings(max_examples=60)
+@pytest.mark.parametrize("year", ["0024", "1924", "2424"])
+@pytest.mark.parametrize("form", ["text", "parquet", "epoch"])
+def test_a_damaged_year_is_an_unreadable_time_in_that_row(tmp_path, year, form):
+    table = TABLE.copy()
+    text = table["datetime"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    text[30] = year + text[30][4:]
+    times = pd.to_datetime(text, utc=True, format="ISO8601").dt.as_unit("us")
+    table["datetime"] = {"text": text, "parquet": times, "epoch": times.astype("int64")}[form]
+    if form == "parquet":
+        file = tmp_path / "ES.parquet"
+        table.to_parquet(file)
+    else:
+        file = write_csv(table, tmp_path / "ES.csv")
+    with pytest.raises(BarDataError, match=r"row 31: missing or unreadable value, time = "):
+        load_bars(file, "ES")
+    assert load_es(file, repair=True).repairs == {"missing or unreadable value": 1}
+
+
+def test_a_row_without_its_contract_is_a_missing_value(tmp_path):
+    table = TABLE.copy()
+    table["contract"] = ["ESM4"] * 12 + [None] + ["ESM4"] * (N - 13)
+    file = write_csv(table, tmp_path / "ES.csv")
+    with pytest.raises(BarDataError, match=r"row 13 at .*: missing or unreadable value, contract = "):
+        load_bars(file, "ES")
+    bars = load_es(file, repair=True)
+    assert bars.contract_names == ("ESM4",)
+    assert len(bars) == N - 1
+
+
+def test_cells_that_are_no_numbers_are_unreadable_whatever_they_are(tmp_path):
+    table = TABLE.copy()
+    table["high"] = [[1.0, 2.0]] * N
+    table.to_parquet(tmp_path / "ES.parquet")
+    with pytest.raises(BarDataError, match=r"row 1 at .*: missing or unreadable value, high = nan"):
+        load_bars(tmp_path / "ES.parquet", "ES")
+
+
+def test_a_contract_column_of_something_else_is_refused(tmp_path):
+    long = bar_table(walk_bars(scheduled_slots(5)))
+    long["contract"] = np.arange(len(long))
+    with pytest.raises(BarDataError, match="names 1380 contracts"):
+        load_bars(write_csv(long, tmp_path / "ES.csv"), "ES")
+
+
+@settings(max_examples=80)
+@example(cut=0, flips=[(155, 48)])
 @given(cut=st.integers(0, 20_000), flips=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_damaged_bytes_give_bars_or_a_bar_data_error_and_never_another(suffix, cut, flips, tmp_path_factory):
