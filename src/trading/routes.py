@@ -32,11 +32,10 @@ def make_vec_env(route: Route, tape: Tape, params: np.ndarray, n_envs: int, seed
         return BatchedTradingVecEnv(tape, params, n_envs, seed)
     if route == "dummy":
         return DummyVecEnv([functools.partial(TradingEnv, tape, params, seed + i) for i in range(n_envs)])
+    _compile_kernel(tape, params)
     folder = tempfile.TemporaryDirectory(prefix="tape-")
     tape.save(Path(folder.name))
-    env = WorkerVecEnv([functools.partial(TradingEnv, folder.name, params, seed + i) for i in range(n_envs)])
-    env.tape_folder = folder  # type: ignore[attr-defined]  # lives as long as the workers that map it
-    return env
+    return WorkerVecEnv([functools.partial(TradingEnv, folder.name, params, seed + i) for i in range(n_envs)], folder)
 
 
 def make_custom_vec_env(route: Route, env_class: str, env_kwargs: dict[str, Any], n_envs: int) -> VecEnv:
@@ -59,6 +58,13 @@ def make_custom_vec_env(route: Route, env_class: str, env_kwargs: dict[str, Any]
 def is_trading_shaped(env: VecEnv) -> bool:
     """Whether advice, fusion and our evaluation apply: observation float32[261] and six actions."""
     return env.observation_space.shape == observation_space().shape and env.action_space == action_space()
+
+
+def _compile_kernel(tape: Tape, params: np.ndarray) -> None:
+    """Leave the compiled kernel in numba's cache: workers would each compile it for themselves, all at once."""
+    env = TradingEnv(tape, params)
+    env.reset()
+    env.step(0)
 
 
 def _make_custom(env_class: str, env_kwargs: dict[str, Any]) -> gym.Env:

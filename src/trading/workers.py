@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +26,9 @@ from src.errors import ConfigError, EnvironmentWorkerError
 PRELOAD = ["stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.gym_env"]
 """What the fork server imports once for all workers."""
 
+_LAST_CHANCE_S = 2.0
+_DEAD_PIPE = (EOFError, BrokenPipeError, ConnectionResetError)
+
 
 def load_env_class(name: str) -> type[gym.Env]:
     """The class named `package.module:Class`; ConfigError when it cannot be imported or is no gymnasium.Env."""
@@ -34,9 +39,9 @@ def load_env_class(name: str) -> type[gym.Env]:
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the module is the user's own: importing it may raise anything
         raise ConfigError(
-            f"environment.env_class {name!r} cannot be imported ({error}); "
+            f"environment.env_class {name!r} cannot be imported ({type(error).__name__}: {error}); "
             f"it is looked for on the Python path and in the working folder."
         ) from error
     if not (isinstance(found, type) and issubclass(found, gym.Env)):
@@ -70,6 +75,14 @@ class _Witness(gym.Wrapper):
             return super().step(action)
 
 
+class _MaskedWitness(_Witness):
+    """For an environment with masks: they may raise as well."""
+
+    def action_masks(self) -> np.ndarray:
+        with _dying_words(self._record):
+            return self.env.get_wrapper_attr("action_masks")()
+
+
 @contextmanager
 def _dying_words(record: Path) -> Iterator[None]:
     try:
@@ -83,8 +96,13 @@ def _in_worker(make_env: Callable[[], gym.Env], record: Path) -> Callable[[], gy
     def make() -> gym.Env:
         # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Here too: a fork server that somebody else has started knows nothing of `_without_gpu`.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         with _dying_words(record):
-            return _Witness(make_env(), record)
+            env = make_env()
+            # Read here, where forgetting one is told: SB3 asks for them outside of any wrapper.
+            _ = env.observation_space, env.action_space
+            return (_MaskedWitness if env.has_wrapper_attr("action_masks") else _Witness)(env, record)
 
     return make
 
@@ -103,70 +121,109 @@ def _without_gpu() -> Iterator[None]:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-class WorkerVecEnv(SubprocVecEnv):
-    """SB3's SubprocVecEnv whose dead worker is an EnvironmentWorkerError with the worker's own traceback."""
+@contextmanager
+def _explained(env: WorkerVecEnv) -> Iterator[None]:
+    try:
+        yield
+    except _DEAD_PIPE as error:
+        env.explain(error)
 
-    def __init__(self, env_fns: Sequence[Callable[[], gym.Env]]) -> None:
+
+class WorkerVecEnv(SubprocVecEnv):
+    """SB3's SubprocVecEnv whose dead worker is an EnvironmentWorkerError with the worker's own traceback.
+
+    `folder` is what the workers read; it is removed when they have ended.
+    """
+
+    def __init__(
+        self, env_fns: Sequence[Callable[[], gym.Env]], folder: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
+        self.closed = False
+        self.waiting = False
+        self.processes: list[Any] = []
+        self.remotes: Sequence[Any] = ()
         self._records = tempfile.TemporaryDirectory(prefix="workers-")
-        records = [Path(self._records.name) / f"{i}.txt" for i in range(len(env_fns))]
-        self._record_of = records
+        self._folder = folder
+        self._record_of = [Path(self._records.name) / f"{i}.txt" for i in range(len(env_fns))]
         # Without the preload 32 workers took 44 s and 5.0 GiB to start, with it 2.2 s and 0.36 GiB.
         multiprocessing.set_forkserver_preload(PRELOAD)
-        fns = [_in_worker(fn, record) for fn, record in zip(env_fns, records, strict=True)]
+        fns = [_in_worker(fn, record) for fn, record in zip(env_fns, self._record_of, strict=True)]
         try:
-            with _without_gpu():
+            with _explained(self), _without_gpu():
                 super().__init__(fns, start_method="forkserver")
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._explain(error)
+        except BaseException:
+            self.close()
+            raise
 
     def reset(self) -> VecEnvObs:
         """See SubprocVecEnv."""
-        try:
+        with _explained(self):
             return super().reset()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._explain(error)
 
     def step_async(self, actions: np.ndarray) -> None:
         """See SubprocVecEnv."""
-        try:
+        with _explained(self):
             super().step_async(actions)
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._explain(error)
 
     def step_wait(self) -> VecEnvStepReturn:
         """See SubprocVecEnv; rewards as float32, as DummyVecEnv has them."""
-        try:
+        with _explained(self):
             obs, rewards, dones, infos = super().step_wait()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._explain(error)
         return obs, np.asarray(rewards, np.float32), dones, infos
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
         """See SubprocVecEnv."""
-        try:
+        with _explained(self):
             return super().env_method(method_name, *method_args, indices=indices, **method_kwargs)
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._explain(error)
+
+    def has_attr(self, attr_name: str) -> bool:
+        """See SubprocVecEnv."""
+        with _explained(self):
+            return super().has_attr(attr_name)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """See SubprocVecEnv."""
+        with _explained(self):
+            return super().get_attr(attr_name, indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """See SubprocVecEnv."""
+        with _explained(self):
+            super().set_attr(attr_name, value, indices)
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """See SubprocVecEnv."""
+        with _explained(self):
+            return super().env_is_wrapped(wrapper_class, indices)
 
     def close(self) -> None:
-        """End the workers, those in the middle of a step too."""
+        """End the workers and remove their folders; those in the middle of a step are not waited for."""
         if not self.closed:
-            for process in self.processes:
-                process.terminate()
-            for process in self.processes:
-                process.join(timeout=5)
+            self.closed = True
+            if not self.waiting:
+                self._ask_to_close()
+            for end in ("terminate", "kill"):
+                for process in self.processes:
+                    getattr(process, end)()
+                _join_all(self.processes)
             for remote in self.remotes:
                 remote.close()
-            self.closed = True
         self._records.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
-    def _explain(self, error: Exception) -> NoReturn:
-        for process in self.processes:
-            process.join(timeout=2)
-            if not process.is_alive():
-                break
+    def _ask_to_close(self) -> None:
+        """Let environments that wait for a command close what they hold."""
+        for remote in self.remotes:
+            with suppress(OSError):
+                remote.send(("close", None))
+        _join_all(self.processes)
+
+    def explain(self, error: Exception) -> NoReturn:
+        """Close, and raise EnvironmentWorkerError for the worker whose pipe broke."""
+        wait([process.sentinel for process in self.processes], timeout=_LAST_CHANCE_S)
         dead = [i for i, process in enumerate(self.processes) if not process.is_alive()]
         index = dead[0] if dead else 0
         code = self.processes[index].exitcode
@@ -180,3 +237,10 @@ class WorkerVecEnv(SubprocVecEnv):
         raise EnvironmentWorkerError(
             f"The worker process of environment {index} of {len(self.processes)} ended {how}{told}"
         ) from error
+
+
+def _join_all(processes: Sequence[Any]) -> None:
+    """Wait for all together, not for each in turn."""
+    until = time.monotonic() + _LAST_CHANCE_S
+    for process in processes:
+        process.join(timeout=max(0.0, until - time.monotonic()))

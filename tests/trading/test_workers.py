@@ -1,0 +1,310 @@
+"""Worker processes: light, without a GPU, deaf to Ctrl-C, heard when they die, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.errors import ConfigError, EnvironmentWorkerError
+from src.trading.routes import make_custom_vec_env, make_vec_env
+from src.trading.workers import WorkerVecEnv, load_env_class
+from tests.trading import custom_envs
+from tests.trading.worlds import make_params, make_tape
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "tests.trading.custom_envs"
+A_FEW_SECONDS = 8.0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """After every test: no worker alive, no zombie, no folder, and the parent's CUDA devices as they were."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    # Not the whole process's temporary folder: the fork server's socket would lie there, too, with too long a path.
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", partial(tempfile.TemporaryDirectory, dir=folder))
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    yield
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == devices
+    assert not list(folder.iterdir())
+    until = time.monotonic() + 2.0
+    while (left := workers_alive()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+
+
+def workers_alive() -> list[psutil.Process]:
+    """Children of the fork server, zombies included."""
+    children = psutil.Process().children(recursive=True)
+    servers = {child.pid for child in children if "multiprocessing.forkserver" in " ".join(command_of(child))}
+    inner = [child for child in children if child.ppid() in servers]
+    return inner + [child for child in children if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return []
+
+
+def make(name: str, n: int = 1, route: Any = "subproc", **kwargs: Any) -> VecEnv:
+    return make_custom_vec_env(route, f"{MODULE}:{name}", kwargs, n)
+
+
+def message_of(act: Callable[[], Any], within_s: float = A_FEW_SECONDS) -> str:
+    began = time.monotonic()
+    with pytest.raises(EnvironmentWorkerError) as caught:
+        act()
+    assert time.monotonic() - began < within_s
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("RaisesInInit", "no table of contents"), ("NoSpaces", "has no attribute")]
+)
+def test_a_class_that_cannot_be_made_tells_its_traceback(name: str, words: str) -> None:
+    text = message_of(lambda: make(name, 2))
+    assert "of 2 ended with exit code 1" in text
+    assert words in text
+    assert "Traceback (most recent call last)" in text
+
+
+def test_a_later_worker_that_cannot_be_made_is_named() -> None:
+    text = message_of(lambda: WorkerVecEnv([custom_envs.Plain, custom_envs.Plain, custom_envs.RaisesInInit]))
+    assert "environment 2 of 3 ended with exit code 1" in text
+    assert "no table of contents" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("RaisesInReset", "nothing to begin with"),
+        ("RaisesInMasks", "masks fell off"),
+        ("RaisesInStep", "divide_by_nothing"),
+        ("EndsOfFile", "EOFError: the file of bars was cut short"),
+    ],
+)
+def test_whatever_fails_later_tells_its_traceback(name: str, words: str) -> None:
+    env = make(name, 2)
+
+    def play() -> None:
+        env.reset()
+        env.env_method("action_masks")
+        env.step(np.array([0, 0]))
+
+    text = message_of(play)
+    assert words in text
+    assert custom_envs.__name__.rpartition(".")[2] in text, "the user's own file is not in the traceback"
+
+
+def test_the_worker_that_failed_is_the_one_named_and_soon() -> None:
+    env = make("RaisesOnAction", 4)
+    env.reset()
+    env.step(np.array([0, 1, 2, 0]))
+    # A search through the workers one after another would wait for each that lives.
+    text = message_of(lambda: env.step(np.array([0, 1, 2, 3])), within_s=3.0)
+    assert "environment 3 of 4 ended with exit code 1" in text
+    assert "ZeroDivisionError: action three" in text
+
+
+def test_a_worker_that_just_leaves_tells_its_exit_code() -> None:
+    env = make("ExitsOnAction", 3)
+    env.reset()
+    text = message_of(lambda: env.step(np.array([0, 3, 0])))
+    assert "environment 1 of 3 ended with exit code 3, leaving no traceback" in text
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda env: env.step(np.array([0, 0])),
+        lambda env: env.reset(),
+        lambda env: env.env_method("action_masks"),
+        lambda env: env.has_attr("action_masks"),
+        lambda env: env.get_attr("render_mode"),
+        lambda env: env.set_attr("x", 1),
+        lambda env: env.env_is_wrapped(gym.Wrapper),
+    ],
+    ids=["step", "reset", "env_method", "has_attr", "get_attr", "set_attr", "env_is_wrapped"],
+)
+def test_a_killed_worker_tells_its_signal_whatever_is_asked_next(ask: Callable[[VecEnv], Any]) -> None:
+    env = make("Plain", 2)
+    env.reset()
+    victim = env.processes[1]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(timeout=5)
+    text = message_of(lambda: ask(env))
+    assert "environment 1 of 2 ended by signal SIGKILL" in text
+    assert "memory" in text
+
+
+def test_a_worker_killed_in_the_middle_of_a_step_is_noticed() -> None:
+    env = make("Sleeps", 2)
+    env.reset()
+    env.step_async(np.array([0, 0]))
+    os.kill(env.processes[0].pid, signal.SIGKILL)
+    assert "environment 0 of 2 ended by signal SIGKILL" in message_of(env.step_wait)
+
+
+def test_workers_see_no_gpu_and_ignore_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    env = make("Plain", 2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    env.reset()
+    infos = env.step(np.array([0, 0]))[3]
+    assert all(info["cuda"] == "" and info["sigint_ignored"] for info in infos)
+    assert {info["pid"] for info in infos} == {process.pid for process in env.processes}
+    for process in env.processes:
+        os.kill(process.pid, signal.SIGINT)
+    assert len(env.step(np.array([0, 0]))[3]) == 2
+    env.close()
+    monkeypatch.undo()
+
+
+def test_workers_see_no_gpu_even_where_the_fork_server_was_started_by_somebody_else() -> None:
+    code = f"""
+import multiprocessing as mp, os
+import numpy as np
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    process = mp.get_context("forkserver").Process(target=print)
+    process.start()
+    process.join()
+    from src.trading.routes import make_custom_vec_env
+    env = make_custom_vec_env("subproc", "{MODULE}:Plain", {{}}, 1)
+    env.reset()
+    print("sees", repr(env.step(np.zeros(1, int))[3][0]["cuda"]), "parent", os.environ["CUDA_VISIBLE_DEVICES"])
+    env.close()
+"""
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "sees '' parent 0" in answer.stdout, answer.stderr
+
+
+@pytest.mark.parametrize("name", ["Sleeps", "Stubborn"])
+def test_closing_in_the_middle_of_a_step_takes_less_than_five_seconds(name: str) -> None:
+    env = make(name, 2)
+    env.reset()
+    env.step_async(np.array([0, 0]))
+    time.sleep(0.2)
+    began = time.monotonic()
+    env.close()
+    assert time.monotonic() - began < 5.0
+    env.close()
+
+
+def test_environments_that_wait_are_closed_and_not_cut_off(tmp_path: Path) -> None:
+    env = make("Plain", 3, folder=str(tmp_path))
+    pids = sorted(process.pid for process in env.processes)
+    env.reset()
+    env.step(np.zeros(3, int))
+    env.close()
+    assert sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.glob("closed-*")) == pids
+
+
+def test_a_failure_while_starting_cleans_up() -> None:
+    class Unpicklable:
+        def __reduce__(self) -> Any:
+            raise TypeError("stays where it is")
+
+        def __call__(self) -> gym.Env:
+            raise AssertionError("never reached")
+
+    with pytest.raises(TypeError, match="stays where it is"):
+        WorkerVecEnv([custom_envs.Plain, Unpicklable()])
+
+
+def test_a_failing_tape_worker_takes_the_tape_folder_with_it() -> None:
+    env = make_vec_env("subproc", make_tape(0), make_params(), 2)
+    env.reset()
+    os.kill(env.processes[0].pid, signal.SIGKILL)
+    assert "SIGKILL" in message_of(lambda: env.step(np.zeros(2, int)))
+
+
+@pytest.mark.parametrize("route", ["subproc", "dummy", "batched"])
+def test_masks_are_the_environments_own_or_all_true(route: Any) -> None:
+    for name, expected in (("Plain", [True] * 4), ("Masked", [True, True, False, False])):
+        env = make(name, 2, route)
+        env.reset()
+        masks = np.stack(env.env_method("action_masks"))
+        assert masks.dtype == np.bool_
+        assert masks.tolist() == [expected] * 2
+        assert env.has_attr("action_masks")
+        env.close()
+
+
+@pytest.mark.parametrize("route", ["subproc", "dummy"])
+def test_actions_that_are_not_discrete_are_refused(route: Any) -> None:
+    with pytest.raises(ConfigError, match=r"TwoActions.*MultiDiscrete.*needs Discrete"):
+        make("TwoActions", 1, route)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Plain", "write it as package.module:Class"),
+        (":Plain", "write it as package.module:Class"),
+        (f"{MODULE}:", "write it as package.module:Class"),
+        (f"{MODULE}:Nowhere", "Nowhere"),
+        ("no.such.module:Env", "No module named"),
+        ("..trading:Env", "TypeError"),
+        ("broken_module:Env", "SyntaxError"),
+        ("failing_module:Env", "ValueError: on the way in"),
+        (f"{MODULE}:not_a_class", "no subclass of gymnasium.Env"),
+        (f"{MODULE}:NUMBER", "no subclass of gymnasium.Env"),
+        ("pathlib:Path", "no subclass of gymnasium.Env"),
+    ],
+)
+def test_a_class_that_cannot_be_used_is_said_in_one_paragraph(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("class Env(:\n")
+    (tmp_path / "failing_module.py").write_text("raise ValueError('on the way in')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        make_custom_vec_env("subproc", name, {}, 1)
+    text = str(caught.value)
+    assert reason in text
+    assert repr(name) in text
+    assert "environment.env_class" in text
+    assert "\n" not in text
+
+
+def test_a_class_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_market.py").write_text("from tests.trading.custom_envs import Masked as Mine\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert load_env_class("my_own_market:Mine") is custom_envs.Masked
+    env = make_custom_vec_env("subproc", "my_own_market:Mine", {}, 1)
+    assert env.env_method("action_masks")[0].tolist() == [True, True, False, False]
+    env.close()
+    sys.modules.pop("my_own_market", None)
+
+
+def test_a_trading_environment_runs_without_torch() -> None:
+    code = """
+import sys
+from tests.trading.worlds import make_params, make_tape
+from src.trading.gym_env import TradingEnv
+env = TradingEnv(make_tape(0), make_params())
+env.reset()
+env.step(0)
+wrong = {"torch", "stable_baselines3", "pandas", "pandas_market_calendars"} & set(sys.modules)
+assert not wrong, wrong
+"""
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
