@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from src.market.flags import DECISION
 from src.trading import kernel
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 from src.trading.tape import Tape
@@ -41,10 +42,20 @@ class AccountBlock:
         self.observe(obs)
 
     def begin_at(self, index: int, bar: int) -> None:
-        """A new account of the rule profile at `bar`, as evaluation begins."""
+        """A new account of the rule profile at `bar`, as evaluation begins; ValueError where no account may stand."""
+        # Compiled code does not check: a bar beyond the tape would be read from whatever lies there.
+        if not 0 <= bar < len(self.tape.flags) or not self.tape.flags[bar] & DECISION:
+            raise ValueError(f"an account cannot begin at bar {bar} of {len(self.tape.flags)}: it is no DECISION bar")
         p = self.params[0]
         start = p["start_balance_cents"]
         kernel.reset_account(self.accounts[index], bar, start, start, p["expiry_days"], p)
+
+    def restore(self, accounts: np.ndarray) -> None:
+        """Take over a snapshot of all records, `ACCOUNT`[n]; ValueError for one that was taken on a longer tape."""
+        bars, n = accounts["bar"], len(self.tape.flags)
+        if np.any((bars < 0) | (bars >= n)):
+            raise ValueError(f"state with an account at bar {bars.max()}, but the tape has {n}: taken on another tape")
+        self.accounts[:] = accounts
 
     def observe(self, obs: np.ndarray, with_tables: bool = True) -> None:
         """Write masks and observations of every account as it stands."""

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from src.market.flags import DECISION
 from src.trading import kernel
 from src.trading.accounts import AccountBlock, episode_summary
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS, PARAMS
@@ -46,6 +47,7 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         self._block = AccountBlock(tape if isinstance(tape, Tape) else Tape.load(Path(tape)), params, 1)
         self._block.seed(0, seed)
         self._obs = np.zeros((1, N_OBS), np.float32)
+        self._over = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,10 +61,13 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
             self._block.observe(self._obs)
         else:
             self._block.begin_training_episodes(self._obs)
+        self._over = False
         return self._obs[0].copy(), {}
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One timestep; on the last one `info["episode"]` sums the episode up."""
+        """One timestep; on the last one `info["episode"]` sums the episode up, and a reset must follow."""
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over, or none has begun: call reset() before step()")
         block = self._block
         tape = block.tape
         account = block.accounts[0]
@@ -72,6 +77,7 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         block.observe(self._obs)
         info: dict[str, Any] = {"illegal_actions": int(account["illegal_actions"])}
         if ending:
+            self._over = True
             info["episode"] = episode_summary(account)
         terminated, truncated = ending == kernel.TERMINATED, ending == kernel.TRUNCATED
         return self._obs[0].copy(), float(reward), terminated, truncated, info
@@ -89,8 +95,10 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         raw = np.ascontiguousarray(state["account"], np.uint8)
         if raw.size != ACCOUNT.itemsize:
             raise ValueError(f"an account's state has {ACCOUNT.itemsize} bytes, this one {raw.size}")
-        self._block.accounts[:] = raw.view(ACCOUNT)
+        self._block.restore(raw.view(ACCOUNT))
         self._block.observe(self._obs)
+        account = self._block.accounts[0]
+        self._over = bool(account["breached"]) or not self._block.tape.flags[account["bar"]] & DECISION
 
 
 def check_params(params: np.ndarray) -> np.ndarray:

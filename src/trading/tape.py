@@ -23,6 +23,20 @@ _DTYPES: dict[str, Any] = {
 }
 
 
+def _fitting(name: str, array: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    """The array if every value survives the conversion to `dtype` (floats may lose digits), else ValueError."""
+    given = np.asarray(array)
+    if given.dtype == dtype:
+        return given
+    if given.dtype.kind not in ("biu" if dtype.kind in "iu" else "fiu"):
+        raise ValueError(f"Tape.{name} is {given.dtype}, needs {dtype}")
+    if dtype.kind in "iu" and given.size:
+        limits = np.iinfo(dtype)
+        if given.min() < limits.min or given.max() > limits.max:
+            raise ValueError(f"Tape.{name} runs from {given.min()} to {given.max()}: too large for {dtype}")
+    return given
+
+
 @dataclass(frozen=True)
 class Tape:
     """What the kernel reads about the market and the advice; read-only, C-contiguous.
@@ -44,7 +58,7 @@ class Tape:
     def __post_init__(self) -> None:
         for name, dtype in _DTYPES.items():
             # A view: the caller's own array stays writable, and a mapped file stays mapped.
-            array = np.ascontiguousarray(getattr(self, name), dtype=dtype).view()
+            array = np.ascontiguousarray(_fitting(name, getattr(self, name), np.dtype(dtype)), dtype=dtype).view()
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         self._check()
@@ -69,6 +83,8 @@ class Tape:
                 f"Tape.situation runs from {self.situation.min()} to {self.situation.max()}, but advice has rows for "
                 f"0 to {len(self.advice) // N_SIDES - 1}"
             )
+        if self.starts.ndim != 1:
+            raise ValueError(f"Tape.starts has shape {self.starts.shape}, needs (starts,)")
         if len(self.starts) and (self.starts.min() < 0 or self.starts.max() >= n):
             raise ValueError(f"Tape.starts names bars {self.starts.min()} to {self.starts.max()} of {n}")
         self._check_endings()
@@ -84,9 +100,18 @@ class Tape:
                 f"Tape.flags end a session after bar {open_ended[0]} with neither a forced exit nor a break behind it: "
                 f"a position would outlive its session"
             )
-        last = self.flags[-1:] & (DECISION | BREAK_AFTER | END_AFTER)
-        if len(last) and last[0] & DECISION and not last[0] & BREAK_AFTER:
-            raise ValueError("Tape.flags let an account decide at the last bar, but no bar follows it: set BREAK_AFTER")
+        decides = (self.flags & DECISION) != 0
+        goes_on = np.append(decides[1:] | (~broken[:-1] & before_flat_bar[:-1]), False)
+        stranded = np.flatnonzero(decides & ~ends & ~goes_on)
+        if len(stranded):
+            raise ValueError(
+                f"Tape.flags let an account decide at bar {stranded[0]} of {len(self.flags)} and go on, but at the "
+                f"next bar it may not stand: set END_AFTER"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles go through the checks, and are read-only, too."""
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
 
     @property
     def window_flat(self) -> np.ndarray:

@@ -41,6 +41,7 @@ class BatchedTradingVecEnv(VecEnv):
                 self._block.seed(index, seed)
         self._reset_seeds()
         self._reset_options()
+        self._turn ^= 1
         self._block.begin_training_episodes(self._buffers[self._turn])
         return self._buffers[self._turn]
 
@@ -81,7 +82,7 @@ class BatchedTradingVecEnv(VecEnv):
         raw = np.ascontiguousarray(state["accounts"], np.uint8)
         if raw.shape != (self.num_envs, ACCOUNT.itemsize):
             raise ValueError(f"state of shape {raw.shape}, needs ({self.num_envs}, {ACCOUNT.itemsize})")
-        self._block.accounts[:] = raw.view(ACCOUNT).reshape(self.num_envs)
+        self._block.restore(raw.view(ACCOUNT).reshape(self.num_envs))
         self._turn ^= 1
         self._block.observe(self._buffers[self._turn])
         return self._buffers[self._turn]
