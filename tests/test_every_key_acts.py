@@ -6,6 +6,7 @@ configuration (config.yaml, the report's names of choices) is no such figure.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,7 @@ from src.configuration import Configuration, flat_paths
 from src.errors import ConfigError
 from src.evidence.report import judge_targets
 from src.testing_framework import TestConfig
-from tests.tiny_runs import LEFT_OUT, bar_files, quick_calendar, tiny_config, whole_run
-
-Seen = Mapping[str, Any]
+from tests.tiny_runs import LEFT_OUT, Seen, at, bar_files, quick_calendar, tiny_config, whole_run
 
 RESULTS = ("report.arms", "report.validation_arms", "weights", "steps", "report.look_ahead", "report.timesteps_total")
 TRAINED = ("weights", "metrics")
@@ -289,25 +288,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     threads = torch.get_num_threads()
     with quick_calendar(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the default output folder, and no data/ here: bars without a path are synthetic
+        patch.setattr(sys, "path", [*sys.path])  # loading an env_class adds the working folder
         yield Runs(bar_files(folder))
     torch.set_num_threads(threads)
-
-
-def at(seen: Seen, path: str) -> Any:
-    """What stands at a dotted path; None where a run left no such thing."""
-    value: Any = seen
-    names = path.split(".")
-    while names:
-        if isinstance(value, list):
-            value = value[int(names.pop(0))] if int(names[0]) < len(value) else None
-        elif not isinstance(value, Mapping):
-            return None
-        elif names[0] in value:
-            value = value[names.pop(0)]
-        else:  # names of tensors hold dots themselves: all that begin so
-            rest = ".".join(names)
-            return {name: inner for name, inner in value.items() if name.startswith(rest)} or None
-    return value
 
 
 def test_every_key_has_a_case_and_every_case_a_key() -> None:

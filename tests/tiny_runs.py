@@ -29,6 +29,8 @@ from src.market.synthetic import synthetic_bars
 from src.testing_framework import TestConfig, TestingFramework
 from tests.market.bar_makers import bar_table, write_csv
 
+Seen = Mapping[str, Any]
+
 N_SESSIONS, INTERVAL_MIN = 12, 15
 
 TINY: Mapping[str, Any] = {
@@ -118,7 +120,7 @@ def quick_calendar() -> Iterator[None]:
         yield
 
 
-def whole_run(config: TestConfig) -> dict[str, Any]:
+def whole_run(config: TestConfig) -> Seen:
     """Everything a run leaves behind: its report, metrics by phase, digests of the exported weights, and files.
 
     A run that a UserError ended leaves `outcome`, the error's text, and nothing else.
@@ -150,6 +152,23 @@ def whole_run(config: TestConfig) -> dict[str, Any]:
         },
         "threads": torch.get_num_threads(),
     }
+
+
+def at(seen: Seen, path: str) -> Any:
+    """What stands at a dotted path; None where a run left no such thing."""
+    value: Any = seen
+    names = path.split(".")
+    while names:
+        if isinstance(value, list):
+            value = value[int(names.pop(0))] if int(names[0]) < len(value) else None
+        elif not isinstance(value, Mapping):
+            return None
+        elif names[0] in value:
+            value = value[names.pop(0)]
+        else:  # names of tensors hold dots themselves: all that begin so
+            rest = ".".join(names)
+            return {name: inner for name, inner in value.items() if name.startswith(rest)} or None
+    return value
 
 
 def _metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
