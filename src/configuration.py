@@ -25,6 +25,13 @@ from src.trading.settings import EnvironmentSettings
 
 KeyPath = tuple[str, ...]  # from a section down to one of its keys
 
+# Options whose names say more than their keys would, and the keys.
+ALIASES: Mapping[str, KeyPath] = {
+    "data": ("data", "path"),
+    "llm_model": ("llm", "model"),
+    "llm_budget": ("llm", "tabulation_budget_s"),
+}
+
 # What a mode changes of the models' defaults.
 MODES: Mapping[str, Mapping[str, Any]] = {
     "hardware_maximized": {"hardware": {"vectorized_envs": 32, "batch_size": 1024}},
@@ -185,6 +192,9 @@ def _check_names(values: Mapping[Any, Any], model: type[BaseModel], source: str,
 def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Flat overrides under their sections."""
     values: dict[str, Any] = {}
+    named = overrides.get("llm_model")
+    if overrides.get("mock_llm") is True and named not in (None, "mock"):
+        raise ConfigError(f"The options mock_llm and llm_model {shown(named)} exclude each other: give one of them.")
     for name, value in overrides.items():
         if value is None or (name == "mock_llm" and value is False):
             continue
@@ -198,12 +208,12 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
             _check_names({name: value}, Configuration, "options")
             values = _merged(values, {name: value})
             continue
-        elif name == "data":
-            path = ("data", "path")
+        elif name in ALIASES:
+            path = ALIASES[name]
         elif len(paths) == 1:
             path = paths[0]
         else:
-            known = [*flat_paths(), "mock_llm", "data"]
+            known = [*flat_paths(), "mock_llm", *ALIASES]
             raise ConfigError(
                 f"There is no option {name!r}{did_you_mean(name, known)}. An option is named as its key in the "
                 f"configuration file."

@@ -10,19 +10,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
-from src.advisor.settings import LLMSettings
+from src.advisor import models, scoring
+from src.advisor.choose import LanguageModel, make_advisor
 from src.agent import training
 from src.agent.phases import Trainer, prepare_market
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.training import build_base, resolve_device
-from src.configuration import Configuration, flat_paths
-from src.errors import ConfigError
+from src.configuration import flat_paths
 from src.evidence.report import judge_targets
+from src.numba_cache import PROJECT_CACHE
 from src.testing_framework import TestConfig
 from tests.tiny_runs import LEFT_OUT, Seen, at, bar_files, quick_calendar, tiny_config, whole_run
 
@@ -36,6 +37,10 @@ UNTRAINED = ("report.arms.flat", "report.arms.random_legal", "report.arms.adviso
 CUDA = {"hardware.device": "cuda"}
 SYNTHETIC = {"data.path": None, "data.synthetic_interval_min": 15}
 OWN_ENV = {"environment.env_class": "tests.tiny_runs:CountingEnv", "hardware.vec_env": "dummy"}
+TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_s": 1e-3}
+"""A language model that is asked a single batch."""
+UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
+"""What no advice may touch."""
 MANY_BREACHES = {"environment.contracts": 60, "environment.min_buffer_frac": 0.01}
 
 
@@ -75,6 +80,42 @@ def judged(config: TestConfig) -> Seen:
     """The targets of a run on a GPU that was used half of the time."""
     targets = judge_targets(config.validation, {"gpu_utilization": 0.5}, {})
     return {name: target["status"] for name, target in targets.items()}
+
+
+def language_model(config: TestConfig) -> Seen:
+    """What a language model is named and loaded with; none is."""
+    asked: dict[str, Any] = {}
+
+    def identity_of(name: str, prompts: object, **settings: Any) -> str:
+        asked["named"] = settings
+        return "identity"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "identity_of", identity_of)
+        patch.setattr(scoring, "LLMScorer", lambda loaded, prompts, batch_size: None)
+        patch.setattr(models, "load_model", lambda name, **settings: asked.update(loaded=settings))
+        advisor = make_advisor(config.llm)
+        assert isinstance(advisor, LanguageModel)
+        advisor.load()
+    return asked
+
+
+def second_run(config: TestConfig) -> Seen:
+    """A run after one that has tabulated the first budget."""
+    whole_run(config.model_copy(update={"llm": config.llm.model_copy(update={"extend_advice": False})}))
+    return whole_run(config)
+
+
+def stores(config: TestConfig) -> Seen:
+    """Where a run leaves its answers: here, or in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
+        seen = whole_run(config)
+    folders = (Path(), Path("cache") / PROJECT_CACHE)
+    found = [str(path) for folder in folders for path in sorted(folder.glob("*.sqlite3"))]
+    for name in found:
+        Path(name).unlink()
+    return {**seen, "stores": found}
 
 
 # ---------------------------------------------------------------- one case a key
@@ -194,7 +235,25 @@ CASES: Mapping[str, Case] = {
     ),
     "performance.env_pool_size": Case(2, ("report.env_pool.built", "report.env_pool.temporary"), (*RESULTS, *TRAINED)),
     # llm
-    "llm.model": Case("mock", ()),  # test_there_is_one_advisor_only
+    "llm.model": Case("tiny", ("report.advice.identity", "report.advice.sha256", "weights.hybrid"), UNADVISED),
+    "llm.quantization": Case(
+        "int8", ("named.quantization", "loaded.quantization"), ("named.device",), TINY_MODEL, language_model
+    ),
+    "llm.llm_device": Case(
+        "cpu", ("named.device", "loaded.device"), ("named.quantization",), TINY_MODEL, language_model
+    ),
+    "llm.llm_threads": Case(2, ("loaded.threads",), ("named.device", "loaded.device"), TINY_MODEL, language_model),
+    "llm.tabulation_budget_s": Case(60.0, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, TINY_MODEL),
+    "llm.extend_advice": Case(
+        True, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, TINY_MODEL, second_run
+    ),
+    "llm.advice_batch_size": Case(8, ("report.advice.situations_asked",), UNADVISED, TINY_MODEL),
+    "llm.calibrate": Case(
+        False, ("report.advice.sha256", "weights.hybrid"), (*UNADVISED, "report.advice.situations_asked"), TINY_MODEL
+    ),
+    "llm.store_path": Case(
+        "mine.sqlite3", ("stores",), ("report.advice.sha256", "weights"), {**TINY_MODEL, "llm.store_path": None}, stores
+    ),
     "llm.llm_weight": finetuned(0.0, "weights.hybrid", "metrics.hybrid", "report.fusion"),
     "llm.use_opinion_features": finetuned(False, "weights.hybrid", "metrics.hybrid"),
     "llm.cache_size": Case(5, ("report.cache.size", "report.cache.hits"), (*RESULTS, *TRAINED)),
@@ -258,9 +317,6 @@ CASES: Mapping[str, Case] = {
     ),
 }  # fmt: skip
 
-FLIPPED = [key for key, case in CASES.items() if case.moves]
-
-
 # ---------------------------------------------------------------- the tests
 
 
@@ -279,7 +335,9 @@ class Runs:
 
     def see_again(self, changes: Mapping[str, Any], observe: Callable[[TestConfig], Seen]) -> Seen:
         path = changes.get("data.path", "plain")
-        return observe(tiny_config({**changes, "data.path": None if path is None else str(self._files[path])}))
+        # A store of its own: what another run has asked would change how much this one asks.
+        own = {"llm.store_path": f"stores/{len(self._made)}.sqlite3"}
+        return observe(tiny_config({**own, **changes, "data.path": None if path is None else str(self._files[path])}))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +357,7 @@ def test_every_key_has_a_case_and_every_case_a_key() -> None:
     assert CASES.keys() - keys == set(), "no such key"
 
 
-@pytest.mark.parametrize("key", FLIPPED)
+@pytest.mark.parametrize("key", CASES)
 def test_a_flipped_key_shows(runs: Runs, key: str) -> None:
     case = CASES[key]
     before = runs.see(case.base, case.observe)
@@ -330,10 +388,5 @@ def test_with_all_shortcuts_off_the_results_are_the_same(runs: Runs) -> None:
     assert [path for path in counters if at(before, path) == at(after, path)] == []
 
 
-def test_there_is_one_advisor_only() -> None:
-    """`llm.model` cannot be flipped yet: with a second advisor this fails, and the key gets a case like the others."""
-    assert get_args(LLMSettings.model_fields["model"].annotation) == (CASES["llm.model"].to,)
-    with pytest.raises(ConfigError, match=r"llm\.model"):
-        tiny_config({"llm.model": "another"})
-    assert {key for key, case in CASES.items() if not case.moves} == {"llm.model"}
-    assert Configuration().mock_llm
+def test_every_case_says_what_moves() -> None:
+    assert [key for key, case in CASES.items() if not case.moves] == []

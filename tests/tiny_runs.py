@@ -36,6 +36,7 @@ N_SESSIONS, INTERVAL_MIN = 12, 15
 TINY: Mapping[str, Any] = {
     # A micro: one lost trade of 15-minute NQ bars is the whole daily limit, and hardly anything happens after it.
     "test_mode.market": "MNQ",
+    "llm.model": "mock",
     "hardware.device": "cpu",
     "hardware.vectorized_envs": 4,
     "hardware.batch_size": 32,

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import Advisor
 
+MOCK = "mock"
+BUNDLED = "bundled:smollm2"
+QUICK_BUDGET_S = 15.0
+"""Most a quick run spends on asking."""
 
-def make_advisor(settings: LLMSettings) -> Advisor:
-    """The advisor of `llm.model`."""
-    return {"mock": MockAdvisor}[settings.model]()
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A language model that is on this machine and not loaded yet."""
+
+    name: str
+    identity: str
+    settings: LLMSettings
+
+    def load(self) -> Advisor:
+        """Load it; UserErrors for what the user can mend."""
+        from src.advisor.models import load_model
+        from src.advisor.prompts import load_prompts
+        from src.advisor.scoring import LLMScorer
+
+        llm = self.settings
+        loaded = load_model(llm.model, quantization=llm.quantization, device=llm.llm_device, threads=llm.llm_threads)
+        return LLMScorer(loaded, load_prompts(), batch_size=llm.advice_batch_size)
+
+
+def make_advisor(settings: LLMSettings) -> MockAdvisor | LanguageModel:
+    """The advisor of `llm.model`, a language model not loaded yet. ConfigError for one that is not on this machine."""
+    if settings.model == MOCK:
+        return MockAdvisor()
+    from src.advisor.prompts import load_prompts
+    from src.advisor.scoring import identity_of
+
+    identity = identity_of(
+        settings.model, load_prompts(), quantization=settings.quantization, device=settings.llm_device
+    )
+    return LanguageModel(settings.model, identity, settings)
+
+
+def budget_s(settings: LLMSettings, *, quick: bool) -> float:
+    """Seconds a run may ask for."""
+    return min(settings.tabulation_budget_s, QUICK_BUDGET_S) if quick else settings.tabulation_budget_s

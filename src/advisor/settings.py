@@ -3,6 +3,7 @@ decisions."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -11,9 +12,33 @@ from src.settings import Section
 
 
 class LLMSettings(Section):
-    """Section `llm`: the model that advises and the weight its advice carries."""
+    """Section `llm`: the model that advises, how much it is asked, and the weight its advice carries."""
 
-    model: Literal["mock"] = Field("mock", description="the advisor: `mock` answers by rules, without a language model")
+    model: str = Field(
+        "bundled:smollm2",
+        min_length=1,
+        description="bundled:smollm2, a folder or hub id of a causal language model, tiny (random), or mock (rules)",
+    )
+    quantization: Literal["none", "int8", "int4"] = Field(
+        "none", description="weights of the language model; int8 and int4 need bitsandbytes"
+    )
+    llm_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the language model is asked")
+    llm_threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads while it is asked; null: the threads of training"
+    )
+    tabulation_budget_s: float = Field(
+        120.0, gt=0.0, le=10**6, description="seconds to ask it, model loading not counted; quick runs: at most 15"
+    )
+    extend_advice: bool = Field(
+        False, description="ask for another budget's worth beyond what an earlier run has tabulated"
+    )
+    advice_batch_size: int = Field(16, ge=1, le=1024, description="situations asked at once, and kept at once")
+    calibrate: bool = Field(
+        True, description="subtract each label's mean log-probability by side; false: as the model says it"
+    )
+    store_path: Path | None = Field(
+        None, description="SQLite file of answers, shared by runs; null: advice.sqlite3 in the user's cache folder"
+    )
     llm_weight: float = Field(
         0.5,
         ge=0.0,

@@ -130,7 +130,7 @@ def tabulate(
     is called after each batch. Raises ValueError for a bad list or an answer that is no set of log-probabilities.
     """
     situations = np.asarray(ordered_situations, dtype=np.int64)
-    codes, sides = split_situations(situations)
+    codes, _ = split_situations(situations)
     if len(np.unique(situations)) != len(situations) or (codes == UNKNOWN).any():
         raise ValueError("situations to ask about must be distinct and not of the unknown market: use situation_order")
     if batch_size < 1:
@@ -139,8 +139,8 @@ def tabulate(
     covered = np.zeros(N_SITUATIONS, dtype=bool)
     for start in range(0, len(situations), batch_size):
         batch = slice(start, start + batch_size)
-        scores = _checked_scores(advisor, situations[batch], LABEL_SETS[sides[batch]])
-        probabilities[situations[batch]] = _softmax(np.round(scores / SCORE_STEP) * SCORE_STEP)
+        scores = checked_scores(advisor, situations[batch])
+        probabilities[situations[batch]] = softmax(np.round(scores / SCORE_STEP) * SCORE_STEP)
         covered[situations[batch]] = True
         if progress is not None:
             progress(min(start + batch_size, len(situations)), len(situations))
@@ -202,8 +202,9 @@ def advised_action(probabilities: NDArray[np.floating[Any]], masks: NDArray[np.b
     return np.where(shares.any(axis=1), shares.argmax(axis=1), NO_ADVICE).astype(np.int64)
 
 
-def _checked_scores(advisor: Advisor, situations: NDArray[np.int64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The advisor's answer as float64, proven to be finite on the label sets and -inf outside."""
+def checked_scores(advisor: Advisor, situations: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The advisor's answer as float64[k, 6], proven to be finite on the label sets and -inf outside."""
+    labels = LABEL_SETS[split_situations(situations)[1]]
     scores = np.asarray(advisor.score(situations), dtype=np.float64)
     if scores.shape != labels.shape:
         raise ValueError(f"advisor {advisor.name!r} answered with shape {scores.shape}, needs {labels.shape}")
@@ -217,6 +218,7 @@ def _checked_scores(advisor: Advisor, situations: NDArray[np.int64], labels: NDA
     return scores
 
 
-def _softmax(scores: NDArray[np.float64]) -> Float32:
+def softmax(scores: NDArray[np.float64]) -> Float32:
+    """Probabilities of log-probabilities, row by row: float64[k, 6] -> float32[k, 6]."""
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +14,20 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from src.advisor.choose import budget_s
+from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.situations import market_situations
-from src.advisor.table import AdviceTable, Advisor, empty_table, situation_order, tabulate
+from src.advisor.store import AdviceStore, default_store_path
+from src.advisor.table import AdviceTable, empty_table, situation_order
+from src.advisor.tabulation import (
+    ModelAdvisor,
+    Progress,
+    Say,
+    TabulationRecord,
+    tabulate_at_once,
+    tabulate_stored,
+)
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, TrainingSettings
@@ -93,11 +107,52 @@ def market_of(tables: MarketTables, data: DataSettings, rules: RuleProfile, para
 
 
 def tabulate_advice(
-    market: Market, advisor: Advisor, progress: Callable[[int, int], None] | None = None
-) -> AdviceTable:
-    """Ask the advisor about the situations of the training sessions, most frequent first."""
+    market: Market,
+    advisor: MockAdvisor | ModelAdvisor,
+    llm: LLMSettings,
+    *,
+    quick: bool = False,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> tuple[AdviceTable, TabulationRecord]:
+    """Advice on the situations of the training sessions, most frequent first: by rules at once, by a language model
+    from the store and within the budget.
+
+    `say` gets lines that stay, `progress` a record a batch. Nothing of it (the model's threads, its random numbers)
+    reaches the phases after: they are the same whether the model was asked or all was in the store.
+    """
     order = situation_order(market.situation[market.bars_of(market.split.train)])
-    return tabulate(advisor, order, progress=progress)
+    if isinstance(advisor, MockAdvisor):
+        return tabulate_at_once(advisor, order)
+    with _undisturbed(), AdviceStore(llm.store_path or default_store_path()) as store:
+        return tabulate_stored(
+            advisor,
+            store,
+            order,
+            budget_s(llm, quick=quick),
+            extend=llm.extend_advice,
+            batch_size=llm.advice_batch_size,
+            calibrate=llm.calibrate,
+            say=say,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave threads and global random states as they were, and no model in memory."""
+    threads, python = torch.get_num_threads(), random.getstate()
+    shared = np.random.get_state()  # noqa: NPY002 - SB3 draws its minibatches from it
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            random.setstate(python)
+            np.random.set_state(shared)  # noqa: NPY002
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)

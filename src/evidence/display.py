@@ -72,6 +72,7 @@ class RunDisplay:
         parts = [
             _given(record.get("fraction_done"), lambda v: f"{v:.0%}"),
             _given(record.get("steps_per_s"), lambda v: f"{v:,.0f} steps/s"),
+            _given(record.get("advices_per_s"), lambda v: f"{v:.1f} advices/s"),
             _given(self._seconds_left(), lambda v: f"ETA {_duration(v)}"),
             _given(record.get("mean_episode_reward"), lambda v: f"reward {v:+.2f}"),
             _given(reading.get("tree_cpu_percent"), lambda v: f"CPU {v:.0f}%"),
@@ -82,6 +83,8 @@ class RunDisplay:
         return ", ".join(part for part in parts if part)
 
     def _seconds_left(self) -> float | None:
+        if "seconds_left" in self._record:
+            return self._record["seconds_left"]
         done = self._record.get("fraction_done")
         if not done:
             return None

@@ -1,0 +1,38 @@
+"""Removing a model's label bias: what it says of a situation, relative to what it says on average.
+
+A small model prefers some labels whatever it is asked (the word is common, the option stands first). By side, the mean
+log-probability of each label over the tabulated situations is subtracted; these are situations of the training sessions
+only, so nothing of the sealed sessions enters. It is done when the table is made, from the raw answers in the store.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.advisor.situations import split_situations
+from src.advisor.table import LABEL_SETS, SCORE_STEP, Float32
+from src.trading.layout import N_SIDES
+
+
+def served_scores(raw: Float32, situations: NDArray[np.int64], *, calibrate: bool) -> NDArray[np.float64]:
+    """Log-probabilities as the table serves them, float64[k, 6] from raw float32[k, 6]: multiples of SCORE_STEP.
+
+    With `calibrate` each label of a side has mean 0 (to half a step) over the situations given. Neither the order of
+    the rows nor how they were batched changes a bit of it: raw scores are rounded first, and sums of whole steps are
+    exact.
+    """
+    steps = np.round(np.asarray(raw, np.float64) / SCORE_STEP)
+    if calibrate:
+        steps = np.round(steps - _label_bias(steps, situations))
+    return steps * SCORE_STEP
+
+
+def _label_bias(steps: NDArray[np.float64], situations: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean of each label over the rows of the same side, float64[k, 6]; 0 for what is no label of the side."""
+    _, sides = split_situations(situations)
+    bias = np.zeros((N_SIDES, steps.shape[1]))
+    for side in np.unique(sides):
+        labels = LABEL_SETS[side]
+        bias[side, labels] = steps[sides == side][:, labels].mean(axis=0)
+    return bias[sides]

@@ -1,0 +1,294 @@
+"""The answers of language models, kept in one SQLite file that runs and processes share.
+
+An answer is stored as the model gave it (raw log-probabilities), under the identity of everything it depends on. So
+calibration can change without asking again, and another model, prompt or precision never reads a foreign answer. Each
+batch is one transaction: a killed process loses the batch it was asking about and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.advisor.table import Float32
+from src.errors import UserError
+from src.numba_cache import user_cache_folder
+from src.trading.layout import N_ACTIONS
+
+try:
+    import fcntl
+except ImportError:  # a system without it has no two processes opening the store at the same instant
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+STORE_NAME = "advice.sqlite3"
+APPLICATION_ID = 0x41445643
+"""Says in the file's header that it is such a store."""
+STORE_VERSION = 1
+"""Raise it with any change of the tables: a store of another version is kept aside."""
+BUSY_TIMEOUT_S = 30.0
+_ROW_BYTES = 4 * N_ACTIONS
+
+_SCHEMA = f"""
+CREATE TABLE answers (
+    key TEXT NOT NULL, situation INTEGER NOT NULL,
+    scores BLOB NOT NULL CHECK (length(scores) = {_ROW_BYTES}), crc INTEGER NOT NULL,
+    PRIMARY KEY (key, situation)
+) WITHOUT ROWID;
+CREATE TABLE orders (
+    key TEXT NOT NULL, order_sha TEXT NOT NULL, situations BLOB NOT NULL,
+    PRIMARY KEY (key, order_sha)
+) WITHOUT ROWID;
+CREATE TABLE rounds (
+    key TEXT NOT NULL, order_sha TEXT NOT NULL, number INTEGER NOT NULL,
+    count_k INTEGER NOT NULL, asked BLOB NOT NULL, batch_size INTEGER NOT NULL,
+    budget_s REAL NOT NULL, advices_per_s REAL NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (key, order_sha, number)
+) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {STORE_VERSION};
+"""
+_TABLES = {"answers", "orders", "rounds"}
+_NOT_A_STORE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class StoreError(UserError):
+    """A store of advice that cannot be read or written."""
+
+
+class _Unusable(Exception):
+    """What is wrong with a file that is no intact store."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A budget turned into a count, once and for all.
+
+    The first `count_k` situations of the ordered list are tabulated; `asked` int64[a] are those of them that were not
+    known when the round was planned, in batches of `batch_size`. `advices_per_s` is the speed it was planned with.
+    """
+
+    number: int
+    count_k: int
+    asked: NDArray[np.int64]
+    batch_size: int
+    budget_s: float
+    advices_per_s: float
+
+
+def default_store_path() -> Path:
+    """Where answers are kept when the configuration names no file."""
+    return user_cache_folder() / STORE_NAME
+
+
+class AdviceStore:
+    """An open store; a context manager. A file that is damaged or no such store is kept aside and a new one begun.
+
+    StoreError for a place that cannot be written, another process that keeps it locked, and a disk that is full:
+    what was stored before stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._errors_in_words():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(path):
+                try:
+                    self._database = _opened(path)
+                except _Unusable as error:
+                    aside = _keep_aside(path)
+                    logger.warning(
+                        "The advice store %s cannot be used (%s). It is kept as %s, and a new one is begun: what it "
+                        "held will be asked again.", path, error, aside.name,
+                    )  # fmt: skip
+                    self._database = _opened(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what could not be tidied up now (a full disk) is at the next opening."""
+        with suppress(sqlite3.Error):
+            self._database.close()
+
+    def answers(self, key: str) -> dict[int, Float32]:
+        """Every stored answer of a model, float32[6] by situation. A row whose checksum fails is dropped, and said."""
+        found: dict[int, Float32] = {}
+        broken: list[int] = []
+        with self._errors_in_words():
+            rows = self._database.execute("SELECT situation, scores, crc FROM answers WHERE key = ?", (key,))
+            for situation, scores, crc in rows.fetchall():
+                if zlib.crc32(scores) == crc:
+                    found[situation] = np.frombuffer(scores, dtype="<f4").astype(np.float32)
+                else:
+                    broken.append(situation)
+            if broken:
+                logger.warning("%d damaged answers of %s are dropped and will be asked again.", len(broken), self.path)
+                with self._transaction() as database:
+                    database.executemany(
+                        "DELETE FROM answers WHERE key = ? AND situation = ?",
+                        [(key, situation) for situation in broken],
+                    )
+        return found
+
+    def put(self, key: str, situations: NDArray[np.int64], scores: Float32) -> int:
+        """Store one batch, int64[k] and float32[k, 6], whole or not at all; returns how many were new.
+
+        An answer that is there already stays: another process may have built its table on it.
+        """
+        blobs = [row.tobytes() for row in np.ascontiguousarray(scores, dtype="<f4")]
+        rows = [(key, int(s), blob, zlib.crc32(blob)) for s, blob in zip(situations, blobs, strict=True)]
+        with self._errors_in_words(), self._transaction() as database:
+            return database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows).rowcount
+
+    def rounds(self, key: str, order_sha: str) -> list[Round]:
+        """What was planned for an ordered list, in the order of planning; all is dropped, and said, if some of it is
+        damaged."""
+        with self._errors_in_words():
+            rows = self._database.execute(
+                "SELECT number, count_k, asked, batch_size, budget_s, advices_per_s, crc FROM rounds "
+                "WHERE key = ? AND order_sha = ? ORDER BY number",
+                (key, order_sha),
+            ).fetchall()
+            if any(_round_checksum(*facts) != crc for *facts, crc in rows):
+                logger.warning("A damaged budget of %s is dropped and will be measured again.", self.path)
+                with self._transaction() as database:
+                    database.execute("DELETE FROM rounds WHERE key = ? AND order_sha = ?", (key, order_sha))
+                return []
+        return [
+            Round(number, count_k, np.frombuffer(asked, "<i8").astype(np.int64), batch_size, budget_s, speed)
+            for number, count_k, asked, batch_size, budget_s, speed, _ in rows
+        ]
+
+    def order(self, key: str, order_sha: str) -> NDArray[np.int64] | None:
+        """The ordered list that was planned for, int64[n]; None if none was."""
+        with self._errors_in_words():
+            row = self._database.execute(
+                "SELECT situations FROM orders WHERE key = ? AND order_sha = ?", (key, order_sha)
+            ).fetchone()
+        return None if row is None else np.frombuffer(row[0], "<i8").astype(np.int64)
+
+    def add_round(self, key: str, order_sha: str, order: NDArray[np.int64], planned: Round) -> Round:
+        """Record a round, or learn which one another process has recorded as this number; that one holds."""
+        asked = planned.asked.astype("<i8").tobytes()
+        facts = (planned.number, planned.count_k, asked, planned.batch_size, planned.budget_s, planned.advices_per_s)
+        row = (key, order_sha, *facts, _round_checksum(*facts))
+        with self._errors_in_words(), self._transaction() as database:
+            situations = order.astype("<i8").tobytes()
+            database.execute("INSERT OR IGNORE INTO orders VALUES (?, ?, ?)", (key, order_sha, situations))
+            database.execute("INSERT OR IGNORE INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        return self.rounds(key, order_sha)[planned.number]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database
+            self._database.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            code = _primary_code(error)
+            if code in _HELD:
+                reason = f"another process has kept it locked for {BUSY_TIMEOUT_S:.0f} s"
+                remedy = "Wait for that process, or name another file with llm.store_path"
+            elif code in _NOT_A_STORE:
+                reason = f"it was damaged while in use: {error}"
+                remedy = "Start again: a damaged store is kept aside and a new one is begun"
+            else:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                remedy = (
+                    "Free space on that disk or name another file with llm.store_path, and start again: what was "
+                    "stored stays and is not asked again"
+                )
+            raise StoreError(f"The advice store {self.path} cannot be used ({reason}). {remedy}.") from error
+
+
+def _round_checksum(
+    number: int, count_k: int, asked: bytes, batch_size: int, budget_s: float, advices_per_s: float
+) -> int:
+    return zlib.crc32(asked + repr((number, count_k, batch_size, float(budget_s), float(advices_per_s))).encode())
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """An open and checked store, made where there is none. _Unusable for a file that is no intact store."""
+    database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        # A killed process loses nothing that was committed in either setting; FULL holds for a power cut too.
+        database.execute("PRAGMA synchronous = FULL")
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables and not _pragma(database, "application_id") and not _pragma(database, "user_version"):
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            return database
+        if _pragma(database, "application_id") != APPLICATION_ID or tables != _TABLES:
+            raise _Unusable("it is a database of something else")
+        if (version := _pragma(database, "user_version")) != STORE_VERSION:
+            raise _Unusable(f"it has version {version}, and this program reads version {STORE_VERSION}")
+        if (found := _pragma(database, "quick_check")) != "ok":
+            raise _Unusable(f"it is damaged: {' '.join(str(found).split())}")
+    except sqlite3.Error as error:
+        database.close()
+        if _primary_code(error) in _NOT_A_STORE:
+            raise _Unusable(str(error)) from None
+        raise
+    except _Unusable:
+        database.close()
+        raise
+    return database
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> Any:
+    return database.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _primary_code(error: BaseException) -> int | None:
+    """SQLite's result code without the detail that its upper bits hold."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _keep_aside(path: Path) -> Path:
+    """Rename a store, its log of changes with it, to a free name beside it."""
+    name = f"{path.name}.damaged-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (name, *(f"{name}-{i}" for i in range(2, 1000)))
+    aside = next(path.with_name(n) for n in names if not path.with_name(n).exists())
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Between processes only one opens the store at a time: two would both keep a damaged one aside, and so the new
+    one of the other."""
+    if fcntl is None:
+        yield
+        return
+    with open(f"{path}.lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

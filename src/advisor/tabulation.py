@@ -1,0 +1,340 @@
+"""Asking a language model within a time budget, and going on where an earlier run or a killed one stopped.
+
+The budget becomes a count once: the speed is measured on the first batches, and how far down the ordered list of
+situations that reaches is recorded with the list. From then on the count decides and never a clock, so a run that was
+killed and resumed makes bitwise the table of one that was not. A later run finds the count and all answers in the store
+and asks nothing; it does not even load the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.advisor.calibration import served_scores
+from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
+from src.advisor.store import AdviceStore, Round
+from src.advisor.table import AdviceTable, Advisor, Float32, checked_scores, freeze_table, softmax, tabulate
+from src.errors import UserError
+from src.trading.layout import N_ACTIONS
+
+Say = Callable[[str], None]
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class ModelAdvisor(Protocol):
+    """An advisor whose model is loaded only when something has to be asked."""
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything its answers depend on, known without loading the model."""
+
+    def load(self) -> Advisor:
+        """The advisor, ready to answer; of the same identity."""
+
+
+@dataclass(frozen=True)
+class TabulationRecord:
+    """What asking took and where the answers came from. Times in seconds; counts are of situations."""
+
+    model: str
+    listed: int
+    """Situations of the ordered list: those that occur in the training sessions, with all sides."""
+    count_k: int
+    """How many of them, from the top, are tabulated: what the budget has become."""
+    asked_now: int
+    from_store: int
+    seconds: float
+    """Spent asking, without loading."""
+    load_s: float
+    advices_per_s: float | None
+    """Measured now; None when nothing was asked."""
+    budget_s: float
+    """Of all rounds together, as recorded."""
+    rounds: int
+    """The first budget and the extensions so far."""
+    batch_size: int
+    calibrated: bool
+    order_sha256: str
+    sha256: str
+    """Of the frozen table."""
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+    """What the scorer counted itself; empty when nothing was asked."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the report."""
+        return asdict(self)
+
+
+def tabulate_stored(
+    advisor: ModelAdvisor,
+    store: AdviceStore,
+    order: NDArray[np.int64],
+    budget_s: float,
+    *,
+    extend: bool = False,
+    batch_size: int = 16,
+    calibrate: bool = True,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> tuple[AdviceTable, TabulationRecord]:
+    """The frozen table over the first K situations of `order` int64[n] (`situation_order`), asked or from the store.
+
+    K, the batches and their size are those recorded for this advisor and order; with none recorded the budget is
+    measured and recorded. `extend` adds a round with another budget, except where an extension was cut short: that one
+    is finished. `say` gets lines that stay, `progress` a mapping (fraction_done, advices_per_s, seconds_left) a batch.
+    Raises ValueError for a bad list or answer, UserError for a store that cannot be used (what was stored stays).
+    """
+    order = np.array(order, dtype=np.int64)
+    if len(np.unique(order)) != len(order) or (split_situations(order)[0] == UNKNOWN).any():
+        raise ValueError("situations to ask about must be distinct and not of the unknown market: use situation_order")
+    asking = _Asking(advisor, store, order, say or _ignore, progress or _ignore)
+    rounds = store.rounds(advisor.identity, asking.order_sha)
+    before = asking.known
+    pending = [batch for planned in rounds for batch in asking.pending(planned)]
+    extension_was_cut_short = bool(rounds) and rounds[-1].number > 0 and bool(pending)
+    if pending:
+        asking.resume(pending, rounds[-1])
+    if len(order) and (not rounds or (extend and not extension_was_cut_short)):
+        rounds = asking.plan(rounds, budget_s, batch_size)
+    count_k = rounds[-1].count_k if rounds else 0
+    asking.fill(order[:count_k], batch_size)
+    if not asking.asked_now:
+        asking.say_nothing_was_asked(count_k, rounds, budget_s)
+    table = _table(advisor, store, order[:count_k], calibrate)
+    record = TabulationRecord(
+        model=advisor.name,
+        listed=len(order),
+        count_k=count_k,
+        asked_now=asking.asked_now,
+        from_store=sum(int(s) in before for s in order[:count_k]),
+        seconds=asking.seconds,
+        load_s=asking.load_s,
+        advices_per_s=asking.speed,
+        budget_s=sum(planned.budget_s for planned in rounds),
+        rounds=len(rounds),
+        batch_size=rounds[-1].batch_size if rounds else batch_size,
+        calibrated=calibrate,
+        order_sha256=asking.order_sha,
+        sha256=table.sha256,
+        scoring=asking.scoring,
+    )
+    return table, record
+
+
+def tabulate_at_once(advisor: Advisor, order: NDArray[np.int64]) -> tuple[AdviceTable, TabulationRecord]:
+    """The whole table from an advisor that answers by rules: no budget, no store, no label bias to remove."""
+    began = time.perf_counter()
+    table = tabulate(advisor, order)
+    seconds = time.perf_counter() - began
+    record = TabulationRecord(
+        model=advisor.name,
+        listed=len(order),
+        count_k=len(order),
+        asked_now=len(order),
+        from_store=0,
+        seconds=seconds,
+        load_s=0.0,
+        advices_per_s=len(order) / seconds,
+        budget_s=0.0,
+        rounds=0,
+        batch_size=16,
+        calibrated=False,
+        order_sha256=order_hash(order),
+        sha256=table.sha256,
+    )
+    return table, record
+
+
+def order_hash(order: NDArray[np.int64]) -> str:
+    """The name of an ordered list in the store."""
+    return hashlib.sha256(np.ascontiguousarray(order, dtype="<i8").tobytes()).hexdigest()
+
+
+class _Asking:
+    """One run's asking: batch by batch, each stored before the next is asked."""
+
+    def __init__(
+        self, advisor: ModelAdvisor, store: AdviceStore, order: NDArray[np.int64], say: Say, progress: Progress
+    ) -> None:
+        self._advisor = advisor
+        self._store = store
+        self._order = order
+        self._say = say
+        self._progress = progress
+        self._scorer: Advisor | None = None
+        self.order_sha = order_hash(order)
+        self.known = frozenset(store.answers(advisor.identity))
+        self.asked_now = 0
+        self.seconds = 0.0
+        self.load_s = 0.0
+
+    @property
+    def speed(self) -> float | None:
+        """Advices a second so far; None before the first."""
+        return self.asked_now / self.seconds if self.asked_now and self.seconds > 0 else None
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        stats = getattr(self._scorer, "stats", None)
+        return {} if stats is None else dict(stats if isinstance(stats, Mapping) else asdict(stats))
+
+    def pending(self, planned: Round) -> list[NDArray[np.int64]]:
+        """The batches of a round that are not stored whole; each is asked again whole, as it was cut."""
+        return [b for b in _batches(planned.asked, planned.batch_size) if not self.known.issuperset(b.tolist())]
+
+    def resume(self, pending: list[NDArray[np.int64]], planned: Round) -> None:
+        """Ask what an earlier run has planned and not finished."""
+        n = sum(map(len, pending))
+        self._say(
+            f"going on where an earlier run stopped: {n:,} of {planned.count_k:,} situations are still to be asked, "
+            f"about {_duration(n, planned.advices_per_s)} at the {planned.advices_per_s:.1f} advices/s measured then"
+        )
+        self._ask_all(pending)
+
+    def plan(self, rounds: list[Round], budget_s: float, batch_size: int) -> list[Round]:
+        """Turn the budget into a count, record it, and ask; returns all rounds."""
+        begins = rounds[-1].count_k if rounds else 0
+        known = self._store.answers(self._advisor.identity).keys()
+        is_known = np.array([int(s) in known for s in self._order], dtype=bool)
+        unknown = self._order[begins:][~is_known[begins:]]
+        if begins == len(self._order):
+            self._say(f"all {begins:,} situations of the training sessions are tabulated: nothing is left to ask")
+            return rounds
+        batches = _batches(unknown, batch_size)
+        measured, speed, spent_s = 0, 0.0, 0.0
+        if batches:
+            self._say(
+                f"{len(unknown):,} situations of the training sessions are not tabulated; asking for up to "
+                f"{budget_s:.0f} s, most frequent first"
+            )
+            measured, speed, spent_s = self._measure(batches, budget_s)
+        # Whole batches, so that an extension later cuts none of them anew.
+        affordable = measured + int(max(0.0, budget_s - spent_s) * speed) // batch_size
+        asked = unknown[: affordable * batch_size]
+        count_k = len(self._order)
+        if len(asked) < len(unknown):  # known situations right behind the last one asked cost nothing
+            count_k = int(np.flatnonzero(self._order == unknown[len(asked)])[0])
+        planned = Round(len(rounds), count_k, asked, batch_size, budget_s, speed)
+        planned = self._store.add_round(self._advisor.identity, self.order_sha, self._order, planned)
+        self.known = frozenset(self._store.answers(self._advisor.identity))
+        pending = self.pending(planned)
+        if batches:
+            n = sum(map(len, pending))
+            self._say(
+                f"{planned.advices_per_s:.1f} advices/s: the budget is {planned.count_k:,} of {len(self._order):,} "
+                f"situations; about {_duration(n, planned.advices_per_s)} to go"
+            )
+        self._ask_all(pending)
+        return [*rounds, planned]
+
+    def fill(self, situations: NDArray[np.int64], batch_size: int) -> None:
+        """Ask again about what the store has lost since it was planned."""
+        known = self._store.answers(self._advisor.identity).keys()
+        lost = np.array([s for s in situations.tolist() if s not in known], dtype=np.int64)
+        self._ask_all(_batches(lost, batch_size))
+
+    def _measure(self, batches: list[NDArray[np.int64]], budget_s: float) -> tuple[int, float, float]:
+        """How many batches were asked to measure the speed, the speed in advices a second, and the seconds it took.
+
+        The first batch also warms up what the later ones share; where it leaves half of the budget the second counts.
+        """
+        _, first_s = self._ask(batches[0])
+        if len(batches) == 1 or first_s > budget_s / 2:
+            return 1, len(batches[0]) / first_s, first_s
+        _, second_s = self._ask(batches[1])
+        return 2, len(batches[1]) / second_s, first_s + second_s
+
+    def _ask_all(self, pending: list[NDArray[np.int64]]) -> None:
+        """Ask batch after batch, but those that another process has stored meanwhile.
+
+        Who finds that another process asks the same batches goes on from the other end, so that they meet.
+        """
+        left, from_the_end = deque(pending), False
+        total = sum(map(len, pending))
+        while left:
+            batch = left.pop() if from_the_end else left.popleft()
+            if self._store.answers(self._advisor.identity).keys() >= set(batch.tolist()):
+                continue
+            new, _ = self._ask(batch)
+            from_the_end ^= new == 0
+            to_go = sum(map(len, left))
+            speed = self.speed or 0.0
+            self._progress(
+                {
+                    "fraction_done": 1.0 - to_go / total,
+                    "advices_per_s": speed,
+                    "seconds_left": to_go / speed if speed else None,
+                }
+            )
+
+    def _ask(self, batch: NDArray[np.int64]) -> tuple[int, float]:
+        """Ask one batch and store it: how many of its answers were new, and the seconds it took."""
+        scorer = self._loaded()
+        began = time.perf_counter()
+        scores = checked_scores(scorer, batch)
+        new = self._store.put(self._advisor.identity, batch, scores.astype(np.float32))
+        seconds = max(time.perf_counter() - began, 1e-9)
+        self.seconds += seconds
+        self.asked_now += len(batch)
+        return new, seconds
+
+    def _loaded(self) -> Advisor:
+        if self._scorer is None:
+            began = time.perf_counter()
+            self._say(f"loading {self._advisor.name}")
+            self._scorer = self._advisor.load()
+            self.load_s = time.perf_counter() - began
+            if self._scorer.identity != self._advisor.identity:
+                raise UserError(
+                    f"The language model {self._advisor.name} is not the one it was when this run began: its files or "
+                    f"prompts have changed since. Start again."
+                )
+        return self._scorer
+
+    def say_nothing_was_asked(self, count_k: int, rounds: list[Round], budget_s: float) -> None:
+        """The line of a run that found everything in the store."""
+        line = f"asked the model nothing: {count_k:,} of {len(self._order):,} situations are in the store"
+        spent = sum(planned.budget_s for planned in rounds)
+        if count_k < len(self._order):
+            line += f", the budget of {spent:.0f} s of an earlier run"
+            line += f" (this one has {budget_s:.0f} s)" if budget_s > spent else ""
+            line += "; --extend-advice asks for more"
+        self._say(line)
+
+
+def _table(advisor: ModelAdvisor, store: AdviceStore, situations: NDArray[np.int64], calibrate: bool) -> AdviceTable:
+    """The stored answers of these situations, frozen. What was stored first counts, whoever asked."""
+    situations = np.sort(situations)
+    stored = store.answers(advisor.identity)
+    raw: Float32 = np.array([stored[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
+    probabilities = np.zeros((N_SITUATIONS, N_ACTIONS), np.float32)
+    covered = np.zeros(N_SITUATIONS, bool)
+    if len(situations):
+        probabilities[situations] = softmax(served_scores(raw, situations, calibrate=calibrate))
+        covered[situations] = True
+    return freeze_table(probabilities, covered, advisor.name, advisor.identity)
+
+
+def _batches(situations: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    return [situations[start : start + batch_size] for start in range(0, len(situations), batch_size)]
+
+
+def _duration(n: int, advices_per_s: float) -> str:
+    minutes, rest = divmod(round(n / advices_per_s) if advices_per_s else 0, 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _ignore(_: Any) -> None:
+    return None
