@@ -41,15 +41,15 @@ class PromptEncoder:
         # A token at least is left to each prompt: its logits are the answer.
         self.prefix: Tokens = encoded[0][: min(shared, min(map(len, encoded)) - 1)]
 
-    def text(self, situation: int) -> str:
-        """The whole prompt, up to where the answer begins."""
-        system, user = self._prompts.system, self._prompts.situation_text(situation)
+    def text(self, situation: int, system: str | None = None) -> str:
+        """The whole prompt, up to where the answer begins; `system` replaces the prompt set's own.
+
+        In the model's chat template where it has one; a template without a system role gets one message.
+        """
+        system = self._prompts.system if system is None else system
+        user = self._prompts.situation_text(situation)
         if not self._has_chat:
             return f"{system}\n\n{user}{PLAIN_QUESTION}"
-        return self.chat(system, user)
-
-    def chat(self, system: str, user: str) -> str:
-        """Two messages in the model's chat template; a template without a system role gets both in one."""
         from jinja2.exceptions import TemplateError
 
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]

@@ -97,6 +97,18 @@ def model_identity(name: str, *, quantization: Quantization = "none", device: st
     return _identity_of_source(None if name == TINY else _find(name), quantization, dtype)
 
 
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """torch's CPU threads within the block; None leaves them alone."""
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _identity_of_source(source: Path | None, quantization: str, dtype: torch.dtype) -> str:
     """`source` is None for the tiny model, whose weights are made in a moment and hashed as they are."""
     digest = hashlib.sha256(f"{quantization}\0{dtype}\0".encode())
@@ -246,7 +258,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-TINY_SHAPE: Final[Mapping[str, int]] = {
+TINY_SHAPE: Final[Mapping[str, Any]] = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
