@@ -29,7 +29,7 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     option("--quick", action="store_true", default=None, help="train 1%% of production: too short to learn")
     option("--mock-llm", action="store_true", default=None, help="advice by rules, without a language model")
     option("--llm-model", metavar="NAME", help="bundled:smollm2 (default), a folder or hub id, tiny, or mock")
-    option("--llm-budget", type=float, metavar="SECONDS", help="time to ask the language model (default 120)")
+    option("--llm-budget", type=float, metavar="SECONDS", help="time to ask the language model (default 120; quick: at most 15)")
     option("--quantization", choices=("none", "int8", "int4"), help="of the language model's weights (default none)")
     option("--extend-advice", action="store_true", default=None, help="ask beyond what earlier runs have tabulated")
     option("--timesteps", type=int, metavar="N", help="base timesteps (default 10%% of production)")

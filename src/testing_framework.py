@@ -22,7 +22,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor import fusion
-from src.advisor.choose import make_advisor
+from src.advisor.choose import LanguageModel, make_advisor
+from src.advisor.mock import MockAdvisor
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.export import export_base, export_hybrid
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink, train_values
@@ -42,6 +43,7 @@ from src.evidence.report import (
     SCHEMA_VERSION,
     advice_facts,
     arm_summary,
+    asking_facts,
     data_facts,
     is_passed,
     judge_targets,
@@ -600,6 +602,7 @@ class TestingFramework:
         self.phase_times: dict[str, float] = {}
         self.run_folder: Path | None = None
         self._market: Market | None = None
+        self._advisor: MockAdvisor | LanguageModel | None = None
         self._writes = 0
         self._released_bytes = 0
         self._console = console or Console()
@@ -632,6 +635,7 @@ class TestingFramework:
                     self._market = prepare_market(
                         config.data, config.environment, config.test_mode.market, config.test_mode.seed
                     )
+                self._advisor = make_advisor(config.llm)
             folder = make_run_folder(Path(config.test_mode.output_dir), config.test_mode.mode, config.test_mode.market)
             self.run_folder = folder
             stack.callback(self._write_hardware, folder)
@@ -653,7 +657,7 @@ class TestingFramework:
         self, trainer: Trainer, plans: list[RolloutPlan], own_env: VecEnv | None, folder: Path, threads: int
     ) -> dict[str, Any]:
         """Every phase after the data; returns the report's sections."""
-        market, config = self._market, self.config
+        market, advisor, config = self._market, self._advisor, self.config
         facts = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
         report: dict[str, Any] = {"run": facts, "training": [], "arms": {}}
         env = own_env or trainer.make_env(market)
@@ -665,13 +669,13 @@ class TestingFramework:
             report["production_estimate"] = asdict(estimate_production(trainer, env, plans[0]))
         env.close()
         export_base(base, folder / "base.zip")
-        if market is None:
+        if market is None or advisor is None:
             self._release(base)
             return report
         report |= {"data": data_facts(market), "rules": rules_facts(market)}
-        advisor = make_advisor(config.llm)
-        with self._phase("advice", f"asking {advisor.name} about the training sessions' situations"):
-            table = tabulate_advice(market, advisor)
+        say, progress, quick = self._display.say, self._display.record, config.test_mode.quick
+        with self._phase("advice", f"{advisor.name} on the training sessions' situations"):
+            table, asking = tabulate_advice(market, advisor, config.llm, quick=quick, say=say, progress=progress)
         models = {}
         for name, llm in (("rl_only", None), ("hybrid", config.llm)):
             env = trainer.make_env(market, None if llm is None else table)
@@ -684,6 +688,7 @@ class TestingFramework:
         export_hybrid(models["hybrid"], folder / "hybrid.zip")
         self._release(base)
         report |= self._evaluation(market, table, models)
+        report["advice"] |= asking_facts(asking, config.llm)
         with self._phase("look-ahead", "features again, from prefixes of the bars"):
             check = check_prefixes(market.tables, config.data, config.environment.trading_hours)
         report["look_ahead"] = {"checks": check.checks, "passed": check.passed, "found": check.found}

@@ -12,7 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from src.advisor.choose import make_advisor
+from src.advisor import scoring
+from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import AdviceTable, freeze_table, renormalise
 from src.agent.phases import Market, Trainer, prepare_market, tabulate_advice
@@ -152,6 +153,38 @@ def test_asking_leaves_threads_and_random_numbers_alone(runs: Runs, market: Mark
     np.random.seed(3)  # noqa: NPY002
     tabulate_advice(market, make_advisor(config.llm), config.llm)
     assert (torch.get_num_threads(), torch.rand(1), np.random.random()) == before  # noqa: NPY002
+
+
+def test_a_quantized_model_is_compared_with_full_precision_where_both_were_asked(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether bitsandbytes is here or not: the tiny model in full precision plays its own quantized version."""
+
+    def load(self: LanguageModel) -> Any:
+        scorer = make_advisor(self.settings.model_copy(update={"quantization": "none"})).load()  # type: ignore[union-attr]
+        scorer.identity = self.identity
+        return scorer
+
+    def identity_of(name: str, prompts: object, *, quantization: str = "none", device: str = "auto") -> str:
+        return real_identity(name, prompts, device=device) + ("" if quantization == "none" else quantization)  # type: ignore[arg-type]
+
+    real_identity = scoring.identity_of
+    real_load = LanguageModel.load
+    monkeypatch.setattr(scoring, "identity_of", identity_of)
+    monkeypatch.setattr(
+        LanguageModel, "load", lambda self: real_load(self) if self.settings.quantization == "none" else load(self)
+    )
+    alone = runs.see("quantized", llm__quantization="int8")["report"]
+    assert alone["advice"]["tabulation"]["full_precision_agreement"] is None
+    assert any("Weights in int8" in line and "not measured" in line for line in alone["verdict"])
+    in_full = runs.see("quantized")["report"]
+    assert in_full["advice"]["tabulation"]["asked_now"] == 16, "another precision has other answers"
+    assert not any("Weights in" in line for line in in_full["verdict"])
+    both = runs.see("quantized", llm__quantization="int8")["report"]
+    tabulation = both["advice"]["tabulation"]
+    assert (tabulation["asked_now"], tabulation["full_precision_compared"]) == (0, 16)
+    assert tabulation["full_precision_agreement"] == 1.0
+    assert any("100% of 16 situations" in line for line in both["verdict"])
 
 
 # The switches

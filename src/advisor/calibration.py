@@ -7,6 +7,8 @@ only, so nothing of the sealed sessions enters. It is done when the table is mad
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,21 @@ def served_scores(raw: Float32, situations: NDArray[np.int64], *, calibrate: boo
     if calibrate:
         steps = np.round(steps - _label_bias(steps, situations))
     return steps * SCORE_STEP
+
+
+def agreement(
+    first: Mapping[int, Float32], second: Mapping[int, Float32], *, calibrate: bool
+) -> tuple[int, float | None]:
+    """How many situations both have raw answers to, float32[6] each, and in what share of them their likeliest labels
+    are the same; None without any."""
+    situations = np.array(sorted(first.keys() & second.keys()), dtype=np.int64)
+    if not len(situations):
+        return 0, None
+    best = [
+        served_scores(np.array([raw[s] for s in situations.tolist()]), situations, calibrate=calibrate).argmax(axis=1)
+        for raw in (first, second)
+    ]
+    return len(situations), float((best[0] == best[1]).mean())
 
 
 def _label_bias(steps: NDArray[np.float64], situations: NDArray[np.int64]) -> NDArray[np.float64]:

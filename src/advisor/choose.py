@@ -21,6 +21,8 @@ class LanguageModel:
     name: str
     identity: str
     settings: LLMSettings
+    full_precision_identity: str | None = None
+    """Of a quantized model: under what the answers of the same model in full precision are stored."""
 
     def load(self) -> Advisor:
         """Load it; UserErrors for what the user can mend."""
@@ -40,10 +42,10 @@ def make_advisor(settings: LLMSettings) -> MockAdvisor | LanguageModel:
     from src.advisor.prompts import load_prompts
     from src.advisor.scoring import identity_of
 
-    identity = identity_of(
-        settings.model, load_prompts(), quantization=settings.quantization, device=settings.llm_device
-    )
-    return LanguageModel(settings.model, identity, settings)
+    prompts, device = load_prompts(), settings.llm_device
+    identity = identity_of(settings.model, prompts, quantization=settings.quantization, device=device)
+    full = None if settings.quantization == "none" else identity_of(settings.model, prompts, device=device)
+    return LanguageModel(settings.model, identity, settings, full)
 
 
 def budget_s(settings: LLMSettings, *, quick: bool) -> float:

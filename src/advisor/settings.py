@@ -20,7 +20,7 @@ class LLMSettings(Section):
         description="bundled:smollm2, a folder or hub id of a causal language model, tiny (random), or mock (rules)",
     )
     quantization: Literal["none", "int8", "int4"] = Field(
-        "none", description="weights of the language model; int8 and int4 need bitsandbytes"
+        "none", description="weights of the language model; int8, int4: with bitsandbytes"
     )
     llm_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the language model is asked")
     llm_threads: int | None = Field(

@@ -69,6 +69,10 @@ class TabulationRecord:
     order_sha256: str
     sha256: str
     """Of the frozen table."""
+    full_precision_agreement: float | None = None
+    """Of a quantized model: share of the same likeliest labels; None where full precision was never asked."""
+    full_precision_compared: int = 0
+    """Situations that both were asked about."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
 

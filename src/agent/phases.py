@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.advisor.choose import budget_s
+from src.advisor.calibration import agreement
+from src.advisor.choose import LanguageModel, budget_s
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.situations import market_situations
@@ -125,7 +126,7 @@ def tabulate_advice(
     if isinstance(advisor, MockAdvisor):
         return tabulate_at_once(advisor, order)
     with _undisturbed(), AdviceStore(llm.store_path or default_store_path()) as store:
-        return tabulate_stored(
+        table, record = tabulate_stored(
             advisor,
             store,
             order,
@@ -136,6 +137,11 @@ def tabulate_advice(
             say=say,
             progress=progress,
         )
+        if isinstance(advisor, LanguageModel) and advisor.full_precision_identity is not None:
+            answers = (store.answers(advisor.identity), store.answers(advisor.full_precision_identity))
+            compared, share = agreement(*answers, calibrate=llm.calibrate)
+            record = replace(record, full_precision_compared=compared, full_precision_agreement=share)
+        return table, record
 
 
 @contextmanager

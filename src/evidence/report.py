@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from src.advisor.choose import BUNDLED, MOCK
+from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable, coverage
+from src.advisor.tabulation import TabulationRecord
 from src.agent.phases import Market
 from src.agent.settings import HardwareSettings, RunSettings
 from src.evidence.evaluation import ArmResult, FeatureAssembly
@@ -131,10 +134,27 @@ def _arm_lines(report: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]])
         f"Advice ({report['advice']['advisor']}): hybrid {difference:+,.0f} $/session against RL alone; "
         f"one seed is no evidence either way."
     )
+    lines += _advice_lines(report["advice"])
     breached = ", ".join(f"{name} {arms[name]['sessions_breached']}" for name in ("rl_only", "hybrid", "fused"))
     lines.append(
         f"Simulated rule check ({rules['profile']}, as of {rules['as_of']}): of {n} sessions breached: {breached}."
     )
+    return lines
+
+
+def _advice_lines(advice: Mapping[str, Any]) -> list[str]:
+    asking, covered = advice["tabulation"], advice["coverage"]
+    line = (
+        f"Advice covers {asking['count_k']:,} of {asking['listed']:,} situations: {covered['train']:.0%} of the "
+        f"training bars, {covered['sealed']:.0%} of the sealed ones; elsewhere it abstains."
+    )
+    lines = [line if not advice["note"] else f"{line} Note: {advice['note']}."]
+    if (quantization := advice["quantization"]) not in (None, "none"):
+        share, n = asking["full_precision_agreement"], asking["full_precision_compared"]
+        told = (
+            "not measured: run once with --quantization none" if share is None else f"{share:.0%} of {n:,} situations"
+        )
+        lines.append(f"Weights in {quantization}: same first choice as in full precision: {told}.")
     return lines
 
 
@@ -203,6 +223,18 @@ def advice_facts(market: Market, table: AdviceTable, assembly: FeatureAssembly) 
         "advice_without_model": given / asked_for if asked_for else None,
         "opinion_lookups": asked_for,
     }
+
+
+def asking_facts(asking: TabulationRecord, llm: LLMSettings) -> dict[str, Any]:
+    """How the table came about, and what such advice can be evidence of."""
+    notes = {
+        BUNDLED: "the bundled model shows almost no market judgement: it makes the tool run out of the box and is no "
+        "evidence for LLM trading",
+        "tiny": "random weights: for tests only",
+        MOCK: "rules of thumb, no language model",
+    }
+    quantization = None if llm.model == MOCK else llm.quantization
+    return {"tabulation": asking.to_dict(), "note": notes.get(asking.model), "quantization": quantization}
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.advisor.calibration import served_scores
+from src.advisor.calibration import agreement, served_scores
 from src.advisor.situations import encode, split_situations
 from src.advisor.store import AdviceStore
 from src.advisor.table import LABEL_SETS, SCORE_STEP, softmax
@@ -123,3 +123,16 @@ def test_few_situations_of_a_side_are_no_obstacle(n: int) -> None:
     situations = ORDER[:n]
     scores = served_scores(FakeModel().score(situations), situations, calibrate=True)
     assert np.isfinite(scores[LABEL_SETS[split_situations(situations)[1]]]).all()
+
+
+def test_agreement_is_the_share_of_the_same_likeliest_labels_where_both_were_asked() -> None:
+    raw = FakeModel().score(ORDER)
+    first = dict(zip(ORDER.tolist(), raw, strict=True))
+    second = {situation: row.copy() for situation, row in list(first.items())[40:60]}
+    assert agreement(first, second, calibrate=False) == (20, 1.0)
+    assert agreement(first, second, calibrate=True) == (20, 1.0)
+    for situation in list(second)[:5]:
+        best = int(second[situation].argmax())
+        second[situation][best] = second[situation][np.isfinite(second[situation])].min() - 1.0
+    assert agreement(first, second, calibrate=False) == (20, 0.75)
+    assert agreement(first, {}, calibrate=True) == (0, None)
