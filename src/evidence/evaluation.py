@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.distributions import MaskableCategorical
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
+from src.advisor.fusion import RULES
 from src.advisor.table import AdviceTable, advised_action, confidence, renormalise
+from src.agent.policy import HybridPolicy
 from src.trading.layout import CONTEXT, HOLD, OPINION
 from src.trading.session_batch import SessionBatch
 
@@ -39,6 +41,8 @@ class Fusion(Protocol):
     def fuse_batch(self, *args: Any, **kwargs: Any) -> NDArray[np.int64]: ...
 
     def calculate_risk_scores(self, position_states: object) -> NDArray[np.float32]: ...
+
+    def get_stats(self) -> dict[str, Any]: ...
 
 
 class FeatureAssembly:
@@ -94,6 +98,34 @@ class Arm(Protocol):
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
         """Actions int64[n]; `opinions` is float32[n, 6] for an arm that sees advice."""
+
+
+@dataclass
+class AdviceUse:
+    """What advice did in one arm's sessions.
+
+    `choices` are decisions with more than one legal action, `advised` those of them with an opinion, `changed` those
+    that would have been another action without advice, the account standing where it stands. `rules`: decisions by
+    each rule of the fusion, the choiceless (bypassed) too.
+    """
+
+    choices: int = 0
+    advised: int = 0
+    changed: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+
+    def count(self, batch: SessionBatch, opinions: NDArray[np.float32]) -> None:
+        """Count the choices of this step and the opinions about them."""
+        open_choices = ~batch.over & (batch.masks.sum(axis=1) > 1)
+        self.choices += int(open_choices.sum())
+        self.advised += int((open_choices & opinions.any(axis=1)).sum())
+
+
+@runtime_checkable
+class AdvisedArm(Arm, Protocol):
+    """An arm that counts what advice did; `evaluate` begins the count anew."""
+
+    advice_use: AdviceUse
 
 
 class FlatArm:
@@ -156,6 +188,33 @@ class PolicyArm:
             return categorical.probs.cpu().numpy()
 
 
+class HybridArm(PolicyArm):
+    """A hybrid policy, asked twice: `changed` counts where it acts otherwise with its pool weight at zero.
+
+    The observation is the same both times, so what its networks make of the opinion features is no change.
+    """
+
+    def __init__(self, policy: MaskableActorCriticPolicy) -> None:
+        assert isinstance(policy, HybridPolicy)
+        super().__init__("hybrid", policy, sees_advice=True)
+        self._hybrid = policy
+        self.advice_use = AdviceUse()
+
+    def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
+        """Argmax of the masked distribution."""
+        assert opinions is not None
+        weight = float(self._hybrid.llm_weight)
+        self._hybrid.set_llm_weight(0.0)
+        try:
+            unpooled = super().act(batch, opinions)
+        finally:
+            self._hybrid.set_llm_weight(weight)
+        actions = super().act(batch, opinions)
+        self.advice_use.count(batch, opinions)
+        self.advice_use.changed += int(((actions != unpooled) & ~batch.over).sum())
+        return actions
+
+
 class FusedArm:
     """Decisions of an RL-only policy and the advisor, fused; never put on top of a hybrid policy."""
 
@@ -164,6 +223,7 @@ class FusedArm:
     def __init__(self, rl: PolicyArm, fusion: Fusion) -> None:
         self._rl = rl
         self._fusion = fusion
+        self.advice_use = AdviceUse()
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
         """Fuse the sessions that are not over; the others HOLD."""
@@ -172,6 +232,7 @@ class FusedArm:
         rows = np.flatnonzero(~batch.over)
         masks, accounts = batch.masks[rows], batch.accounts[rows]
         rl = self._rl.probabilities(batch, None)[rows]
+        before = self._fusion.get_stats()
         actions[rows] = self._fusion.fuse_batch(
             rl.argmax(axis=1),
             confidence(rl, masks),
@@ -181,6 +242,10 @@ class FusedArm:
             masks=masks,
             positions=accounts["position"].astype(np.int64),
         )
+        after, use = self._fusion.get_stats(), self.advice_use
+        use.count(batch, opinions)
+        use.changed += after["advice_changed"] - before["advice_changed"]
+        use.rules = {rule: use.rules.get(rule, 0) + after[rule] - before[rule] for rule in RULES}
         return actions
 
 
@@ -189,8 +254,7 @@ def standard_arms(
 ) -> list[Arm]:
     """Controls, the advisor alone, both trained policies, and the fusion of `rl_only` with the advisor."""
     rl_arm = PolicyArm("rl_only", rl_only, sees_advice=False)
-    hybrid_arm = PolicyArm("hybrid", hybrid, sees_advice=True)
-    return [FlatArm(), RandomLegalArm(seed), AdvisorArm(), rl_arm, hybrid_arm, FusedArm(rl_arm, fusion)]
+    return [FlatArm(), RandomLegalArm(seed), AdvisorArm(), rl_arm, HybridArm(hybrid), FusedArm(rl_arm, fusion)]
 
 
 def position_states(batch: SessionBatch, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -225,6 +289,7 @@ class ArmResult:
     target_reached: NDArray[np.bool_]
     illegal_actions: int
     actions: dict[int, int] = field(default_factory=dict)
+    advice: AdviceUse | None = None
 
 
 def evaluate(
@@ -238,6 +303,9 @@ def evaluate(
 
     `pool` lends a `SessionBatch` made with `with_tables=False`. Each session is a new account of the rule profile.
     """
+    for arm in arms:
+        if isinstance(arm, AdvisedArm):
+            arm.advice_use = AdviceUse()
     lent = [pool.acquire() for _ in arms]
     try:
         batches: list[SessionBatch] = [batch for _, batch in lent]
@@ -263,7 +331,7 @@ def evaluate(
             if progress is not None:
                 progress(steps)
         return {
-            arm.name: _result(arm.name, batch, fall, counts)
+            arm.name: _result(arm, batch, fall, counts)
             for arm, batch, fall, counts in zip(arms, batches, falls, taken, strict=True)
         }
     finally:
@@ -271,12 +339,12 @@ def evaluate(
             pool.release(env_id, batch)
 
 
-def _result(name: str, batch: SessionBatch, falls_cents: NDArray[np.int64], taken: NDArray[np.int64]) -> ArmResult:
+def _result(arm: Arm, batch: SessionBatch, falls_cents: NDArray[np.int64], taken: NDArray[np.int64]) -> ArmResult:
     a = batch.accounts.copy()
     net = (a["cash_cents"] - a["start_cash_cents"]) / 100.0
     commission, slippage = a["commission_paid_cents"] / 100.0, a["slippage_paid_cents"] / 100.0
     return ArmResult(
-        name=name,
+        name=arm.name,
         net_usd=net,
         gross_usd=net + commission + slippage,
         commission_usd=commission,
@@ -291,4 +359,5 @@ def _result(name: str, batch: SessionBatch, falls_cents: NDArray[np.int64], take
         target_reached=a["target_reached"].astype(np.bool_),
         illegal_actions=int(a["illegal_actions"].sum()),
         actions={code: int(count) for code, count in enumerate(taken)},
+        advice=arm.advice_use if isinstance(arm, AdvisedArm) else None,
     )
