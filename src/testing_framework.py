@@ -37,6 +37,7 @@ from src.evidence import hardware
 from src.evidence.console_summary import print_summary
 from src.evidence.display import RunDisplay
 from src.evidence.evaluation import FeatureAssembly, evaluate, standard_arms
+from src.evidence.forecast import forecast_facts
 from src.evidence.look_ahead import check_prefixes
 from src.evidence.production import estimate_production
 from src.evidence.report import (
@@ -708,6 +709,7 @@ class TestingFramework:
                 name: arm_summary(result) for name, result in results.items()
             }
         report["advice"] = advice_facts(market, table, assembly)
+        report["forecaster"] = forecast_facts(market, table)
         return report
 
     def _measured(self, report: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:

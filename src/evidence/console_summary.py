@@ -25,6 +25,12 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     if report["arms"]:
         console.print()
         console.print(_arms_table(report["arms"]))
+    if "forecaster" in report:
+        console.print()
+        for line in advice_lines(report):
+            console.print(Text(line))
+        console.print()
+        console.print(_forecast_table(report["forecaster"]))
     console.print()
     console.print(_targets_table(report["targets"]))
     console.print()
@@ -52,6 +58,48 @@ def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{arm['sessions_breached']} of {arm['sessions']}",
         )
     return table
+
+
+def advice_lines(report: Mapping[str, Any]) -> list[str]:
+    """What the advice said while flat on the sealed bars, and what it did in the arms that saw it."""
+    flat = report["advice"]["by_side"]["flat"]
+    lines = ["Advice on the sealed bars, while flat: none."]
+    if flat["bars"]:
+        likeliest = ", ".join(f"{action} {share:.0%}" for action, share in flat["likeliest"].items())
+        lines = [f"Advice on the sealed bars, while flat: {likeliest}; entropy {flat['entropy']:.0%} of the most."]
+    arms = {name: arm["advice"] for name, arm in report["arms"].items() if arm.get("advice")}
+    for name, use in arms.items():
+        share = "" if use["changed_frac"] is None else f" ({use['changed_frac']:.1%})"
+        lines.append(f"It changed {use['changed']:,} of {use['choices']:,} choices of {name}{share}.")
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in use.get("rules", {}).items() if count)
+        if rules:
+            lines.append(f"Who decided in {name}: {rules}.")
+    return lines
+
+
+def _forecast_table(forecaster: Mapping[str, Any]) -> Table:
+    title = "Advice as a forecast, sealed bars, no intervals: p(BUY) - p(SELL) while flat"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("bars ahead", "n", "sessions", "hit rate", "up moves", "rank corr.", "Brier (of up rate)"):
+        table.add_column(heading, justify="right")
+    for horizon, of in forecaster["horizons"].items():
+        table.add_row(
+            horizon,
+            f"{of['n']:,}",
+            str(of["sessions"]),
+            _figure(of["hit_rate"], ".1%"),
+            _figure(of["up_rate"], ".1%"),
+            _figure(of["information_coefficient"], "+.3f"),
+            f"{_figure(of['brier'], '.4f')} ({_figure(of['brier_of_up_rate'], '.4f')})",
+        )
+    momentum = forecaster["momentum"]
+    table.caption = f"rank corr. with momentum {_figure(momentum['correlation'], '+.3f')} on {momentum['n']:,} bars"
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:

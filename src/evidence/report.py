@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import machine, platform, python_version
@@ -18,7 +19,8 @@ from src.advisor.table import AdviceTable, coverage
 from src.advisor.tabulation import TabulationRecord
 from src.agent.phases import Market
 from src.agent.settings import HardwareSettings, RunSettings
-from src.evidence.evaluation import ArmResult, FeatureAssembly
+from src.evidence.evaluation import AdviceUse, ArmResult, FeatureAssembly
+from src.evidence.forecast import advice_mix
 from src.evidence.targets import TARGETS, ValidationSettings
 from src.trading.routes import WHY
 
@@ -73,9 +75,16 @@ def arm_summary(result: ArmResult) -> dict[str, Any]:
         "sessions_breached": int(result.breached.sum()),
         "sessions_daily_locked": int(result.daily_locked.sum()),
         "sessions_target_reached": int(result.target_reached.sum()),
+        **({} if result.advice is None else {"advice": _advice_use(result.advice)}),
         "illegal_actions": result.illegal_actions,
         "actions": result.actions,
     }
+
+
+def _advice_use(use: AdviceUse) -> dict[str, Any]:
+    """`changed_frac` is of the choices; only the fused arm has rules."""
+    facts = {**asdict(use), "changed_frac": use.changed / use.choices if use.choices else None}
+    return facts if use.rules else {name: fact for name, fact in facts.items() if name != "rules"}
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -211,6 +220,7 @@ def rules_facts(market: Market) -> dict[str, Any]:
 def advice_facts(market: Market, table: AdviceTable, assembly: FeatureAssembly) -> dict[str, Any]:
     """Who advised, how much was asked, and how often an opinion was at hand when one was looked up."""
     given, asked_for = assembly.opinions_given, assembly.opinion_lookups
+    sealed = market.situation[market.bars_of(market.split.test)]
     return {
         "advisor": table.advisor_name,
         "identity": table.advisor_identity,
@@ -218,8 +228,9 @@ def advice_facts(market: Market, table: AdviceTable, assembly: FeatureAssembly) 
         "situations_asked": table.asked,
         "coverage": {
             "train": coverage(table, market.situation[market.bars_of(market.split.train)]),
-            "sealed": coverage(table, market.situation[market.bars_of(market.split.test)]),
+            "sealed": coverage(table, sealed),
         },
+        "by_side": advice_mix(table, sealed),
         "advice_without_model": given / asked_for if asked_for else None,
         "opinion_lookups": asked_for,
     }
