@@ -87,18 +87,18 @@ def _forecast_table(forecaster: Mapping[str, Any]) -> Table:
             horizon,
             f"{of['n']:,}",
             str(of["sessions"]),
-            _figure(of["hit_rate"], ".1%"),
-            _figure(of["up_rate"], ".1%"),
-            _figure(of["information_coefficient"], "+.3f"),
-            f"{_figure(of['brier'], '.4f')} ({_figure(of['brier_of_up_rate'], '.4f')})",
+            _or_dash(of["hit_rate"], ".1%"),
+            _or_dash(of["up_rate"], ".1%"),
+            _or_dash(of["information_coefficient"], "+.3f"),
+            f"{_or_dash(of['brier'], '.4f')} ({_or_dash(of['brier_of_up_rate'], '.4f')})",
         )
     momentum = forecaster["momentum"]
-    table.caption = f"rank corr. with momentum {_figure(momentum['correlation'], '+.3f')} on {momentum['n']:,} bars"
+    table.caption = f"rank corr. with momentum {_or_dash(momentum['correlation'], '+.3f')} on {momentum['n']:,} bars"
     table.caption_justify = "left"
     return table
 
 
-def _figure(value: float | None, form: str) -> str:
+def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
