@@ -33,8 +33,8 @@ def written(folder: Path, change: Change) -> Path:
 
 def test_the_text_of_a_situation_reads_so() -> None:
     assert PROMPTS.situation_text(1234) == (
-        "Market: trend sideways, momentum falling, RSI neutral, price below VWAP, volatility normal, opening. "
-        "Position: short, losing."
+        "Market: trend sideways, momentum falling, RSI neutral, below VWAP, normal volatility, opening. "
+        "Position short losing"
     )
 
 
@@ -45,7 +45,7 @@ def test_every_fact_of_a_situation_is_told_and_nothing_else_varies(situation: in
     words = text.replace(",", " ").replace(".", " ").split()
     for name in PLACEHOLDERS[:-1]:
         assert getattr(facts, name) in words
-    assert text.endswith(f"Position: {PROMPTS.positions[SIDES.index(facts.side)]}.")
+    assert text.endswith(f"Position {PROMPTS.positions[SIDES.index(facts.side)]}")
     assert load_prompts().situation_text(situation) == text
 
 
