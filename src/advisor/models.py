@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 
 from src.advisor.gguf_bundle import BUNDLED, bundled_file, file_sha256, unpacked
 from src.errors import ConfigError
@@ -28,6 +29,11 @@ from src.suggestions import did_you_mean
 Quantization = Literal["none", "int8", "int4"]
 TINY: Final = "tiny"
 _HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_UNLOADABLE: Final = (
+    *(OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError),
+    SafetensorError,
+)
+"""What transformers raises for files it cannot use."""
 _TOKENIZER_FILES: Final = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 
 logger = logging.getLogger(__name__)
@@ -78,7 +84,7 @@ def load_model(
                 folder = unpacked(source, cache_folder) if source.is_file() else source
                 tokenizer = _load_tokenizer(folder, is_unpacked=folder != source)
                 model = _load_weights(folder, quantization, place, dtype)
-            except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+            except _UNLOADABLE as error:
                 raise ConfigError(
                     f"llm.model is {name!r}, but {source} cannot be loaded as a causal language model with safetensors "
                     f"weights and a tokenizer: {type(error).__name__}: {_first_line(error)}. Choose another model, or "
@@ -139,7 +145,7 @@ def _find(name: str) -> Path:
     if name in BUNDLED:
         return bundled_file(name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         _files_of(path)
         return path
     if path.is_file():
