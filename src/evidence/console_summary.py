@@ -21,7 +21,7 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     console.print()
     console.print(Text("Verdict", style="bold"))
     for line in report["verdict"]:
-        console.print(Padding(Text(line), (0, 0, 0, 2)))
+        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     if report["arms"]:
         console.print()
         console.print(_arms_table(report["arms"]))
@@ -34,7 +34,8 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
 
 
 def _missed(report: Mapping[str, Any]) -> list[str]:
-    return [name for name, target in report["targets"].items() if target["required"] and target["status"] != MET]
+    missed = [name for name, target in report["targets"].items() if target["required"] and target["status"] != MET]
+    return missed if report.get("look_ahead", {}).get("passed", True) else [*missed, "the look-ahead check"]
 
 
 def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -17,6 +17,7 @@ from src.agent.phases import Market
 from src.agent.settings import HardwareSettings, RunSettings
 from src.evidence.evaluation import ArmResult, FeatureAssembly
 from src.evidence.targets import TARGETS, ValidationSettings
+from src.trading.layout import ACTIONS
 from src.trading.routes import WHY
 
 SCHEMA_VERSION = 1
@@ -71,7 +72,7 @@ def arm_summary(result: ArmResult) -> dict[str, Any]:
         "sessions_daily_locked": int(result.daily_locked.sum()),
         "sessions_target_reached": int(result.target_reached.sum()),
         "illegal_actions": result.illegal_actions,
-        "actions": result.actions,
+        "actions": {ACTIONS[code]: count for code, count in result.actions.items()},
     }
 
 
@@ -124,7 +125,8 @@ def _arm_lines(report: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]])
     n = arms["rl_only"]["sessions"]
     rules = report["rules"]
     difference = arms["hybrid"]["net_usd_per_session"] - arms["rl_only"]["net_usd_per_session"]
-    lines = [f"Evaluation: {sample_size_words(n)}."]
+    bars = " on SYNTHETIC bars" if report["data"]["synthetic"] else ""
+    lines = [f"Evaluation{bars}: {sample_size_words(n)}."]
     if report["run"]["quick"]:
         lines.append("Learning: not measured, a quick run is too short to learn.")
     lines.append(
