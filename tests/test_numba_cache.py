@@ -16,9 +16,7 @@ from src import numba_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CALLEE = (
-    "from numba import njit\n\n\n@njit(cache=True)\ndef callee(x):\n    return x + 1\n"
-)
+CALLEE = "from numba import njit\n\n\n@njit(cache=True)\ndef callee(x):\n    return x + 1\n"
 CALLER = (
     "from numba import njit\nfrom tiny.callee import callee\nfrom tiny import level\n\nLEVEL = level.LEVEL\n\n\n"
     "@njit(cache=True)\ndef caller(x):\n    return 10 * callee(x) + LEVEL\n"
