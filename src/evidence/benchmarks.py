@@ -205,7 +205,8 @@ def _matrix_products(layers: Sequence[int], plan: RolloutPlan, n_epochs: int) ->
 
     Forward; and in the update the weights' gradients, and the inputs' but for the first layer's: 5.07 MFLOP a timestep.
     """
-    forward, backward = [], []
+    forward: list[tuple[torch.Tensor, torch.Tensor]] = []
+    backward: list[tuple[torch.Tensor, torch.Tensor]] = []
     for rows, pairs in ((plan.n_envs, forward), (plan.batch_size, backward)):
         for depth, (wide, narrow) in enumerate(itertools.pairwise(layers)):
             x, weight, gradient = torch.ones(rows, wide), torch.ones(wide, narrow), torch.ones(rows, narrow)
