@@ -100,6 +100,16 @@ def test_sessions_that_are_over_stay_untouched() -> None:
     assert len(endings) > 2, "the sessions ended all at once: nothing was seen of those left over"
 
 
+def test_an_artificial_limit_ends_a_session_as_well() -> None:
+    batch = SessionBatch(TAPE, make_params(max_episode_steps=3))
+    batch.begin(first_bars(4))
+    for _ in range(2):
+        batch.step(np.zeros(4, int))
+    assert not batch.over.all()
+    batch.step(np.zeros(4, int))
+    assert batch.over.all()
+
+
 actions_of = st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).integers(0, 6, (25, 4)))
 
 

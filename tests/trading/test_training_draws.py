@@ -161,6 +161,13 @@ def test_the_others_fill_their_ranges_evenly() -> None:
     place = begun["bar"].ravel()
     for one, other in ((peak, buffer), (peak, days), (buffer, days), (place, peak), (place, buffer)):
         assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(peak.size)
+    # Nor of an account's next episodes.
+    by_episode = [values.reshape(50, 100) for values in (peak, buffer, days)]
+    for one in by_episode:
+        for other in by_episode:
+            for later in (1, 2, 3):
+                together = np.corrcoef(one[:-later].ravel(), other[later:].ravel())[0, 1]
+                assert abs(together) < 5 / np.sqrt(peak.size)
 
 
 def test_without_a_trailing_rule_every_account_is_new() -> None:
