@@ -61,8 +61,8 @@ def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading in ("target", "status") else "right")
     for name, target in targets.items():
         bound = "at most" if target["at_most"] else "at least"
-        limit = "-" if target["target"] is None else f"{bound} {target['target']:,g}"
-        measured = "-" if target["measured"] is None else f"{target['measured']:,.3g}"
+        limit = "-" if target["target"] is None else f"{bound} {_figure(target['target'])}"
+        measured = "-" if target["measured"] is None else _figure(target["measured"])
         status = target["status"] + (f": {target['reason']}" if "reason" in target else "")
         table.add_row(
             name + (" *" if target["required"] else ""),
@@ -73,3 +73,8 @@ def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
     table.caption = "* decides the exit code"
     table.caption_justify = "left"
     return table
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, and never fewer than the whole number has."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
