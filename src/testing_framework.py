@@ -26,7 +26,15 @@ from src.advisor.choose import make_advisor
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.export import export_base, export_hybrid
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink, train_values
-from src.agent.phases import EVALUATION_PHASE, Market, Trainer, prepare_market, supports_advice, tabulate_advice
+from src.agent.phases import (
+    EVALUATION_PHASE,
+    Market,
+    Trainer,
+    compile_kernel,
+    prepare_market,
+    supports_advice,
+    tabulate_advice,
+)
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import phase_seed, release, resolve_device, set_threads
@@ -662,6 +670,9 @@ class TestingFramework:
         market, config = self._market, self.config
         facts = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
         report: dict[str, Any] = {"run": facts, "training": [], "arms": {}}
+        if market is not None:
+            with self._phase("compile", "the account kernel: slow on a machine's first run only"):
+                compile_kernel(market)
         what = f"PPO over {plans[0].n_envs} accounts, {plans[0].actual:,} timesteps"
         with closing(own_env or trainer.make_env(market)) as env:
             with self._phase("base", what), self._logged("base", plans[0], folder) as callback:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
 from src.market.settings import DataSettings
 from src.trading.settings import EnvironmentSettings
 from tests import small_runs
+from tests.forked_command import ROOT
 from tests.small_runs import LIVE, same_bits, state_of
 
 
@@ -86,3 +90,37 @@ def test_hybrid_and_rl_alone_begin_at_the_same_weights_with_the_same_accounts() 
     np.testing.assert_array_equal(first[0][:, :255], first[1][:, :255])
     for name in ("seed", "learning_rate", "target_kl", "n_steps", "batch_size", "n_epochs"):
         assert getattr(rl_only, name) == getattr(hybrid, name)
+
+
+FRESH = """
+import sys
+sys.path.insert(0, ".")
+from numba.core.dispatcher import Dispatcher
+from src.advisor.table import empty_table
+from src.agent.phases import compile_kernel, with_vec_env
+from src.evidence.evaluation import FeatureAssembly, FlatArm, evaluate
+from src.trading import kernel
+from tests import small_runs
+from tests.evidence.test_evaluation import pool_of
+
+def signatures():
+    return {name: len(f.signatures) for name, f in vars(kernel).items() if isinstance(f, Dispatcher)}
+
+market = small_runs.market()
+compile_kernel(market)
+compiled = signatures()
+assert sum(compiled.values()) > 5, compiled
+for route in ("batched", "dummy"):
+    made = with_vec_env(small_runs.trainer(n_epochs=1), route)
+    made.base(made.make_env(market), small_runs.plan(1), [])
+assembly = FeatureAssembly(market.tables.context, empty_table(), None)
+evaluate([FlatArm()], market.first_bars(market.split.test), pool_of(market), assembly)
+assert signatures() == compiled, (compiled, signatures())
+"""
+
+
+@pytest.mark.slow
+def test_once_the_kernel_is_compiled_neither_training_nor_evaluation_compiles_any_of_it() -> None:
+    command = [sys.executable, "-c", FRESH]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
