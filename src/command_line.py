@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 from src.errors import EXIT_INTERRUPTED, InterruptedRun, UserError
 
 NOT_CONFIGURATION = ("config", "debug")
+_NO_BREAK = "\u00a0"  # a long path would else stand on a line below "error:"
 
 
 def run_parser(description: str) -> argparse.ArgumentParser:
@@ -54,7 +55,7 @@ def run_command(command: Callable[[argparse.Namespace], int], args: argparse.Nam
     except UserError as error:
         if args.debug:
             console.print_exception()
-        _print_paragraph(f"error: {error}")
+        _print_paragraph(f"error:{_NO_BREAK}{error}")
         code = error.exit_code
     except InterruptedRun as error:
         _print_paragraph(str(error))
@@ -83,4 +84,4 @@ def _print_paragraph(text: str) -> None:
     """Wrap the first paragraph to 80 columns; what follows a line break (a worker's traceback) stays as it is."""
     first, *rest = text.split("\n")
     wrapped: Sequence[str] = textwrap.wrap(first, 80, break_long_words=False, break_on_hyphens=False)
-    sys.stderr.write("\n".join([*wrapped, *rest]) + "\n")
+    sys.stderr.write("\n".join([*wrapped, *rest]).replace(_NO_BREAK, " ") + "\n")
