@@ -151,6 +151,11 @@ def verdict_of(**changes: Any) -> str:
     return "\n".join(words_of(report))
 
 
+def trained(timesteps: int) -> dict[str, Any]:
+    """The record of a base phase of so many timesteps."""
+    return {**finished("plain").report["training"][0], "timesteps": timesteps}
+
+
 @pytest.mark.slow
 def test_the_words_follow_the_figures() -> None:
     usual = verdict_of()
@@ -158,8 +163,10 @@ def test_the_words_follow_the_figures() -> None:
     assert "LEAK FOUND: window of bar 7" in verdict_of(
         look_ahead={"checks": 1, "passed": False, "found": "window of bar 7"}
     )
-    assert "Learning: not measured" in verdict_of(run__quick=True)
-    assert "Learning" not in usual
+    assert "Learning: not measured, 256 timesteps are too few" in verdict_of(training=[trained(256)])
+    assert "Learning" not in verdict_of(training=[trained(50_000)])
+    assert "would take 1.5 min at" in verdict_of(production_estimate__hours=0.025)
+    assert "would take 12.0 h at" in verdict_of(production_estimate__hours=12.0)
     assert "one seed is no evidence" in usual
     assert "Simulated rule check (apex_50k_eod_2026_03" in usual
     training = [
