@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,7 +27,15 @@ from src.advisor.mock import MockAdvisor
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.export import export_base, export_hybrid
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink, train_values
-from src.agent.phases import EVALUATION_PHASE, Market, Trainer, prepare_market, supports_advice, tabulate_advice
+from src.agent.phases import (
+    EVALUATION_PHASE,
+    Market,
+    Trainer,
+    compile_kernel,
+    prepare_market,
+    supports_advice,
+    tabulate_advice,
+)
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import phase_seed, release, resolve_device, set_threads
@@ -52,7 +60,7 @@ from src.evidence.report import (
     run_facts,
     verdict,
 )
-from src.evidence.run_folder import check_writable, logging_to, make_run_folder, write_atomically, write_json
+from src.evidence.run_folder import RunLog, check_writable, make_run_folder, write_atomically, write_json
 from src.trading.session_batch import SessionBatch
 
 
@@ -618,6 +626,14 @@ class TestingFramework:
         return self._run("automated_pipeline")
 
     def _run(self, test_name: str) -> dict[str, Any]:
+        try:
+            return self._run_to_the_end(test_name)
+        except KeyboardInterrupt:
+            if self.run_folder is None:
+                raise
+            raise InterruptedRun(f"Stopped. What was logged so far is kept in {self.run_folder}.") from None
+
+    def _run_to_the_end(self, test_name: str) -> dict[str, Any]:
         began = time.perf_counter()
         config = self.config
         trainer = Trainer(
@@ -626,6 +642,7 @@ class TestingFramework:
         plans = [self._plan(config.base_timesteps), self._plan(config.finetune_timesteps)]
         check_writable(Path(config.test_mode.output_dir))
         with ExitStack() as stack:
+            log = stack.enter_context(RunLog())
             stack.callback(self.env_pool.close)
             stack.enter_context(self._display)
             stack.enter_context(self.hardware_monitor)
@@ -640,12 +657,9 @@ class TestingFramework:
             folder = make_run_folder(Path(config.test_mode.output_dir), config.test_mode.mode, config.test_mode.market)
             self.run_folder = folder
             stack.callback(self._write_hardware, folder)
-            stack.enter_context(logging_to(folder / "run.log"))
+            log.write_to(folder / "run.log")
             write_atomically(folder / "config.yaml", effective_yaml(config))
-            try:
-                report = self._phases(trainer, plans, own_env, folder, threads)
-            except KeyboardInterrupt:
-                raise InterruptedRun(f"Stopped. What was logged so far is kept in {folder}.") from None
+            report = self._phases(trainer, plans, own_env, folder, threads)
             self.hardware_monitor.stop_monitoring()
             self.total_time = time.perf_counter() - began
             report = {"test_name": test_name, **self._measured(report, trainer), **report}
@@ -661,14 +675,16 @@ class TestingFramework:
         market, advisor, config = self._market, self._advisor, self.config
         facts = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
         report: dict[str, Any] = {"run": facts, "training": [], "arms": {}}
-        env = own_env or trainer.make_env(market)
+        if market is not None:
+            with self._phase("compile", "the account kernel: slow on a machine's first run only"):
+                compile_kernel(market)
         what = f"PPO over {plans[0].n_envs} accounts, {plans[0].actual:,} timesteps"
-        with self._phase("base", what), self._logged("base", plans[0], folder) as callback:
-            base, record = trainer.base(env, plans[0], [callback])
-        report["training"].append(record.to_dict())
-        with self._phase("production", "a rollout with the production networks"):
-            report["production_estimate"] = asdict(estimate_production(trainer, env, plans[0]))
-        env.close()
+        with closing(own_env or trainer.make_env(market)) as env:
+            with self._phase("base", what), self._logged("base", plans[0], folder) as callback:
+                base, record = trainer.base(env, plans[0], [callback])
+            report["training"].append(record.to_dict())
+            with self._phase("production", "a rollout with the production networks"):
+                report["production_estimate"] = asdict(estimate_production(trainer, env, plans[0]))
         export_base(base, folder / "base.zip")
         if market is None or advisor is None:
             self._release(base)
@@ -679,11 +695,13 @@ class TestingFramework:
             table, asking = tabulate_advice(market, advisor, config.llm, quick=quick, say=say, progress=progress)
         models = {}
         for name, llm in (("rl_only", None), ("hybrid", config.llm)):
-            env = trainer.make_env(market, None if llm is None else table)
             what = f"fine-tuning from base weights, {plans[1].actual:,} timesteps"
-            with self._phase(name, what), self._logged(name, plans[1], folder) as callback:
+            with (
+                closing(trainer.make_env(market, None if llm is None else table)) as env,
+                self._phase(name, what),
+                self._logged(name, plans[1], folder) as callback,
+            ):
                 models[name], record = trainer.finetune(base, env, plans[1], [callback], llm)
-            env.close()
             self._release(models[name])
             report["training"].append(record.to_dict())
         export_hybrid(models["hybrid"], folder / "hybrid.zip")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# One profile for all property tests: no deadline (the first call compiles), printed blobs so that a CI failure can be replayed.
+# For all property tests: no deadline (the first call compiles), printed blobs so that a CI failure can be replayed.
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 

@@ -34,7 +34,7 @@ ONLY_WHEN_USED = {"transformers", "accelerate", "gguf", "bitsandbytes"}
 
 MAX_LINES = 400
 LONGER_FOR_A_REASON = {
-    "src.testing_framework": 820,  # it defines the seven public classes, in one file by contract
+    "src.testing_framework": 830,  # it defines the seven public classes, in one file by contract
     "src.trading.kernel": 600,  # functions compiled together must share a file: numba would serve a stale callee
 }
 

@@ -292,12 +292,12 @@ def _build_tiny(device: torch.device) -> tuple[Any, Any]:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    shape: dict[str, Any] = {**TINY_SHAPE, **_attention(device)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(
             LlamaConfig(
-                **TINY_SHAPE,
-                **_attention(device),
+                **shape,
                 vocab_size=len(alphabet),
                 initializer_range=0.2,
                 bos_token_id=None,

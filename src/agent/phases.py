@@ -39,11 +39,14 @@ from src.market.load import load_market
 from src.market.settings import DataSettings
 from src.market.split import Split, split_sessions
 from src.market.tables import MarketTables
+from src.trading.gym_env import TradingEnv
 from src.trading.params import make_params
 from src.trading.routes import is_trading_shaped, make_custom_vec_env, make_vec_env
 from src.trading.rules import RuleProfile, load_rule_profile
+from src.trading.session_batch import SessionBatch
 from src.trading.settings import EnvironmentSettings
 from src.trading.tape import Tape
+from src.trading.vec_env import BatchedTradingVecEnv
 
 BASE_PHASE, FINETUNE_PHASE, EVALUATION_PHASE = range(3)
 
@@ -105,6 +108,25 @@ def market_of(tables: MarketTables, data: DataSettings, rules: RuleProfile, para
     """A market from tables that are at hand."""
     split = split_sessions(tables.sessions, data.train_frac, data.validation_frac, data.embargo_sessions)
     return Market(tables, split, rules, params, market_situations(tables))
+
+
+def compile_kernel(market: Market) -> None:
+    """Step an account in every way there is, so that nothing of the kernel is compiled later.
+
+    On a machine's first run numba compiles for 10 to 20 s, which is no training time; worker processes started after
+    this read the result from the cache, instead of all compiling at once.
+    """
+    tape = market.tape(empty_table())
+    hold = np.zeros(1, np.int64)
+    batched = BatchedTradingVecEnv(tape, market.params, 1)
+    batched.reset()
+    batched.step(hold)
+    single = TradingEnv(tape, market.params)
+    single.reset()
+    single.step(0)
+    sessions = SessionBatch(tape, market.session_params, with_tables=False)
+    sessions.begin(market.first_bars(market.split.train[:1]))
+    sessions.step(hold)
 
 
 def tabulate_advice(

@@ -21,7 +21,7 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     console.print()
     console.print(Text("Verdict", style="bold"))
     for line in report["verdict"]:
-        console.print(Padding(Text(line), (0, 0, 0, 2)))
+        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     if report["arms"]:
         console.print()
         console.print(_arms_table(report["arms"]))
@@ -40,7 +40,8 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
 
 
 def _missed(report: Mapping[str, Any]) -> list[str]:
-    return [name for name, target in report["targets"].items() if target["required"] and target["status"] != MET]
+    missed = [name for name, target in report["targets"].items() if target["required"] and target["status"] != MET]
+    return missed if report.get("look_ahead", {}).get("passed", True) else [*missed, "the look-ahead check"]
 
 
 def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -108,8 +109,8 @@ def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading in ("target", "status") else "right")
     for name, target in targets.items():
         bound = "at most" if target["at_most"] else "at least"
-        limit = "-" if target["target"] is None else f"{bound} {target['target']:,g}"
-        measured = "-" if target["measured"] is None else f"{target['measured']:,.3g}"
+        limit = "-" if target["target"] is None else f"{bound} {_figure(target['target'])}"
+        measured = "-" if target["measured"] is None else _figure(target["measured"])
         status = target["status"] + (f": {target['reason']}" if "reason" in target else "")
         table.add_row(
             name + (" *" if target["required"] else ""),
@@ -120,3 +121,8 @@ def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
     table.caption = "* decides the exit code"
     table.caption_justify = "left"
     return table
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, and never fewer than the whole number has."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

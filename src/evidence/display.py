@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+logger = logging.getLogger(__name__)
 
 PLAIN_INTERVAL_S = 5.0
 """Without a terminal, the least time between two progress lines of one phase."""
@@ -48,7 +51,8 @@ class RunDisplay:
             self._live = None
 
     def say(self, message: str) -> None:
-        """A line that stays."""
+        """A line that stays, on the console and in the run's log."""
+        logger.info(message)
         self._console.print(Text(message), highlight=False, soft_wrap=False)
 
     def begin(self, phase: str, what: str) -> None:

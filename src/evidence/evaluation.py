@@ -139,17 +139,21 @@ class FlatArm:
 
 
 class RandomLegalArm:
-    """Any legal action with equal probability, from its own seed."""
+    """Any legal action with equal probability, drawn by seed and bar: the sessions beside one change nothing in it."""
 
     name, sees_advice = "random_legal", False
 
     def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
+        self._draws = np.empty(0)
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
-        """One draw an account and step, whether its session is over or not."""
-        draws = self._rng.random(batch.masks.shape)
-        return np.where(batch.masks, draws, -1.0).argmax(axis=1)
+        """The draw of the bar picks among the legal actions."""
+        n_bars = len(batch.tape.prices)
+        if len(self._draws) != n_bars:
+            self._draws = np.random.default_rng(self._seed).random(n_bars)
+        rank = np.floor(self._draws[batch.bars()] * batch.masks.sum(axis=1))
+        return (batch.masks.cumsum(axis=1) > rank[:, np.newaxis]).argmax(axis=1)
 
 
 class AdvisorArm:

@@ -48,7 +48,8 @@ def check_prefixes(
         for name in ("window", "context", "atr_ticks"):
             whole, part = getattr(tables, name)[rows], getattr(prefix, name)[rows]
             if whole.tobytes() != part.tobytes():
-                differing = np.flatnonzero((whole != part).reshape(len(whole), -1).any(axis=1))
+                bits = whole.view(np.uint32) != part.view(np.uint32)
+                differing = np.flatnonzero(bits.reshape(len(whole), -1).any(axis=1))
                 return LookAheadCheck(
                     count, f"{name} of bar {rows.start + int(differing[0])} changes with bars after {end}"
                 )

@@ -22,11 +22,14 @@ from src.agent.settings import HardwareSettings, RunSettings
 from src.evidence.evaluation import AdviceUse, ArmResult, FeatureAssembly
 from src.evidence.forecast import advice_mix
 from src.evidence.targets import TARGETS, ValidationSettings
+from src.trading.layout import ACTIONS
 from src.trading.routes import WHY
 
 SCHEMA_VERSION = 1
 MET, MISSED, NOT_APPLICABLE = "met", "missed", "not_applicable"
 ENOUGH_SESSIONS, FEW_SESSIONS = 40, 10
+ENOUGH_TIMESTEPS = 50_000
+"""Base timesteps in which the defaults learn a planted edge (`src.evidence.canaries`)."""
 LIBRARIES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "numba", "pandas")
 
 
@@ -77,7 +80,7 @@ def arm_summary(result: ArmResult) -> dict[str, Any]:
         "sessions_target_reached": int(result.target_reached.sum()),
         **({} if result.advice is None else {"advice": _advice_use(result.advice)}),
         "illegal_actions": result.illegal_actions,
-        "actions": result.actions,
+        "actions": {ACTIONS[code]: count for code, count in result.actions.items()},
     }
 
 
@@ -123,7 +126,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     production = report.get("production_estimate")
     if production:
         lines.append(
-            f"Production: {production['timesteps']:,} timesteps would take {production['hours']:.2f} h at the "
+            f"Production: {production['timesteps']:,} timesteps would take {_duration(production['hours'])} at the "
             f"{production['steps_per_s']:,.0f} steps/s measured with its networks."
         )
     arms: Mapping[str, Mapping[str, Any]] = report.get("arms", {})
@@ -136,18 +139,21 @@ def _arm_lines(report: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]])
     n = arms["rl_only"]["sessions"]
     rules = report["rules"]
     difference = arms["hybrid"]["net_usd_per_session"] - arms["rl_only"]["net_usd_per_session"]
-    lines = [f"Evaluation: {sample_size_words(n)}."]
-    if report["run"]["quick"]:
-        lines.append("Learning: not measured, a quick run is too short to learn.")
+    bars = " on SYNTHETIC bars" if report["data"]["synthetic"] else ""
+    lines = [f"Evaluation{bars}: {sample_size_words(n)}."]
+    trained = report["training"][0]["timesteps"]
+    if trained < ENOUGH_TIMESTEPS:
+        lines.append(f"Learning: not measured, {trained:,} timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are).")
     lines.append(
         f"Advice ({report['advice']['advisor']}): hybrid {difference:+,.0f} $/session against RL alone; "
         f"one seed is no evidence either way."
     )
     lines += _advice_lines(report["advice"])
-    breached = ", ".join(f"{name} {arms[name]['sessions_breached']}" for name in ("rl_only", "hybrid", "fused"))
-    lines.append(
-        f"Simulated rule check ({rules['profile']}, as of {rules['as_of']}): of {n} sessions breached: {breached}."
+    kept = "; ".join(
+        f"{name} breached {arms[name]['sessions_breached']}, at its daily limit {arms[name]['sessions_daily_locked']}"
+        for name in ("rl_only", "hybrid", "fused")
     )
+    lines.append(f"Simulated rule check ({rules['profile']}, as of {rules['as_of']}), of {n} sessions: {kept}.")
     return lines
 
 
@@ -165,6 +171,10 @@ def _advice_lines(advice: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"Weights in {quantization}: same first choice as in full precision: {told}.")
     return lines
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1.0 else f"{hours * 60.0:.1f} min"
 
 
 def run_facts(

@@ -7,11 +7,11 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from src.errors import UserError
 
@@ -74,15 +74,38 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send this project's log messages to `path` as well, for as long as this lasts."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("src")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
+class RunLog:
+    """Takes this project's log messages from entering on; `write_to` gives them, the earlier ones too, to a file.
+
+    The folder of the file only exists once the data is known to be good, and what was said about the data belongs into
+    it. How a run ended that did not reach its end is the last message.
+    """
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("src")
+        self._held = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+        self._level = self._logger.level
+
+    def __enter__(self) -> Self:
+        self._level = self._logger.level
+        if self._level == logging.NOTSET:
+            self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self._held)
+        return self
+
+    def write_to(self, path: Path) -> None:
+        """Write what was logged so far to `path`, and from now on each message at once."""
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._held.setTarget(file)
+        self._held.flush()
+        self._held.flushLevel = logging.NOTSET
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._logger.info("the run ended early: %s", f"{type(error).__name__} {error}".strip())
+        self._logger.removeHandler(self._held)
+        self._logger.setLevel(self._level)
+        if self._held.target is not None:
+            self._held.target.close()
+        self._held.close()

@@ -145,7 +145,7 @@ def draw_training_account(a, starts, p):
     if p.trail_mode != TRAIL_NONE and uniform(a.key, counter) >= p.fresh_account_frac:
         peak += np.int64(uniform(a.key, counter + np.uint64(1)) * p.target_cents)
         share = p.min_buffer_frac + (1.0 - p.min_buffer_frac) * uniform(a.key, counter + np.uint64(2))
-        balance = min(peak, _threshold_of(peak, p) + np.int64(share * p.trail_cents))
+        balance = min(peak, _threshold_of(peak, p) + max(1, np.int64(share * p.trail_cents)))
         days_left = min(p.expiry_days, 1 + np.int64(uniform(a.key, counter + np.uint64(3)) * p.expiry_days))
     a.episode += np.uint64(1)
     reset_account(a, starts[where], balance, peak, days_left, p)

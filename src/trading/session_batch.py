@@ -52,8 +52,11 @@ class SessionBatch:
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step the sessions that are not over; `rewards`, `over`, `masks` and the observations are updated."""
         block, tape = self._block, self.tape
+        chosen = np.ascontiguousarray(actions, np.int64)
+        if chosen.shape != (self.n,):
+            raise ValueError(f"actions of shape {chosen.shape} for {self.n} sessions")
         kernel.step_sessions(
-            block.accounts, np.ascontiguousarray(actions, np.int64), self.over, tape.prices, tape.flags, tape.atr_ticks,
+            block.accounts, chosen, self.over, tape.prices, tape.flags, tape.atr_ticks,
             block.params, block.masks, self.rewards,
         )  # fmt: skip
         block.observe(self.obs, self._with_tables)

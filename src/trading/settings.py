@@ -37,9 +37,7 @@ class EnvironmentSettings(Section):
     min_buffer_frac: float = Field(
         0.25, gt=0, le=1, description="least share of the trailing amount left when a training episode begins"
     )
-    max_episode_steps: int = Field(
-        0, ge=0, description="artificial limit on an episode, timesteps; 0: the session's end"
-    )
+    max_episode_steps: int = Field(0, ge=0, description="artificial limit on a training episode, timesteps; 0: none")
     env_class: str | None = Field(
         None, description="a gymnasium.Env of your own, package.module:Class; runs in worker processes"
     )

@@ -26,11 +26,11 @@ _DTYPES: dict[str, Any] = {
 def _fitting(name: str, array: Any, dtype: np.dtype[Any]) -> np.ndarray:
     """The array if every value survives the conversion to `dtype` (floats may lose digits), else ValueError."""
     given = np.asarray(array)
-    if given.dtype == dtype:
+    if given.dtype == dtype or not given.size:
         return given
     if given.dtype.kind not in ("biu" if dtype.kind in "iu" else "fiu"):
         raise ValueError(f"Tape.{name} is {given.dtype}, needs {dtype}")
-    if dtype.kind in "iu" and given.size:
+    if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if given.min() < limits.min or given.max() > limits.max:
             raise ValueError(f"Tape.{name} runs from {given.min()} to {given.max()}: too large for {dtype}")

@@ -103,15 +103,18 @@ def test_other_seeds_are_other_accounts(one: int, other: int) -> None:
     assert (draws(one) == draws(other)) == (one == other)
 
 
-@pytest.mark.parametrize("route", ["batched", "dummy"])
+@pytest.mark.parametrize("route", ["batched", "dummy", "subproc"])
 def test_seeding_a_vec_env_begins_the_sequences_anew(route: Any) -> None:
     env = make_vec_env(route, make_tape(2), make_params(**LIVE_RULES), 4, seed=1)
     first = env.reset().copy()
+    alone = [TradingEnv(make_tape(2), make_params(**LIVE_RULES), 1 + i).reset()[0] for i in range(4)]
+    assert np.array_equal(first, np.stack(alone)), "account i has seed + i"
     assert not np.array_equal(env.reset(), first), "a reset without a seed begins the next episode"
     env.seed(1)
     assert np.array_equal(env.reset(), first)
     env.seed(2)
-    assert np.array_equal(env.reset()[:3], first[1:]), "account i has seed + i"
+    assert np.array_equal(env.reset()[:3], first[1:])
+    env.close()
 
 
 def trained(route: Any, n_rollouts: int = 3) -> dict[str, torch.Tensor]:

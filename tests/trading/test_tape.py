@@ -180,3 +180,7 @@ def test_copies_are_read_only_too(copied: Any) -> None:
     assert equal(tape, other)
     # A writable array would also be another type to numba, which would compile the whole kernel again.
     assert not any(getattr(other, name).flags.writeable for name in NAMES)
+
+
+def test_an_empty_list_is_no_starts() -> None:
+    assert Tape(**arrays(starts=[])).starts.dtype == np.int32

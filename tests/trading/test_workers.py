@@ -176,6 +176,7 @@ def test_workers_see_no_gpu_and_ignore_ctrl_c(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_workers_see_no_gpu_even_where_the_fork_server_was_started_by_somebody_else() -> None:
     code = f"""
 import multiprocessing as mp, os

@@ -1,0 +1,245 @@
+"""Whole runs in this process: what they write, what the report holds, and that no way of running changes a result."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src import testing_framework
+from src.advisor.mock import MockAdvisor
+from src.advisor.settings import LLMSettings
+from src.agent.phases import tabulate_advice
+from src.errors import BarDataError, InterruptedRun
+from src.evidence.look_ahead import LookAheadCheck
+from src.testing_framework import TestConfig, TestingFramework
+from tests.small_runs import finished, run_small, same_bits, small_config
+
+pytestmark = pytest.mark.slow
+GOLDEN = Path(__file__).parent / "golden" / "report_keys.txt"
+OTHER_WAYS = ["unassisted", "dummy", "subproc"]
+PROMISED = (
+    "test_name", "gpu_utilization", "execution_time", "cache_hit_rate", "peak_memory_gb", "timesteps_completed",
+    "validation_passed", "targets",
+)  # fmt: skip
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    """The policy's tensors of an exported model; its zip holds clocks as well, so files cannot be compared."""
+    with zipfile.ZipFile(path) as archive:
+        tensors = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def key_paths(value: Any, path: str = "") -> Iterator[str]:
+    """Every key of a report; what stands under a name of the run's own making is one line, and so are like arms."""
+    if re.search(r"(phases|phase_times|sessions_left_out|repairs|failed_readings|failure_reasons)$", path):
+        yield f"{path}.*"
+    elif path.endswith("arms"):
+        (own,) = {tuple(key_paths(arm)) for arm in value.values()}
+        yield from (f"{path}.<arm>.{key}" for key in own)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from key_paths(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from key_paths(value[0], f"{path}[]")
+    else:
+        yield path
+
+
+def test_a_run_writes_everything_into_its_folder() -> None:
+    run = finished("plain")
+    assert run.folder.parent.name == "plain"
+    assert re.fullmatch(r"hardware_maximized_NQ_\d{8}-\d{6}", run.folder.name)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        "config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "tensorboard", "report.json", "base.zip",
+        "hybrid.zip",
+    }  # fmt: skip
+    assert json.loads((run.folder / "report.json").read_text()) == run.written
+
+
+def test_the_configuration_it_wrote_is_the_one_it_ran() -> None:
+    run = finished("plain")
+    assert TestConfig.from_file(run.folder / "config.yaml") == run.config
+
+
+def test_the_log_tells_the_run() -> None:
+    text = (finished("plain").folder / "run.log").read_text()
+    assert "SYNTHETIC" in text
+    for phase in ("data", "compile", "base", "production", "advice", "rl_only", "hybrid", "evaluation", "look-ahead"):
+        assert f"] {phase}: " in text
+    assert "ended early" not in text
+
+
+def test_the_machine_was_watched_through_every_phase() -> None:
+    run = finished("plain")
+    with open(run.folder / "hardware.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 5
+    assert {row["phase"] for row in rows} <= {"", *run.framework.phase_times}
+    assert max(float(row["tree_rss_gb"]) for row in rows) == pytest.approx(run.report["peak_memory_gb"])
+    assert run.report["peak_memory_kind"] == "ram"
+    assert sum(run.framework.phase_times.values()) <= run.framework.total_time == run.report["execution_time"]
+
+
+def test_training_was_logged_phase_by_phase() -> None:
+    run = finished("plain")
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    for phase, timesteps in (("base", 512), ("rl_only", 256), ("hybrid", 256)):
+        own = [record for record in records if record["phase"] == phase]
+        assert own[-1]["num_timesteps"] == timesteps
+        assert own[-1]["fraction_done"] == 1.0
+        scalars = EventAccumulator(str(run.folder / "tensorboard" / phase)).Reload()
+        assert [event.step for event in scalars.Scalars("run/mean_reward")] == [r["num_timesteps"] for r in own]
+    assert len(records) == run.report["log_writes"]
+
+
+def test_the_report_holds_what_was_promised() -> None:
+    report = finished("plain").written
+    for name in PROMISED:
+        assert name in report
+    assert report["test_name"] == "hardware_maximized_validation"
+    assert report["validation_passed"] is True
+    assert report["gpu_utilization"] is None
+    assert report["timesteps_completed"] == 512 + 256
+    assert report["timesteps_total"] == 512 + 2 * 256
+    assert list(report["arms"]) == ["flat", "random_legal", "advisor_only", "rl_only", "hybrid", "fused"]
+    assert list(report["validation_arms"]) == list(report["arms"])
+    for arm in report["arms"].values():
+        assert arm["sessions"] == len(arm["net_usd_by_session"]) == report["data"]["split"]["sealed"]["sessions"] == 11
+        assert arm["net_usd"] == pytest.approx(sum(arm["net_usd_by_session"]))
+        assert arm["illegal_actions"] == 0
+    targets = report["targets"]
+    assert targets["execution_time"]["measured"] == report["execution_time"] < targets["execution_time"]["target"]
+    assert targets["execution_time"]["status"] == targets["peak_memory"]["status"] == "met"
+    assert targets["gpu_utilization"]["status"] == targets["steps_per_s"]["status"] == "not_applicable"
+    assert targets["cache_hit_rate"]["measured"] == report["cache_hit_rate"] == report["cache"]["hit_rate"]
+    assert report["advice"]["advice_without_model"] > 0.5
+    assert report["look_ahead"] == {"checks": 4, "passed": True, "found": ""}
+    assert report["memory_released_mb"] > 0
+
+
+def test_the_reports_keys_are_those_of_the_golden_file() -> None:
+    """A key that comes, goes or moves is a change for whoever reads reports: update the file and tell them."""
+    assert sorted(key_paths(finished("plain").written)) == GOLDEN.read_text().splitlines()
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_every_way_of_running_gives_the_same_weights_advice_and_arms(way: str) -> None:
+    plain, other = finished("plain"), finished(way)
+    for section in ("arms", "validation_arms", "advice", "data", "rules"):
+        assert other.report[section] == plain.report[section], section
+    for name in ("base.zip", "hybrid.zip"):
+        assert same_bits(weights_of(plain.folder / name), weights_of(other.folder / name)), name
+
+
+def test_without_its_shortcuts_a_run_counts_other_things() -> None:
+    plain, unassisted = finished("plain").report, finished("unassisted").report
+    assert plain["cache_hit_rate"] > 0.7
+    assert unassisted["cache_hit_rate"] is None
+    assert unassisted["targets"]["cache_hit_rate"]["status"] == "not_applicable"
+    assert unassisted["targets"]["cache_hit_rate"]["reason"] == "the cache was not used"
+    assert unassisted["log_writes"] > plain["log_writes"]
+    assert (plain["env_pool"]["built"], plain["env_pool"]["temporary"]) == (6, 0)
+    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 12)
+    assert (plain["fusion"]["loop"], unassisted["fusion"]["loop"]) == ("compiled", "sequential")
+    assert plain["fusion"]["total"] == unassisted["fusion"]["total"] > 0
+
+
+def test_no_worker_outlives_its_run() -> None:
+    finished("subproc")
+    mine = psutil.Process().children(recursive=True)
+    workers = [p for p in mine if p.status() != psutil.STATUS_ZOMBIE and "forkserver" in " ".join(p.cmdline())]
+    # The fork server itself and its resource tracker stay for the next run; workers are children of the server.
+    assert [grandchild for server in workers for grandchild in server.children()] == []
+
+
+def test_the_advice_in_the_report_is_the_table_an_advisor_gives() -> None:
+    run = finished("plain")
+    assert run.framework._market is not None
+    table = tabulate_advice(run.framework._market, MockAdvisor(), LLMSettings(model="mock"))[0]
+    assert run.report["advice"]["sha256"] == table.sha256
+    assert run.report["advice"]["situations_asked"] == table.asked
+
+
+def test_another_seed_is_another_run_and_a_leak_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leak = LookAheadCheck(1, "window of bar 7 changes with bars after 9")
+    monkeypatch.setattr(testing_framework, "check_prefixes", lambda *_: leak)
+    run = run_small(tmp_path, seed=1)
+    assert not same_bits(weights_of(run.folder / "base.zip"), weights_of(finished("plain").folder / "base.zip"))
+    assert run.report["arms"] != finished("plain").report["arms"]
+    assert run.report["validation_passed"] is False
+    assert all(t["status"] == "met" for t in run.report["targets"].values() if t["required"])
+    assert "LEAK FOUND: window of bar 7" in run.printed
+    assert "Missed: the look-ahead check." in run.printed
+
+
+@pytest.mark.parametrize("where", ["check_prefixes", "print_summary"])
+def test_stopped_after_its_folder_was_made_a_run_says_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(testing_framework, where, stop)
+    framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
+    with pytest.raises(InterruptedRun, match="kept in") as stopped:
+        framework.run_hardware_maximized_validation()
+    assert framework.run_folder is not None
+    assert str(framework.run_folder) in str(stopped.value)
+    kept = {path.name for path in framework.run_folder.iterdir()}
+    assert {"config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "base.zip", "hybrid.zip"} <= kept
+    assert ("report.json" in kept) == (where == "print_summary")
+    assert (where == "print_summary") != (
+        "ended early: KeyboardInterrupt" in (framework.run_folder / "run.log").read_text()
+    )
+
+
+def test_environments_are_closed_however_a_phase_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    def close(env: testing_framework.VecEnv) -> None:
+        closed.append(type(env).__name__)
+
+    monkeypatch.setattr("src.trading.vec_env.BatchedTradingVecEnv.close", close)
+    monkeypatch.setattr(testing_framework, "estimate_production", lambda *_: 1 / 0)
+    framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
+    with pytest.raises(ZeroDivisionError):
+        framework.run_hardware_maximized_validation()
+    assert closed == ["BatchedTradingVecEnv"]
+    with pytest.raises(RuntimeError, match="closed"):
+        framework.env_pool.acquire()
+
+
+def test_bad_bars_leave_nothing_behind(tmp_path: Path) -> None:
+    bars = tmp_path / "empty.csv"
+    bars.write_text("")
+    framework = TestingFramework(small_config(tmp_path / "logs", data={"path": str(bars)}), Console(file=io.StringIO()))
+    with pytest.raises(BarDataError):
+        framework.run_hardware_maximized_validation()
+    assert framework.run_folder is None
+    assert list((tmp_path / "logs").rglob("*")) == []
+    assert framework.hardware_monitor._thread is None
+
+
+def test_the_pipelines_configuration_runs_the_same_phases(tmp_path: Path) -> None:
+    config = small_config(tmp_path, timesteps=128)
+    framework = TestingFramework(config, Console(file=io.StringIO()))
+    with pytest.raises(RuntimeError, match="market"):
+        framework.env_pool.acquire()
+    report = framework.run_automated_pipeline()
+    assert report["test_name"] == "automated_pipeline"
+    assert list(report["arms"]) == list(finished("plain").report["arms"])
