@@ -36,6 +36,25 @@ def test_one_operation_is_a_calls_share() -> None:
     assert 0.001 <= result.ours_s < 0.005
 
 
+def test_the_common_way_may_do_less_in_a_call() -> None:
+    comparison = Comparison("two", lambda: time.sleep(0.004), lambda: time.sleep(0.004), calls=4, common_calls=2)
+    assert 1.3 < measure("calls", comparison, 3, 0.001).ratio < 3
+
+
+def test_a_part_that_cannot_be_measured_here_is_said_and_ends_with_2_only_if_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks, "ADVICE_MODEL", "bundled:none")
+    monkeypatch.setattr(benchmarks, "PARTS", {"advice": benchmarks.advice})
+    assert benchmarks.main([]) == 0
+    summary = json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
+    assert summary["results"] == []
+    assert "there is no such folder" in summary["not_measured"]["advice"]
+    with pytest.raises(SystemExit) as ended:
+        benchmarks.main(["advice"])
+    assert ended.value.code == 2
+
+
 def test_it_ends_with_one_line_of_json_and_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.main(["cache", "--quick", "--repeats", "1"]) == 0
     *table, last = capsys.readouterr().out.rstrip("\n").split("\n")
@@ -58,6 +77,7 @@ def test_every_part_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         return Result(name, comparison.case, 2.0, 1.0, comparison.target)
 
     monkeypatch.setattr(benchmarks, "measure", once)
+    monkeypatch.setattr(benchmarks, "ADVICE_MODEL", "tiny")
     assert benchmarks.main([]) == 0
     summary = json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
     assert {result["part"] for result in summary["results"]} == set(benchmarks.PARTS)

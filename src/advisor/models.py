@@ -7,6 +7,7 @@ or a hub id that is already in the hub's cache. transformers is imported only wh
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import re
 import sys
@@ -264,11 +265,30 @@ def _attention(device: torch.device) -> dict[str, str]:
 
 
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
+    _import_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _import_bitsandbytes() -> None:
+    """Import bitsandbytes without a download: where the package `kernels` is installed, its import would fetch compiled
+    code from the hub. It also warns at every product of an int8 layer."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if "bitsandbytes" in sys.modules:
+        return
+    missing = object()
+    before: Any = sys.modules.get("kernels", missing)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("bitsandbytes")
+    finally:
+        if before is missing:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = before
 
 
 TINY_SHAPE: Final[Mapping[str, Any]] = {

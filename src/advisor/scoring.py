@@ -191,21 +191,27 @@ def _head_at(model: Any, last: torch.Tensor) -> Iterator[None]:
     batches (1.6e-5 of a log-probability; 0 to 4e-6 without it). What the model does to its logits afterwards stays.
     """
     head = model.get_output_embeddings()
+    forward = head.forward
 
     def read(hidden: torch.Tensor) -> torch.Tensor:
         ends = hidden[torch.arange(len(last), device=last.device), last]
         if type(head) is not torch.nn.Linear:
-            return type(head).forward(head, ends[:, None])
+            return forward(ends[:, None])
         ends = ends.double()
         # In pieces, so that no float64 copy of the whole head is ever held.
         logits = torch.cat([ends @ piece.double().T for piece in head.weight.split(_HEAD_PIECE)], dim=-1)
         return (logits if head.bias is None else logits + head.bias.double())[:, None]
 
+    # accelerate may have hung its own `forward` on the instance.
+    before = vars(head).get("forward")
     head.forward = read
     try:
         yield
     finally:
-        del head.forward
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before
 
 
 def _context_of(model: Any) -> int | None:

@@ -4,7 +4,9 @@ GGUF file unpacks to is whole or not there."""
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import subprocess
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,6 +22,8 @@ from src.advisor.models import load_model, model_identity
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import identity_of
 from src.errors import ConfigError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -243,3 +247,23 @@ def test_a_package_without_a_gguf_file_counts_as_missing(monkeypatch: pytest.Mon
     monkeypatch.setattr(gguf_bundle, "find_spec", lambda name: empty)
     with pytest.raises(ConfigError, match="is not installed"):
         gguf_bundle.bundled_file("bundled:smollm2")
+
+
+@pytest.mark.slow
+def test_bitsandbytes_fetches_no_compiled_code_and_is_quiet(tmp_path: Path) -> None:
+    if find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed: pip install -r requirements-quant.txt")
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('fetched', 'w').close()\n")
+    code = """
+import numpy as np
+from src.advisor.models import load_model
+from src.advisor.prompts import load_prompts
+from src.advisor.scoring import LLMScorer
+loaded = load_model("tiny", quantization="int8", device="cpu", threads=1)
+LLMScorer(loaded, load_prompts()).score(np.array([5, 6]))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert not (tmp_path / "fetched").exists()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from src.advisor.generation import GeneratedAdvice, generate_advice, parse_action
-from src.advisor.models import LoadedModel, load_model
+from src.advisor.models import LoadedModel, load_model, torch_threads
 from src.advisor.prompts import PromptSet, load_prompts
 from src.advisor.scoring import LLMScorer, describe, identity_of
 from src.advisor.situations import N_SITUATIONS, SIDES
@@ -68,15 +68,16 @@ def plain_scores(loaded: LoadedModel, prompts: PromptSet, situation: int, lead: 
         messages = [{"role": "system", "content": prompts.system}, {"role": "user", "content": user}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         space = ""
-    before = f"{text}{space}{lead}"
-    answers = {}
+    before = tokenizer(f"{text}{space}{lead}", add_special_tokens=False)["input_ids"]
+    tokens = {}
     for action, label in prompts.labels(situation % N_SIDES):
         whole = tokenizer(f"{text}{space}{label}", add_special_tokens=False)["input_ids"]
-        n = len(tokenizer(before, add_special_tokens=False)["input_ids"])
-        with torch.inference_mode():
-            logits = loaded.model(input_ids=torch.tensor([whole[:n]]), use_cache=False).logits[0, -1]
-        answers[action] = float(logits.double().log_softmax(-1)[whole[n]])
-    return answers
+        # `Answer: ` and `Answer: Hold` may be cut differently where they join; these tokenizers do not.
+        assert whole[: len(before)] == before
+        tokens[action] = whole[len(before)]
+    with torch.inference_mode(), torch_threads(1):
+        logits = loaded.model(input_ids=torch.tensor([before]), use_cache=False).logits[0, -1]
+    return {action: float(logits.double().log_softmax(-1)[token]) for action, token in tokens.items()}
 
 
 def assert_like_plain(loaded: LoadedModel, prompts: PromptSet, situations: NDArray[np.int64], lead: str = "") -> None:
