@@ -35,7 +35,8 @@ from src.trading.settings import EnvironmentSettings
 SMALL_NETS = PolicySettings(net_arch=NetArch(pi=(16,), vf=(16,)))
 TRAINING = TrainingSettings(policy_kwargs=SMALL_NETS, n_epochs=2)
 HARDWARE = HardwareSettings(device="cpu", vectorized_envs=4, batch_size=64, torch_threads=1)
-LIVE, OFF = LLMSettings(), LLMSettings(llm_weight=0.0, use_opinion_features=False)
+LIVE = LLMSettings(model="mock")
+OFF = LLMSettings(model="mock", llm_weight=0.0, use_opinion_features=False)
 
 # One thread, as every run that must repeat another to the bit; small nets; two minibatches a rollout of 128.
 SMALL: Mapping[str, Any] = {
@@ -46,6 +47,7 @@ SMALL: Mapping[str, Any] = {
     "timesteps": 512,
     "training": {"policy_kwargs": {"net_arch": {"pi": [16], "vf": [16]}}, "n_epochs": 2},
     "data": {"synthetic_interval_min": 15},
+    "mock_llm": True,
     "log_interval": 20,
     "hardware_interval_s": 0.2,
     "validation": {"max_peak_memory_gb": 1000.0},

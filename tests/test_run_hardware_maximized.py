@@ -62,7 +62,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def good_run(server: CommandServer, elsewhere: Path) -> tuple[Finished, Path]:
     """A small run that meets its targets, and its folder."""
     options = ("--config", "small.yaml", "--timesteps", "256", "--output-dir", "good")
-    finished = server.run(SCRIPT, *options, cwd=elsewhere)
+    finished = server.run(SCRIPT, "--mock-llm", *options, cwd=elsewhere)
     (folder,) = (elsewhere / "good").iterdir()
     return finished, folder
 
@@ -131,7 +131,7 @@ def test_the_base_model_loads_with_the_stock_library_elsewhere(good_run: tuple[F
 def test_command_lines_of_the_manual_work(
     server: CommandServer, elsewhere: Path, tmp_path: Path, options: list[str], expected: tuple[str, int, int]
 ) -> None:
-    finished = server.run(SCRIPT, *options, "--output-dir", tmp_path, cwd=elsewhere)
+    finished = server.run(SCRIPT, "--mock-llm", *options, "--output-dir", tmp_path, cwd=elsewhere)
     assert finished.code == 0, finished.err
     (folder,) = tmp_path.iterdir()
     report = json.loads((folder / "report.json").read_text())
@@ -146,7 +146,7 @@ def test_a_missed_target_is_exit_code_1_and_is_named(server: CommandServer, else
     config = tmp_path / "strict.yaml"
     config.write_text(SMALL_YAML.replace("{max_peak", "{max_execution_time_s: 0.01, max_peak"))
     finished = server.run(
-        SCRIPT, "--config", config, "--timesteps", "128", "--output-dir", tmp_path / "logs", cwd=elsewhere
+        SCRIPT, "--mock-llm", "--config", config, "--timesteps", "128", "--output-dir", tmp_path / "logs", cwd=elsewhere
     )
     assert finished.code == 1
     assert "Missed: execution_time." in finished.out
@@ -217,7 +217,7 @@ def test_bars_that_cannot_be_used(
     server: CommandServer, elsewhere: Path, tmp_path: Path, kind: str, words: list[str]
 ) -> None:
     path = a_bad_file(kind, tmp_path)
-    finished = server.run(SCRIPT, "--data", path, "--output-dir", tmp_path / "logs", cwd=elsewhere)
+    finished = server.run(SCRIPT, "--mock-llm", "--data", path, "--output-dir", tmp_path / "logs", cwd=elsewhere)
     assert_refused(finished, tmp_path / "logs", *words)
 
 
@@ -241,7 +241,7 @@ def test_configurations_that_cannot_be_used(
 ) -> None:
     (tmp_path / "bad.yaml").write_text(yaml)
     options = ("--config", tmp_path / "bad.yaml", "--output-dir", tmp_path / "logs")
-    assert_refused(server.run(SCRIPT, *options, cwd=elsewhere), tmp_path / "logs", *words)
+    assert_refused(server.run(SCRIPT, "--mock-llm", *options, cwd=elsewhere), tmp_path / "logs", *words)
 
 
 @pytest.mark.parametrize(
@@ -259,13 +259,13 @@ def test_options_that_cannot_be_used(
     server: CommandServer, elsewhere: Path, tmp_path: Path, options: list[str], words: list[str]
 ) -> None:
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
-    finished = server.run(SCRIPT, *options, "--output-dir", tmp_path / "logs", cwd=elsewhere, env=no_gpu)
+    finished = server.run(SCRIPT, "--mock-llm", *options, "--output-dir", tmp_path / "logs", cwd=elsewhere, env=no_gpu)
     assert_refused(finished, tmp_path / "logs", *words)
 
 
 def test_an_option_that_does_not_exist_or_holds_no_number_is_bad_usage(server: CommandServer, elsewhere: Path) -> None:
     for options, word in ((["--marked", "NQ"], "--marked"), (["--seed", "x"], "--seed")):
-        finished = server.run(SCRIPT, *options, cwd=elsewhere)
+        finished = server.run(SCRIPT, "--mock-llm", *options, cwd=elsewhere)
         assert finished.code == 2
         assert word in finished.err
         assert "Traceback" not in finished.err
@@ -274,13 +274,15 @@ def test_an_option_that_does_not_exist_or_holds_no_number_is_bad_usage(server: C
 def test_an_output_folder_that_cannot_be_written(server: CommandServer, elsewhere: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     for output in (tmp_path / "taken", tmp_path / "taken" / "below", Path("/proc/nowhere")):
-        finished = server.run(SCRIPT, "--output-dir", output, cwd=elsewhere)
+        finished = server.run(SCRIPT, "--mock-llm", "--output-dir", output, cwd=elsewhere)
         assert_refused(finished, output, "cannot be written", "--output-dir")
     assert (tmp_path / "taken").read_text() == "a file"
 
 
 def test_debug_shows_the_traceback_too(server: CommandServer, elsewhere: Path, tmp_path: Path) -> None:
-    finished = server.run(SCRIPT, "--market", "NQX", "--debug", "--output-dir", tmp_path / "logs", cwd=elsewhere)
+    finished = server.run(
+        SCRIPT, "--mock-llm", "--market", "NQX", "--debug", "--output-dir", tmp_path / "logs", cwd=elsewhere
+    )
     assert finished.code == 2
     assert "Traceback" in finished.err
     assert "get_contract" in finished.err
@@ -300,7 +302,7 @@ def test_help_names_every_option_and_imports_nothing_heavy() -> None:
 def test_a_worker_that_dies_shows_its_own_traceback(server: CommandServer, elsewhere: Path, tmp_path: Path) -> None:
     config = tmp_path / "own.yaml"
     config.write_text("hardware: {vectorized_envs: 2, batch_size: 8}\nenvironment: {env_class: 'own_env:Mine'}\n")
-    run = server.start(SCRIPT, "--config", config, "--output-dir", tmp_path / "logs", cwd=elsewhere)
+    run = server.start(SCRIPT, "--mock-llm", "--config", config, "--output-dir", tmp_path / "logs", cwd=elsewhere)
     finished = run.finish()
     assert finished.code == 2
     paragraph, _, trace = finished.err.partition("Traceback")
@@ -342,7 +344,7 @@ def test_stopped_in_base_training_it_keeps_its_logs_and_leaves_no_process(
     server: CommandServer, elsewhere: Path, tmp_path: Path, config: str, signum: signal.Signals, to_group: bool
 ) -> None:
     options = ("--config", config, "--timesteps", "10000000", "--output-dir", tmp_path)
-    run = server.start(SCRIPT, *options, cwd=elsewhere)
+    run = server.start(SCRIPT, "--mock-llm", *options, cwd=elsewhere)
     run.until(lambda: in_the_middle_of_training(tmp_path))
     processes = run.processes()
     assert len(processes) >= (4 if config == "subproc.yaml" else 0)
@@ -362,7 +364,7 @@ def test_stopped_in_base_training_it_keeps_its_logs_and_leaves_no_process(
 @pytest.mark.slow
 def test_stopped_in_evaluation_it_keeps_the_models(server: CommandServer, elsewhere: Path, tmp_path: Path) -> None:
     options = ("--config", "small.yaml", "--timesteps", "128", "--output-dir", tmp_path)
-    run = server.start(SCRIPT, *options, cwd=elsewhere)
+    run = server.start(SCRIPT, "--mock-llm", *options, cwd=elsewhere)
     run.until(lambda: "evaluation: " in run.out)
     run.send(signal.SIGINT)
     assert_stopped(run, run.finish(), [])
@@ -378,7 +380,7 @@ def test_stopped_while_it_reads_bars_it_has_written_nothing(
 ) -> None:
     config = tmp_path / "long.yaml"
     config.write_text("data: {synthetic_sessions: 2000, synthetic_interval_min: 1}")
-    run = server.start(SCRIPT, "--config", config, "--output-dir", tmp_path / "logs", cwd=elsewhere)
+    run = server.start(SCRIPT, "--mock-llm", "--config", config, "--output-dir", tmp_path / "logs", cwd=elsewhere)
     run.until(lambda: "data: " in run.out)
     run.send(signal.SIGINT)
     finished = run.finish()
@@ -396,7 +398,7 @@ def test_real_bars_from_the_shell_to_a_report(
     shared_data: Path, tmp_path: Path, market: str, name: str, interval_min: int
 ) -> None:
     command = [sys.executable, "-W", "error", str(ROOT / SCRIPT), "--market", market, "--data", str(shared_data / name)]
-    options = ["--quick", "--output-dir", str(tmp_path / "logs")]
+    options = ["--quick", "--mock-llm", "--output-dir", str(tmp_path / "logs")]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SYNTHETIC" not in done.stdout + done.stderr
