@@ -174,3 +174,8 @@ def finished(name: str) -> FinishedRun:
 def with_rules(profile: str) -> Market:
     """The small market under other rules."""
     return replace(market("NQ", profile))
+
+
+def with_vec_env(trainer: Trainer, route: str) -> Trainer:
+    """The same trainer over another route."""
+    return replace(trainer, hardware=trainer.hardware.model_copy(update={"vec_env": route}))

@@ -231,8 +231,3 @@ class Trainer:
 def supports_advice(env: VecEnv) -> bool:
     """Whether phases after base training apply to these environments."""
     return is_trading_shaped(env)
-
-
-def with_vec_env(trainer: Trainer, route: str) -> Trainer:
-    """The same trainer over another route."""
-    return replace(trainer, hardware=trainer.hardware.model_copy(update={"vec_env": route}))

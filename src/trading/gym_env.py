@@ -44,7 +44,7 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         self.observation_space = observation_space()
         self.action_space = action_space()
         self.render_mode = None
-        self._block = AccountBlock(tape if isinstance(tape, Tape) else Tape.load(Path(tape)), params, 1)
+        self._block = AccountBlock(tape if isinstance(tape, Tape) else Tape.load(Path(tape)), check_params(params), 1)
         self._block.seed(0, seed)
         self._obs = np.zeros((1, N_OBS), np.float32)
         self._over = True

@@ -11,7 +11,7 @@ import pytest
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import empty_table
-from src.agent.phases import prepare_market, supports_advice, tabulate_advice, with_vec_env
+from src.agent.phases import prepare_market, supports_advice, tabulate_advice
 from src.errors import ConfigError, MarketError
 from src.evidence.production import estimate_production
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
@@ -65,7 +65,7 @@ def test_our_own_environments_support_advice() -> None:
 
 
 def test_the_same_accounts_one_by_one_train_the_same_weights() -> None:
-    made = with_vec_env(small_runs.trainer(), "dummy")
+    made = small_runs.with_vec_env(small_runs.trainer(), "dummy")
     one_by_one, _ = made.base(made.make_env(small_runs.market()), small_runs.plan(2), [])
     assert same_bits(state_of(one_by_one), state_of(small_runs.base()))
 
@@ -98,7 +98,7 @@ import sys
 sys.path.insert(0, ".")
 from numba.core.dispatcher import Dispatcher
 from src.advisor.table import empty_table
-from src.agent.phases import compile_kernel, with_vec_env
+from src.agent.phases import compile_kernel
 from src.evidence.evaluation import FeatureAssembly, FlatArm, evaluate
 from src.trading import kernel
 from tests import small_runs
@@ -112,7 +112,7 @@ compile_kernel(market)
 compiled = signatures()
 assert sum(compiled.values()) > 5, compiled
 for route in ("batched", "dummy"):
-    made = with_vec_env(small_runs.trainer(n_epochs=1), route)
+    made = small_runs.with_vec_env(small_runs.trainer(n_epochs=1), route)
     made.base(made.make_env(market), small_runs.plan(1), [])
 assembly = FeatureAssembly(market.tables.context, empty_table(), None)
 evaluate([FlatArm()], market.first_bars(market.split.test), pool_of(market), assembly)
