@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from src.advisor.tabulation import (
     tabulate_at_once,
     tabulate_stored,
 )
-from src.agent.ppo import TimedMaskablePPO
+from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import TrainingRecord, build_base, build_finetuned, phase_seed, train, weight_ramp
@@ -169,15 +168,12 @@ def tabulate_advice(
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Leave threads and global random states as they were, and no model in memory."""
-    threads, python = torch.get_num_threads(), random.getstate()
-    shared = np.random.get_state()  # noqa: NPY002 - SB3 draws its minibatches from it
-    with torch.random.fork_rng(devices=[]):
+    threads = torch.get_num_threads()
+    with global_generators_kept():
         try:
             yield
         finally:
             torch.set_num_threads(threads)
-            random.setstate(python)
-            np.random.set_state(shared)  # noqa: NPY002
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -47,10 +49,6 @@ def global_generators_kept() -> Iterator[None]:
     Building a model seeds them, and its training draws from them: a probe between two phases must not change the
     second.
     """
-    import random
-
-    import numpy as np
-
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  (SB3 uses the global one)
     try:
         yield
