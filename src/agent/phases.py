@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.advisor.calibration import agreement
 from src.advisor.choose import LanguageModel, budget_s
 from src.advisor.mock import MockAdvisor
+from src.advisor.precision import measure_agreement
 from src.advisor.settings import LLMSettings
 from src.advisor.situations import market_situations
 from src.advisor.store import AdviceStore, default_store_path
@@ -46,6 +47,8 @@ from src.trading.session_batch import SessionBatch
 from src.trading.settings import EnvironmentSettings
 from src.trading.tape import Tape
 from src.trading.vec_env import BatchedTradingVecEnv
+
+logger = logging.getLogger(__name__)
 
 BASE_PHASE, FINETUNE_PHASE, EVALUATION_PHASE = range(3)
 
@@ -158,10 +161,21 @@ def tabulate_advice(
             say=say,
             progress=progress,
         )
-        if isinstance(advisor, LanguageModel) and advisor.full_precision_identity is not None:
-            answers = (store.answers(advisor.identity), store.answers(advisor.full_precision_identity))
-            compared, share = agreement(*answers, calibrate=llm.calibrate)
-            record = replace(record, full_precision_compared=compared, full_precision_agreement=share)
+        if isinstance(advisor, LanguageModel) and llm.quantization != "none":
+            found = measure_agreement(
+                advisor,
+                store,
+                order[: record.count_k],
+                llm.full_precision_sample,
+                calibrate=llm.calibrate,
+                say=say or logger.info,
+            )
+            record = replace(
+                record,
+                full_precision_compared=found.compared,
+                full_precision_agreement=found.share,
+                full_precision_why_not=found.why_not,
+            )
         return table, record
 
 

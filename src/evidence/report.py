@@ -167,7 +167,7 @@ def _advice_lines(advice: Mapping[str, Any]) -> list[str]:
     if (quantization := advice["quantization"]) not in (None, "none"):
         share, n = asking["full_precision_agreement"], asking["full_precision_compared"]
         told = (
-            "not measured: run once with --quantization none" if share is None else f"{share:.0%} of {n:,} situations"
+            f"not measured: {asking['full_precision_why_not']}" if share is None else f"{share:.0%} of {n:,} situations"
         )
         lines.append(f"Weights in {quantization}: same first choice as in full precision: {told}.")
     return lines
