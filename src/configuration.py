@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from src.advisor.settings import FusionSettings, LLMSettings
 from src.agent.rollout_plan import plan_rollouts
-from src.agent.settings import HardwareSettings, PerformanceSettings, RunSettings, TrainingSettings
+from src.agent.settings import (
+    CheckpointSettings,
+    HardwareSettings,
+    PerformanceSettings,
+    PhaseSettings,
+    PipelineSettings,
+    RunSettings,
+    TrainingPhaseSettings,
+    TrainingSettings,
+)
 from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
 from src.configuration_file import commented_yaml, read_mapping
 from src.errors import ConfigError
 from src.evidence.settings import MonitoringSettings
-from src.evidence.targets import ValidationSettings
+from src.evidence.targets import PHASE_TARGETS, ValidationSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
 from src.settings import Section
@@ -32,10 +41,17 @@ ALIASES: Mapping[str, KeyPath] = {
     "llm_budget": ("llm", "tabulation_budget_s"),
 }
 
+PHASES = ("phase1", "phase2", "phase3")
+
 # What a mode changes of the models' defaults.
 MODES: Mapping[str, Mapping[str, Any]] = {
     "hardware_maximized": {"hardware": {"vectorized_envs": 32, "batch_size": 1024}},
-    "pipeline": {"hardware": {"vectorized_envs": 8, "batch_size": 256}},
+    "pipeline": {
+        "hardware": {"vectorized_envs": 8, "batch_size": 256},
+        "validation": {
+            "required": ["execution_time", "peak_memory", "phase1_duration", "phase2_duration", "phase3_duration"]
+        },
+    },
 }
 
 
@@ -50,8 +66,20 @@ class Configuration(Section):
     fusion: FusionSettings = Field(FusionSettings(), description="how decisions and advice become one action")
     environment: EnvironmentSettings = Field(EnvironmentSettings(), description="an account, its costs, its reward")
     data: DataSettings = Field(DataSettings(), description="the bars and how their sessions are split")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="what the pipeline keeps to go on from")
+    pipeline: PipelineSettings = Field(PipelineSettings(), description="how its phases follow each other")
+    phase1: PhaseSettings = Field(PhaseSettings(), description="data and environments")
+    phase2: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="base training")
+    phase3: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="advice, fine-tuning, evaluation")
     monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
     validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
+
+    @model_validator(mode="after")
+    def _required_targets_belong_to_the_mode(self) -> Self:
+        foreign = [name for name in self.validation.required if name in PHASE_TARGETS]
+        if foreign and self.test_mode.mode != "pipeline":
+            raise ValueError(f"validation.required lists {foreign[0]}, a target of the pipeline's phases only")
+        return self
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that are no attribute: a key below a section, or a mistake.
@@ -76,12 +104,14 @@ class Configuration(Section):
     @property
     def base_timesteps(self) -> int:
         """Timesteps of base training asked for, before rounding to whole rollouts."""
-        return self.training.base_timesteps(self.test_mode)
+        own = self.phase2.total_timesteps if self.test_mode.mode == "pipeline" else None
+        return own or self.training.base_timesteps(self.test_mode)
 
     @property
     def finetune_timesteps(self) -> int:
         """Timesteps of hybrid fine-tuning asked for, before rounding to whole rollouts."""
-        return self.training.finetune_timesteps(self.test_mode)
+        own = self.phase3.total_timesteps if self.test_mode.mode == "pipeline" else None
+        return own or self.training.finetune_timesteps(self.test_mode)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by section, as YAML and JSON hold them."""
@@ -97,8 +127,13 @@ def flat_paths() -> Mapping[str, tuple[KeyPath, ...]]:
     found: dict[str, tuple[KeyPath, ...]] = {}
     for path in _paths(Configuration):
         if len(path) > 1:
-            found[path[-1]] = (*found.get(path[-1], ()), path)
+            found[flat_name(path)] = (*found.get(flat_name(path), ()), path)
     return found
+
+
+def flat_name(path: KeyPath) -> str:
+    """What a key is called without its section; keys of a phase carry the phase's name."""
+    return "_".join(path) if path[0] in PHASES else path[-1]
 
 
 def load_config_file(path: Path | str) -> dict[str, Any]:

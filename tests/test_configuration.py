@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from src.configuration import MODES, Configuration, build_config, effective_yaml, flat_paths, load_config_file
+from src.configuration import MODES, Configuration, build_config, effective_yaml, flat_name, flat_paths, load_config_file
 from src.configuration_errors import section_of
 from src.errors import ConfigError, MarketError, UserError
 from src.market.contracts import CONTRACTS
@@ -357,7 +357,7 @@ def valid_values(path: tuple[str, ...], field: FieldInfo) -> st.SearchStrategy[A
 @st.composite
 def overrides(draw: st.DrawFn) -> dict[str, Any]:
     chosen = draw(st.lists(st.sampled_from(sorted(LEAVES)), unique=True, max_size=25))
-    return {path[-1]: draw(valid_values(path, LEAVES[path])) for path in chosen}
+    return {flat_name(path): draw(valid_values(path, LEAVES[path])) for path in chosen}
 
 
 @hypothesis_settings(max_examples=60)
