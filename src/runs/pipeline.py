@@ -6,6 +6,7 @@ A run that was killed and resumed ends with bitwise the weights and figures of o
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
-from src.errors import EnvironmentWorkerError, InterruptedRun, UserError
+from src.errors import EnvironmentWorkerError, InterruptedRun, TrainingDiverged, UserError
 from src.evidence.console_summary import print_summary
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
@@ -238,7 +239,7 @@ class _Pipeline:
         bench, entry = self._bench, self._entry(name)
         settings = bench.config.pipeline
         with self._resources(name, entry):
-            while True:
+            for failures in itertools.count(1):
                 try:
                     with self._one_try(name, entry):
                         entry.result = work(entry)
@@ -249,14 +250,14 @@ class _Pipeline:
                     entry.failures.append(f"{type(error).__name__}: {error}")
                     entry.status = "failed"
                     self._ledger.save()
-                    if len(entry.failures) <= settings.max_retries_per_phase:
+                    if failures <= settings.max_retries_per_phase:
                         self._say(f"{name} failed ({_first_line(error)}); trying again from its newest checkpoint")
                         continue
                     if settings.continue_on_failure and name != "phase1":
                         self._say(f"{name} failed ({_first_line(error)}); going on with what it has left")
                         return
                     raise PhaseFailed(
-                        f"{name} ({TITLES[name]}) failed in try {len(entry.failures)}: {error}\nWhat it has made up to "
+                        f"{name} ({TITLES[name]}) failed {failures} times, last: {error}\nWhat it has made up to "
                         f"its newest checkpoint is kept in {self._folder}. Go on with: {self._command}"
                     ) from error
 
@@ -283,7 +284,11 @@ class _Pipeline:
         except PhaseTimeout:
             entry.status = "timed_out"
             raise
-        except (CheckpointMismatch, UserError):
+        except TrainingDiverged as error:
+            entry.status = "failed"
+            kept = f"The newest checkpoint, from before it, is kept in {self._folder}."
+            raise TrainingDiverged(f"{error} {kept}") from error
+        except UserError:
             entry.status = "failed"
             raise
         finally:
