@@ -697,6 +697,16 @@ def test_damaged_checkpoints_do_not_count_among_those_that_stay(tmp_path: Path) 
     assert again.steps() == [400, 500]
 
 
+def test_a_checkpoint_damaged_after_this_store_wrote_it_counts_no_longer(tmp_path: Path) -> None:
+    store = store_at(tmp_path, keep_last=2)
+    for step in (100, 200):
+        store.save(snapshot_of(step))
+    (tmp_path / "checkpoint-000000000200" / "state.json").unlink()
+    assert_older_taken(store, "state.json is missing")
+    store.save(snapshot_of(300))
+    assert store.steps() == [100, 200, 300]
+
+
 def test_going_on_from_an_older_one_leaves_the_damaged_later_ones_behind(two: CheckpointStore) -> None:
     (two.folder / "checkpoint-000000000200" / "state.json").unlink()
     assert_older_taken(two, "state.json is missing")
@@ -821,6 +831,16 @@ def test_a_file_that_the_system_cuts_short_leaves_what_was(two: CheckpointStore)
         two.save(large)
     assert {path.name for path in two.folder.iterdir()} == {"checkpoint-000000000100", "checkpoint-000000000200"}
     assert_written(two.newest(silent), 200)
+
+
+def test_what_is_said_to_be_kept_was_looked_at_again(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for step in (100, 200):
+        store.save(snapshot_of(step))
+    (tmp_path / "checkpoint-000000000200" / "state.json").unlink()
+    large = Snapshot(300, {"policy": {"w": torch.zeros(100_000)}}, {})
+    with pytest.raises(CheckpointError, match="checkpoint-000000000100 is kept"), largest_file(50_000):
+        store.save(large)
 
 
 def test_the_first_checkpoint_that_cannot_be_written_says_that_there_is_none(tmp_path: Path) -> None:
