@@ -6,11 +6,9 @@ A run that was killed and resumed ends with bitwise the weights and figures of o
 
 from __future__ import annotations
 
-import itertools
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,37 +19,25 @@ from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table, save_table
 from src.advisor.tabulation import TabulationRecord
-from src.agent.checkpoints import CheckpointMismatch
 from src.agent.export import export_base, export_hybrid
 from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
-from src.errors import EnvironmentWorkerError, InterruptedRun, TrainingDiverged, UserError
-from src.evidence.console_summary import print_summary
+from src.errors import InterruptedRun, UserError
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
-from src.evidence.run_folder import make_run_folder
 from src.runs.bench import Bench
-from src.runs.folders import newest_run, only_run_in, set_aside
+from src.runs.folders import only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
-from src.runs.ledger import Ledger, Part, PhaseEntry, differences
+from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
-from src.runs.resources import apply_usage, machine_facts, memory_now, release_all
-from src.runs.results import REPORT_NAME, evaluated, finish, look_ahead
+from src.runs.phase_tries import PhaseTries
+from src.runs.resources import machine_facts
+from src.runs.results import evaluated, finish, look_ahead
 from src.runs.resumable import Job, kept_weights, store_of, train_resumably
-from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
-
-PHASES = ("phase1", "phase2", "phase3")
-TITLES = {"phase1": "data and environments", "phase2": "base training", "phase3": "advice and hybrid"}
-TRIED_AGAIN = (EnvironmentWorkerError, MemoryError, OSError, RuntimeError)
-"""What another try may mend. Input to mend, a timeout and diverged training are not among them."""
-
-
-class PhaseFailed(UserError):
-    """A phase failed as often as it may be tried."""
-
-    exit_code = 1
+from src.runs.standing import PHASES, TITLES, Standing
+from src.runs.stopping import Deadline, StopRequest
 
 
 def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = False, command: str = "") -> dict[str, Any]:
@@ -80,33 +66,29 @@ class _Pipeline:
     def __init__(self, bench: Bench, stop: StopRequest, start_phase: int, auto_resume: bool, command: str) -> None:
         self._bench = bench
         self._stop = stop
-        self._start_phase = start_phase
-        self._auto_resume = auto_resume
         self._command = command
         self._say = bench.display.say
-        self._ledger: Ledger
-        self._folder: Path
+        self._standing = Standing(bench, start_phase, auto_resume, self._inputs)
+        self._tries = PhaseTries(bench, stop, self._standing, command)
+        self.interrupted = self._tries.interrupted
         self._trainer: Trainer
         self._plans: tuple[RolloutPlan, RolloutPlan]
         self._first_env: VecEnv | None = None
-        self._deadline = Deadline("the report", 1e9, 0.0)
-        self._working_on: PhaseEntry | None = None
-        self._count_time: Callable[[], None] = lambda: None
         self._base_weights: Weights | None = None
         self._sections: dict[str, Any] | None = None
 
     def to_the_end(self, output_dir: Path) -> dict[str, Any]:
-        bench = self._bench
+        bench, standing = self._bench, self._standing
         self._trainer, self._plans = bench.trainer(), bench.plans()
-        earlier = self._earlier_run(output_dir)
+        earlier = standing.earlier_run(output_dir)
         with bench.open():
             self._first_env = bench.own_env(self._trainer)
             began = time.perf_counter()
             bench.load_market(self._first_env)
             loading_s = time.perf_counter() - began
-            self._open_ledger(earlier, output_dir)
-            self._check_what_is_there()
-            if (report := self._complete()) is not None:
+            standing.open(earlier, output_dir)
+            standing.check_what_is_there()
+            if (report := standing.complete()) is not None:
                 return report
             if self._entry("phase1").status != "done":
                 self._entry("phase1").seconds += loading_s
@@ -118,95 +100,10 @@ class _Pipeline:
             for number, name in enumerate(PHASES, start=1):
                 if self._is_done(name):
                     continue
-                self._run_phase(name, work[name])
+                self._tries.run(name, self._inputs(name), work[name])
                 if number < len(PHASES) and not bench.config.pipeline.auto_advance:
                     return self._stopped_after(name)
             return self._report()
-
-    def interrupted(self) -> None:
-        """Mark the phase that was at work."""
-        if self._working_on is not None:
-            self._working_on.status = "interrupted"
-            self._ledger.save()
-
-    # ------------------------------------------------------------------ where the run stands
-
-    def _earlier_run(self, output_dir: Path) -> Path | None:
-        """The run to go on with, None to begin one. UserError where a later phase is to start without one."""
-        market = self._bench.config.test_mode.market
-        earlier = newest_run(output_dir, market)
-        if self._start_phase > 1 and earlier is None:
-            raise UserError(
-                f"Phase {self._start_phase} needs what the phases before it make, and {output_dir} holds no pipeline "
-                f"run of {market}. Run it without --start-phase, or name its folder with --output-dir."
-            )
-        if self._auto_resume and earlier is None:
-            self._say(f"{output_dir} holds no pipeline run of {market} to go on with: a new one begins")
-        return earlier if self._auto_resume or self._start_phase > 1 else None
-
-    def _open_ledger(self, earlier: Path | None, output_dir: Path) -> None:
-        bench = self._bench
-        if earlier is None:
-            run = bench.config.test_mode
-            self._folder = make_run_folder(output_dir, run.mode, run.market)
-            self._ledger = Ledger(self._folder, PHASES)
-        else:
-            self._folder = earlier
-            self._ledger = Ledger.read(earlier, PHASES)
-            self._say(f"going on with {earlier}")
-        bench.write_to(self._folder)
-        bench.spent_before_s = sum(entry.seconds for entry in self._ledger.phases.values())
-        self._ledger.save()
-
-    def _check_what_is_there(self) -> None:
-        """Forget what was made from other inputs, or is to be begun anew; nothing of it is deleted."""
-        anew = False
-        for number, name in enumerate(PHASES, start=1):
-            entry = self._entry(name)
-            changed = differences(entry.inputs, self._inputs(name)) if entry.inputs else []
-            if number < self._start_phase:
-                self._must_be_done(number, name, changed)
-            elif number == self._start_phase and self._start_phase > 1 and not self._auto_resume:
-                anew = True
-            elif changed and entry.status != "done" and not anew and number > 1:
-                raise CheckpointMismatch(
-                    f"{name} of {self._folder} was begun with other inputs: {'; '.join(changed)}. Give the options it "
-                    f"was begun with, or --start-phase {number} to begin it anew."
-                )
-            elif changed and not anew:
-                self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
-                anew = True
-            if anew:
-                self._forget(name)
-
-    def _must_be_done(self, number: int, name: str, changed: list[str]) -> None:
-        if self._entry(name).status != "done":
-            raise UserError(
-                f"Phase {self._start_phase} needs phase {number} ({TITLES[name]}), which is {self._entry(name).status} "
-                f"in {self._folder}. Go on with --auto-resume, or start with --start-phase {number}."
-            )
-        if changed:
-            raise CheckpointMismatch(
-                f"Phase {self._start_phase} cannot build on {name} of {self._folder}, made with other inputs: "
-                f"{'; '.join(changed)}. Give the options it was made with, or --start-phase {number}."
-            )
-
-    def _forget(self, name: str) -> None:
-        aside = set_aside(self._folder / name)
-        if aside is not None:
-            self._say(f"what {name} had made is kept in {aside}")
-        self._ledger.phases[name] = PhaseEntry()
-        self._ledger.save()
-
-    def _complete(self) -> dict[str, Any] | None:
-        """The report of a run that has nothing left to do."""
-        path = self._folder / REPORT_NAME
-        if any(entry.status != "done" for entry in self._ledger.phases.values()) or not path.exists():
-            return None
-        self._say(f"every phase of {self._folder} is done: nothing is left to do")
-        report = json.loads(path.read_text(encoding="utf-8"))
-        print_summary(self._bench.console, report, self._folder)
-        return report
 
     def _is_done(self, name: str) -> bool:
         """Whether a phase is finished and what it made is at hand."""
@@ -216,13 +113,25 @@ class _Pipeline:
         job = {"phase2": "base", "phase3": "hybrid" if self._bench.market is not None else None}.get(name)
         if job is not None and kept_weights(self._job(job), lambda _: None) is None:
             self._say(f"{name} is done again: its checkpoints are not there (checkpoint.enabled false, or deleted)")
-            self._forget(name)
+            self._standing.forget(name)
             return False
         self._say(f"{name} ({TITLES[name]}) is done: {entry.seconds:,.0f} s in {entry.tries} tries")
         return True
 
+    @property
+    def _folder(self) -> Path:
+        return self._standing.folder
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._standing.ledger
+
+    @property
+    def _deadline(self) -> Deadline:
+        return self._tries.deadline
+
     def _entry(self, name: str) -> PhaseEntry:
-        return self._ledger.phases[name]
+        return self._standing.entry(name)
 
     def _inputs(self, name: str) -> dict[str, str]:
         config, market = self._bench.config, self._bench.market
@@ -233,100 +142,12 @@ class _Pipeline:
             return base_inputs(config, self._plans[0], str(self._trainer.device), tables)
         return hybrid_inputs(config, self._plans[1], self._entry("phase2").result)
 
-    # ------------------------------------------------------------------ a phase and its tries
-
-    def _run_phase(self, name: str, work: Callable[[PhaseEntry], str]) -> None:
-        bench, entry = self._bench, self._entry(name)
-        settings = bench.config.pipeline
-        with self._resources(name, entry):
-            for failures in itertools.count(1):
-                try:
-                    with self._one_try(name, entry):
-                        entry.result = work(entry)
-                    return
-                except TRIED_AGAIN as error:
-                    if self._stop.requested:  # a signal to the whole group reaches the workers as well
-                        raise KeyboardInterrupt from error
-                    entry.failures.append(f"{type(error).__name__}: {error}")
-                    entry.status = "failed"
-                    self._ledger.save()
-                    if failures <= settings.max_retries_per_phase:
-                        self._say(f"{name} failed ({_first_line(error)}); trying again from its newest checkpoint")
-                        continue
-                    if settings.continue_on_failure and name != "phase1":
-                        self._say(f"{name} failed ({_first_line(error)}); going on with what it has left")
-                        return
-                    raise PhaseFailed(
-                        f"{name} ({TITLES[name]}) failed {failures} times, last: {error}\nWhat it has made up to "
-                        f"its newest checkpoint is kept in {self._folder}. Go on with: {self._command}"
-                    ) from error
-
-    @contextmanager
-    def _one_try(self, name: str, entry: PhaseEntry) -> Iterator[None]:
-        entry.status, entry.inputs = "running", self._inputs(name)
-        entry.tries += 1
-        self._working_on = entry
-        self._ledger.save()
-        began, spent_s = time.perf_counter(), entry.seconds
-
-        def count_time() -> None:
-            entry.seconds = spent_s + time.perf_counter() - began
-            self._ledger.save()
-
-        self._count_time = count_time
-        limit_s = self._bench.config.sections[name].timeout  # type: ignore[attr-defined]
-        self._deadline = Deadline(name, limit_s, spent_s)
-        try:
-            with self._deadline.alarm():
-                yield
-            self._deadline.check()
-            entry.status = "done"
-        except PhaseTimeout:
-            entry.status = "timed_out"
-            raise
-        except TrainingDiverged as error:
-            entry.status = "failed"
-            kept = f"The newest checkpoint, from before it, is kept in {self._folder}."
-            raise TrainingDiverged(f"{error} {kept}") from error
-        except UserError:
-            entry.status = "failed"
-            raise
-        finally:
-            self._working_on = None if entry.status == "done" else entry
-            count_time()
-
-    @contextmanager
-    def _resources(self, name: str, entry: PhaseEntry) -> Iterator[None]:
-        """What the phase may use of the machine, and what it had when it came and went."""
-        config = self._bench.config
-        if config.pipeline.reallocate_resources:
-            release_all()
-        entry.memory_before = memory_now()
-        usage = config.sections[name].gpu_usage  # type: ignore[attr-defined]
-        entry.torch_threads = apply_usage(
-            usage, config.hardware, entry.torch_threads, reallocate=config.pipeline.reallocate_resources
-        )
-        seen = len(self._bench.monitor.metrics_history)
-        try:
-            yield
-        finally:
-            entry.memory_after = memory_now()
-            readings = self._bench.monitor.metrics_history[seen:]
-            entry.gpu_utilization = _mean_share(readings, "gpu_percent")
-            entry.cpu_percent = _mean(readings, "tree_cpu_percent")
-            self._ledger.save()
-        if name != PHASES[-1] and config.pipeline.pause_between_phases:
-            self._say(f"pausing {config.pipeline.pause_between_phases:g} s")
-            time.sleep(config.pipeline.pause_between_phases)
-
     def _finished(self, entry: PhaseEntry, name: str, facts: dict[str, Any]) -> None:
         """A part of a phase is done for good; what metrics.jsonl holds by now belongs to it."""
         rows = self._folder / "metrics.jsonl"
         entry.parts[name] = Part(facts=facts, log_bytes=rows.stat().st_size if rows.exists() else 0)
         self._ledger.save()
         self._deadline.check()
-
-    # ------------------------------------------------------------------ the work of each phase
 
     def _prepare(self, entry: PhaseEntry) -> str:
         bench = self._bench
@@ -416,7 +237,10 @@ class _Pipeline:
         if "advice" in entry.parts and name != "rl_only":
             inputs["advice table"] = entry.parts["advice"].facts["sha256"]
         store = store_of(
-            self._folder / phase / name, inputs, self._bench.config.checkpoint, machine_facts(entry.torch_threads)
+            self._folder / phase / name,
+            inputs,
+            self._bench.config.checkpoint,
+            machine_facts(entry.torch_threads),
         )
         return Job(name, phase, store)
 
@@ -427,13 +251,11 @@ class _Pipeline:
         record = train_resumably(
             self._bench, job, model, plan, callbacks,
             finished=name in entry.parts, log_bytes=self._ledger.log_bytes, stop=self._stop, deadline=self._deadline,
-            saved=self._count_time, not_bitwise=entry.not_bitwise,
+            saved=self._tries.count_time, not_bitwise=entry.not_bitwise,
         )  # fmt: skip
         entry.timesteps[name] = model.num_timesteps
         if record is not None:
             self._finished(entry, name, record.to_dict())
-
-    # ------------------------------------------------------------------ the end
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
         self._say(f"{name} is done; pipeline.auto_advance is false. Go on with: {self._command}")
@@ -461,17 +283,3 @@ class _Pipeline:
         report["phases"] = phase_facts(ledger)
         targets = phase_targets(config, ledger)
         return finish(bench, "automated_pipeline", report, str(self._trainer.device), self._folder, targets)
-
-
-def _mean(readings: list[Any], field: str) -> float | None:
-    values = [reading[field] for reading in readings if reading[field] is not None]
-    return sum(values) / len(values) if values else None
-
-
-def _mean_share(readings: list[Any], field: str) -> float | None:
-    percent = _mean(readings, field)
-    return None if percent is None else percent / 100.0
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
