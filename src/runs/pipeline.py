@@ -115,7 +115,7 @@ class _Pipeline:
             self._say(f"{name} is done again: its checkpoints are not there (checkpoint.enabled false, or deleted)")
             self._standing.forget(name)
             return False
-        self._say(f"{name} ({TITLES[name]}) is done: {entry.seconds:,.0f} s in {entry.tries} tries")
+        self._say(f"{name} ({TITLES[name]}) is done: {entry.seconds:,.0f} s, tries: {entry.tries}")
         return True
 
     @property
