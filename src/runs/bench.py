@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -58,6 +60,8 @@ class Cache(Protocol):
 
     def put_batch(self, keys: Any, rows: Any) -> None: ...
 
+    def clear(self) -> None: ...
+
 
 class Pool(SessionPool, Protocol):
     """What a run asks of the environment pool."""
@@ -69,6 +73,8 @@ class Pool(SessionPool, Protocol):
 
 class CountingFusion(Fusion, Protocol):
     """Decision fusion that counts."""
+
+    counts: NDArray[np.float64]
 
 
 MakeCallback = Callable[[int, Sequence[Sink], int, str], Any]
@@ -185,16 +191,25 @@ class Bench:
 
     @contextmanager
     def logged(
-        self, phase: str, plan: RolloutPlan, *, keep_bytes: int | None = None, purge_step: int | None = None
-    ) -> Iterator[tuple[Any, JsonLinesSink]]:
+        self,
+        phase: str,
+        plan: RolloutPlan,
+        *,
+        keep_bytes: int | None = None,
+        purge_step: int | None = None,
+        shown_only: bool = False,
+    ) -> Iterator[tuple[Any, JsonLinesSink | None]]:
         """The callback that logs one training, and where its rows go; what is pending is written however it ends.
 
-        Resumed: rows after `keep_bytes` and TensorBoard's points from `purge_step` on are dropped.
+        Resumed: rows after `keep_bytes` and TensorBoard's points from `purge_step` on are dropped. `shown_only`: the
+        files hold the rows already and stay as they are.
         """
         assert self.folder is not None
-        rows = JsonLinesSink(self.folder / "metrics.jsonl", keep_bytes=keep_bytes)
-        sinks: list[Sink] = [rows, DisplaySink(self.display.record)]
-        if self.config.monitoring.tensorboard:
+        rows = None if shown_only else JsonLinesSink(self.folder / "metrics.jsonl", keep_bytes=keep_bytes)
+        sinks: list[Sink] = (
+            [DisplaySink(self.display.record)] if rows is None else [rows, DisplaySink(self.display.record)]
+        )
+        if self.config.monitoring.tensorboard and not shown_only:
             sinks.append(TensorBoardSink(self.folder / "tensorboard" / phase, purge_step=purge_step))
         interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
         callback = self._make_callback(interval, sinks, plan.actual, phase)
@@ -220,4 +235,7 @@ class Bench:
     def _write_hardware(self, folder: Path) -> None:
         self.monitor.stop_monitoring()
         names = ("hardware.csv", *(f"hardware-{n}.csv" for n in range(2, 10_000)))  # a file each process of the run
-        self.monitor.save_metrics(next(folder / name for name in names if not (folder / name).exists()))
+        try:
+            self.monitor.save_metrics(next(folder / name for name in names if not (folder / name).exists()))
+        except OSError as error:  # of a full disk; what ended the run is to be heard, not this
+            self.display.say(f"the hardware samples cannot be written ({error.strerror or error})")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,12 @@ from src.evidence.run_folder import check_writable
 from src.runs.ledger import LEDGER_NAME
 
 MODE = "pipeline"
+LOG_NAME = "metrics.jsonl"
+MADE_BESIDES = {
+    "phase2": ("base.zip", "tensorboard/base"),
+    "phase3": ("hybrid.zip", "tensorboard/rl_only", "tensorboard/hybrid", "report.json"),
+}
+"""What a phase leaves outside of its own folder."""
 _NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
 _LOCK, _HOLDER = ".pipeline.lock", ".pipeline.holder"
 
@@ -52,13 +60,20 @@ def _begun(folder: Path) -> tuple[str, int]:
     return when, int(number or 1)
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename what a phase has left, so that nothing is lost; None if it has left nothing."""
-    if not folder.exists():
+def set_aside(run: Path, phase: str) -> Path | None:
+    """Move what a phase has left into a folder beside, with a copy of the log; None if it has left nothing."""
+    left = [path for name in MADE_BESIDES.get(phase, ()) if (path := run / name).exists()]
+    own = run / phase
+    if not own.exists() and not left:
         return None
-    for number in range(1, 10_000):
-        aside = folder.with_name(f"{folder.name}.before-{number}")
-        if not aside.exists():
-            folder.rename(aside)
-            return aside
-    raise UserError(f"{folder.parent} holds 10,000 earlier results of {folder.name}. Delete some of them.")
+    taken = {path.name for path in run.glob(f"{phase}.before-*")}
+    aside = next(path for n in itertools.count(1) if (path := run / f"{phase}.before-{n}").name not in taken)
+    if own.exists():
+        own.rename(aside)
+    else:
+        aside.mkdir()
+    for path in left:
+        path.rename(aside / path.name)
+    if (run / LOG_NAME).exists():
+        shutil.copy2(run / LOG_NAME, aside / LOG_NAME)
+    return aside

@@ -215,7 +215,7 @@ def results_of(folder: Path) -> dict[str, str]:
     for zipped in ("base.zip", "hybrid.zip"):
         with zipfile.ZipFile(run / zipped) as archive:
             found[f"{zipped} weights"] = _digest(archive.read("policy.pth"))
-    for training in sorted(run.glob("phase*/*/")):
+    for training in sorted(run.glob("phase?/*/")):
         newest = max(training.glob("checkpoint-*"))
         for part in sorted(newest.glob("*.safetensors")):
             found[f"{training.name} {newest.name} {part.name}"] = _digest(part.read_bytes())

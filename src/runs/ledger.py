@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from src.errors import UserError
 from src.evidence.run_folder import write_json
@@ -72,20 +72,29 @@ class Ledger:
         ledger = cls(folder, names)
         try:
             content = _File.model_validate(json.loads(ledger.path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, ValidationError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"The ledger {ledger.path} cannot be read ({reason}). Leave out --auto-resume and --start-phase to "
                 f"begin a new run."
             ) from None
         if set(content.phases) != set(names):
-            raise UserError(f"The ledger {ledger.path} holds the phases {sorted(content.phases)}, not {list(names)}.")
+            raise UserError(
+                f"The ledger {ledger.path} holds the phases {sorted(content.phases)}, not {list(names)}. Leave out "
+                f"--auto-resume and --start-phase to begin a new run."
+            )
         ledger.phases = {name: content.phases[name] for name in names}
         return ledger
 
     def save(self) -> None:
-        """Bring the ledger to the disk, whole or not at all."""
-        write_json(self.path, _File(phases=self.phases).model_dump())
+        """Bring the ledger to the disk, whole or not at all. UserError when the disk refuses."""
+        try:
+            write_json(self.path, _File(phases=self.phases).model_dump())
+        except OSError as error:
+            raise UserError(
+                f"The ledger {self.path} cannot be written ({error.strerror or error}). Free space on that disk, or "
+                f"see that the folder can be written, then go on with --auto-resume: what the ledger held is kept."
+            ) from error
 
     @property
     def log_bytes(self) -> int:

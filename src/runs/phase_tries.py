@@ -105,6 +105,14 @@ class PhaseTries:
             self._working_on = None if entry.status == "done" else entry
             count_time()
 
+    def prepare(self, name: str) -> None:
+        """Give a phase what it may use of the machine."""
+        config, entry = self._bench.config, self._standing.entry(name)
+        usage = config.sections[name].gpu_usage  # type: ignore[attr-defined]
+        entry.torch_threads = apply_usage(
+            usage, config.hardware, entry.torch_threads, reallocate=config.pipeline.reallocate_resources
+        )
+
     @contextmanager
     def _resources(self, name: str, entry: PhaseEntry) -> Iterator[None]:
         """What the phase may use of the machine, and what it had when it came and went."""
@@ -112,10 +120,7 @@ class PhaseTries:
         if config.pipeline.reallocate_resources:
             release_all()
         entry.memory_before = memory_now()
-        usage = config.sections[name].gpu_usage  # type: ignore[attr-defined]
-        entry.torch_threads = apply_usage(
-            usage, config.hardware, entry.torch_threads, reallocate=config.pipeline.reallocate_resources
-        )
+        self.prepare(name)
         seen = len(self._bench.monitor.metrics_history)
         try:
             yield
@@ -125,7 +130,7 @@ class PhaseTries:
             entry.gpu_utilization = _mean_share(readings, "gpu_percent")
             entry.cpu_percent = _mean(readings, "tree_cpu_percent")
             self._standing.ledger.save()
-        if name != PHASES[-1] and config.pipeline.pause_between_phases:
+        if name != PHASES[-1] and config.pipeline.auto_advance and config.pipeline.pause_between_phases:
             self._say(f"pausing {config.pipeline.pause_between_phases:g} s")
             time.sleep(config.pipeline.pause_between_phases)
 

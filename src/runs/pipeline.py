@@ -35,9 +35,11 @@ from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
 from src.runs.results import evaluated, finish, look_ahead
-from src.runs.resumable import Job, kept_weights, store_of, train_resumably
+from src.runs.resumable import Job, ends_whole, kept_weights, store_of, train_resumably
 from src.runs.standing import PHASES, TITLES, Standing
 from src.runs.stopping import Deadline, StopRequest
+
+TRAININGS: dict[str, tuple[str, ...]] = {"phase1": (), "phase2": ("base",), "phase3": ("rl_only", "hybrid")}
 
 
 def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = False, command: str = "") -> dict[str, Any]:
@@ -90,6 +92,9 @@ class _Pipeline:
             standing.check_what_is_there()
             if (report := standing.complete()) is not None:
                 return report
+            # Not before: a run that refuses to go on leaves the options of the earlier one as they were.
+            bench.write_to(self._folder)
+            bench.spent_before_s = sum(entry.seconds for entry in self._ledger.phases.values())
             if self._entry("phase1").status != "done":
                 self._entry("phase1").seconds += loading_s
             work: dict[str, Callable[[PhaseEntry], str]] = {
@@ -106,17 +111,20 @@ class _Pipeline:
             return self._report()
 
     def _is_done(self, name: str) -> bool:
-        """Whether a phase is finished and what it made is at hand."""
-        entry = self._entry(name)
-        if entry.status != "done":
-            return False
-        job = {"phase2": "base", "phase3": "hybrid" if self._bench.market is not None else None}.get(name)
-        if job is not None and kept_weights(self._job(job), lambda _: None) is None:
-            self._say(f"{name} is done again: its checkpoints are not there (checkpoint.enabled false, or deleted)")
+        """Whether a phase is finished, from what is there now, and what it made is at hand."""
+        if changed := self._standing.changed(name):  # a phase before it was gone on with in this process
+            self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
             self._standing.forget(name)
+        entry = self._entry(name)
+        trainings = [training for training in TRAININGS[name] if training in entry.parts]
+        if entry.status != "done" or not all(self._is_at_hand(training) for training in trainings):
             return False
         self._say(f"{name} ({TITLES[name]}) is done: {entry.seconds:,.0f} s, tries: {entry.tries}")
         return True
+
+    def _is_at_hand(self, training: str) -> bool:
+        """Whether the end of a finished training can be read."""
+        return ends_whole(self._job(training), self._plans[0 if training == "base" else 1])
 
     @property
     def _folder(self) -> Path:
@@ -275,6 +283,7 @@ class _Pipeline:
             report["production_estimate"] = parts["production"]
         if market is not None and ledger.phases["phase3"].status == "done":
             if self._sections is None:  # killed after the phase and before its report
+                self._tries.prepare("phase3")
                 self._train_hybrid(ledger.phases["phase3"])
             report |= {"data": data_facts(market), "rules": rules_facts(market), **(self._sections or {})}
             report["advice"] |= asking_facts(TabulationRecord(**parts["advice"]), config.llm)

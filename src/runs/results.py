@@ -25,6 +25,8 @@ def evaluated(
     bench: Bench, market: Market, table: AdviceTable, models: Mapping[str, TimedMaskablePPO]
 ) -> dict[str, Any]:
     """Every arm on the validation and on the sealed sessions, and the advice as a forecast: report sections."""
+    bench.cache.clear()  # of a try that failed
+    bench.fusion.counts[:] = 0.0
     cached = bench.config.performance.cached_llm_features
     assembly = FeatureAssembly(market.tables.context, table, bench.cache if cached else None)
     report: dict[str, Any] = {}
@@ -85,11 +87,12 @@ def _measured(
         "peak_memory": monitor.get_peak_memory_usage() if on_gpu else monitor.get_peak_ram_usage(),
         "gpu_utilization": monitor.get_average_gpu_utilization() / 100.0 if on_gpu else None,
         "cache_hit_rate": hit_rate,
-        "steps_per_s": training[0]["steps_per_s"],
+        "steps_per_s": training[0]["steps_per_s"] if training else None,
     }
     why_not = {
         "gpu_utilization": "trained on the CPU" if summary["gpu_available"] else "no GPU",
         "cache_hit_rate": "the cache was not used",
+        "steps_per_s": "no training was finished",
     }
     targets = {**judge_targets(bench.config.validation, measured, why_not), **own_targets}
     return {

@@ -44,6 +44,12 @@ def kept_weights(job: Job, say: Say) -> Weights | None:
     return None if loaded is None else loaded.snapshot.tensors["policy"]
 
 
+def ends_whole(job: Job, plan: RolloutPlan) -> bool:
+    """Whether the newest checkpoint is of the training's end: not damaged, not deleted."""
+    loaded = None if job.store is None else job.store.newest(lambda _: None)
+    return loaded is not None and loaded.snapshot.step >= plan.actual
+
+
 def train_resumably(
     bench: Bench,
     job: Job,
@@ -59,17 +65,22 @@ def train_resumably(
     not_bitwise: list[str],
 ) -> TrainingRecord | None:
     """Train what is left of the plan, `callbacks` beside the one that logs. None where the training was `finished`
-    before: the model then has its weights, and nothing is logged.
+    before: the model then has its weights (trained again where its last checkpoint is lost), and nothing is logged.
 
     `log_bytes`: length of the log where this training begins. `saved` is called after each checkpoint. `not_bitwise`
     takes sentences on why the result may differ in its last bits. A signal or the timeout ends it at a rollout's end,
     with a checkpoint.
     """
     loaded = None if job.store is None else job.store.newest(bench.display.say)
-    if finished and loaded is not None:
+    if finished and loaded is not None and loaded.snapshot.step >= plan.actual:
         model.policy.load_state_dict(loaded.snapshot.tensors["policy"])
         model.num_timesteps = loaded.snapshot.step
         return None
+    if finished:
+        bench.display.say(
+            f"{job.name} is trained again, what of it is lost: its last checkpoint is not there "
+            f"(checkpoint.enabled false, damaged or deleted)"
+        )
     what = f"{plan.actual:,} timesteps over {plan.n_envs} accounts"
     keep, purge = log_bytes, None
     if loaded is not None:
@@ -77,12 +88,17 @@ def train_resumably(
         keep, purge = loaded.snapshot.state["log_bytes"], loaded.snapshot.step + 1
     with (
         bench.phase(job.name, what),
-        bench.logged(job.name, plan, keep_bytes=keep, purge_step=purge) as (logging, rows),
+        bench.logged(job.name, plan, keep_bytes=keep, purge_step=purge, shown_only=finished) as (logging, rows),
     ):
         resumables = [logging, *callbacks]
         if loaded is not None:
-            not_bitwise += [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
-        boundary = _Boundary(bench, job, model, plan, resumables, lambda: rows.offset, stop, deadline, saved)
+            found = [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
+            not_bitwise += [sentence for sentence in found if sentence not in not_bitwise]
+
+        def log_size() -> int:
+            return log_bytes if rows is None else rows.offset
+
+        boundary = _Boundary(bench, job, model, plan, resumables, log_size, stop, deadline, saved)
         model.after_update = boundary
         try:
             with stop.deferred():
@@ -91,7 +107,7 @@ def train_resumably(
             model.after_update = None
     if model.split_updates:
         not_bitwise.append(f"{model.split_updates} updates of {job.name} were split to fit into memory")
-    return record
+    return None if finished else record
 
 
 def _restored(model: TimedMaskablePPO, resumables: list[Any], loaded: Loaded) -> list[str]:

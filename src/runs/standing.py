@@ -53,39 +53,50 @@ class Standing:
         return earlier if self._auto_resume or self._start_phase > 1 else None
 
     def open(self, earlier: Path | None, output_dir: Path) -> None:
-        bench = self._bench
+        """Make a folder, or read the ledger of the earlier run; nothing of that is touched yet."""
         if earlier is None:
-            run = bench.config.test_mode
+            run = self._bench.config.test_mode
             self.folder = make_run_folder(output_dir, run.mode, run.market)
             self.ledger = Ledger(self.folder, PHASES)
+            self.ledger.save()
         else:
             self.folder = earlier
             self.ledger = Ledger.read(earlier, PHASES)
             self._say(f"going on with {earlier}")
-        bench.write_to(self.folder)
-        bench.spent_before_s = sum(entry.seconds for entry in self.ledger.phases.values())
-        self.ledger.save()
 
     def check_what_is_there(self) -> None:
-        """Forget what was made from other inputs, or is to be begun anew; nothing of it is deleted."""
+        """Forget what was made from other inputs, or is to be begun anew; nothing of it is deleted.
+
+        UserError, and nothing touched, where a phase is under way that was begun with other inputs, or is missing.
+        """
         anew = False
         for number, name in enumerate(PHASES, start=1):
-            entry = self.entry(name)
-            changed = differences(entry.inputs, self._inputs(name)) if entry.inputs else []
+            changed = self.changed(name)
             if number < self._start_phase:
                 self._must_be_done(number, name, changed)
             elif number == self._start_phase and self._start_phase > 1 and not self._auto_resume:
                 anew = True
-            elif changed and entry.status != "done" and not anew and number > 1:
-                raise CheckpointMismatch(
-                    f"{name} of {self.folder} was begun with other inputs: {'; '.join(changed)}. Give the options it "
-                    f"was begun with, or --start-phase {number} to begin it anew."
-                )
             elif changed and not anew:
+                self._must_not_be_under_way(number, changed)
                 self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
                 anew = True
             if anew:
                 self.forget(name)
+
+    def changed(self, name: str) -> list[str]:
+        """What of a phase's inputs is no longer as it was when it was begun, in words."""
+        recorded = self.entry(name).inputs
+        return differences(recorded, self._inputs(name)) if recorded else []
+
+    def _must_not_be_under_way(self, number: int, changed: list[str]) -> None:
+        """From this phase on; the first holds no checkpoint that would be lost."""
+        for name in PHASES[max(1, number - 1) :]:
+            if self.entry(name).status not in ("pending", "done"):
+                anew = "leave out --auto-resume" if number == 1 else f"give --start-phase {number}"
+                raise CheckpointMismatch(
+                    f"{name} ({TITLES[name]}) of {self.folder} was begun with other inputs: {'; '.join(changed)}. Give "
+                    f"the options it was begun with; or {anew} to begin anew."
+                )
 
     def _must_be_done(self, number: int, name: str, changed: list[str]) -> None:
         if self.entry(name).status != "done":
@@ -100,7 +111,8 @@ class Standing:
             )
 
     def forget(self, name: str) -> None:
-        aside = set_aside(self.folder / name)
+        """A phase is to be begun anew: what it has made is kept beside."""
+        aside = set_aside(self.folder, name)
         if aside is not None:
             self._say(f"what {name} had made is kept in {aside}")
         self.ledger.phases[name] = PhaseEntry()
@@ -111,6 +123,7 @@ class Standing:
         path = self.folder / REPORT_NAME
         if any(entry.status != "done" for entry in self.ledger.phases.values()) or not path.exists():
             return None
+        self._bench.folder = self.folder
         self._say(f"every phase of {self.folder} is done: nothing is left to do")
         report = json.loads(path.read_text(encoding="utf-8"))
         print_summary(self._bench.console, report, self.folder)
