@@ -336,6 +336,8 @@ class BatchedCallback(BaseCallback):
     True. ValueError for an interval under 1.
     """
 
+    _KEPT = "total_reward", "total_steps", "total_episodes", "writes", "_steps", "_timesteps", "_reward", "_episodes"
+
     def __init__(
         self,
         log_interval: int = 100,
@@ -361,13 +363,22 @@ class BatchedCallback(BaseCallback):
         self._start_interval()
 
     def _start_interval(self) -> None:
-        self._steps, self._timesteps, self._reward = 0, 0, 0.0
+        self._steps, self._timesteps, self._untimed, self._reward = 0, 0, 0, 0.0
         self._episodes: list[tuple[float, int]] = []  # return and length of each that ended
         self._since = time.perf_counter()
 
     def _on_training_start(self) -> None:
         self.stopped = False
-        self._start_interval()
+        self._since, self._untimed = time.perf_counter(), self._timesteps
+
+    def get_state(self) -> dict[str, Any]:
+        """The totals and the interval under way, without its clock: what a checkpoint keeps."""
+        return {name: getattr(self, name) for name in self._KEPT} | {"_episodes": [*self._episodes]}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; timesteps from before the restart count in no speed."""
+        for name in self._KEPT:
+            setattr(self, name, state[name])
 
     def _on_step(self) -> bool:
         rewards = self.locals["rewards"]
@@ -404,11 +415,11 @@ class BatchedCallback(BaseCallback):
         self._start_interval()
 
     def _record(self) -> dict[str, Any]:
-        seconds = time.perf_counter() - self._since
+        seconds, timed = time.perf_counter() - self._since, self._timesteps - self._untimed
         record: dict[str, Any] = {
             "phase": self.phase,
             "num_timesteps": self.num_timesteps,
-            "steps_per_s": self._timesteps / seconds if seconds > 0 else None,
+            "steps_per_s": timed / seconds if timed and seconds > 0 else None,
             "mean_reward": self._reward / self._timesteps,
             "episodes": len(self._episodes),
         }

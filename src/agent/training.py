@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -177,6 +177,14 @@ class WeightRamp(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._set(self._llm_weight)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the rollouts begun."""
+        return {"rollouts": self._rollouts}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._rollouts = state["rollouts"]
 
     def _set(self, weight: float) -> None:
         assert isinstance(self.model.policy, HybridPolicy)
