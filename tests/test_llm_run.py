@@ -229,7 +229,7 @@ def test_with_weight_zero_phase_3_begins_as_base_under_any_advice(
         rng.dirichlet(np.full(N_ACTIONS, 0.3), N_SITUATIONS), np.ones(N_SITUATIONS, bool), "any", ""
     )
     env = trainer.make_env(market, anything)
-    model = build_finetuned(base, env, config.training, plan, 0, torch.device("cpu"), False, config.llm)
+    model = build_finetuned(base.policy, env, config.training, plan, 0, torch.device("cpu"), False, config.llm)
     masks = random_masks(rng, 200)
     advised = random_observations(rng, masks)
     unadvised = advised.copy()

@@ -57,6 +57,7 @@ OF_THE_PROCESS = frozenset(
         "seconds",
         "rollout_s",
         "update_s",
+        "checkpoint_s",
         "steps_per_s",
         "hours",
         "name",

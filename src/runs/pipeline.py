@@ -25,8 +25,10 @@ from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.errors import InterruptedRun, UserError
+from src.evidence.console_summary import print_summary
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
+from src.evidence.run_folder import OutputError
 from src.runs.bench import Bench
 from src.runs.folders import only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
@@ -52,7 +54,10 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
     with only_run_in(output_dir), StopRequest() as stop:
         run = _Pipeline(bench, stop, start_phase, auto_resume, command)
         try:
-            return run.to_the_end(output_dir)
+            report = run.to_the_end(output_dir)
+            if bench.folder is not None and "stopped_after" not in report:
+                print_summary(bench.console, report, bench.folder)
+            return report
         except KeyboardInterrupt:
             run.interrupted()
             if bench.folder is None:
@@ -60,6 +65,11 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
             raise InterruptedRun(
                 f"Stopped; everything up to the newest checkpoint is kept in {bench.folder}. Go on with: {command}"
             ) from None
+        except OSError as error:  # outside of the phases, where another try is no remedy
+            raise OutputError(
+                f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or see "
+                f"that its folder can be written; everything up to the newest checkpoint is kept. Go on with: {command}"
+            ) from error
 
 
 class _Pipeline:

@@ -10,7 +10,6 @@ from src.advisor.table import AdviceTable
 from src.agent.phases import EVALUATION_PHASE, Market
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.training import phase_seed
-from src.evidence.console_summary import print_summary
 from src.evidence.evaluation import FeatureAssembly, evaluate, standard_arms
 from src.evidence.forecast import forecast_facts
 from src.evidence.look_ahead import check_prefixes
@@ -59,8 +58,7 @@ def finish(
     folder: Path,
     own_targets: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Add the figures of the whole run, judge its targets (and take `own_targets`, judged already), write report.json,
-    print the essence."""
+    """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json."""
     bench.stop_clock()
     rows = folder / "metrics.jsonl"
     complete = {
@@ -71,7 +69,6 @@ def finish(
     }
     complete["verdict"] = verdict(complete)
     write_json(folder / REPORT_NAME, complete)
-    print_summary(bench.console, complete, folder)
     return complete
 
 

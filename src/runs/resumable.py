@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,8 +156,10 @@ class _Boundary:
         return self._settings.strategy == "interval" and step // every > self._saved_at // every
 
     def _save(self, store: CheckpointStore) -> None:
+        began = time.perf_counter()
         snapshot = capture(self._model, self._resumables)
         state = {"training": snapshot.state, "log_bytes": self._log_bytes()}
         store.save(replace(snapshot, state=state))
         self._saved_at = self._model.num_timesteps
+        self._model.checkpoint_s += time.perf_counter() - began
         self._saved()

@@ -9,7 +9,6 @@ from typing import Any
 
 from src.agent.checkpoints import CheckpointMismatch
 from src.errors import UserError
-from src.evidence.console_summary import print_summary
 from src.evidence.run_folder import make_run_folder
 from src.runs.bench import Bench
 from src.runs.folders import newest_run, set_aside
@@ -125,6 +124,4 @@ class Standing:
             return None
         self._bench.folder = self.folder
         self._say(f"every phase of {self.folder} is done: nothing is left to do")
-        report = json.loads(path.read_text(encoding="utf-8"))
-        print_summary(self._bench.console, report, self.folder)
-        return report
+        return json.loads(path.read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.training import set_threads
 from src.errors import InterruptedRun
+from src.evidence.console_summary import print_summary
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import check_writable, make_run_folder
@@ -52,7 +53,9 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
             _with_advice(bench, bench.market, trainer, plans[1], base, report)
         else:
             bench.release(base)
-        return finish(bench, "hardware_maximized_validation", report, str(trainer.device), folder)
+        report = finish(bench, "hardware_maximized_validation", report, str(trainer.device), folder)
+    print_summary(bench.console, report, folder)
+    return report
 
 
 def _base(
