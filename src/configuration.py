@@ -24,7 +24,7 @@ from src.agent.settings import (
 from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
 from src.configuration_file import commented_yaml, read_mapping
 from src.errors import ConfigError
-from src.evidence.settings import MonitoringSettings
+from src.evidence.settings import EvidenceSettings, MonitoringSettings
 from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
@@ -48,6 +48,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "hardware_maximized": {"hardware": {"vectorized_envs": 32, "batch_size": 1024}},
     "pipeline": {
         "hardware": {"vectorized_envs": 8, "batch_size": 256},
+        "evidence": {"seeds": 1},
         "validation": {
             "required": ["execution_time", "peak_memory", "phase1_duration", "phase2_duration", "phase3_duration"]
         },
@@ -71,8 +72,18 @@ class Configuration(Section):
     phase1: PhaseSettings = Field(PhaseSettings(), description="data and environments")
     phase2: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="base training")
     phase3: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="advice, fine-tuning, evaluation")
+    evidence: EvidenceSettings = Field(EvidenceSettings(), description="how much is done to tell an effect from luck")
     monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
     validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
+
+    @model_validator(mode="after")
+    def _the_pipeline_trains_one_seed(self) -> Self:
+        if self.test_mode.mode == "pipeline" and (self.evidence.seeds > 1 or self.evidence.walk_forward):
+            raise ValueError(
+                "evidence.seeds and evidence.walk_forward are of the hardware-maximized validation: the pipeline trains "
+                "one seed on one split (seeds 1, walk_forward 0)"
+            )
+        return self
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that are no attribute: a key below a section, or a mistake.
@@ -166,7 +177,10 @@ def build_config(
             f"{source}: test_mode.mode is {written!r}, but this run is {mode}. Name a file written for {mode}, "
             f"or set test_mode.mode to {mode}."
         )
-    values = _merged(_merged(_merged({"test_mode": {"mode": mode}}, MODES[mode]), yaml_values), given)
+    chosen = _merged(yaml_values, given)
+    values = _merged(_merged({"test_mode": {"mode": mode}}, MODES[mode]), chosen)
+    if (values["test_mode"].get("quick") is True) and not _holds(chosen, ("evidence", "seeds")):
+        values = _merged(values, {"evidence": {"seeds": 1}})
 
     def place(path: KeyPath) -> str:
         key = ".".join(path)
