@@ -186,7 +186,7 @@ def build_config(
         key = ".".join(path)
         if not _holds(given, path):
             return f"{source}: {key}"
-        return f"option {path[-1]} ({key})" if len(path) > 1 else f"options over {source}: {key}"
+        return f"option {flat_name(path)} ({key})" if len(path) > 1 else f"options over {source}: {key}"
 
     config = _validated(model, values, place)
     contract = get_contract(config.test_mode.market)
@@ -194,6 +194,7 @@ def build_config(
         values = _merged(values, {"test_mode": {"market": contract.symbol}})
         config = _validated(model, values, place)
     _check_phase_targets(config, place(("validation", "required")))
+    _check_can_go_on(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
@@ -209,11 +210,23 @@ def _check_phase_targets(config: Configuration, place: str) -> None:
         if config.test_mode.mode != "pipeline":
             raise ConfigError(
                 f"{place} lists {name!r}, a target of the pipeline's phases, but this run is {config.test_mode.mode}. "
-                f"Leave it out; required may hold here: {', '.join(TARGETS)}."
+                f"Leave it out: here {', '.join(TARGETS)} may be required."
             )
-        limit = name.replace("_", ".", 1) + "_target"
-        if name.endswith("gpu_utilization") and getattr(config, flat_name(tuple(limit.split(".")))) is None:
-            raise ConfigError(f"{place} lists {name!r}, but {limit}, its limit, is not set. Set it, or leave it out.")
+        phase, _, what = name.partition("_")
+        if what == "gpu_utilization" and config.sections[phase].gpu_utilization_target is None:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{place} lists {name!r}, but {phase}.gpu_utilization_target, its limit, is not set. Set it, or leave "
+                f"the target out."
+            )
+
+
+def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for a pipeline that stops after each phase and keeps nothing to begin the next one with."""
+    if config.test_mode.mode == "pipeline" and not (config.pipeline.auto_advance or config.checkpoint.enabled):
+        raise ConfigError(
+            f"{place(('pipeline', 'auto_advance'))} is false, and so is {place(('checkpoint', 'enabled'))}: after "
+            f"phase 2 nothing would be kept for phase 3 to begin with. Set one of them to true."
+        )
 
 
 def effective_yaml(config: Configuration) -> str:

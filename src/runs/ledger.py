@@ -39,7 +39,7 @@ class PhaseEntry(BaseModel):
     """Fingerprint of what it made; an input of the phase after it."""
     parts: dict[str, Part] = Field(default_factory=dict)
     timesteps: dict[str, int] = Field(default_factory=dict)
-    """Of each training, the timesteps done."""
+    """Of each training, the timesteps done, up to its newest checkpoint where it goes on."""
     seconds: float = 0.0
     tries: int = 0
     failures: list[str] = Field(default_factory=list)
@@ -105,7 +105,7 @@ class Ledger:
 def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What changed between two sets of inputs, in words."""
     return [
-        f"{key} was {recorded.get(key, 'not there')}, is {now.get(key, 'not there')}"
+        f"{key} was {recorded.get(key) or 'not there'}, is {now.get(key) or 'not there'}"
         for key in sorted(recorded.keys() | now.keys())
         if recorded.get(key) != now.get(key)
     ]

@@ -265,11 +265,14 @@ class _Pipeline:
     def _train(
         self, entry: PhaseEntry, name: str, model: TimedMaskablePPO, plan: RolloutPlan, callbacks: list[Any]
     ) -> None:
-        job = self._job(name)
+        def saved() -> None:
+            entry.timesteps[name] = model.num_timesteps
+            self._tries.count_time()
+
         record = train_resumably(
-            self._bench, job, model, plan, callbacks,
+            self._bench, self._job(name), model, plan, callbacks,
             finished=name in entry.parts, log_bytes=self._ledger.log_bytes, stop=self._stop, deadline=self._deadline,
-            saved=self._tries.count_time, not_bitwise=entry.not_bitwise,
+            saved=saved, not_bitwise=entry.not_bitwise,
         )  # fmt: skip
         entry.timesteps[name] = model.num_timesteps
         if record is not None:
