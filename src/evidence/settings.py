@@ -3,6 +3,7 @@ luck."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -50,6 +51,10 @@ class EvidenceSettings(Section):
     )
     chart_sessions: int = Field(
         4, ge=0, le=4, description="sealed sessions recorded bar by bar: best, worst, median, most trades; 0: none"
+    )
+
+    trials_path: Path | None = Field(
+        None, description="file of the trials on sealed sessions; null: trials.jsonl in the user's cache folder"
     )
 
     @field_validator("slippage_ticks")
