@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from src.advisor.settings import FusionSettings, LLMSettings
 from src.agent.rollout_plan import plan_rollouts
@@ -80,8 +80,8 @@ class Configuration(Section):
     def _the_pipeline_trains_one_seed(self) -> Self:
         if self.test_mode.mode == "pipeline" and (self.evidence.seeds > 1 or self.evidence.walk_forward):
             raise ValueError(
-                "evidence.seeds and evidence.walk_forward are of the hardware-maximized validation: the pipeline trains "
-                "one seed on one split (seeds 1, walk_forward 0)"
+                "evidence.seeds and evidence.walk_forward are of the hardware-maximized validation: the pipeline "
+                "trains one seed on one split (seeds 1, walk_forward 0)"
             )
         return self
 

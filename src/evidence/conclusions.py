@@ -83,7 +83,12 @@ def _what_would_do(interval: Interval) -> str:
 
 
 def statistics_facts(
-    sealed: SeededResults, seed: int, stress: Sequence[CostStress], trials: TrialLedger, sealed_id: str, configuration: str
+    sealed: SeededResults,
+    seed: int,
+    stress: Sequence[CostStress],
+    trials: TrialLedger,
+    sealed_id: str,
+    configuration: str,
 ) -> dict[str, Any]:
     """The whole section. `stress` has an entry a seed; the selectable arms are recorded as trials on these sessions."""
     n = sealed.net_usd("flat").shape[1]
@@ -167,9 +172,7 @@ def overall(report: Mapping[str, Any]) -> dict[str, str]:
     if statistics is None:
         return _judged("not_measured", "Cannot say: nothing was evaluated.", "These environments have no advice.")
     if report["run"]["quick"]:
-        return _judged(
-            "not_measured", "Cannot say yet: a quick run is too short to learn.", "Run it without --quick."
-        )
+        return _judged("not_measured", "Cannot say yet: a quick run is too short to learn.", "Run it without --quick.")
     sample = statistics["sample_size"]
     if sample["level"] == "none":
         return _judged("not_measured", "Cannot say: not enough sessions.", f"{sample['words'].capitalize()}.")

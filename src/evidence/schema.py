@@ -103,7 +103,7 @@ def _chart_lengths(report: Mapping[str, Any]) -> Iterator[Length]:
             fan, where = arm["fan"], f"pass_simulation.arms.{name}.fan.equity_usd"
             yield where, len(fan["equity_usd"]), len(fan["percentiles"])
             for k, row in enumerate(fan["equity_usd"]):
-                yield f"{where}[{k}]", len(row), len(fan["day"])
+                yield f"{where}[{k}]", len(row), len(fan["equity_usd"][0])
     for i, curve in enumerate(report.get("learning", {}).get("curves", [])):
         yield from _columns(f"learning.curves[{i}]", curve, "timesteps")
     if "hardware_timeline" in report:

@@ -82,7 +82,9 @@ def llm_words(
     """
     placebo, alone = contrasts[("hybrid", "hybrid_placebo")], contrasts[("hybrid", "rl_only")]
     if placebo["low_usd"] is None or alone["low_usd"] is None:
-        return f"{sample_size['words']} to say whether it helps; 40 sealed sessions and 3 seeds would do for a first look"
+        return (
+            f"{sample_size['words']} to say whether it helps; 40 sealed sessions and 3 seeds would do for a first look"
+        )
     if placebo["low_usd"] > 0 and alone["low_usd"] > 0:
         said = "helps"
     elif placebo["high_usd"] < 0 or alone["high_usd"] < 0:

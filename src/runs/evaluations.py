@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -43,8 +43,8 @@ class Trained:
 
 
 def evaluated(bench: Bench, market: Market, table: AdviceTable, trained: Mapping[int, Trained]) -> dict[str, Any]:
-    """Every arm and seed on the validation and on the sealed sessions, what it allows to be concluded, and the advice as
-    a forecast: report sections."""
+    """Every arm and seed on the validation and on the sealed sessions, what that allows to be concluded, and the advice
+    as a forecast: report sections."""
     bench.cache.clear()  # of a try that failed
     bench.fusion.counts[:] = 0.0
     cached = bench.config.performance.cached_llm_features
@@ -147,8 +147,14 @@ def _reliance(
                 changed.setdefault(fed, []).append(use.changed)
                 choices.setdefault(fed, []).append(use.choices)
     own = sealed.net_usd("hybrid").mean(axis=1)
-    rows = [{"advice": "own", "net_usd_per_session": float(own.mean()), "changed_frac": None}]
-    rows[0]["seed_values_usd"] = own.tolist()  # type: ignore[assignment]
+    rows: list[dict[str, Any]] = [
+        {
+            "advice": "own",
+            "net_usd_per_session": float(own.mean()),
+            "changed_frac": None,
+            "seed_values_usd": own.tolist(),
+        }
+    ]
     for fed, values in net.items():
         total = sum(choices[fed])
         rows.append(
@@ -156,7 +162,7 @@ def _reliance(
                 "advice": fed,
                 "net_usd_per_session": sum(values) / len(values),
                 "changed_frac": sum(changed[fed]) / total if total else None,
-                "seed_values_usd": values,  # type: ignore[dict-item]
+                "seed_values_usd": values,
             }
         )
     words = "how the trained hybrid leans on what it is told; no evidence of what advice is worth"
@@ -186,7 +192,9 @@ def _attempted(
     settings = bench.config.evidence
     first_bars = market.first_bars(market.split.test)
     tape = market.tape(table)
-    with bench.phase("attempts", f"the rule profile's evaluation again and again, {settings.pass_budget_s:g} s at most"):
+    with bench.phase(
+        "attempts", f"the rule profile's evaluation again and again, {settings.pass_budget_s:g} s at most"
+    ):
         simulation = simulate_attempts(
             [PolicyArm("rl_only", first.rl_only, sees_advice=False), HybridArm(first.hybrid)],
             lambda: SessionBatch(tape, market.session_params),
@@ -202,36 +210,11 @@ def _attempted(
 
 
 def _pass_facts(simulation: PassSimulation) -> dict[str, Any]:
-    arms = {
-        name: {
-            "attempts": arm.attempts,
-            "passed_frac": arm.passed_frac,
-            "breached_frac": arm.breached_frac,
-            "expired_frac": arm.expired_frac,
-            "passed_low_frac": arm.passed_low_frac,
-            "passed_high_frac": arm.passed_high_frac,
-            "monte_carlo_error_frac": arm.monte_carlo_error_frac,
-            "median_days_to_pass": arm.median_days_to_pass,
-            "fan": {
-                "day": list(range(arm.fan.equity_usd.shape[1])),
-                "percentiles": list(arm.fan.percentiles),
-                "equity_usd": arm.fan.equity_usd.tolist(),
-            },
-        }
-        for name, arm in simulation.arms.items()
-    }
-    session_reasons = {arm.session_reason for arm in simulation.arms.values() if arm.session_reason}
-    return {
-        "profile": simulation.profile,
-        "as_of": simulation.as_of,
-        "start_balance_usd": simulation.start_balance_usd,
-        "profit_target_usd": simulation.profit_target_usd,
-        "threshold_usd": simulation.threshold_usd,
-        "horizon_days": simulation.horizon_days,
-        "block_sessions": round(simulation.block_length),
-        "arms": arms,
-        "words": simulation.reason or "; ".join(sorted(session_reasons)),
-    }
+    """As the report shows it: without the outcome of every single attempt."""
+    facts = asdict(simulation)
+    for name, arm in facts["arms"].items():
+        facts["arms"][name] = {key: value for key, value in arm.items() if key not in ("name", "outcome", "days")}
+    return facts
 
 
 def _sealed_fingerprint(market: Market) -> str:

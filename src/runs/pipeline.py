@@ -30,13 +30,13 @@ from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import OutputError
 from src.runs.bench import Bench
+from src.runs.evaluations import Trained, evaluated
 from src.runs.folders import only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
-from src.runs.evaluations import Trained, evaluated
 from src.runs.results import finish, look_ahead, seeded
 from src.runs.resumable import Job, ends_whole, kept_weights, store_of, train_resumably
 from src.runs.standing import PHASES, TITLES, Standing
@@ -201,14 +201,19 @@ class _Pipeline:
         placebo = placebo_table(table, self._trainer.seed)
         llm = bench.config.llm
         models: dict[str, TimedMaskablePPO] = {}
-        for name, settings, heard in (("rl_only", None, None), ("hybrid", llm, table), ("hybrid_placebo", llm, placebo)):
+        for name, settings, heard in (
+            ("rl_only", None, None),
+            ("hybrid", llm, table),
+            ("hybrid_placebo", llm, placebo),
+        ):
             with closing(self._trainer.make_env(market, heard)) as env:
                 models[name], callbacks = self._trainer.new_finetuned(base, env, plan, settings)
                 self._train(entry, name, models[name], plan, callbacks)
             bench.release(models[name])
         export_hybrid(models["hybrid"], self._folder / "hybrid.zip")
-        policies = [models[name].policy for name in ("rl_only", "hybrid", "hybrid_placebo")]
-        self._sections = evaluated(bench, market, table, {self._trainer.seed: Trained(*policies, placebo)})
+        rl_only, hybrid, permuted = (models[name].policy for name in ("rl_only", "hybrid", "hybrid_placebo"))
+        trained = Trained(rl_only, hybrid, permuted, placebo)
+        self._sections = evaluated(bench, market, table, {self._trainer.seed: trained})
         return weights_fingerprint(models["hybrid"].policy.state_dict())
 
     def _base(self) -> Weights:

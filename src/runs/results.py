@@ -116,4 +116,3 @@ def _measured(
 def seeded(record_facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """A training record as the report shows it."""
     return {**record_facts, "seed": seed}
-

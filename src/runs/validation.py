@@ -131,8 +131,8 @@ def fine_tuned(
     *,
     first: bool,
 ) -> Trained:
-    """RL alone, hybrid and placebo from the same base weights, with equal steps, rate and seed. The `first` seed's hybrid
-    is exported."""
+    """RL alone, hybrid and placebo from the same base weights, with equal steps, rate and seed. Of the `first` seed the
+    hybrid is exported."""
     llm = bench.config.llm
     placebo = placebo_table(table, trainer.seed)
     policies = {}

@@ -22,15 +22,15 @@ from src.runs.bench import Bench
 
 
 def folds_of(market: Market, n_folds: int, embargo: int | None) -> list[Split]:
-    """`n_folds` splits of the usable sessions in time order, cut into one block more than there are folds: fold k trains
-    on the blocks up to k and tests on the next, after the embargo. BarDataError where a block would be empty."""
+    """`n_folds` splits of the usable sessions in time order, cut into one block more than there are folds: fold k
+    trains on the blocks up to k and tests on the next, after the embargo. BarDataError where a block would be empty."""
     usable = np.flatnonzero(market.tables.sessions.usable)
     gap = embargo_for(len(usable), embargo)
     blocks = np.array_split(usable, n_folds + 1)
     if min(map(len, blocks)) <= gap:
         raise BarDataError(
-            f"{len(usable)} usable sessions are too few for {n_folds} walk-forward folds with an embargo of {gap}: give "
-            f"more bars or fewer folds (evidence.walk_forward, --walk-forward)."
+            f"{len(usable)} usable sessions are too few for {n_folds} walk-forward folds with an embargo of {gap}: "
+            f"give more bars or fewer folds (evidence.walk_forward, --walk-forward)."
         )
     return [
         Split(
@@ -57,7 +57,9 @@ def walk_forward(
     folds = []
     splits = folds_of(market, config.evidence.walk_forward, config.data.embargo_sessions)
     for k, split in enumerate(splits, start=1):
-        bench.display.say(f"fold {k} of {len(splits)}: {len(split.train)} sessions to train on, {len(split.test)} to test")
+        bench.display.say(
+            f"fold {k} of {len(splits)}: {len(split.train)} sessions to train on, {len(split.test)} to test"
+        )
         own = replace(market, split=split)
         unused: dict[str, Any] = {"training": []}  # the report has the run's own trainings
         table, _ = tabulate_advice(own, bench.advisor, config.llm, quick=config.test_mode.quick)
@@ -89,7 +91,10 @@ def walk_forward(
                 "high_usd": difference.high,
             }
         )
-    return {"folds": folds, "words": "each fold trained anew on the sessions before it, first seed; difference: hybrid - placebo"}
+    return {
+        "folds": folds,
+        "words": "each fold trained anew on the sessions before it, first seed; difference: hybrid - placebo",
+    }
 
 
 def _part(market: Market, sessions: Any) -> dict[str, Any]:

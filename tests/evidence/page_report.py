@@ -51,6 +51,11 @@ def full_report(
             "net_usd_by_session": {name: _cents(nets[name]) for name in TRAINED},
         },
         "statistics": _statistics(nets, n_sessions, n_seeds),
+        "placebo": {
+            side: {"situations": 157, "changed": 155, "bars": 8120, "bars_changed_frac": 0.97}
+            | {"mean_shift": {"HOLD": 0.012, "BUY": -0.031, "SELL": 0.019}}
+            for side in SIDES
+        },
         "walk_forward": _walk_forward(rng),
         "pass_simulation": _pass_simulation(rng),
         "reliance": _reliance(),
@@ -457,7 +462,6 @@ def _walk_forward(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _pass_simulation(rng: np.random.Generator) -> dict[str, Any]:
-    day = list(range(31))
     percentiles = [5.0, 25.0, 50.0, 75.0, 95.0]
 
     def arm(drift: float, passed: float) -> dict[str, Any]:
@@ -468,11 +472,13 @@ def _pass_simulation(rng: np.random.Generator) -> dict[str, Any]:
             "passed_frac": passed,
             "breached_frac": 0.47,
             "expired_frac": 1.0 - 0.47 - passed,
+            "median_days_to_pass": 13.0,
+            "monte_carlo_error_frac": 0.011,
+            "session_error_frac": 0.06,
             "passed_low_frac": passed - 0.11,
             "passed_high_frac": passed + 0.12,
-            "monte_carlo_error_frac": 0.011,
-            "median_days_to_pass": 13.0,
-            "fan": {"day": day, "percentiles": percentiles, "equity_usd": np.round(rows).tolist()},
+            "session_reason": "",
+            "fan": {"percentiles": percentiles, "equity_usd": np.round(rows).tolist()},
         }
 
     return {
@@ -481,8 +487,14 @@ def _pass_simulation(rng: np.random.Generator) -> dict[str, Any]:
         "start_balance_usd": 50_000.0,
         "profit_target_usd": 3_000.0,
         "threshold_usd": 2_000.0,
+        "sessions": 120,
         "horizon_days": 30,
-        "block_sessions": 3,
+        "is_capped": False,
+        "min_days": 0,
+        "block_length": 2.6,
+        "attempts_asked": 2000,
+        "seconds": 41.2,
+        "reason": "",
         "arms": {"rl_only": arm(21.0, 0.34), "hybrid": arm(38.0, 0.38)},
         "words": "Simulated rule check: no promise of passing there.",
     }

@@ -171,6 +171,18 @@ def test_the_keyboard_reaches_definitions_and_legends(tab: Browser, pages: Path)
     assert json.loads(box)["right"] <= 1280
     tab.press("Escape", 27)
     assert tab.value("document.getElementById('tip').hidden") is True
+    tab.value("document.getElementById('arms').scrollIntoView({behavior: 'instant'})")
+    tab.value("document.activeElement.click()")
+    gap = (
+        "document.getElementById('tip').getBoundingClientRect().top"
+        " - document.activeElement.getBoundingClientRect().bottom"
+    )
+    tab.until(f"Math.abs({gap} - 6) < 1 && !document.getElementById('tip').hidden")
+    tab.value("scrollBy({top: 60, behavior: 'instant'})")
+    tab.until(f"Math.abs({gap} - 6) < 1")
+    tab.value("scrollBy({top: 3000, behavior: 'instant'})")
+    tab.until("document.getElementById('tip').hidden")
+    tab.value("document.getElementById('equity').scrollIntoView({behavior: 'instant'})")
     visible = "document.querySelectorAll('#equity-chart .plot .scatterlayer .trace').length"
     before = tab.value(visible)
     tab.value("[...document.querySelectorAll('#equity-chart .entry')].find(e => e.textContent === 'base').focus()")

@@ -141,7 +141,7 @@ def test_any_optional_section_may_be_absent(key: str) -> None:
         ("seeds", "net_usd_by_session", "hybrid", 1),
         ("statistics", "cost_stress", "net_usd_per_session", "hybrid"),
         ("pass_simulation", "arms", "hybrid", "fan", "equity_usd"),
-        ("pass_simulation", "arms", "hybrid", "fan", "equity_usd", 0),
+        ("pass_simulation", "arms", "hybrid", "fan", "equity_usd", 1),
         ("sessions", 0, "close_ticks"),
         ("sessions", 0, "arms", "hybrid", "advice", "confidence"),
         ("learning", "curves", 0, "mean_episode_reward"),

@@ -278,7 +278,7 @@ def fan_figure(simulation: Mapping[str, Any], arm: str) -> Figure:
     fan = simulation["arms"][arm]["fan"]
     rows = sorted(zip(fan["percentiles"], fan["equity_usd"], strict=True))
     style = style_of(arm, list(simulation["arms"]))
-    common = {"x": fan["day"], "mode": "lines"}
+    common = {"x": list(range(len(rows[0][1]) if rows else 0)), "mode": "lines"}
     traces: list[dict[str, Any]] = []
     for k in range(len(rows) // 2):
         (low, bottom), (high, top) = rows[k], rows[-1 - k]

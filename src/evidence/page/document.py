@@ -20,6 +20,7 @@ from markupsafe import Markup
 from src.evidence.page.blocks import charts_of, given, glossary
 from src.evidence.page.drawing import Arrays
 from src.evidence.page.sections_accounts import pass_section, reliance_section, trades_section
+from src.evidence.page.sections_advice import advice_section
 from src.evidence.page.sections_results import (
     arms_section,
     contrast_section,
@@ -28,7 +29,6 @@ from src.evidence.page.sections_results import (
     verdict_section,
 )
 from src.evidence.page.sections_run import (
-    advice_section,
     learning_section,
     machine_section,
     provenance_section,

@@ -203,7 +203,9 @@
     shownFor = button;
     tip.textContent = document.getElementById(button.getAttribute("aria-describedby")).textContent;
     tip.hidden = false;
-    const at = button.getBoundingClientRect();
+    put(button.getBoundingClientRect());
+  }
+  function put(at) {
     const { width, height } = tip.getBoundingClientRect();
     const below = at.bottom + 6 + height < innerHeight;
     tip.style.left = `${Math.max(16, Math.min(at.left, innerWidth - width - 16))}px`;
@@ -225,7 +227,13 @@
   tip.addEventListener("mouseenter", () => clearTimeout(leaving));
   tip.addEventListener("mouseleave", hideSoon);
   addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  addEventListener("scroll", () => { if (shownFor && shownFor !== document.activeElement) hide(); }, { passive: true });
+  // It goes with its word, and away with it. Capturing: tables scroll too.
+  addEventListener("scroll", () => {
+    if (!shownFor) return;
+    const at = shownFor.getBoundingClientRect();
+    if (at.bottom < 0 || at.top > innerHeight) hide();
+    else put(at);
+  }, { passive: true, capture: true });
 
   // Contents: folded where there is no room beside the text, and marking the section being read.
   const contents = document.querySelector("nav details");

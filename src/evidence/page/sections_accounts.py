@@ -80,14 +80,21 @@ def pass_section(report: Report, arrays: Arrays) -> Section:
     title = "Would it pass a prop-firm evaluation?"
     simulation = report.get("pass_simulation")
     if not simulation or not simulation["arms"]:
-        return Section("pass", title, (), "No attempts at an evaluation were simulated in this run.")
-    rules = Markup("{} under the profile {}, as of {}: start {} $, target {} $, at most {} trading days.").format(
+        none = Markup("No attempts at an evaluation were simulated in this run")
+        reason = simulation["reason"].rstrip(".") if simulation else ""
+        return Section("pass", title, (), none + (Markup(": {}.").format(given(reason)) if reason else "."))
+    words = (
+        "{} under the profile {}, as of {}, on {} sealed sessions: start {} $, target {} $, at most {} trading days{}."
+    )
+    rules = Markup(words).format(
         term("attempt", "Attempts"),
         given(simulation["profile"]),
         given(simulation["as_of"]),
+        plain(simulation["sessions"]),
         plain(simulation["start_balance_usd"]),
         plain(simulation["profit_target_usd"]),
         plain(simulation["horizon_days"]),
+        ", a cap of this tool, as the profile has no expiry" if simulation["is_capped"] else "",
     )
     blocks: list[Any] = [Text(rules)]
     if simulation.get("words"):
@@ -109,7 +116,7 @@ def pass_section(report: Report, arrays: Arrays) -> Section:
 
 def _pass_columns() -> list[Column]:
     def between(a: Mapping[str, Any]) -> str:
-        bounds = a.get("passed_low_frac"), a.get("passed_high_frac")
+        bounds = a["passed_low_frac"], a["passed_high_frac"]
         return NOTHING if None in bounds else f"{percent(bounds[0])} to {percent(bounds[1])}"
 
     return [
@@ -120,7 +127,8 @@ def _pass_columns() -> list[Column]:
         Column(term("p_expired", "P(expired)"), lambda a: percent(a["expired_frac"])),
         Column(term("days_to_pass", "median days"), lambda a: plain(a["median_days_to_pass"])),
         Column(term("attempt", "attempts"), lambda a: plain(a["attempts"])),
-        Column(term("monte_carlo_error", "Monte-Carlo error"), lambda a: percent(a.get("monte_carlo_error_frac"), 1)),
+        Column(term("monte_carlo_error", "Monte-Carlo error"), lambda a: percent(a["monte_carlo_error_frac"], 1)),
+        Column("note", lambda a: given(a["session_reason"]) if a["session_reason"] else NOTHING, numeric=False),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from src.evidence.page.blocks import Bullets, Chart, Column, Heading, Hint, Section, Table, Text, given, term
+from src.evidence.page.blocks import Bullets, Chart, Column, Folded, Heading, Hint, Section, Table, Text, given, term
 from src.evidence.page.charts_results import (
     contrast_figure,
     cost_figure,
@@ -109,6 +109,8 @@ def contrast_section(report: Report, arrays: Arrays) -> Section:
             figure = paired_figure(report, first["arm"], first["against"], arrays)
             says = f"{caption.striptags()} Mean {signed(first['mean_usd'])} $ over {first['sessions']} sessions."
             blocks.append(Chart("paired-chart", caption, says, 280, [figure]))
+    if report.get("placebo"):
+        blocks.append(_placebo_block(report["placebo"]))
     blocks += _fold_blocks(report)
     absent = "No contrast between arms was computed in this run, so nothing here says whether the advice helps."
     return Section("contrast", title, blocks, absent)
@@ -166,6 +168,22 @@ def _contrast_columns() -> list[Column]:
         Column(term("sealed", "sessions"), lambda c: plain(c["sessions"])),
         Column(term("seed", "seeds"), lambda c: ", ".join(signed(v) for v in c["seed_means_usd"]) or NOTHING),
     ]
+
+
+def _placebo_block(placebo: Report) -> Folded:
+    columns = [
+        Column(term("side", "side of the account"), lambda s: s["side"], numeric=False),
+        Column(term("situation", "situations"), lambda s: plain(s["situations"])),
+        Column("changed", lambda s: plain(s["changed"])),
+        Column("bars changed", lambda s: percent(s["bars_changed_frac"])),
+        Column(
+            term("placebo_shift", "mean shift"),
+            lambda s: ", ".join(f"{a} {signed(100 * v)}%" for a, v in (s["mean_shift"] or {}).items() if v) or NOTHING,
+            numeric=False,
+        ),
+    ]
+    rows = [{"side": side, **of} for side, of in placebo.items()]
+    return Folded("How far the placebo is from the advice", [Table("The placebo against the advice", columns, rows)])
 
 
 def _fold_blocks(report: Report) -> list[Any]:
