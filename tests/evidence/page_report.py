@@ -211,18 +211,23 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
             "Advice (bundled:smollm2): hybrid - hybrid_placebo +21 $/session, 95% interval -6 to +48: includes zero.",
             "Simulated rule check (apex_50k_eod_2026_03, as of 2026-07-15): hybrid passes 38% of simulated attempts.",
         ],
-        "phases": [
-            {"phase": "phase 1: quick check", "status": "finished", "seconds": 61.2, "timesteps": 5120, "resumes": 0},
-            {"phase": "phase 2: base", "status": "finished", "seconds": 1260.0, "timesteps": 512_000, "resumes": 2}
-            | {"note": "killed twice, resumed bitwise"},
-            {"phase": "phase 3: hybrid", "status": "not_reached", "seconds": None, "timesteps": None},
-        ],
+        "phases": {
+            "phase1": _phase("done", 61.2, {}),
+            "phase2": _phase("done", 1260.0, {"base": 512_000}, tries=3, not_bitwise=["torch_threads was 2, is 1"]),
+            "phase3": _phase("interrupted", 12.5, {}, failures=["OSError: no space left"]),
+        },
         "configuration": {
             "test_mode": {"mode": "hardware_maximized", "market": "ES", "seed": 0, "quick": False},
             "training": {"learning_rate": 0.001, "policy_kwargs": {"net_arch": {"pi": [256, 128], "vf": [256, 128]}}},
             "llm": {"model": "bundled:smollm2", "llm_weight": 0.3, "use_opinion_features": True},
         },
     }
+
+
+def _phase(
+    status: str, seconds: float, timesteps: dict[str, int], tries: int = 1, **lists: list[str]
+) -> dict[str, Any]:
+    return {"status": status, "seconds": seconds, "timesteps": timesteps, "tries": tries, **lists}
 
 
 def _training(phase: str, seed: int) -> dict[str, Any]:

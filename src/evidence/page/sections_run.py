@@ -38,10 +38,6 @@ STATUS = {
     "met": "met",
     "missed": "missed",
     "not_applicable": "not applicable",
-    "finished": "finished",
-    "skipped": "skipped",
-    "failed": "failed",
-    "not_reached": "not reached",
 }
 
 ROWS_SHOWN = 8
@@ -53,6 +49,8 @@ TARGET_UNITS = {
     "gpu_utilization": "%",
     "cache_hit_rate": "%",
     "steps_per_s": "steps/s",
+    **{f"phase{n}_duration": "s" for n in (1, 2, 3)},
+    **{f"phase{n}_gpu_utilization": "%" for n in (1, 2, 3)},
 }
 
 
@@ -260,20 +258,26 @@ def targets_section(report: Report, arrays: Arrays) -> Section:
     if targets:
         note = Markup("* {}: decides the exit code.").format(term("required", "required"))
         blocks.append(Table("Targets", columns, targets, note))
-    phases: Sequence[Mapping[str, Any]] = report.get("phases", ())
+    phases = [{"phase": name, **entry} for name, entry in report.get("phases", {}).items()]
     if phases:
         phase_columns = [
             Column(term("pipeline_phase", "phase"), lambda p: given(p["phase"]), numeric=False),
-            Column("status", lambda p: STATUS[p["status"]], numeric=False),
+            Column("status", lambda p: given(p["status"].replace("_", " ")), numeric=False),
             Column("time", lambda p: duration(p["seconds"])),
-            Column(term("timesteps", "timesteps"), lambda p: plain(p.get("timesteps"))),
-            Column(term("resumes", "resumes"), lambda p: plain(p.get("resumes"))),
-            Column("note", lambda p: given(p["note"]) if p.get("note") else NOTHING, numeric=False),
+            Column(term("timesteps", "timesteps"), lambda p: plain(sum(p.get("timesteps", {}).values()) or None)),
+            Column(term("tries", "tries"), lambda p: plain(p["tries"])),
+            Column("note", _phase_note, numeric=False),
         ]
         blocks.append(Table("Phases", phase_columns, phases))
     else:
         blocks.append(Text(Markup("This run was not divided into the phases of the pipeline.")))
     return Section("targets", "Targets and phases", blocks)
+
+
+def _phase_note(phase: Mapping[str, Any]) -> str | Markup:
+    """What failed in it, and why its result may differ in the last bits."""
+    notes = [*phase.get("failures", ()), *phase.get("not_bitwise", ())]
+    return given("; ".join(notes)) if notes else NOTHING
 
 
 def _limit_words(target: Mapping[str, Any]) -> str:
