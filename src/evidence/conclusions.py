@@ -54,17 +54,20 @@ def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
             "block_length": interval.block_length,
             "replications": interval.replications,
             "reason": interval.reason,
-            "words": contrast_words(arm, against, interval),
+            "words": contrast_words(arm, against, interval, adjusted.get(i)),
         }
         for i, (arm, against, role, interval) in enumerate(found)
     ]
 
 
-def contrast_words(arm: str, against: str, interval: Interval) -> str:
-    """What an interval allows to be said of a difference, in US dollars a session."""
+def contrast_words(arm: str, against: str, interval: Interval, holm_p_value: float | None = None) -> str:
+    """What an interval allows to be said of a difference, in US dollars a session; among several differences only what
+    Holm's adjustment leaves."""
     if interval.low is None or interval.high is None or interval.mean is None:
         return f"{interval.reason}: no interval"
     bounds = f"{interval.mean:+,.0f} $/session, 95% interval {interval.low:+,.0f} to {interval.high:+,.0f}"
+    if interval.low * interval.high > 0 and holm_p_value is not None and holm_p_value > 1.0 - interval.level:
+        return f"no difference shown among so many comparisons (Holm's p {holm_p_value:.2f}): {bounds}"
     if interval.low > 0:
         return f"{arm} earns more than {against}: {bounds}"
     if interval.high < 0:
