@@ -115,8 +115,8 @@ def _survival_lines(report: Mapping[str, Any]) -> list[str]:
     arms, rules = report["arms"], report["rules"]
     n = arms["rl_only"]["sessions"]
     kept = "; ".join(
-        f"{name} breached {arms[name]['sessions_breached']:g}, at its daily limit "
-        f"{arms[name]['sessions_daily_locked']:g}"
+        f"{name} breached {count_words(arms[name]['sessions_breached'])}, at its daily limit "
+        f"{count_words(arms[name]['sessions_daily_locked'])}"
         for name in ("rl_only", "hybrid", "fused")
     )
     lines = [f"Simulated rule check ({rules['profile']}, as of {rules['as_of']}), of {n} sessions: {kept}."]
@@ -131,6 +131,11 @@ def _survival_lines(report: Mapping[str, Any]) -> list[str]:
     )
     some = next(iter(simulated["arms"].values()))["attempts"]
     return [*lines, f"Survival of the simulated rules, {some:,} attempts: {told}."]
+
+
+def count_words(count: float) -> str:
+    """A count, with a decimal only where seeds were averaged."""
+    return f"{count:,.0f}" if count == round(count) else f"{count:,.1f}"
 
 
 def _bounds(arm: Mapping[str, Any]) -> str:
