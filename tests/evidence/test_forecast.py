@@ -31,6 +31,7 @@ from src.evidence.forecast import (
     advice_mix,
     forecast_facts,
     horizon_facts,
+    reliability,
     spearman,
 )
 from src.market.bars import make_bars
@@ -471,3 +472,22 @@ def test_real_bars_give_the_mock_advisor_no_figure_that_cannot_be(shared_data: P
         # Rules of thumb know nothing of the next bars: far outside of this a window would reach into its own past.
         assert abs(of["hit_rate"] - 0.5) < 0.06
         assert abs(of["information_coefficient"]) < 0.1
+
+
+def test_reliability_is_counted_by_what_was_said() -> None:
+    said = np.array([0.05, 0.09, 0.31, 0.95, 1.0, 0.99])
+    up = np.array([False, True, True, True, True, False])
+    low, middle, high = reliability(said, up)
+    assert (low["said_up_frac"], low["up_frac"], low["n"]) == (pytest.approx(0.07), 0.5, 2)
+    assert (middle["said_up_frac"], middle["up_frac"], middle["n"]) == (pytest.approx(0.31), 1.0, 1)
+    assert (high["said_up_frac"], high["up_frac"], high["n"]) == (pytest.approx(0.98), pytest.approx(2 / 3), 3)
+    assert reliability(said[:0], up[:0]) == []
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), max_size=60))
+def test_reliability_loses_no_bar(pairs: list[tuple[float, bool]]) -> None:
+    said, up = np.array([p for p, _ in pairs]), np.array([u for _, u in pairs], bool)
+    bins = reliability(said, up)
+    assert sum(part["n"] for part in bins) == len(pairs)
+    assert sum(part["n"] * part["up_frac"] for part in bins) == pytest.approx(up.sum())
+    assert [part["said_up_frac"] for part in bins] == sorted(part["said_up_frac"] for part in bins)
