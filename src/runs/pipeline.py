@@ -161,9 +161,11 @@ class _Pipeline:
         return hybrid_inputs(config, self._plans[1], self._entry("phase2").result)
 
     def _finished(self, entry: PhaseEntry, name: str, facts: dict[str, Any]) -> None:
-        """A part of a phase is done for good; what metrics.jsonl holds by now belongs to it."""
+        """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
+        may hold rows of what is begun anew."""
         rows = self._folder / "metrics.jsonl"
-        entry.parts[name] = Part(facts=facts, log_bytes=rows.stat().st_size if rows.exists() else 0)
+        log_bytes = rows.stat().st_size if name in sum(TRAININGS.values(), ()) else self._ledger.log_bytes
+        entry.parts[name] = Part(facts=facts, log_bytes=log_bytes)
         self._ledger.save()
         self._deadline.check()
 
