@@ -67,8 +67,9 @@ class PhaseTries:
                         self._say(f"{name} failed ({_first_line(error)}); going on with what it has left")
                         return
                     raise PhaseFailed(
-                        f"{name} ({TITLES[name]}) failed {failures} times, last: {error}\nWhat it has made up to "
-                        f"its newest checkpoint is kept in {self._standing.folder}. Go on with: {self._command}"
+                        f"{name} ({TITLES[name]}) failed {failures} times. What it has made up to its newest "
+                        f"checkpoint is kept in {self._standing.folder}. Last failure: {error}\nGo on with:\n"
+                        f"{self._command}"
                     ) from error
 
     @contextmanager

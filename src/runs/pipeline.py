@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.settings import LLMSettings
@@ -63,12 +64,13 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
             if bench.folder is None:
                 raise
             raise InterruptedRun(
-                f"Stopped; everything up to the newest checkpoint is kept in {bench.folder}. Go on with: {command}"
+                f"Stopped; everything up to the newest checkpoint is kept in {bench.folder}. Go on with:\n{command}"
             ) from None
         except OSError as error:  # outside of the phases, where another try is no remedy
             raise OutputError(
-                f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or see "
-                f"that its folder can be written; everything up to the newest checkpoint is kept. Go on with: {command}"
+                f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or "
+                f"see that its folder can be written; everything up to the newest checkpoint is kept. Go on with:\n"
+                f"{command}"
             ) from error
 
 
@@ -281,7 +283,8 @@ class _Pipeline:
             self._finished(entry, name, record.to_dict())
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
-        self._say(f"{name} is done; pipeline.auto_advance is false. Go on with: {self._command}")
+        self._say(f"{name} is done; pipeline.auto_advance is false. Go on with:")
+        self._bench.console.print(Text(self._command), soft_wrap=True)  # broken, a line would be another command
         return {"stopped_after": name, "phases": phase_facts(self._ledger), "validation_passed": True}
 
     def _report(self) -> dict[str, Any]:
