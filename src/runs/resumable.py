@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from src.agent.settings import CheckpointSettings
 from src.agent.training import TrainingRecord, train
 from src.agent.training_state import capture, restore
 from src.runs.bench import Bench
+from src.runs.folders import LOG_NAME
 from src.runs.stopping import Deadline, StopRequest
 
 Say = Callable[[str], None]
@@ -83,10 +85,11 @@ def train_resumably(
             f"(checkpoint.enabled false, damaged or deleted)"
         )
     what = f"{plan.actual:,} timesteps over {plan.n_envs} accounts"
-    keep, purge = log_bytes, None
+    keep, purge = log_bytes, 0
     if loaded is not None:
         what += f", going on from {loaded.snapshot.step:,}"
-        keep, purge = loaded.snapshot.state["log_bytes"], loaded.snapshot.step + 1
+        keep = loaded.snapshot.state["log_bytes"]
+        purge = _first_step_not_kept(bench, job, keep, loaded.snapshot.step)
     with (
         bench.phase(job.name, what),
         bench.logged(job.name, plan, keep_bytes=keep, purge_step=purge, shown_only=finished) as (logging, rows),
@@ -109,6 +112,15 @@ def train_resumably(
     if model.split_updates:
         not_bitwise.append(f"{model.split_updates} updates of {job.name} were split to fit into memory")
     return None if finished else record
+
+
+def _first_step_not_kept(bench: Bench, job: Job, log_bytes: int, step: int) -> int:
+    """Of TensorBoard's points, which cannot be cut by bytes: one at the checkpoint's own step was logged before it, or
+    when the stopped process wrote what was pending."""
+    assert bench.folder is not None
+    lines = (bench.folder / LOG_NAME).read_bytes()[:log_bytes].splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    return step + 1 if (last.get("phase"), last.get("num_timesteps")) == (job.name, step) else step
 
 
 def _restored(model: TimedMaskablePPO, resumables: list[Any], loaded: Loaded) -> list[str]:
