@@ -31,7 +31,7 @@ from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import OutputError
 from src.runs.bench import Bench
-from src.runs.folders import only_run_in
+from src.runs.folders import log_length, only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
@@ -162,12 +162,12 @@ class _Pipeline:
             return base_inputs(config, self._plans[0], str(self._trainer.device), tables)
         return hybrid_inputs(config, self._plans[1], self._entry("phase2").result)
 
-    def _finished(self, entry: PhaseEntry, name: str, facts: dict[str, Any]) -> None:
+    def _finished(self, phase: str, name: str, facts: dict[str, Any]) -> None:
         """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
         may hold rows of what is begun anew."""
-        rows = self._folder / "metrics.jsonl"
-        log_bytes = rows.stat().st_size if name in sum(TRAININGS.values(), ()) else self._ledger.log_bytes
-        entry.parts[name] = Part(facts=facts, log_bytes=log_bytes)
+        trained = name in TRAININGS[phase]
+        log_bytes = log_length(self._folder) if trained else self._ledger.log_bytes(phase)
+        self._entry(phase).parts[name] = Part(facts=facts, log_bytes=log_bytes)
         self._ledger.save()
         self._deadline.check()
 
@@ -177,7 +177,7 @@ class _Pipeline:
             return "own environments"
         with bench.phase("compile", "the account kernel: slow on a machine's first run only"):
             compile_kernel(bench.market)
-        self._finished(entry, "look_ahead", look_ahead(bench, bench.market))
+        self._finished("phase1", "look_ahead", look_ahead(bench, bench.market))
         return tables_fingerprint(bench.market)
 
     def _train_base(self, entry: PhaseEntry) -> str:
@@ -189,7 +189,7 @@ class _Pipeline:
             if "production" not in entry.parts:
                 with bench.phase("production", "a rollout with the production networks"):
                     estimate = estimate_production(self._trainer, env, plan)
-                self._finished(entry, "production", asdict(estimate))
+                self._finished("phase2", "production", asdict(estimate))
         export_base(model, self._folder / "base.zip")
         self._base_weights = weights = dict(model.policy.state_dict())
         bench.release(model)
@@ -249,7 +249,7 @@ class _Pipeline:
                 progress=progress,
             )
         save_table(table, path)
-        self._finished(entry, "advice", asking.to_dict())
+        self._finished("phase3", "advice", asking.to_dict())
         return table
 
     def _job(self, name: str) -> Job:
@@ -273,14 +273,15 @@ class _Pipeline:
             entry.timesteps[name] = model.num_timesteps
             self._tries.count_time()
 
+        job = self._job(name)
         record = train_resumably(
-            self._bench, self._job(name), model, plan, callbacks,
-            finished=name in entry.parts, log_bytes=self._ledger.log_bytes, stop=self._stop, deadline=self._deadline,
-            saved=saved, not_bitwise=entry.not_bitwise,
+            self._bench, job, model, plan, callbacks, finished=name in entry.parts,
+            log_bytes=self._ledger.log_bytes(job.phase), stop=self._stop, deadline=self._deadline, saved=saved,
+            not_bitwise=entry.not_bitwise,
         )  # fmt: skip
         entry.timesteps[name] = model.num_timesteps
         if record is not None:
-            self._finished(entry, name, record.to_dict())
+            self._finished(job.phase, name, record.to_dict())
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
         self._say(f"{name} is done; pipeline.auto_advance is false. Go on with:")

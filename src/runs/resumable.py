@@ -85,14 +85,13 @@ def train_resumably(
             f"(checkpoint.enabled false, damaged or deleted)"
         )
     what = f"{plan.actual:,} timesteps over {plan.n_envs} accounts"
-    keep, purge = log_bytes, 0
+    rows, purge = _rows_up_to(bench, log_bytes if loaded is None else loaded.snapshot.state["log_bytes"]), 0
     if loaded is not None:
         what += f", going on from {loaded.snapshot.step:,}"
-        keep = loaded.snapshot.state["log_bytes"]
-        purge = _first_step_not_kept(bench, job, keep, loaded.snapshot.step)
+        purge = _first_step_not_kept(rows, job, loaded.snapshot.step)
     with (
         bench.phase(job.name, what),
-        bench.logged(job.name, plan, keep_bytes=keep, purge_step=purge, shown_only=finished) as (logging, rows),
+        bench.logged(job.name, plan, keep_bytes=len(rows), purge_step=purge, shown_only=finished) as (logging, sink),
     ):
         resumables = [logging, *callbacks]
         if loaded is not None:
@@ -100,7 +99,7 @@ def train_resumably(
             not_bitwise += [sentence for sentence in found if sentence not in not_bitwise]
 
         def log_size() -> int:
-            return log_bytes if rows is None else rows.offset
+            return log_bytes if sink is None else sink.offset
 
         boundary = _Boundary(bench, job, model, plan, resumables, log_size, stop, deadline, saved)
         model.after_update = boundary
@@ -114,13 +113,25 @@ def train_resumably(
     return None if finished else record
 
 
-def _first_step_not_kept(bench: Bench, job: Job, log_bytes: int, step: int) -> int:
+def _rows_up_to(bench: Bench, log_bytes: int) -> bytes:
+    """The log as it was at that length; no result hangs on it, so the run goes on where some of it is lost."""
+    assert bench.folder is not None
+    path = bench.folder / LOG_NAME
+    rows = path.read_bytes()[:log_bytes] if path.exists() else b""
+    if len(rows) < log_bytes:
+        bench.display.say(f"{path} has lost rows that were written to it; what it holds is kept")
+    return rows
+
+
+def _first_step_not_kept(rows: bytes, job: Job, step: int) -> int:
     """Of TensorBoard's points, which cannot be cut by bytes: one at the checkpoint's own step was logged before it, or
     when the stopped process wrote what was pending."""
-    assert bench.folder is not None
-    lines = (bench.folder / LOG_NAME).read_bytes()[:log_bytes].splitlines()
-    last = json.loads(lines[-1]) if lines else {}
-    return step + 1 if (last.get("phase"), last.get("num_timesteps")) == (job.name, step) else step
+    try:
+        last = json.loads(rows.splitlines()[-1])
+        logged_before = (last["phase"], last["num_timesteps"]) == (job.name, step)
+    except (IndexError, ValueError, KeyError, TypeError):  # no row, or one torn or changed
+        logged_before = False
+    return step + 1 if logged_before else step
 
 
 def _restored(model: TimedMaskablePPO, resumables: list[Any], loaded: Loaded) -> list[str]:
