@@ -124,7 +124,7 @@ def _survival_lines(report: Mapping[str, Any]) -> list[str]:
     if simulated is None:
         return lines
     if not simulated["arms"]:
-        return [*lines, f"Survival: not simulated: {simulated['words']}."]
+        return [*lines, f"Survival: not simulated: {simulated['reason']}."]
     told = "; ".join(
         f"{name} passes {arm['passed_frac']:.0%}{_bounds(arm)}, is breached {arm['breached_frac']:.0%}"
         for name, arm in simulated["arms"].items()

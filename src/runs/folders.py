@@ -20,7 +20,12 @@ MODE = "pipeline"
 LOG_NAME = "metrics.jsonl"
 MADE_BESIDES = {
     "phase2": ("base.zip", "tensorboard/base"),
-    "phase3": ("hybrid.zip", "tensorboard/rl_only", "tensorboard/hybrid", "report.json"),
+    "phase3": (
+        "hybrid.zip",
+        *(f"tensorboard/{name}" for name in ("rl_only", "hybrid", "hybrid_placebo")),
+        "report.json",
+        "report.html",
+    ),
 }
 """What a phase leaves outside of its own folder."""
 _NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
@@ -58,6 +63,12 @@ def _begun(folder: Path) -> tuple[str, int]:
     """When a run began, by its name, and the number that tells runs of one second apart."""
     _, when, number = _NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
     return when, int(number or 1)
+
+
+def log_length(run: Path) -> int:
+    """Bytes in the log of a run's trainings; 0 before the first row."""
+    log = run / LOG_NAME
+    return log.stat().st_size if log.exists() else 0
 
 
 def set_aside(run: Path, phase: str) -> Path | None:

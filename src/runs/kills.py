@@ -31,8 +31,8 @@ from rich.console import Console
 
 SCRIPT = Path(__file__).resolve().parents[2] / "run_pipeline.py"
 ANY, WRITING, ASKING = "any instant", "writing a checkpoint", "asking the model"
-AIMS = (ANY, WRITING, ASKING, ANY)
-"""What is aimed at, in turn."""
+SHARES: Mapping[str, int] = {ANY: 2, WRITING: 1, ASKING: 1}
+"""Of the kills; what is furthest behind is aimed at."""
 SETTINGS = """
 hardware: {torch_threads: 1, optimize_memory: false}
 data: {synthetic_interval_min: 15, synthetic_sessions: 60}
@@ -40,6 +40,7 @@ training: {n_epochs: 2, policy_kwargs: {net_arch: {pi: [64], vf: [64]}}}
 llm: {model: tiny, llm_threads: 1, tabulation_budget_s: 600, advice_batch_size: 8}
 checkpoint: {interval_steps: 512}
 monitoring: {tensorboard: false, log_interval: 16}
+evidence: {trials_path: trials.jsonl, pass_attempts: 200}
 validation: {max_peak_memory_gb: 1000, required: []}
 """
 
@@ -53,6 +54,8 @@ OF_THE_PROCESS = frozenset(
         "targets",
         "phase_times",
         "hardware",
+        "hardware_timeline",
+        "configuration",
         "memory_released_mb",
         "seconds",
         "rollout_s",
@@ -143,7 +146,9 @@ def kill_and_compare(
         killed = _Pipeline(start, folder / f"killed-{outcome.finished_runs}", settings, timesteps)
         killed.begin()
         while True:
-            hit = killed.kill(AIMS[done % len(AIMS)], rng.uniform(0.0, length_s)) if done < kills else None
+            aim = min(SHARES, key=lambda kind: outcome.kills.get(kind, 0) / SHARES[kind])
+            wait_s = rng.uniform(0.0, length_s) if aim == ANY else 4.0 * length_s
+            hit = killed.kill(aim, wait_s) if done < kills else None
             if hit is None:
                 break
             outcome.kills[hit] = outcome.kills.get(hit, 0) + 1
@@ -182,21 +187,30 @@ class _Pipeline:
         self.process = self._start([*self._options, "--auto-resume"], self.folder)
 
     def kill(self, aim: str, after_s: float) -> str | None:
-        """SIGKILL the process group where it is aimed at, or at the latest after some time: which it became. None if
-        the run ended before."""
-        until = time.monotonic() + after_s * (1.0 if aim == ANY else 4.0)
+        """SIGKILL the process group where it is aimed at, or at the latest after some time: what it hit, as the dead
+        process left it. None if the run ended before."""
+        until = time.monotonic() + after_s
         asked_before = _answers(self._store)
         holds = {
             ANY: lambda: False,
-            WRITING: lambda: any(self.folder.glob("logs/*/phase*/*/.*.partial")),
+            WRITING: self._is_writing,
             ASKING: lambda: _answers(self._store) > asked_before,
         }[aim]
         while self.process.ended() is None:
-            if (hit := holds()) or time.monotonic() >= until:
+            if holds() or time.monotonic() >= until:
                 os.killpg(self.process.pid, signal.SIGKILL)
-                return (aim if hit else ANY) if self.process.wait() == -signal.SIGKILL else None
+                return self._hit(asked_before) if self.process.wait() == -signal.SIGKILL else None
             time.sleep(0.0005)
         return None
+
+    def _is_writing(self) -> bool:
+        return any(self.folder.glob("logs/*/phase?/*/.*.partial"))
+
+    def _hit(self, asked_before: int) -> str:
+        if self._is_writing():
+            return WRITING
+        asked_to_the_end = any(self.folder.glob("logs/*/phase3/advice.safetensors"))
+        return ASKING if _answers(self._store) > asked_before and not asked_to_the_end else ANY
 
 
 def _answers(store: Path) -> int:

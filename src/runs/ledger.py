@@ -43,6 +43,8 @@ class PhaseEntry(BaseModel):
     seconds: float = 0.0
     tries: int = 0
     failures: list[str] = Field(default_factory=list)
+    log_bytes: int = 0
+    """Length of metrics.jsonl when the run went on without its end."""
     torch_threads: int | None = None
     memory_before: dict[str, float] = Field(default_factory=dict)
     memory_after: dict[str, float] = Field(default_factory=dict)
@@ -96,10 +98,13 @@ class Ledger:
                 f"see that the folder can be written, then go on with --auto-resume: what the ledger held is kept."
             ) from error
 
-    @property
-    def log_bytes(self) -> int:
-        """Length of metrics.jsonl behind everything that is finished."""
-        return max((part.log_bytes for entry in self.phases.values() for part in entry.parts.values()), default=0)
+    def log_bytes(self, phase: str) -> int:
+        """Length of metrics.jsonl where this phase goes on: behind all it has finished, and behind the phases before
+        it, failed ones too."""
+        names = list(self.phases)
+        before = names[: names.index(phase)]
+        parts = [part for name in (*before, phase) for part in self.phases[name].parts.values()]
+        return max([0, *(part.log_bytes for part in parts), *(self.phases[name].log_bytes for name in before)])
 
 
 def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
