@@ -41,6 +41,11 @@ TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_
 """A language model that is asked a single batch."""
 UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
 """What no advice may touch."""
+TEN_SEALED = {
+    "data.path": None, "data.synthetic_interval_min": 15, "data.synthetic_sessions": 20, "data.train_frac": 0.3,
+    "data.validation_frac": 0.1, "data.embargo_sessions": 0, "evidence.pass_max_days": 3,
+}  # fmt: skip
+"""Enough sealed sessions for attempts at the rule profile's evaluation, which are few."""
 MANY_BREACHES = {"environment.contracts": 60, "environment.min_buffer_frac": 0.01}
 
 
@@ -118,6 +123,17 @@ def stores(config: TestConfig) -> Seen:
     return {**seen, "stores": found}
 
 
+def trial_ledgers(config: TestConfig) -> Seen:
+    """Where a run records its trials: here, or in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(Path("ledgers").absolute()))
+        seen = whole_run(config)
+    found = [name for name in ("mine.jsonl", f"ledgers/{PROJECT_CACHE}/trials.jsonl") if Path(name).exists()]
+    for name in found:
+        Path(name).unlink()
+    return {**seen, "ledgers": found}
+
+
 # ---------------------------------------------------------------- one case a key
 
 
@@ -168,6 +184,11 @@ def episodes(to: Any, base: Mapping[str, Any] | None = None) -> Case:
 
 def bars(to: Any, *moves: str, base: Mapping[str, Any] | None = None) -> Case:
     return Case(to, (*moves, "report.arms.random_legal"), (), base or {})
+
+
+def attempts(to: Any, *moves: str, base: Mapping[str, Any]) -> Case:
+    """A key of the simulated attempts; they are made after everything else."""
+    return Case(to, moves, (*RESULTS, *TRAINED), {**TEN_SEALED, **base})
 
 
 def target(to: Any, name: str, *moves: str) -> Case:
@@ -305,6 +326,27 @@ CASES: Mapping[str, Case] = {
     "data.embargo_sessions": bars(1, "report.data.split.validation"),
     "data.synthetic_sessions": bars(61, "report.data.sessions", base=SYNTHETIC),
     "data.synthetic_interval_min": bars(12, "report.data.bars", base=SYNTHETIC),
+    # evidence
+    "evidence.seeds": Case(
+        2, ("report.seeds", "report.arms.hybrid", "steps.4", "metrics.base@1"), (*BASE, "report.arms.flat")
+    ),
+    "evidence.walk_forward": Case(1, ("report.walk_forward", "metrics.fold1-base"), (*RESULTS, *BASE, "report.fusion")),
+    "evidence.pass_budget_s": attempts(
+        600.0, "report.pass_simulation.arms.rl_only.attempts",
+        base={"evidence.pass_attempts": 400, "evidence.pass_budget_s": 1e-6},
+    ),
+    "evidence.pass_attempts": attempts(
+        201, "report.pass_simulation.arms.rl_only.attempts", base={"evidence.pass_budget_s": 600.0}
+    ),
+    "evidence.pass_max_days": attempts(2, "report.pass_simulation.arms.rl_only.fan", base={}),
+    "evidence.slippage_ticks": Case(
+        (0, 9), ("report.statistics.cost_stress.net_usd_per_session.rl_only",), (*RESULTS, *TRAINED)
+    ),
+    "evidence.late_decisions": Case(1, ("report.reliance.rows",), (*RESULTS, *TRAINED)),
+    "evidence.chart_sessions": Case(2, ("report.sessions",), (*RESULTS, *TRAINED)),
+    "evidence.trials_path": Case(
+        "mine.jsonl", ("ledgers",), (*RESULTS, *TRAINED), {"evidence.trials_path": None}, trial_ledgers
+    ),
     # monitoring
     "monitoring.monitor_gpu": Case(False, ("report.hardware.gpu_reason",), (*RESULTS, *TRAINED)),
     "monitoring.hardware_interval_s": Case(
@@ -342,7 +384,9 @@ class Runs:
     def see_again(self, changes: Mapping[str, Any], observe: Callable[[TestConfig], Seen]) -> Seen:
         path = changes.get("data.path", "plain")
         # A store of its own: what another run has asked would change how much this one asks.
-        own = {"llm.store_path": f"stores/{len(self._made)}.sqlite3"}
+        # So with the ledger of trials.
+        run = len(self._made)
+        own = {"llm.store_path": f"stores/{run}.sqlite3", "evidence.trials_path": f"trials/{run}.jsonl"}
         return observe(tiny_config({**own, **changes, "data.path": None if path is None else str(self._files[path])}))
 
 

@@ -25,6 +25,7 @@ hardware: {vectorized_envs: 4, batch_size: 64, torch_threads: 1}
 training: {policy_kwargs: {net_arch: {pi: [16], vf: [16]}}, n_epochs: 2}
 data: {synthetic_interval_min: 15}
 monitoring: {log_interval: 20}
+evidence: {seeds: 1, pass_attempts: 200, pass_max_days: 10, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
 OWN_ENV = """

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -33,6 +34,8 @@ Seen = Mapping[str, Any]
 
 N_SESSIONS, INTERVAL_MIN = 12, 15
 
+_kept = TemporaryDirectory(prefix="tiny-runs-")
+
 TINY: Mapping[str, Any] = {
     # A micro: one lost trade of 15-minute NQ bars is the whole daily limit, and hardly anything happens after it.
     "test_mode.market": "MNQ",
@@ -50,6 +53,12 @@ TINY: Mapping[str, Any] = {
     # Two samples, the first and the last, whatever the machine is busy with.
     "monitoring.hardware_interval_s": 3600.0,
     "monitoring.tensorboard": False,
+    # One seed, and of what the arms are put through the least.
+    "evidence.seeds": 1,
+    "evidence.slippage_ticks": [0],
+    "evidence.chart_sessions": 0,
+    "evidence.pass_attempts": 200,
+    "evidence.trials_path": f"{_kept.name}/trials.jsonl",
     # Met by any run, so that a busy machine decides nothing here.
     "validation.max_peak_memory_gb": 1000.0,
 }

@@ -1,7 +1,13 @@
-"""report.json of a run: every figure and what it was measured on."""
+"""report.json of a run: every figure and what it was measured on.
+
+    python -m src.evidence.report logs/RUN
+
+makes the run's page again from it, as `python -m src.evidence.page` does.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -195,3 +201,14 @@ def versions() -> dict[str, str]:
             found[name] = "not installed"
     found["torch_cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make report.html of a run's folder again; the exit code: 0 written, 2 no report.json that can be read."""
+    from src.evidence.page.__main__ import main as rebuild_page  # no run that writes a report needs the command
+
+    return rebuild_page(arguments, program="python -m src.evidence.report")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,10 +26,8 @@ from src.evidence.seeds import SeededResults, by_arm, seeded_arms
 from src.evidence.trade_log import chart_facts, choose_sessions, record
 from src.evidence.trials import TrialLedger, configuration_hash
 from src.runs.bench import Bench
+from src.runs.inputs import trial_inputs
 from src.trading.session_batch import SessionBatch
-
-NO_TRIAL = {"test_mode", "hardware", "performance", "monitoring", "validation", "checkpoint", "pipeline", "evidence"}
-"""Sections that decide no trade: two runs that differ in them only are one trial."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def evaluated(bench: Bench, market: Market, table: AdviceTable, trained: Mapping
         stress,
         TrialLedger(bench.config.evidence.trials_path),
         _sealed_fingerprint(market),
-        configuration_hash(bench.config.to_dict(), leave_out=NO_TRIAL),
+        configuration_hash(trial_inputs(bench.config, bench.plans())),
     )
     report["reliance"] = _reliance(bench, market, table, plain, trained, sealed)
     report["sessions"] = _charted(bench, market, plain, next(iter(trained.values())), sealed)

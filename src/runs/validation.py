@@ -24,7 +24,7 @@ from src.evidence.run_folder import check_writable, make_run_folder
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
 from src.runs.results import finish, look_ahead, seeded
-from src.runs.walk_forward import walk_forward
+from src.runs.walk_forward import folds_of, walk_forward
 
 
 def run_validation(bench: Bench) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
         threads = set_threads(config.hardware)
         own_env = bench.own_env(trainer)
         bench.load_market(own_env)
+        if bench.market is not None and config.evidence.walk_forward:
+            folds_of(bench.market, config.evidence.walk_forward, config.data.embargo_sessions)  # refused now or never
         folder = make_run_folder(Path(config.test_mode.output_dir), config.test_mode.mode, config.test_mode.market)
         bench.write_to(folder)
         report: dict[str, Any] = {
@@ -80,10 +82,11 @@ def _first_base(
 
 
 def _trained_base(
-    bench: Bench, trainer: Trainer, plan: RolloutPlan, env: VecEnv, report: dict[str, Any]
+    bench: Bench, trainer: Trainer, plan: RolloutPlan, env: VecEnv, report: dict[str, Any], fold: str = ""
 ) -> TimedMaskablePPO:
     what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps{_of_seed(bench, trainer)}"
-    with bench.phase("base", what), bench.logged(_label(bench, "base", trainer), plan) as (callback, _):
+    label = f"{fold}{_label(bench, 'base', trainer)}"
+    with bench.phase(f"{fold}base", what), bench.logged(label, plan) as (callback, _):
         base, record = trainer.base(env, plan, [callback])
     report["training"].append(seeded(record.to_dict(), trainer.seed))
     return base
@@ -130,9 +133,10 @@ def fine_tuned(
     report: dict[str, Any],
     *,
     first: bool,
+    fold: str = "",
 ) -> Trained:
     """RL alone, hybrid and placebo from the same base weights, with equal steps, rate and seed. Of the `first` seed the
-    hybrid is exported."""
+    hybrid is exported. `fold`: what names of phases begin with."""
     llm = bench.config.llm
     placebo = placebo_table(table, trainer.seed)
     policies = {}
@@ -140,8 +144,8 @@ def fine_tuned(
         what = f"fine-tuning from base weights, {plan.actual:,} timesteps{_of_seed(bench, trainer)}"
         with (
             closing(trainer.make_env(market, heard)) as env,
-            bench.phase(name, what),
-            bench.logged(_label(bench, name, trainer), plan) as (callback, _),
+            bench.phase(f"{fold}{name}", what),
+            bench.logged(f"{fold}{_label(bench, name, trainer)}", plan) as (callback, _),
         ):
             model, record = trainer.finetune(base, env, plan, [callback], settings)
         if name == "hybrid" and first and bench.folder is not None:

@@ -19,6 +19,7 @@ from src.evidence.intervals import paired_interval
 from src.market.bars import frozen
 from src.market.split import Split, embargo_for
 from src.runs.bench import Bench
+from src.runs.results import FOLD
 
 
 def folds_of(market: Market, n_folds: int, embargo: int | None) -> list[Split]:
@@ -55,6 +56,7 @@ def walk_forward(
     config = bench.config
     assert bench.advisor is not None
     folds = []
+    counted = bench.fusion.counts.copy()
     splits = folds_of(market, config.evidence.walk_forward, config.data.embargo_sessions)
     for k, split in enumerate(splits, start=1):
         bench.display.say(
@@ -64,8 +66,8 @@ def walk_forward(
         unused: dict[str, Any] = {"training": []}  # the report has the run's own trainings
         table, _ = tabulate_advice(own, bench.advisor, config.llm, quick=config.test_mode.quick)
         with closing(trainer.make_env(own)) as env:
-            base = train_base(bench, trainer, plans[0], env, unused)
-        trained = fine_tune(bench, own, trainer, plans[1], base, table, unused, first=False)
+            base = train_base(bench, trainer, plans[0], env, unused, fold=f"{FOLD}{k}-")
+        trained = fine_tune(bench, own, trainer, plans[1], base, table, unused, first=False, fold=f"{FOLD}{k}-")
         bench.release(base)
         arms = standard_arms(
             trained.rl_only,
@@ -75,7 +77,7 @@ def walk_forward(
             (trained.placebo, trained.placebo_table),
         )
         assembly = FeatureAssembly(own.tables.context, table, None)
-        with bench.phase("evaluation", f"{len(arms)} arms on the {len(split.test)} sessions of fold {k}"):
+        with bench.phase(f"{FOLD}{k}-evaluation", f"{len(arms)} arms on its {len(split.test)} sessions"):
             results = evaluate(arms, own.first_bars(split.test), bench.pool, assembly)
         difference = paired_interval(
             results["hybrid"].net_usd - results["hybrid_placebo"].net_usd, seed=config.test_mode.seed
@@ -91,6 +93,7 @@ def walk_forward(
                 "high_usd": difference.high,
             }
         )
+    bench.fusion.counts[:] = counted  # the report's are of the run's own arms
     return {
         "folds": folds,
         "words": "each fold trained anew on the sessions before it, first seed; difference: hybrid - placebo",

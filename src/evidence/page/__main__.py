@@ -17,10 +17,10 @@ from src.errors import EXIT_OK, UserError
 from src.evidence.page.document import rebuild
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m src.evidence.page") -> int:
     """Parse, rebuild, say where the page is; the exit code."""
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m src.evidence.page", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's folder, the one that holds report.json")
     try:
         page = rebuild(parser.parse_args(arguments).run_dir)
