@@ -60,6 +60,15 @@ def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def shown(contrast: Mapping[str, Any]) -> int:
+    """Whether a contrast of the report is called a difference: 1 more, -1 less, 0 neither. Its interval excludes zero
+    and, among several contrasts, Holm's adjustment leaves it so."""
+    low, high, adjusted = contrast["low_usd"], contrast["high_usd"], contrast["holm_p_value"]
+    if low is None or low <= 0 <= high or (adjusted is not None and adjusted > 1.0 - contrast["level_frac"]):
+        return 0
+    return 1 if low > 0 else -1
+
+
 def contrast_words(arm: str, against: str, interval: Interval, holm_p_value: float | None = None) -> str:
     """What an interval allows to be said of a difference, in US dollars a session; among several differences only what
     Holm's adjustment leaves."""
@@ -181,9 +190,9 @@ def overall(report: Mapping[str, Any]) -> dict[str, str]:
         return _judged("not_measured", "Cannot say: not enough sessions.", f"{sample['words'].capitalize()}.")
     edge = next(c for c in statistics["contrasts"] if (c["arm"], c["against"]) == ("hybrid", "flat"))
     reason = f"Hybrid against not trading: {edge['words']}."
-    if edge["low_usd"] is not None and edge["low_usd"] > 0:
+    if shown(edge) > 0:
         return _judged("met", "Worth the production run: it earns on sessions it never saw.", reason)
-    if edge["high_usd"] is not None and edge["high_usd"] < 0:
+    if shown(edge) < 0:
         return _judged("missed", "Not worth the production run as it is configured: it loses.", reason)
     return _judged("not_measured", "No edge shown: nothing here speaks for the production run.", reason)
 

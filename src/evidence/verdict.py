@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from src.evidence.conclusions import shown
+
 ENOUGH_TIMESTEPS = 50_000
 """Base timesteps in which the defaults learn a planted edge (`src.evidence.canaries`)."""
 
@@ -67,7 +69,7 @@ def _evidence_lines(report: Mapping[str, Any]) -> list[str]:
 def _learning(contrast: Mapping[str, Any]) -> str:
     if contrast["low_usd"] is None:
         return f"not shown ({contrast['reason']})"
-    if contrast["low_usd"] > 0:
+    if shown(contrast) > 0:
         return f"it learns: {contrast['words']}"
     return f"not shown on these sessions: {contrast['words']}"
 
@@ -77,17 +79,17 @@ def llm_words(
 ) -> str:
     """Helps, hurts, no evidence either way, or not enough to say and how much would do.
 
-    It helps where the lower bounds of both hybrid - placebo and hybrid - rl_only are above zero, and hurts where the
-    upper bound of either is below.
+    It helps where hybrid - placebo and hybrid - rl_only are both shown to be above zero, and hurts where either is
+    shown to be below.
     """
     placebo, alone = contrasts[("hybrid", "hybrid_placebo")], contrasts[("hybrid", "rl_only")]
-    if placebo["low_usd"] is None or alone["low_usd"] is None:
+    if sample_size["level"] == "none":
         return (
             f"{sample_size['words']} to say whether it helps; 40 sealed sessions and 3 seeds would do for a first look"
         )
-    if placebo["low_usd"] > 0 and alone["low_usd"] > 0:
+    if shown(placebo) > 0 and shown(alone) > 0:
         said = "helps"
-    elif placebo["high_usd"] < 0 or alone["high_usd"] < 0:
+    elif shown(placebo) < 0 or shown(alone) < 0:
         said = "hurts"
     else:
         said = "no evidence either way"

@@ -56,7 +56,7 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
 
     Raises UserError for input to mend and for phases that failed, InterruptedRun when stopped.
     """
-    output_dir = Path(bench.config.test_mode.output_dir)
+    output_dir, command = Path(bench.config.test_mode.output_dir), command or "run_automated_pipeline(auto_resume=True)"
     with only_run_in(output_dir), StopRequest() as stop:
         run = _Pipeline(bench, stop, start_phase, auto_resume, command)
         try:
