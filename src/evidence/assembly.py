@@ -63,7 +63,7 @@ class FeatureAssembly:
         """Fill the context slice of the sessions that are not over."""
         rows = np.flatnonzero(~batch.over)
         bars = batch.bars()[rows]
-        batch.obs[rows, CONTEXT] = self._rows(("context",), bars, self._context)
+        batch.obs[rows, CONTEXT] = self._rows("context", bars, self._context)
 
     def opinions(self, batch: SessionBatch, feed: AdviceFeed | None = None) -> NDArray[np.float32]:
         """Advice over what is legal now, float32[n, 6], of `feed` where an arm has one.
@@ -74,18 +74,18 @@ class FeatureAssembly:
         situations = asked.situations(batch)
         opinions = np.zeros((batch.n, N_ACTIONS), np.float32)
         rows = np.flatnonzero(~batch.over & (situations >= 0))
-        # The table is part of the key: two tables answer the same situation differently.
-        raw = self._rows(("advice", asked.table.sha256), situations[rows], asked.table.probabilities)
+        # The table is the kind of its rows: two tables answer the same situation differently.
+        raw = self._rows(asked.table.sha256, situations[rows], asked.table.probabilities)
         opinions[rows] = renormalise(raw, batch.masks[rows])
         if feed is None:
             self.opinion_lookups += len(rows)
             self.opinions_given += int(opinions[rows].any(axis=1).sum())
         return opinions
 
-    def _rows(self, kind: tuple[str, ...], indices: NDArray[Any], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _rows(self, kind: str, indices: NDArray[Any], table: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._cache is None or not len(indices):
             return table[indices]
-        keys = [(*kind, index) for index in indices.tolist()]
+        keys = [(kind, index) for index in indices.tolist()]
         found = self._cache.get_batch(keys)
         missing = [i for i, row in enumerate(found) if row is None]
         if missing:

@@ -299,12 +299,16 @@ class Tally:
         self.loss_cents -= np.minimum(net, 0)
 
 
+def feed_of(arm: Arm) -> AdviceFeed | None:
+    """The arm's own advice, if it has any."""
+    return arm.feed if isinstance(arm, FedArm) else None
+
+
 def decide(
-    arm: Arm, batch: SessionBatch, assembly: FeatureAssembly
+    arm: Arm, batch: SessionBatch, assembly: FeatureAssembly, feed: AdviceFeed | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-    """Assemble an arm's context and advice and ask it: its actions int64[n], and the advice it heard, if any."""
+    """Assemble an arm's context and advice (`feed_of` the arm) and ask it: actions int64[n], and what it heard."""
     assembly.write_context(batch)
-    feed = arm.feed if isinstance(arm, FedArm) else None
     opinions = assembly.opinions(batch, feed) if arm.sees_advice else None
     return arm.act(batch, opinions), opinions
 
@@ -334,11 +338,12 @@ def evaluate(
         for batch in batches:
             batch.begin(first_bars)
         tallies = [Tally(batch) for batch in batches]
+        feeds = [feed_of(arm) for arm in arms]
         steps = 0
         while not all(batch.over.all() for batch in batches):
-            for arm, batch, tally in zip(arms, batches, tallies, strict=True):
+            for arm, batch, tally, feed in zip(arms, batches, tallies, feeds, strict=True):
                 if not batch.over.all():
-                    tally.step(batch, decide(arm, batch, assembly)[0])
+                    tally.step(batch, decide(arm, batch, assembly, feed)[0])
             steps += 1
             if progress is not None:
                 progress(steps)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from src.advisor.table import NO_ADVICE, advised_action, confidence
 from src.agent.phases import Market
 from src.evidence.assembly import FeatureAssembly
-from src.evidence.evaluation import Arm, ArmResult, SessionPool, begin_count, decide
+from src.evidence.evaluation import Arm, ArmResult, SessionPool, begin_count, decide, feed_of
 from src.market.contracts import get_contract
 from src.market.flags import BREAK_AFTER, END_AFTER, FLAT_BAR
 from src.market.sessions import NEW_YORK
@@ -219,13 +219,14 @@ def record(
 
 def _record_arm(arm: Arm, first_bars: NDArray[Any], pool: SessionPool, assembly: FeatureAssembly) -> list[SessionLog]:
     begin_count(arm)
+    feed = feed_of(arm)
     env_id, lent = pool.acquire()
     try:
         batch: SessionBatch = lent
         batch.begin(first_bars)
         recorders = [_Recorder(batch.tape, batch.params, int(bar)) for bar in first_bars]
         while not batch.over.all():
-            actions, opinions = decide(arm, batch, assembly)
+            actions, opinions = decide(arm, batch, assembly, feed)
             before, alive = batch.accounts.copy(), np.flatnonzero(~batch.over)
             legal = batch.masks[np.arange(batch.n), actions]
             batch.step(actions)

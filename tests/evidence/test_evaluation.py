@@ -216,8 +216,9 @@ class CountedCache(OptimizedFeatureCache):
     def get_batch(self, keys: Iterable[Any], *, record: bool = True) -> list[NDArray[np.float32] | None]:
         keys = list(keys)
         rows = super().get_batch(keys, record=record)
-        self.lookups.update(kind for kind, *_ in keys)
-        self.found.update(kind for (kind, *_), row in zip(keys, rows, strict=True) if row is not None)
+        kinds = ["context" if kind == "context" else "advice" for kind, _ in keys]
+        self.lookups.update(kinds)
+        self.found.update(kind for kind, row in zip(kinds, rows, strict=True) if row is not None)
         return rows
 
 
