@@ -84,7 +84,9 @@ def set_aside(run: Path, phase: str) -> Path | None:
     else:
         aside.mkdir()
     for path in left:
-        path.rename(aside / path.name)
+        kept = aside / path.relative_to(run)
+        kept.parent.mkdir(exist_ok=True)
+        path.rename(kept)
     if (run / LOG_NAME).exists():
         shutil.copy2(run / LOG_NAME, aside / LOG_NAME)
     return aside
