@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -14,12 +14,13 @@ from src.advisor.table import AdviceTable
 from src.agent.phases import EVALUATION_PHASE, Market
 from src.agent.training import phase_seed
 from src.evidence.assembly import FeatureAssembly
-from src.evidence.attempts import PassSimulation, simulate_attempts
+from src.evidence.attempts import pass_facts, simulate_attempts
 from src.evidence.conclusions import seed_facts, statistics_facts
 from src.evidence.cost_stress import CostStress, stress_costs
 from src.evidence.evaluation import HybridArm, PolicyArm, evaluate, standard_arms
 from src.evidence.forecast import forecast_facts
 from src.evidence.intervals import block_length
+from src.evidence.placebo import placebo_facts
 from src.evidence.reliance import reliance_arms
 from src.evidence.report import advice_facts
 from src.evidence.seeds import SeededResults, by_arm, seeded_arms
@@ -60,6 +61,11 @@ def evaluated(bench: Bench, market: Market, table: AdviceTable, trained: Mapping
         "forecaster": forecast_facts(market, table),
         "session_dates": [str(market.tables.sessions.date[i]) for i in market.split.test],
         "seeds": seed_facts(sealed),
+        "placebo": placebo_facts(
+            table,
+            next(iter(trained.values())).placebo_table,
+            market.situation[market.bars_of(market.split.test)],
+        ),
     }
     plain = FeatureAssembly(market.tables.context, table, None)
     stress = _stressed(bench, market, table, plain, trained)
@@ -194,7 +200,10 @@ def _attempted(
         "attempts", f"the rule profile's evaluation again and again, {settings.pass_budget_s:g} s at most"
     ):
         simulation = simulate_attempts(
-            [PolicyArm("rl_only", first.rl_only, sees_advice=False), HybridArm(first.hybrid)],
+            [
+                PolicyArm("rl_only", first.rl_only, sees_advice=False),
+                PolicyArm("hybrid", first.hybrid, sees_advice=True),
+            ],
             lambda: SessionBatch(tape, market.session_params),
             first_bars,
             market.rules,
@@ -204,15 +213,7 @@ def _attempted(
             block_length=block_length(sealed.net_usd("hybrid")[0]),
             max_days=settings.pass_max_days,
         )
-    return _pass_facts(simulation)
-
-
-def _pass_facts(simulation: PassSimulation) -> dict[str, Any]:
-    """As the report shows it: without the outcome of every single attempt."""
-    facts = asdict(simulation)
-    for name, arm in facts["arms"].items():
-        facts["arms"][name] = {key: value for key, value in arm.items() if key not in ("name", "outcome", "days")}
-    return facts
+    return pass_facts(simulation)
 
 
 def _sealed_fingerprint(market: Market) -> str:
