@@ -49,7 +49,7 @@ def contrast(
 
 
 def test_the_contrasts_are_fixed_and_the_primary_one_is_first_and_alone_unadjusted() -> None:
-    facts = contrast_facts(seeded(arms_of(40)), seed=0)
+    facts = contrast_facts(seeded(arms_of(20)), seed=0)
     assert [(c["arm"], c["against"], c["role"]) for c in facts] == list(CONTRASTS)
     assert [c["role"] for c in facts] == ["primary", "secondary", "exploratory", "exploratory", "exploratory"]
     assert facts[0]["holm_p_value"] is None
@@ -97,15 +97,11 @@ def test_ten_sessions_have_one() -> None:
 
 
 def test_what_excludes_zero_alone_and_not_among_many_is_called_no_difference() -> None:
-    """Found by search: an exploratory contrast just beyond its interval, and four others that show nothing."""
-    for step in range(60):
-        arms = arms_of(40, hybrid=0.0)
-        arms["fused"] = [[a + b for a, b in zip(arms["rl_only"][0], noise(40, step, 9), strict=True)]]
-        fact = contrast_facts(seeded(arms), seed=0)[4]
-        if fact["low_usd"] > 0 and fact["holm_p_value"] > 0.05:
-            break
-    else:
-        pytest.fail("no mean lies between the two limits")
+    arms = arms_of(20)
+    arms["fused"] = [[a + b for a, b in zip(arms["rl_only"][0], noise(20, 44.0, 9), strict=True)]]
+    fact = contrast_facts(seeded(arms), seed=0)[4]
+    assert fact["low_usd"] > 0
+    assert fact["p_value"] < 0.05 < fact["holm_p_value"]
     assert fact["words"].startswith("no difference shown among so many comparisons")
     assert f"Holm's p {fact['holm_p_value']:.2f}" in fact["words"]
     assert shown(fact) == 0
