@@ -46,10 +46,7 @@ TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_
 """A language model that is asked a single batch."""
 UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
 """What no advice may touch."""
-TEN_SEALED = {
-    "data.path": None, "data.synthetic_interval_min": 15, "data.synthetic_sessions": 20, "data.train_frac": 0.3,
-    "data.validation_frac": 0.1, "data.embargo_sessions": 0, "evidence.pass_max_days": 3,
-}  # fmt: skip
+TEN_SEALED = {"data.train_frac": 0.1, "data.validation_frac": 0.1, "evidence.pass_max_days": 3}
 """Enough sealed sessions for attempts at the rule profile's evaluation, which are few."""
 PIPELINE = {"test_mode.mode": "pipeline"}
 OWN_PIPELINE = {**PIPELINE, **OWN_ENV}

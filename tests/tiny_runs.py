@@ -190,7 +190,7 @@ def _left(folder: Path) -> Seen:
         "report": report,
         "steps": [{key: r[key] for key in ("phase", "timesteps", "n_envs", "n_steps")} for r in report["training"]],
         "metrics": _metrics(folder / "metrics.jsonl"),
-        "weights": {name: _weights(folder / f"{name}.zip") for name in ("base", "hybrid")},
+        "weights": {name: weights_in(folder / f"{name}.zip") for name in ("base", "hybrid")},
         "files": {
             "folder": str(folder.parent),
             "name": folder.name.rsplit("_", 1)[0],
@@ -227,7 +227,7 @@ def _metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
     return phases
 
 
-def _weights(path: Path) -> dict[str, Any]:
+def weights_in(path: Path) -> dict[str, Any]:
     """Shape and digest of every tensor of an exported policy; {} where there is no such file."""
     if not path.is_file():
         return {}
