@@ -422,7 +422,9 @@ CASES: Mapping[str, Case] = {
     "evidence.pass_attempts": attempts(
         201, "report.pass_simulation.arms.rl_only.attempts", base={"evidence.pass_budget_s": 600.0}
     ),
-    "evidence.pass_max_days": attempts(2, "report.pass_simulation.arms.rl_only.fan", base={}),
+    "evidence.pass_max_days": attempts(
+        2, "report.pass_simulation.arms.rl_only.fan", base={"environment.rule_profile": "apex_50k_legacy"}
+    ),
     "evidence.slippage_ticks": Case(
         (0, 9), ("report.statistics.cost_stress.net_usd_per_session.rl_only",), (*RESULTS, *TRAINED)
     ),
