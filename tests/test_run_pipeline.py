@@ -404,7 +404,8 @@ def killed(
     def start(options: Sequence[str], cwd: Path) -> kills.Process:
         return server.start(SCRIPT, *options, cwd=cwd)
 
-    return kill_and_compare(start, folder, 6, settings=settings, timesteps=1024), folder / "whole"
+    # Of this seed: checkpoints are hit that have others behind them, so that trainings go on from those.
+    return kill_and_compare(start, folder, 6, seed=4, settings=settings, timesteps=1024), folder / "whole"
 
 
 @pytest.mark.timeout(900)
@@ -413,6 +414,7 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.differences == []
     assert sum(outcome.kills.values()) == 6
     assert outcome.kills.keys() == {kills.ANY, kills.WRITING, kills.ASKING}, outcome.kills
+    assert outcome.went_on > 0, "no training was resumed from a checkpoint"
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
@@ -554,7 +556,10 @@ def test_the_command_prints_the_kills_and_what_differs(
     assert kills.main(["--kills", "1"]) == 0
     said = in_one_line(capsys.readouterr().out)
     assert "kill 1: any instant" in said
-    assert said.endswith("1 kills (1 any instant), 1 runs brought to their end nothing differs")
+    assert said.endswith(
+        "1 kills (1 any instant), 1 runs brought to their end after 0 of the kills "
+        "a training went on from a checkpoint nothing differs"
+    )
     monkeypatch.setattr(kills, "_Started", Played(killed[1], a_dollar_of_an_arm))
     assert kills.main(["--kills", "1"]) == 1
     assert in_one_line(capsys.readouterr().out).endswith("differs: killed-1: report arms 1 differences")
