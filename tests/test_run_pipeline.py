@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -232,6 +233,15 @@ def test_a_language_model_named_on_the_command_line_advises(
     assert phase_of(tmp_path / "logs", "phase3")["parts"]["advice"]["facts"]["sha256"] == advice["sha256"]
 
 
+def test_help_names_its_options_and_imports_nothing_heavy() -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / SCRIPT), "--help"]
+    helped = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert helped.returncode == 0
+    for option in ("--start-phase {1,2,3}", "--auto-resume", "--market", "--data", "--config", "--output-dir"):
+        assert option in helped.stdout
+    assert "torch" not in {line.split("|")[-1].strip() for line in helped.stderr.splitlines()}
+
+
 # Exit code 1
 
 
@@ -358,16 +368,23 @@ def test_stopped_in_training_it_prints_the_command_that_goes_on_from_there(
     assert steps == sorted(set(steps)), "a row came twice"
 
 
-def test_stopped_before_anything_is_there_it_says_so(server: CommandServer, elsewhere: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--auto-resume",)])
+def test_stopped_while_it_reads_bars_it_has_changed_nothing(
+    server: CommandServer, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     config = tmp_path / "long.yaml"
     config.write_text("data: {synthetic_sessions: 2000, synthetic_interval_min: 1}")
     options = ("--mock-llm", "--config", config, "--output-dir", tmp_path / "logs")
-    run = server.start(SCRIPT, *options, cwd=tmp_path)
+    run = server.start(SCRIPT, *options, *more, cwd=tmp_path)
     run.until(lambda: "data: " in run.out)
     run.send(signal.SIGTERM)
     finished = run.finish()
     assert_stopped(run, finished, [])
-    assert finished.err == "Stopped before anything was written.\n"
+    if more:
+        assert "logs was changed. Go on with:" in in_one_line(finished.err)
+        assert command_in(finished.err)[1:] == [*map(str, options), *more]
+    else:
+        assert finished.err == "Stopped before anything was written.\n"
     assert contents(tmp_path / "logs") == {}
 
 
@@ -404,7 +421,8 @@ def killed(
     def start(options: Sequence[str], cwd: Path) -> kills.Process:
         return server.start(SCRIPT, *options, cwd=cwd)
 
-    return kill_and_compare(start, folder, 6, settings=settings, timesteps=1024), folder / "whole"
+    # Of this seed: checkpoints are hit that have others behind them, so that trainings go on from those.
+    return kill_and_compare(start, folder, 6, seed=4, settings=settings, timesteps=1024), folder / "whole"
 
 
 @pytest.mark.timeout(900)
@@ -413,6 +431,7 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.differences == []
     assert sum(outcome.kills.values()) == 6
     assert outcome.kills.keys() == {kills.ANY, kills.WRITING, kills.ASKING}, outcome.kills
+    assert outcome.went_on > 0, "no training was resumed from a checkpoint"
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
@@ -554,7 +573,10 @@ def test_the_command_prints_the_kills_and_what_differs(
     assert kills.main(["--kills", "1"]) == 0
     said = in_one_line(capsys.readouterr().out)
     assert "kill 1: any instant" in said
-    assert said.endswith("1 kills (1 any instant), 1 runs brought to their end nothing differs")
+    assert said.endswith(
+        "1 kills (1 any instant), 1 runs brought to their end after 0 of the kills "
+        "a training went on from a checkpoint nothing differs"
+    )
     monkeypatch.setattr(kills, "_Started", Played(killed[1], a_dollar_of_an_arm))
     assert kills.main(["--kills", "1"]) == 1
     assert in_one_line(capsys.readouterr().out).endswith("differs: killed-1: report arms 1 differences")

@@ -66,11 +66,12 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
             return report
         except KeyboardInterrupt:
             run.interrupted()
-            if bench.folder is None:
+            if bench.folder is None and not auto_resume:
                 raise
-            raise InterruptedRun(
-                f"Stopped; everything up to the newest checkpoint is kept in {bench.folder}. Go on with:\n{command}"
-            ) from None
+            kept = f"nothing below {output_dir} was changed"
+            if bench.folder is not None:
+                kept = f"everything up to the newest checkpoint is kept in {bench.folder}"
+            raise InterruptedRun(f"Stopped; {kept}. Go on with:\n{command}") from None
         except OSError as error:  # outside of the phases, where another try is no remedy
             raise OutputError(
                 f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or "
