@@ -110,7 +110,7 @@ class BenchmarkRun:
     @property
     def processes(self) -> int:
         """How many processes were measured."""
-        return max((len(row.seconds) for row in self.rows), default=0)
+        return len(self.rows[0].seconds) if self.rows else 0
 
 
 def workload_hash(suite: str, case: str, unit: str, workload: Mapping[str, Any]) -> str:
@@ -207,6 +207,9 @@ def read_run(path: Path) -> BenchmarkRun:
         if row.key in seen:
             raise content.refused(f"is damaged: rows[{index}] is a second {row.suite}, {row.case}")
         seen.add(row.key)
+        if len(row.seconds) != len(rows[0].seconds):
+            counts = f"{len(row.seconds)} processes where rows[0] has {len(rows[0].seconds)}"
+            raise content.refused(f"is damaged: rows[{index}].seconds has {counts}")
     return BenchmarkRun(
         mode=content.get("mode", str, among=MODES),
         quick=content.get("quick", bool),
