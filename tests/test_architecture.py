@@ -147,6 +147,12 @@ def test_a_worker_of_the_trading_room_starts_without_torch_and_calendars(module:
     assert not loaded & {"torch", "stable_baselines3", "sb3_contrib", "pandas_market_calendars", "exchange_calendars"}
 
 
+@pytest.mark.parametrize("script", ["compare_benchmarks", "benchmark_framework"])
+def test_a_benchmark_script_answers_before_torch_is_loaded(script: str) -> None:
+    loaded = loaded_after(f"import {script}")
+    assert not loaded & {"torch", "stable_baselines3", "numba", "pandas", "scipy", "pydantic"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_file_stays_readable(path: Path) -> None:
     limit = LONGER_FOR_A_REASON.get(name_of(path), MAX_LINES)

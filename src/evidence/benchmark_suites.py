@@ -55,7 +55,7 @@ SESSIONS = 100
 GENERATED_TOKENS = 50
 LOG_INTERVAL = 100
 POOL_SIZE = 8
-MOCK_EPISODE = {"r": 1.0, "l": 78}
+EPISODE = {"r": 1.0, "l": 78}
 
 
 @dataclass(frozen=True)
@@ -342,8 +342,8 @@ def logging(bench: Bench) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     turns = []
     for _ in range(256):
-        dones = rng.random(n) < 1.0 / MOCK_EPISODE["l"]
-        infos = [{"episode": MOCK_EPISODE} if done else {} for done in dones]
+        dones = rng.random(n) < 1.0 / EPISODE["l"]
+        infos = [{"episode": EPISODE} if done else {} for done in dones]
         turns.append({"rewards": rng.random(n, dtype=np.float32), "dones": dones, "infos": infos})
     coming = itertools.cycle(turns)
 
