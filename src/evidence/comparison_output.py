@@ -100,7 +100,7 @@ def as_markdown(comparison: Comparison, fail_below: float | None = None) -> str:
             right=(2, 3, 4, 5),
         )
     )
-    blocks += [_plain(line) for line in _endings(comparison, fail_below)]
+    blocks.append(_plain(" ".join(_endings(comparison, fail_below))))
     return "\n\n".join(blocks)
 
 
