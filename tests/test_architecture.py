@@ -25,7 +25,7 @@ LAYERS = (
     {"evidence"},
     {"configuration", "configuration_errors", "configuration_file"},
     {"testing_framework"},
-    {"command_line"},
+    {"command_line", "menu"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
