@@ -11,12 +11,21 @@ from pydantic import BaseModel, Field, ValidationError
 
 from src.advisor.settings import FusionSettings, LLMSettings
 from src.agent.rollout_plan import plan_rollouts
-from src.agent.settings import HardwareSettings, PerformanceSettings, RunSettings, TrainingSettings
+from src.agent.settings import (
+    CheckpointSettings,
+    HardwareSettings,
+    PerformanceSettings,
+    PhaseSettings,
+    PipelineSettings,
+    RunSettings,
+    TrainingPhaseSettings,
+    TrainingSettings,
+)
 from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
 from src.configuration_file import commented_yaml, read_mapping
 from src.errors import ConfigError
 from src.evidence.settings import MonitoringSettings
-from src.evidence.targets import ValidationSettings
+from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
 from src.settings import Section
@@ -32,10 +41,17 @@ ALIASES: Mapping[str, KeyPath] = {
     "llm_budget": ("llm", "tabulation_budget_s"),
 }
 
+PHASES = ("phase1", "phase2", "phase3")
+
 # What a mode changes of the models' defaults.
 MODES: Mapping[str, Mapping[str, Any]] = {
     "hardware_maximized": {"hardware": {"vectorized_envs": 32, "batch_size": 1024}},
-    "pipeline": {"hardware": {"vectorized_envs": 8, "batch_size": 256}},
+    "pipeline": {
+        "hardware": {"vectorized_envs": 8, "batch_size": 256},
+        "validation": {
+            "required": ["execution_time", "peak_memory", "phase1_duration", "phase2_duration", "phase3_duration"]
+        },
+    },
 }
 
 
@@ -50,6 +66,11 @@ class Configuration(Section):
     fusion: FusionSettings = Field(FusionSettings(), description="how decisions and advice become one action")
     environment: EnvironmentSettings = Field(EnvironmentSettings(), description="an account, its costs, its reward")
     data: DataSettings = Field(DataSettings(), description="the bars and how their sessions are split")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="what the pipeline keeps to go on from")
+    pipeline: PipelineSettings = Field(PipelineSettings(), description="how its phases follow each other")
+    phase1: PhaseSettings = Field(PhaseSettings(), description="data and environments")
+    phase2: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="base training")
+    phase3: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="advice, fine-tuning, evaluation")
     monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
     validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
 
@@ -76,12 +97,14 @@ class Configuration(Section):
     @property
     def base_timesteps(self) -> int:
         """Timesteps of base training asked for, before rounding to whole rollouts."""
-        return self.training.base_timesteps(self.test_mode)
+        own = self.phase2.total_timesteps if self.test_mode.mode == "pipeline" else None
+        return own or self.training.base_timesteps(self.test_mode)
 
     @property
     def finetune_timesteps(self) -> int:
         """Timesteps of hybrid fine-tuning asked for, before rounding to whole rollouts."""
-        return self.training.finetune_timesteps(self.test_mode)
+        own = self.phase3.total_timesteps if self.test_mode.mode == "pipeline" else None
+        return own or self.training.finetune_timesteps(self.test_mode)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by section, as YAML and JSON hold them."""
@@ -97,8 +120,13 @@ def flat_paths() -> Mapping[str, tuple[KeyPath, ...]]:
     found: dict[str, tuple[KeyPath, ...]] = {}
     for path in _paths(Configuration):
         if len(path) > 1:
-            found[path[-1]] = (*found.get(path[-1], ()), path)
+            found[flat_name(path)] = (*found.get(flat_name(path), ()), path)
     return found
+
+
+def flat_name(path: KeyPath) -> str:
+    """What a key is called without its section; keys of a phase carry the phase's name."""
+    return "_".join(path) if path[0] in PHASES else path[-1]
 
 
 def load_config_file(path: Path | str) -> dict[str, Any]:
@@ -144,18 +172,47 @@ def build_config(
         key = ".".join(path)
         if not _holds(given, path):
             return f"{source}: {key}"
-        return f"option {path[-1]} ({key})" if len(path) > 1 else f"options over {source}: {key}"
+        return f"option {flat_name(path)} ({key})" if len(path) > 1 else f"options over {source}: {key}"
 
     config = _validated(model, values, place)
     contract = get_contract(config.test_mode.market)
     if contract.symbol != config.test_mode.market:
         values = _merged(values, {"test_mode": {"market": contract.symbol}})
         config = _validated(model, values, place)
+    _check_phase_targets(config, place(("validation", "required")))
+    _check_can_go_on(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
         )
     return config
+
+
+def _check_phase_targets(config: Configuration, place: str) -> None:
+    """ConfigError for a required target of a phase that this mode does not have, or that has no limit."""
+    for name in config.validation.required:
+        if name not in PHASE_TARGETS:
+            continue
+        if config.test_mode.mode != "pipeline":
+            raise ConfigError(
+                f"{place} lists {name!r}, a target of the pipeline's phases, but this run is {config.test_mode.mode}. "
+                f"Leave it out: here {', '.join(TARGETS)} may be required."
+            )
+        phase, _, what = name.partition("_")
+        if what == "gpu_utilization" and config.sections[phase].gpu_utilization_target is None:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{place} lists {name!r}, but {phase}.gpu_utilization_target, its limit, is not set. Set it, or leave "
+                f"the target out."
+            )
+
+
+def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for a pipeline that stops after each phase and keeps nothing to begin the next one with."""
+    if config.test_mode.mode == "pipeline" and not (config.pipeline.auto_advance or config.checkpoint.enabled):
+        raise ConfigError(
+            f"{place(('pipeline', 'auto_advance'))} is false, and so is {place(('checkpoint', 'enabled'))}: after "
+            f"phase 2 nothing would be kept for phase 3 to begin with. Set one of them to true."
+        )
 
 
 def effective_yaml(config: Configuration) -> str:

@@ -30,6 +30,12 @@ class EnvironmentWorkerError(UserError):
     """An environment's worker process died; the text ends with the worker's own traceback."""
 
 
+class TrainingDiverged(UserError):
+    """A loss or a weight is no longer finite; the text says what, where and what may help."""
+
+    exit_code = EXIT_TARGET_MISSED
+
+
 class InterruptedRun(Exception):
     """The user stopped the run; the text says what was kept."""
 

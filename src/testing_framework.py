@@ -9,9 +9,7 @@ import csv
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,49 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor import fusion
-from src.advisor.choose import LanguageModel, make_advisor
-from src.advisor.mock import MockAdvisor
-from src.advisor.table import AdviceTable, empty_table
-from src.agent.export import export_base, export_hybrid
-from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink, train_values
-from src.agent.phases import (
-    EVALUATION_PHASE,
-    Market,
-    Trainer,
-    compile_kernel,
-    prepare_market,
-    supports_advice,
-    tabulate_advice,
-)
-from src.agent.ppo import TimedMaskablePPO
-from src.agent.rollout_plan import RolloutPlan, plan_rollouts
-from src.agent.training import phase_seed, release, resolve_device, set_threads
-from src.configuration import Configuration, build_config, effective_yaml, load_config_file
-from src.errors import InterruptedRun
+from src.agent.log_sink import Sink, train_values
+from src.configuration import Configuration, build_config, load_config_file
 from src.evidence import hardware
-from src.evidence.console_summary import print_summary
-from src.evidence.display import RunDisplay
-from src.evidence.evaluation import FeatureAssembly, evaluate, standard_arms
-from src.evidence.forecast import forecast_facts
-from src.evidence.look_ahead import check_prefixes
-from src.evidence.production import estimate_production
-from src.evidence.report import (
-    SCHEMA_VERSION,
-    advice_facts,
-    arm_summary,
-    asking_facts,
-    data_facts,
-    is_passed,
-    judge_targets,
-    rules_facts,
-    run_facts,
-    verdict,
-)
-from src.evidence.run_folder import RunLog, check_writable, make_run_folder, write_atomically, write_json
-from src.trading.session_batch import SessionBatch
+from src.runs.bench import Bench
+from src.runs.pipeline import run_pipeline
+from src.runs.validation import run_validation
 
 
 class HardwareMonitor:
@@ -336,6 +299,8 @@ class BatchedCallback(BaseCallback):
     True. ValueError for an interval under 1.
     """
 
+    _KEPT = "total_reward", "total_steps", "total_episodes", "writes", "_steps", "_timesteps", "_reward", "_episodes"
+
     def __init__(
         self,
         log_interval: int = 100,
@@ -361,13 +326,22 @@ class BatchedCallback(BaseCallback):
         self._start_interval()
 
     def _start_interval(self) -> None:
-        self._steps, self._timesteps, self._reward = 0, 0, 0.0
+        self._steps, self._timesteps, self._untimed, self._reward = 0, 0, 0, 0.0
         self._episodes: list[tuple[float, int]] = []  # return and length of each that ended
         self._since = time.perf_counter()
 
     def _on_training_start(self) -> None:
         self.stopped = False
-        self._start_interval()
+        self._since, self._untimed = time.perf_counter(), self._timesteps
+
+    def get_state(self) -> dict[str, Any]:
+        """The totals and the interval under way, without its clock: what a checkpoint keeps."""
+        return {name: getattr(self, name) for name in self._KEPT} | {"_episodes": [*self._episodes]}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; timesteps from before the restart count in no speed."""
+        for name in self._KEPT:
+            setattr(self, name, state[name])
 
     def _on_step(self) -> bool:
         rewards = self.locals["rewards"]
@@ -404,11 +378,11 @@ class BatchedCallback(BaseCallback):
         self._start_interval()
 
     def _record(self) -> dict[str, Any]:
-        seconds = time.perf_counter() - self._since
+        seconds, timed = time.perf_counter() - self._since, self._timesteps - self._untimed
         record: dict[str, Any] = {
             "phase": self.phase,
             "num_timesteps": self.num_timesteps,
-            "steps_per_s": self._timesteps / seconds if seconds > 0 else None,
+            "steps_per_s": timed / seconds if timed and seconds > 0 else None,
             "mean_reward": self._reward / self._timesteps,
             "episodes": len(self._episodes),
         }
@@ -592,7 +566,7 @@ class TestingFramework:
     """Runs a configuration from bars to report: `logs/<run>/` holds everything, the methods return the report.
 
     A framework serves one run. `env_pool` lends evaluation environments (`SessionBatch`) once the market is loaded.
-    `phase_times` are seconds by phase, `total_time` those of the whole run.
+    `phase_times` are seconds by phase, `total_time` those of the whole run, `run_folder` where it writes.
     """
 
     __test__: ClassVar[bool] = False  # the name would have pytest collect it
@@ -605,222 +579,38 @@ class TestingFramework:
         )
         self.feature_cache = OptimizedFeatureCache(config.llm.cache_size)
         self.decision_fusion = VectorizedDecisionFusion(config)
+        self._bench = Bench(
+            config,
+            console or Console(),
+            self.hardware_monitor,
+            self.feature_cache,
+            self.decision_fusion,
+            BatchedCallback,
+        )
         pool_size = performance.env_pool_size if performance.environment_state_pooling else 0
-        self.env_pool = EnvironmentStatePool(self._session_batch, {}, pool_size)
-        self.total_time = 0.0
-        self.phase_times: dict[str, float] = {}
-        self.run_folder: Path | None = None
-        self._market: Market | None = None
-        self._advisor: MockAdvisor | LanguageModel | None = None
-        self._writes = 0
-        self._released_bytes = 0
-        self._console = console or Console()
-        self._display = RunDisplay(self._console, self._latest_reading, self._cache_hit_rate)
+        self.env_pool = EnvironmentStatePool(self._bench.session_batch, {}, pool_size)
+        self._bench.pool = self.env_pool
+
+    @property
+    def total_time(self) -> float:
+        return self._bench.total_time
+
+    @property
+    def phase_times(self) -> dict[str, float]:
+        return self._bench.phase_times
+
+    @property
+    def run_folder(self) -> Path | None:
+        return self._bench.folder
 
     def run_hardware_maximized_validation(self) -> dict[str, Any]:
         """The hardware-maximized validation; UserError for input to mend, InterruptedRun when stopped."""
-        return self._run("hardware_maximized_validation")
+        return run_validation(self._bench)
 
-    def run_automated_pipeline(self) -> dict[str, Any]:
-        """The same phases with the pipeline's configuration, in one process and not resumable."""
-        return self._run("automated_pipeline")
-
-    def _run(self, test_name: str) -> dict[str, Any]:
-        try:
-            return self._run_to_the_end(test_name)
-        except KeyboardInterrupt:
-            if self.run_folder is None:
-                raise
-            raise InterruptedRun(f"Stopped. What was logged so far is kept in {self.run_folder}.") from None
-
-    def _run_to_the_end(self, test_name: str) -> dict[str, Any]:
-        began = time.perf_counter()
-        config = self.config
-        trainer = Trainer(
-            config.training, config.hardware, config.environment, resolve_device(config.hardware), config.test_mode.seed
-        )
-        plans = [self._plan(config.base_timesteps), self._plan(config.finetune_timesteps)]
-        check_writable(Path(config.test_mode.output_dir))
-        with ExitStack() as stack:
-            log = stack.enter_context(RunLog())
-            stack.callback(self.env_pool.close)
-            stack.enter_context(self._display)
-            stack.enter_context(self.hardware_monitor)
-            threads = set_threads(config.hardware)
-            own_env = self._own_env(trainer, stack)
-            if own_env is None or supports_advice(own_env):
-                with self._phase("data", "bars to tables"):
-                    self._market = prepare_market(
-                        config.data, config.environment, config.test_mode.market, config.test_mode.seed
-                    )
-                self._advisor = make_advisor(config.llm)
-            folder = make_run_folder(Path(config.test_mode.output_dir), config.test_mode.mode, config.test_mode.market)
-            self.run_folder = folder
-            stack.callback(self._write_hardware, folder)
-            log.write_to(folder / "run.log")
-            write_atomically(folder / "config.yaml", effective_yaml(config))
-            report = self._phases(trainer, plans, own_env, folder, threads)
-            self.hardware_monitor.stop_monitoring()
-            self.total_time = time.perf_counter() - began
-            report = {"test_name": test_name, **self._measured(report, trainer), **report}
-            report["verdict"] = verdict(report)
-            write_json(folder / "report.json", report)
-        print_summary(self._console, report, folder)
-        return report
-
-    def _phases(
-        self, trainer: Trainer, plans: list[RolloutPlan], own_env: VecEnv | None, folder: Path, threads: int
+    def run_automated_pipeline(
+        self, *, start_phase: int = 1, auto_resume: bool = False, command: str = ""
     ) -> dict[str, Any]:
-        """Every phase after the data; returns the report's sections."""
-        market, advisor, config = self._market, self._advisor, self.config
-        facts = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
-        report: dict[str, Any] = {"run": facts, "training": [], "arms": {}}
-        if market is not None:
-            with self._phase("compile", "the account kernel: slow on a machine's first run only"):
-                compile_kernel(market)
-        what = f"PPO over {plans[0].n_envs} accounts, {plans[0].actual:,} timesteps"
-        with closing(own_env or trainer.make_env(market)) as env:
-            with self._phase("base", what), self._logged("base", plans[0], folder) as callback:
-                base, record = trainer.base(env, plans[0], [callback])
-            report["training"].append(record.to_dict())
-            with self._phase("production", "a rollout with the production networks"):
-                report["production_estimate"] = asdict(estimate_production(trainer, env, plans[0]))
-        export_base(base, folder / "base.zip")
-        if market is None or advisor is None:
-            self._release(base)
-            return report
-        report |= {"data": data_facts(market), "rules": rules_facts(market)}
-        say, progress, quick = self._display.say, self._display.record, config.test_mode.quick
-        with self._phase("advice", f"{advisor.name} on the training sessions' situations"):
-            table, asking = tabulate_advice(market, advisor, config.llm, quick=quick, say=say, progress=progress)
-        models = {}
-        for name, llm in (("rl_only", None), ("hybrid", config.llm)):
-            what = f"fine-tuning from base weights, {plans[1].actual:,} timesteps"
-            with (
-                closing(trainer.make_env(market, None if llm is None else table)) as env,
-                self._phase(name, what),
-                self._logged(name, plans[1], folder) as callback,
-            ):
-                models[name], record = trainer.finetune(base, env, plans[1], [callback], llm)
-            self._release(models[name])
-            report["training"].append(record.to_dict())
-        export_hybrid(models["hybrid"], folder / "hybrid.zip")
-        self._release(base)
-        report |= self._evaluation(market, table, models)
-        report["advice"] |= asking_facts(asking, config.llm)
-        with self._phase("look-ahead", "features again, from prefixes of the bars"):
-            check = check_prefixes(market.tables, config.data, config.environment.trading_hours)
-        report["look_ahead"] = {"checks": check.checks, "passed": check.passed, "found": check.found}
-        return report
-
-    def _evaluation(self, market: Market, table: AdviceTable, models: Mapping[str, TimedMaskablePPO]) -> dict[str, Any]:
-        cached = self.config.performance.cached_llm_features
-        assembly = FeatureAssembly(market.tables.context, table, self.feature_cache if cached else None)
-        report: dict[str, Any] = {}
-        parts = {"validation": market.split.validation, "sealed": market.split.test}
-        for part, sessions in parts.items():
-            seed = phase_seed(self.config.test_mode.seed, EVALUATION_PHASE)
-            arms = standard_arms(models["rl_only"].policy, models["hybrid"].policy, self.decision_fusion, seed)
-            with self._phase("evaluation", f"{len(arms)} arms on {len(sessions)} {part} sessions"):
-                results = evaluate(arms, market.first_bars(sessions), self.env_pool, assembly)
-            report["arms" if part == "sealed" else f"{part}_arms"] = {
-                name: arm_summary(result) for name, result in results.items()
-            }
-        report["advice"] = advice_facts(market, table, assembly)
-        report["forecaster"] = forecast_facts(market, table)
-        return report
-
-    def _measured(self, report: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
-        """The figures of the whole run, and its targets judged by them."""
-        monitor, training = self.hardware_monitor, report["training"]
-        summary = monitor.get_summary()
-        on_gpu = summary["gpu_available"] and trainer.device.type == "cuda"
-        hit_rate = self._cache_hit_rate()
-        measured = {
-            "execution_time": self.total_time,
-            "peak_memory": monitor.get_peak_memory_usage() if on_gpu else monitor.get_peak_ram_usage(),
-            "gpu_utilization": monitor.get_average_gpu_utilization() / 100.0 if on_gpu else None,
-            "cache_hit_rate": hit_rate,
-            "steps_per_s": training[0]["steps_per_s"],
-        }
-        why_not = {
-            "gpu_utilization": "trained on the CPU" if summary["gpu_available"] else "no GPU",
-            "cache_hit_rate": "the cache was not used",
-        }
-        targets = judge_targets(self.config.validation, measured, why_not)
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "validation_passed": is_passed(targets) and report.get("look_ahead", {}).get("passed", True),
-            "execution_time": self.total_time,
-            "gpu_utilization": measured["gpu_utilization"],
-            "cache_hit_rate": hit_rate,
-            "peak_memory_gb": measured["peak_memory"],
-            "peak_memory_kind": "gpu" if on_gpu else "ram",
-            "timesteps_completed": sum(r["timesteps"] for r in training if r["phase"] in ("base", "hybrid")),
-            "timesteps_total": sum(r["timesteps"] for r in training),
-            "targets": targets,
-            "phase_times": self.phase_times,
-            "hardware": summary,
-            "cache": self.feature_cache.get_stats(),
-            "fusion": self.decision_fusion.get_stats(),
-            "env_pool": self.env_pool.get_stats(),
-            "log_writes": self._writes,
-            "memory_released_mb": self._released_bytes / 1e6,
-        }
-
-    def _own_env(self, trainer: Trainer, stack: ExitStack) -> VecEnv | None:
-        """The user's own environments where the configuration names a class."""
-        if trainer.environment.env_class is None:
-            return None
-        env = trainer.make_env(None)
-        stack.callback(env.close)
-        return env
-
-    def _plan(self, timesteps: int) -> RolloutPlan:
-        hardware = self.config.hardware
-        return plan_rollouts(timesteps, hardware.vectorized_envs, hardware.batch_size, self.config.training.n_steps)
-
-    @contextmanager
-    def _logged(self, phase: str, plan: RolloutPlan, folder: Path) -> Iterator[BatchedCallback]:
-        """The callback that logs one training phase; what is pending is written however the phase ends."""
-        sinks: list[Sink] = [JsonLinesSink(folder / "metrics.jsonl"), DisplaySink(self._display.record)]
-        if self.config.monitoring.tensorboard:
-            sinks.append(TensorBoardSink(folder / "tensorboard" / phase))
-        interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
-        callback = BatchedCallback(interval, sinks, plan.actual, phase)
-        try:
-            yield callback
-        finally:
-            self._writes += callback.writes
-            callback.close()
-
-    def _release(self, model: TimedMaskablePPO) -> None:
-        if self.config.hardware.optimize_memory:
-            self._released_bytes += release(model)
-
-    def _session_batch(self) -> SessionBatch:
-        if self._market is None:
-            raise RuntimeError("evaluation environments exist once a run has loaded its market")
-        return SessionBatch(self._market.tape(empty_table()), self._market.session_params, with_tables=False)
-
-    @contextmanager
-    def _phase(self, name: str, what: str) -> Iterator[None]:
-        self._display.begin(name, what)
-        self.hardware_monitor.phase = name
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phase_times[name] = self.phase_times.get(name, 0.0) + time.perf_counter() - began
-
-    def _write_hardware(self, folder: Path) -> None:
-        self.hardware_monitor.stop_monitoring()
-        self.hardware_monitor.save_metrics(folder / "hardware.csv")
-
-    def _latest_reading(self) -> Mapping[str, Any] | None:
-        history = self.hardware_monitor.metrics_history
-        return history[-1] if history else None
-
-    def _cache_hit_rate(self) -> float | None:
-        stats = self.feature_cache.get_stats()
-        return stats["hit_rate"] if stats["hits"] + stats["misses"] else None
+        """The three phases, resumable at any instant (`src.runs.pipeline`); `command` is what a stopped run says to
+        type. UserError for input to mend, InterruptedRun when stopped; the report has no arms where it stopped early.
+        """
+        return run_pipeline(self._bench, start_phase=start_phase, auto_resume=auto_resume, command=command)

@@ -24,6 +24,7 @@ LAYERS = (
     {"agent"},
     {"evidence"},
     {"configuration", "configuration_errors", "configuration_file"},
+    {"runs"},
     {"testing_framework"},
     {"command_line", "menu"},
 )

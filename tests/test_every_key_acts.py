@@ -239,6 +239,12 @@ CASES: Mapping[str, Case] = {
     "llm.quantization": Case(
         "int8", ("named.quantization", "loaded.quantization"), ("named.device",), TINY_MODEL, language_model
     ),
+    "llm.full_precision_sample": Case(
+        5,
+        ("report.advice.tabulation.full_precision_compared",),
+        (*RESULTS, *TRAINED),
+        {**TINY_MODEL, "llm.quantization": "int8"},
+    ),
     "llm.llm_device": Case(
         "cpu", ("named.device", "loaded.device"), ("named.quantization",), TINY_MODEL, language_model
     ),

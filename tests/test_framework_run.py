@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ import psutil
 import pytest
 import torch
 from rich.console import Console
+from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src import testing_framework
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.agent.phases import tabulate_advice
 from src.errors import BarDataError, InterruptedRun
 from src.evidence.look_ahead import LookAheadCheck
+from src.runs import results, validation
 from src.testing_framework import TestConfig, TestingFramework
 from tests.small_runs import finished, run_small, same_bits, small_config
 
@@ -178,15 +180,16 @@ def test_no_worker_outlives_its_run() -> None:
 
 def test_the_advice_in_the_report_is_the_table_an_advisor_gives() -> None:
     run = finished("plain")
-    assert run.framework._market is not None
-    table = tabulate_advice(run.framework._market, MockAdvisor(), LLMSettings(model="mock"))[0]
+    market = run.framework._bench.market
+    assert market is not None
+    table = tabulate_advice(market, MockAdvisor(), LLMSettings(model="mock"))[0]
     assert run.report["advice"]["sha256"] == table.sha256
     assert run.report["advice"]["situations_asked"] == table.asked
 
 
 def test_another_seed_is_another_run_and_a_leak_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leak = LookAheadCheck(1, "window of bar 7 changes with bars after 9")
-    monkeypatch.setattr(testing_framework, "check_prefixes", lambda *_: leak)
+    monkeypatch.setattr(results, "check_prefixes", lambda *_: leak)
     run = run_small(tmp_path, seed=1)
     assert not same_bits(weights_of(run.folder / "base.zip"), weights_of(finished("plain").folder / "base.zip"))
     assert run.report["arms"] != finished("plain").report["arms"]
@@ -196,14 +199,14 @@ def test_another_seed_is_another_run_and_a_leak_fails_it(tmp_path: Path, monkeyp
     assert "Missed: the look-ahead check." in run.printed
 
 
-@pytest.mark.parametrize("where", ["check_prefixes", "print_summary"])
+@pytest.mark.parametrize(("module", "where"), [(results, "check_prefixes"), (validation, "print_summary")])
 def test_stopped_after_its_folder_was_made_a_run_says_what_was_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: str
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(testing_framework, where, stop)
+    monkeypatch.setattr(module, where, stop)
     framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
     with pytest.raises(InterruptedRun, match="kept in") as stopped:
         framework.run_hardware_maximized_validation()
@@ -220,11 +223,11 @@ def test_stopped_after_its_folder_was_made_a_run_says_what_was_kept(
 def test_environments_are_closed_however_a_phase_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
-    def close(env: testing_framework.VecEnv) -> None:
+    def close(env: VecEnv) -> None:
         closed.append(type(env).__name__)
 
     monkeypatch.setattr("src.trading.vec_env.BatchedTradingVecEnv.close", close)
-    monkeypatch.setattr(testing_framework, "estimate_production", lambda *_: 1 / 0)
+    monkeypatch.setattr(validation, "estimate_production", lambda *_: 1 / 0)
     framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
     with pytest.raises(ZeroDivisionError):
         framework.run_hardware_maximized_validation()

@@ -155,9 +155,7 @@ def test_asking_leaves_threads_and_random_numbers_alone(runs: Runs, market: Mark
     assert (torch.get_num_threads(), torch.rand(1), np.random.random()) == before  # noqa: NPY002
 
 
-def test_a_quantized_model_is_compared_with_full_precision_where_both_were_asked(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quantized_model_is_compared_with_full_precision(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether bitsandbytes is here or not: the tiny model in full precision plays its own quantized version."""
 
     def load(self: LanguageModel) -> Any:
@@ -174,17 +172,17 @@ def test_a_quantized_model_is_compared_with_full_precision_where_both_were_asked
     monkeypatch.setattr(
         LanguageModel, "load", lambda self: real_load(self) if self.settings.quantization == "none" else load(self)
     )
-    alone = runs.see("quantized", llm__quantization="int8")["report"]
+    alone = runs.see("quantized", llm__quantization="int8", llm__full_precision_sample=0)["report"]
     assert alone["advice"]["tabulation"]["full_precision_agreement"] is None
-    assert any("Weights in int8" in line and "not measured" in line for line in alone["verdict"])
-    in_full = runs.see("quantized")["report"]
-    assert in_full["advice"]["tabulation"]["asked_now"] == 16, "another precision has other answers"
-    assert not any("Weights in" in line for line in in_full["verdict"])
-    both = runs.see("quantized", llm__quantization="int8")["report"]
+    assert any("Weights in int8" in line and "full_precision_sample is 0" in line for line in alone["verdict"])
+    both = runs.see("quantized", llm__quantization="int8", llm__full_precision_sample=9)["report"]
     tabulation = both["advice"]["tabulation"]
-    assert (tabulation["asked_now"], tabulation["full_precision_compared"]) == (0, 16)
+    assert (tabulation["asked_now"], tabulation["full_precision_compared"]) == (0, 9)
     assert tabulation["full_precision_agreement"] == 1.0
-    assert any("100% of 16 situations" in line for line in both["verdict"])
+    assert any("100% of 9 situations" in line for line in both["verdict"])
+    in_full = runs.see("quantized")["report"]
+    assert in_full["advice"]["tabulation"]["from_store"] == 9, "what was compared need not be asked again"
+    assert not any("Weights in" in line for line in in_full["verdict"])
 
 
 # The switches
@@ -231,7 +229,7 @@ def test_with_weight_zero_phase_3_begins_as_base_under_any_advice(
         rng.dirichlet(np.full(N_ACTIONS, 0.3), N_SITUATIONS), np.ones(N_SITUATIONS, bool), "any", ""
     )
     env = trainer.make_env(market, anything)
-    model = build_finetuned(base, env, config.training, plan, 0, torch.device("cpu"), False, config.llm)
+    model = build_finetuned(base.policy, env, config.training, plan, 0, torch.device("cpu"), False, config.llm)
     masks = random_masks(rng, 200)
     advised = random_observations(rng, masks)
     unadvised = advised.copy()

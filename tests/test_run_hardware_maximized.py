@@ -6,10 +6,13 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -387,6 +390,50 @@ def test_stopped_while_it_reads_bars_it_has_written_nothing(
     assert_stopped(run, finished, [])
     assert finished.err == "Stopped before anything was written.\n"
     assert list((tmp_path / "logs").rglob("*")) == []
+
+
+def answers_in(store: Path) -> int:
+    """How many answers a store holds while another process writes it."""
+    if not store.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as database:
+        try:
+            return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+        except sqlite3.OperationalError:  # the tables are not made yet
+            return 0
+
+
+@pytest.mark.slow
+def test_killed_while_it_asks_the_model_the_next_run_goes_on_to_the_same_table(
+    server: CommandServer, elsewhere: Path, tmp_path: Path
+) -> None:
+    """One answer a transaction, so that asking lasts; the budget is enough for every situation."""
+
+    def options(store: str, logs: str) -> tuple[str | Path, ...]:
+        config = tmp_path / f"{store}.yaml"
+        asking = f"llm: {{model: tiny, advice_batch_size: 1, llm_threads: 1, store_path: {tmp_path / store}.sqlite3}}"
+        config.write_text(f"{SMALL_YAML}{asking}\n")
+        return "--config", config, "--timesteps", "128", "--llm-budget", "600", "--output-dir", tmp_path / logs
+
+    def advice(logs: str) -> dict[str, Any]:
+        (report,) = (tmp_path / logs).glob("*/report.json")
+        return json.loads(report.read_text())["advice"]
+
+    run = server.start(SCRIPT, *options("killed", "first"), cwd=elsewhere)
+    run.until(lambda: answers_in(tmp_path / "killed.sqlite3") > 20)
+    run.send(signal.SIGKILL, to_group=True)
+    assert run.finish().code == -signal.SIGKILL
+    stored = answers_in(tmp_path / "killed.sqlite3")
+    for store in ("killed", "whole"):
+        finished = server.run(SCRIPT, *options(store, store), cwd=elsewhere)
+        assert finished.code == 0, finished.err
+        assert ("going on where an earlier run stopped" in finished.out) == (store == "killed")
+    resumed, whole = advice("killed"), advice("whole")
+    assert 20 < stored < whole["tabulation"]["count_k"]
+    assert resumed["sha256"] == whole["sha256"]
+    # A batch may have been stored and not counted yet, never the other way round.
+    assert resumed["tabulation"]["from_store"] == stored
+    assert resumed["tabulation"]["asked_now"] == whole["tabulation"]["count_k"] - stored
 
 
 @pytest.mark.slow

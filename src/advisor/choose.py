@@ -21,8 +21,6 @@ class LanguageModel:
     name: str
     identity: str
     settings: LLMSettings
-    full_precision_identity: str | None = None
-    """Of a quantized model: under what the answers of the same model in full precision are stored."""
 
     def load(self) -> Advisor:
         """Load it; UserErrors for what the user can mend."""
@@ -34,18 +32,24 @@ class LanguageModel:
         loaded = load_model(llm.model, quantization=llm.quantization, device=llm.llm_device, threads=llm.llm_threads)
         return LLMScorer(loaded, load_prompts(), batch_size=llm.advice_batch_size)
 
+    def in_full_precision(self) -> LanguageModel:
+        """The same model without quantization."""
+        return _language_model(self.settings.model_copy(update={"quantization": "none"}))
+
 
 def make_advisor(settings: LLMSettings) -> MockAdvisor | LanguageModel:
     """The advisor of `llm.model`, a language model not loaded yet. ConfigError for one that is not on this machine."""
-    if settings.model == MOCK:
-        return MockAdvisor()
+    return MockAdvisor() if settings.model == MOCK else _language_model(settings)
+
+
+def _language_model(settings: LLMSettings) -> LanguageModel:
     from src.advisor.prompts import load_prompts
     from src.advisor.scoring import identity_of
 
-    prompts, device = load_prompts(), settings.llm_device
-    identity = identity_of(settings.model, prompts, quantization=settings.quantization, device=device)
-    full = None if settings.quantization == "none" else identity_of(settings.model, prompts, device=device)
-    return LanguageModel(settings.model, identity, settings, full)
+    identity = identity_of(
+        settings.model, load_prompts(), quantization=settings.quantization, device=settings.llm_device
+    )
+    return LanguageModel(settings.model, identity, settings)
 
 
 def budget_s(settings: LLMSettings, *, quick: bool) -> float:

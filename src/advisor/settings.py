@@ -22,6 +22,9 @@ class LLMSettings(Section):
     quantization: Literal["none", "int8", "int4"] = Field(
         "none", description="weights of the language model; int8, int4: with bitsandbytes"
     )
+    full_precision_sample: int = Field(
+        32, ge=0, le=10_000, description="situations a quantized model is compared with full precision on; 0: none"
+    )
     llm_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the language model is asked")
     llm_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads while it is asked; null: the threads of training"

@@ -3,7 +3,7 @@
 The budget becomes a count once: the speed is measured on the first batches, and how far down the ordered list of
 situations that reaches is recorded with the list. From then on the count decides and never a clock, so a run that was
 killed and resumed makes bitwise the table of one that was not. A later run finds the count and all answers in the store
-and asks nothing; it does not even load the model.
+and asks nothing; it does not even load the model. Only a larger budget, or a wish to extend, asks for more.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ class TabulationRecord:
     sha256: str
     """Of the frozen table."""
     full_precision_agreement: float | None = None
-    """Of a quantized model: share of the same likeliest labels; None where full precision was never asked."""
+    """Of a quantized model: share of the same likeliest labels; None where it was not compared."""
     full_precision_compared: int = 0
     """Situations that both were asked about."""
+    full_precision_why_not: str = ""
+    """Why a quantized model could not be compared."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
 
@@ -96,8 +98,10 @@ def tabulate_stored(
     """The frozen table over the first K situations of `order` int64[n] (`situation_order`), asked or from the store.
 
     K, the batches and their size are those recorded for this advisor and order; with none recorded the budget is
-    measured and recorded. `extend` adds a round with another budget, except where an extension was cut short: that one
-    is finished. `say` gets lines that stay, `progress` a mapping (fraction_done, advices_per_s, seconds_left) a batch.
+    measured and recorded. A larger budget than all recorded ones together adds a round with the rest of it, so that a
+    full run goes on from where a quick one stopped. `extend` adds a round with another whole budget, except where an
+    extension was cut short: that one is finished. `say` gets lines that stay, `progress` a mapping (fraction_done,
+    advices_per_s, seconds_left) a batch.
     Raises ValueError for a bad list or answer, UserError for a store that cannot be used (what was stored stays).
     """
     order = np.array(order, dtype=np.int64)
@@ -112,10 +116,12 @@ def tabulate_stored(
         asking.resume(pending, rounds[-1])
     if len(order) and (not rounds or (extend and not extension_was_cut_short)):
         rounds = asking.plan(rounds, budget_s, batch_size)
+    elif rounds and rounds[-1].count_k < len(order) and (more_s := budget_s - sum(r.budget_s for r in rounds)) > 0:
+        rounds = asking.plan(rounds, more_s, batch_size)
     count_k = rounds[-1].count_k if rounds else 0
     asking.fill(order[:count_k], batch_size)
     if not asking.asked_now:
-        asking.say_nothing_was_asked(count_k, rounds, budget_s)
+        asking.say_nothing_was_asked(count_k, rounds)
     table = _table(advisor, store, order[:count_k], calibrate)
     record = TabulationRecord(
         model=advisor.name,
@@ -307,13 +313,12 @@ class _Asking:
                 )
         return self._scorer
 
-    def say_nothing_was_asked(self, count_k: int, rounds: list[Round], budget_s: float) -> None:
+    def say_nothing_was_asked(self, count_k: int, rounds: list[Round]) -> None:
         """The line of a run that found everything in the store."""
         line = f"asked the model nothing: {count_k:,} of {len(self._order):,} situations are in the store"
         spent = sum(planned.budget_s for planned in rounds)
         if count_k < len(self._order):
-            line += f", the budget of {spent:.0f} s of an earlier run"
-            line += f" (this one has {budget_s:.0f} s)" if budget_s > spent else ""
+            line += f", the budget of {spent:.0f} s of earlier runs"
             line += "; --extend-advice asks for more"
         self._say(line)
 

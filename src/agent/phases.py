@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.advisor.calibration import agreement
 from src.advisor.choose import LanguageModel, budget_s
 from src.advisor.mock import MockAdvisor
+from src.advisor.precision import measure_agreement
 from src.advisor.settings import LLMSettings
 from src.advisor.situations import market_situations
 from src.advisor.store import AdviceStore, default_store_path
@@ -28,6 +30,7 @@ from src.advisor.tabulation import (
     tabulate_at_once,
     tabulate_stored,
 )
+from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, TrainingSettings
@@ -46,6 +49,8 @@ from src.trading.session_batch import SessionBatch
 from src.trading.settings import EnvironmentSettings
 from src.trading.tape import Tape
 from src.trading.vec_env import BatchedTradingVecEnv
+
+logger = logging.getLogger(__name__)
 
 BASE_PHASE, FINETUNE_PHASE, EVALUATION_PHASE = range(3)
 
@@ -158,10 +163,21 @@ def tabulate_advice(
             say=say,
             progress=progress,
         )
-        if isinstance(advisor, LanguageModel) and advisor.full_precision_identity is not None:
-            answers = (store.answers(advisor.identity), store.answers(advisor.full_precision_identity))
-            compared, share = agreement(*answers, calibrate=llm.calibrate)
-            record = replace(record, full_precision_compared=compared, full_precision_agreement=share)
+        if isinstance(advisor, LanguageModel) and llm.quantization != "none":
+            found = measure_agreement(
+                advisor,
+                store,
+                order[: record.count_k],
+                llm.full_precision_sample,
+                calibrate=llm.calibrate,
+                say=say or logger.info,
+            )
+            record = replace(
+                record,
+                full_precision_compared=found.compared,
+                full_precision_agreement=found.share,
+                full_precision_why_not=found.why_not,
+            )
         return table, record
 
 
@@ -200,13 +216,26 @@ class Trainer:
         tape = market.tape(table or empty_table())
         return make_vec_env(self.hardware.vec_env, tape, market.params, self.hardware.vectorized_envs)
 
+    def new_base(self, env: VecEnv, plan: RolloutPlan) -> TimedMaskablePPO:
+        """A new policy, without advice."""
+        seed = phase_seed(self.seed, BASE_PHASE)
+        return build_base(env, self.training, plan, seed, self.device, self.hardware.mixed_precision)
+
     def base(
         self, env: VecEnv, plan: RolloutPlan, callbacks: Sequence[BaseCallback]
     ) -> tuple[TimedMaskablePPO, TrainingRecord]:
-        """Phase 2: a new policy, without advice."""
-        seed = phase_seed(self.seed, BASE_PHASE)
-        model = build_base(env, self.training, plan, seed, self.device, self.hardware.mixed_precision)
+        """Phase 2: a new policy, trained."""
+        model = self.new_base(env, plan)
         return model, train(model, plan, "base", callbacks)
+
+    def new_finetuned(
+        self, base: MaskableActorCriticPolicy | Weights, env: VecEnv, plan: RolloutPlan, llm: LLMSettings | None
+    ) -> tuple[TimedMaskablePPO, list[BaseCallback]]:
+        """A policy that begins from base weights, `hybrid` where `llm` is given, else `rl_only`, with equal steps,
+        seed and rate; and the callbacks its training needs."""
+        seed = phase_seed(self.seed, FINETUNE_PHASE)
+        model = build_finetuned(base, env, self.training, plan, seed, self.device, self.hardware.mixed_precision, llm)
+        return model, [] if llm is None else [weight_ramp(llm, self.training, plan)]
 
     def finetune(
         self,
@@ -216,12 +245,9 @@ class Trainer:
         callbacks: Sequence[BaseCallback],
         llm: LLMSettings | None,
     ) -> tuple[TimedMaskablePPO, TrainingRecord]:
-        """Phase 3 from base weights: `hybrid` where `llm` is given, else `rl_only`, with equal steps, seed and rate."""
-        seed = phase_seed(self.seed, FINETUNE_PHASE)
-        model = build_finetuned(base, env, self.training, plan, seed, self.device, self.hardware.mixed_precision, llm)
-        if llm is None:
-            return model, train(model, plan, "rl_only", callbacks)
-        return model, train(model, plan, "hybrid", [*callbacks, weight_ramp(llm, self.training, plan)])
+        """Phase 3 from base weights, trained."""
+        model, own = self.new_finetuned(base.policy, env, plan, llm)
+        return model, train(model, plan, "rl_only" if llm is None else "hybrid", [*callbacks, *own])
 
 
 def supports_advice(env: VecEnv) -> bool:

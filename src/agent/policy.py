@@ -143,9 +143,11 @@ class HybridPolicy(MaskableActorCriticPolicy):
         }
 
 
-def transfer_weights(
-    base: MaskableActorCriticPolicy | Mapping[str, th.Tensor], target: MaskableActorCriticPolicy
-) -> None:
+Weights = Mapping[str, th.Tensor]
+"""A policy's state dict."""
+
+
+def transfer_weights(base: MaskableActorCriticPolicy | Weights, target: MaskableActorCriticPolicy) -> None:
     """Start `target`, hybrid or stock, from a base policy or its state dict: deaf to the opinion, with a fresh Adam.
 
     Base training saw zeros in the opinion columns, so their first-layer weights kept the random initialisation; live

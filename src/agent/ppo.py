@@ -1,45 +1,251 @@
-"""MaskablePPO as it is trained here: where the time goes is measured, the rest is the library's."""
+"""MaskablePPO as it is trained here: timed, split where memory is short, stopped where it diverges.
+
+How PPO learns is the library's: nothing of its update is written a second time.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
+from torch.utils.checkpoint import checkpoint
+
+from src.agent.divergence import is_finite, raise_if_diverged
+from src.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MIN_MICRO_BATCH = 16
+"""Rows below which an update is not split further: what is left is weights, Adam and the rollout."""
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
 
 
 class TimedMaskablePPO(MaskablePPO):
     """Adds up seconds spent collecting rollouts (`rollout_s`) and updating (`update_s`).
 
     `bf16_update` runs the update under bf16 autocast; for CUDA only (on a CPU without AMX it is 8-13 times slower).
+    `micro_batch`: rows of a minibatch evaluated at once in an update, None for all of them. An update that runs out of
+    memory is undone, `micro_batch` halved and the update begun again; `split_updates` counts those that ran split:
+    equal to whole ones but for rounding. `after_update` is called at every rollout boundary, where nothing of a step is
+    pending; what it raises ends `learn`.
+
+    `learn` raises TrainingDiverged where a loss, a weight or what the environment gave is not finite (`after_update` is
+    not called for that update), UserError where memory is short with 16 rows too.
     """
 
     rollout_s = 0.0
     update_s = 0.0
+    checkpoint_s = 0.0
+    """Seconds spent on taking and writing checkpoints; whoever takes them counts them."""
     bf16_update = False
+    micro_batch: int | None = None
+    split_updates = 0
+    after_update: Callable[[], None] | None = None
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """See MaskablePPO."""
         began = time.perf_counter()
         try:
             return super().collect_rollouts(env, callback, rollout_buffer, *args)
+        except (ValueError, RuntimeError) as error:
+            raise_if_diverged(self, "acting", self.logger.name_to_value, error)
+            raise
         finally:
             self.rollout_s += time.perf_counter() - began
 
     def train(self) -> None:
         """See MaskablePPO."""
         began = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16_update):
-            super().train()
-        self.update_s += time.perf_counter() - began
+        try:
+            self._update()
+        finally:
+            self.update_s += time.perf_counter() - began
+        if self.after_update is not None:
+            self.after_update()
+
+    @property
+    def _minibatch(self) -> int:
+        """Rows of a whole minibatch."""
+        rollout = self.n_steps * self.n_envs
+        return min(self.batch_size or rollout, rollout)
+
+    def _update(self) -> None:
+        """One update, split as far as memory needs it; whatever an attempt changed that failed is undone."""
+        before = _BeforeUpdate(self)
+        while (said := self._attempt(before)) is not None:
+            before.put_back(self)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve_micro_batch(said)
+        if self.micro_batch is not None and self.micro_batch < self._minibatch:
+            self.split_updates += 1
+        if not is_finite(self):
+            raise_if_diverged(self, "updating", before.log[0], None)
+
+    def _attempt(self, before: _BeforeUpdate) -> str | None:
+        """Update; what the allocator said where memory was short: its text, as the error would hold on to tensors."""
+        try:
+            with (
+                torch.autocast("cuda", torch.bfloat16, enabled=self.bf16_update),
+                _evaluated_in_parts(self.policy, self.micro_batch),
+            ):
+                super().train()
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if _is_out_of_memory(error):
+                return str(error).partition("\n")[0] or type(error).__name__
+            raise_if_diverged(self, "updating", before.log[0], error)
+            raise
+        return None
+
+    def _halve_micro_batch(self, said: str) -> None:
+        """Next time with half the rows; UserError where they are few already."""
+        rows = min(self.micro_batch or self._minibatch, self._minibatch)
+        if rows <= MIN_MICRO_BATCH:
+            weights = sum(parameter.numel() for parameter in self.policy.parameters())
+            raise UserError(
+                f"Out of memory in the update at timestep {self.num_timesteps:,} on {self.device}, even with {rows} "
+                f"rows of a minibatch of {self._minibatch} at a time: the rollout of {self.n_steps} steps x "
+                f"{self.n_envs} accounts and {weights:,} weights do not fit. Take a smaller hardware.batch_size or "
+                f"hardware.vectorized_envs, smaller networks (training.policy_kwargs.net_arch), or free memory that "
+                f"other programs hold. The allocator said: {said}"
+            )
+        self.micro_batch = max(MIN_MICRO_BATCH, rows // 2)
+        logger.warning(
+            "Out of memory in the update at timestep %d: from here on a minibatch of %d rows is evaluated %d rows at a "
+            "time, which is slower and equal but for rounding.",
+            self.num_timesteps,
+            self._minibatch,
+            self.micro_batch,
+        )
+
+
+class _BeforeUpdate:
+    """What an update changes, as it was before it. Taken before every one, so it copies the weights and no more."""
+
+    def __init__(self, model: TimedMaskablePPO) -> None:
+        self._policy = {name: value.clone() for name, value in model.policy.state_dict().items()}
+        self._adam = {
+            parameter: {key: value.clone() for key, value in kept.items()}
+            for parameter, kept in model.policy.optimizer.state.items()
+        }
+        self.log = [dict(kept) for kept in _pending(model.logger)]
+        self._n_updates = model._n_updates
+        self._shapes = {key: array.shape for key, array in _arrays_of(model.rollout_buffer).items()}
+        self._generators = generator_states()
+
+    def put_back(self, model: TimedMaskablePPO) -> None:
+        """Undo all of it."""
+        optimizer = model.policy.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        model.policy.load_state_dict(self._policy)
+        for parameter in list(optimizer.state):
+            if parameter not in self._adam:
+                del optimizer.state[parameter]
+                continue
+            for key, value in self._adam[parameter].items():
+                optimizer.state[parameter][key].copy_(value)
+        for now, then in zip(_pending(model.logger), self.log, strict=True):
+            now.clear()
+            now.update(then)
+        model._n_updates = self._n_updates
+        self._fold(model.rollout_buffer)
+        set_generator_states(self._generators)
+
+    def _fold(self, buffer: RolloutBuffer) -> None:
+        """SB3 flattens a rollout's arrays one by one before its first minibatch. If memory ran out amid them, the flat
+        ones would be flattened once more and come out in disorder."""
+        for key, array in _arrays_of(buffer).items():
+            if array.shape != self._shapes[key] and not buffer.generator_ready:
+                n_steps, n_envs, *rest = self._shapes[key]
+                setattr(buffer, key, array.reshape(n_envs, n_steps, *rest).swapaxes(0, 1).reshape(self._shapes[key]))
+
+
+def _pending(logger: Logger) -> tuple[dict[str, Any], ...]:
+    """What SB3 has recorded and not dumped."""
+    return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
+
+
+def _arrays_of(buffer: RolloutBuffer) -> dict[str, np.ndarray]:
+    return {key: value for key, value in vars(buffer).items() if isinstance(value, np.ndarray)}
+
+
+@contextmanager
+def _evaluated_in_parts(policy: MaskableActorCriticPolicy, rows: int | None) -> Iterator[None]:
+    """The policy evaluates a minibatch `rows` at a time and keeps none of it for the backward pass but the results.
+
+    The results come back joined, so losses, normalised advantages and clipped gradients are those of the minibatch.
+    """
+    if rows is None:
+        yield
+        return
+    whole, was_set = policy.evaluate_actions, "evaluate_actions" in vars(policy)
+
+    def in_parts(
+        obs: torch.Tensor, actions: torch.Tensor, action_masks: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        if len(obs) <= rows:
+            return whole(obs, actions, action_masks)
+        given = (obs, actions) if action_masks is None else (obs, actions, action_masks)
+        parts = zip(*(column.split(rows) for column in given), strict=True)
+        results = [checkpoint(whole, *part, use_reentrant=False) for part in parts]
+        values, log_prob, entropy = zip(*results, strict=True)
+        return torch.cat(values), torch.cat(log_prob), None if entropy[0] is None else torch.cat(entropy)
+
+    policy.evaluate_actions = in_parts  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if was_set:
+            policy.evaluate_actions = whole  # type: ignore[method-assign]
+        else:
+            del policy.evaluate_actions
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also for torch's CPU allocator and cuBLAS, which raise plain RuntimeErrors."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+class GeneratorStates(NamedTuple):
+    """The global generators training draws from; `cuda` by device, empty where CUDA was not used."""
+
+    python: tuple[Any, ...]
+    numpy: dict[str, Any]
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+
+
+def generator_states() -> GeneratorStates:
+    """As they stand now."""
+    return GeneratorStates(
+        random.getstate(),
+        np.random.get_state(legacy=False),  # noqa: NPY002  (SB3 uses the global one)
+        torch.get_rng_state(),
+        torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    )
+
+
+def set_generator_states(states: GeneratorStates) -> None:
+    """Put them back."""
+    random.setstate(states.python)
+    np.random.set_state(states.numpy)  # noqa: NPY002
+    torch.set_rng_state(states.torch)
+    if states.cuda:
+        torch.cuda.set_rng_state_all(states.cuda)
 
 
 @contextmanager
@@ -49,10 +255,8 @@ def global_generators_kept() -> Iterator[None]:
     Building a model seeds them, and its training draws from them: a probe between two phases must not change the
     second.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  (SB3 uses the global one)
+    states = generator_states()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
+        set_generator_states(states)

@@ -1,4 +1,5 @@
-"""What a run is, what it may use of the machine, and how the agent learns: four sections of the YAML file."""
+"""What a run is, what it may use of the machine, how the agent learns, how the pipeline proceeds: sections of the
+YAML file."""
 
 from __future__ import annotations
 
@@ -105,3 +106,64 @@ class PerformanceSettings(Section):
     batched_logging: bool = Field(True, description="write training rows in batches; false: every row at once")
     environment_state_pooling: bool = Field(True, description="keep environments for reuse; false: a new one each time")
     env_pool_size: int = Field(8, ge=1, le=4096, description="environments kept in the pool")
+
+
+class CheckpointSettings(Section):
+    """What the pipeline keeps to go on from: section `checkpoint`."""
+
+    enabled: bool = Field(True, description="false: none is written, and a phase that was killed begins anew")
+    strategy: Literal["interval", "phase_based"] = Field(
+        "interval", description="interval: within training and at its end; phase_based: at its end only"
+    )
+    interval_steps: int = Field(
+        10_000, ge=1, le=10**9, description="timesteps between two checkpoints; the rollout's end after them counts"
+    )
+    keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept of one training")
+
+
+class PipelineSettings(Section):
+    """How the three phases follow each other: section `pipeline`."""
+
+    auto_advance: bool = Field(True, description="false: stop after each phase and print the command to go on")
+    reallocate_resources: bool = Field(
+        True, description="between phases release what the next does not need and apply its gpu_usage"
+    )
+    pause_between_phases: float = Field(0.0, ge=0, le=86_400, description="seconds to wait between two phases")
+    max_retries_per_phase: int = Field(
+        1, ge=0, le=100, description="times a phase is tried again, from its newest checkpoint, after a failure"
+    )
+    continue_on_failure: bool = Field(
+        False, description="go on with what a failed phase has left, instead of stopping there"
+    )
+
+
+class PhaseUsage(Section):
+    """What one phase may use of the machine."""
+
+    memory_fraction: float | None = Field(
+        None, gt=0, le=1, description="share of the GPU's memory; null: hardware.memory_fraction (GPU only)"
+    )
+    torch_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: hardware.torch_threads")
+
+
+class PhaseSettings(Section):
+    """Limits and targets of one phase: section `phase1`."""
+
+    estimated_duration: float = Field(120.0, gt=0, le=10**7, description="seconds it should take: a target")
+    timeout: float = Field(3600.0, gt=0, le=10**7, description="seconds after which it is stopped, all tries together")
+    gpu_utilization_target: float | None = Field(
+        None, ge=0, le=1, description="least mean GPU utilisation during it, fraction; null: none (GPU only)"
+    )
+    gpu_usage: PhaseUsage = Field(PhaseUsage(), description="what it may use of the machine")
+
+
+class TrainingPhaseSettings(PhaseSettings):
+    """The same with a budget of its own: sections `phase2` and `phase3`."""
+
+    estimated_duration: float = Field(900.0, gt=0, le=10**7, description="seconds it should take: a target")
+    timeout: float = Field(
+        86_400.0, gt=0, le=10**7, description="seconds after which it is stopped, all tries together"
+    )
+    total_timesteps: int | None = Field(
+        None, ge=1, le=10**10, description="timesteps of its training in the pipeline; null: as section training says"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.settings import LLMSettings
-from src.agent.policy import HybridPolicy, transfer_weights
+from src.agent.policy import HybridPolicy, Weights, transfer_weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, NetArch, TrainingSettings
@@ -40,6 +40,8 @@ class TrainingRecord:
     seconds: float
     rollout_s: float
     update_s: float
+    checkpoint_s: float
+    """On top of `seconds`."""
     steps_per_s: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def build_base(
 
 
 def build_finetuned(
-    base: TimedMaskablePPO,
+    base: MaskableActorCriticPolicy | Weights,
     env: VecEnv,
     training: TrainingSettings,
     plan: RolloutPlan,
@@ -101,7 +103,7 @@ def build_finetuned(
     mixed_precision: bool,
     llm: LLMSettings | None,
 ) -> TimedMaskablePPO:
-    """A PPO that goes on from `base`'s weights with a new Adam: hybrid where `llm` is given, else RL only.
+    """A PPO that goes on from base weights with a new Adam: hybrid where `llm` is given, else RL only.
 
     Both begin from the same weights (the opinion columns of both first layers zeroed), seed and learning rate.
     """
@@ -114,7 +116,7 @@ def build_finetuned(
         learning_rate=training.finetune_learning_rate, target_kl=training.finetune_target_kl,
         net_arch=training.policy_kwargs.net_arch, policy_extra=extra,
     )  # fmt: skip
-    transfer_weights(base.policy, model.policy)
+    transfer_weights(base, model.policy)
     return model
 
 
@@ -178,6 +180,14 @@ class WeightRamp(BaseCallback):
     def _on_training_end(self) -> None:
         self._set(self._llm_weight)
 
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the rollouts begun."""
+        return {"rollouts": self._rollouts}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._rollouts = state["rollouts"]
+
     def _set(self, weight: float) -> None:
         assert isinstance(self.model.policy, HybridPolicy)
         self.model.policy.set_llm_weight(weight)
@@ -191,9 +201,21 @@ def weight_ramp(llm: LLMSettings, training: TrainingSettings, plan: RolloutPlan)
     return WeightRamp(llm.llm_weight, min(training.weight_ramp_rollouts, plan.rollouts // 2))
 
 
-def train(model: TimedMaskablePPO, plan: RolloutPlan, phase: str, callbacks: Sequence[BaseCallback]) -> TrainingRecord:
-    """Train the planned rollouts and say what they took."""
-    model.learn(plan.actual, callback=CallbackList(list(callbacks)), log_interval=None)  # type: ignore[arg-type]
+def train(
+    model: TimedMaskablePPO,
+    plan: RolloutPlan,
+    phase: str,
+    callbacks: Sequence[BaseCallback],
+    *,
+    resumed: bool = False,
+) -> TrainingRecord:
+    """Train the planned rollouts, or where `resumed` what is left of them, and say what all of them took."""
+    model.learn(
+        plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
+        callback=CallbackList(list(callbacks)),
+        log_interval=None,  # type: ignore[arg-type]
+        reset_num_timesteps=not resumed,
+    )
     seconds = model.rollout_s + model.update_s
     return TrainingRecord(
         phase=phase,
@@ -205,6 +227,7 @@ def train(model: TimedMaskablePPO, plan: RolloutPlan, phase: str, callbacks: Seq
         seconds=seconds,
         rollout_s=model.rollout_s,
         update_s=model.update_s,
+        checkpoint_s=model.checkpoint_s,
         steps_per_s=model.num_timesteps / seconds,
     )
 

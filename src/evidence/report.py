@@ -40,17 +40,30 @@ def judge_targets(
 
     `measured` has a value per target of `TARGETS`, None where there was nothing to measure; `why_not` says why.
     """
-    judged: dict[str, dict[str, Any]] = {}
-    for name, field in TARGETS.items():
-        limit, value = getattr(validation, field), measured.get(name)
-        entry = {"target": limit, "measured": value, "required": name in validation.required, "at_most": "max" in field}
-        if limit is None or value is None:
-            entry["status"] = NOT_APPLICABLE
-            entry["reason"] = f"{field} is not set" if limit is None else why_not.get(name, "not measured")
-        else:
-            entry["status"] = MET if (value <= limit if entry["at_most"] else value >= limit) else MISSED
-        judged[name] = entry
-    return judged
+    return {
+        name: judge(
+            getattr(validation, field),
+            measured.get(name),
+            at_most="max" in field,
+            required=name in validation.required,
+            unset=f"{field} is not set",
+            why_not=why_not.get(name, "not measured"),
+        )
+        for name, field in TARGETS.items()
+    }
+
+
+def judge(
+    limit: float | None, measured: float | None, *, at_most: bool, required: bool, unset: str, why_not: str
+) -> dict[str, Any]:
+    """One target: `unset` says that it has no limit, `why_not` why there was nothing to measure."""
+    entry: dict[str, Any] = {"target": limit, "measured": measured, "required": required, "at_most": at_most}
+    if limit is None or measured is None:
+        entry["status"] = NOT_APPLICABLE
+        entry["reason"] = unset if limit is None else why_not
+    else:
+        entry["status"] = MET if (measured <= limit if at_most else measured >= limit) else MISSED
+    return entry
 
 
 def is_passed(targets: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -116,6 +129,9 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {slow} "
             f"({max(share, 1 - share):.0%} of training time)."
         )
+    if kept_s := sum(r["checkpoint_s"] for r in training):
+        share = kept_s / (kept_s + sum(r["seconds"] for r in training))
+        lines.append(f"Checkpoints: {kept_s:.1f} s, {share:.1%} of training time.")
     leak = report.get("look_ahead")
     if leak is not None:
         lines.append(
@@ -167,7 +183,7 @@ def _advice_lines(advice: Mapping[str, Any]) -> list[str]:
     if (quantization := advice["quantization"]) not in (None, "none"):
         share, n = asking["full_precision_agreement"], asking["full_precision_compared"]
         told = (
-            "not measured: run once with --quantization none" if share is None else f"{share:.0%} of {n:,} situations"
+            f"not measured: {asking['full_precision_why_not']}" if share is None else f"{share:.0%} of {n:,} situations"
         )
         lines.append(f"Weights in {quantization}: same first choice as in full precision: {told}.")
     return lines

@@ -21,6 +21,9 @@ TARGETS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+PHASE_TARGETS = tuple(f"phase{n}_{what}" for n in (1, 2, 3) for what in ("duration", "gpu_utilization"))
+"""What `validation.required` may name besides: targets of the pipeline's phases, their limits in a phase's section."""
+
 
 class ValidationSettings(Section):
     """Every target is measured and reported; only the required ones decide the exit code."""
@@ -37,16 +40,18 @@ class ValidationSettings(Section):
         None, gt=0, le=10**9, description="least training speed, timesteps a second; null: none"
     )
     required: tuple[str, ...] = Field(
-        ("execution_time", "peak_memory"), description=f"targets that decide the exit code, of: {', '.join(TARGETS)}"
+        ("execution_time", "peak_memory"),
+        description=f"targets that decide the exit code, of: {', '.join(TARGETS)}, and in the pipeline "
+        "phaseN_duration, phaseN_gpu_utilization",
     )
 
     @field_validator("required")
     @classmethod
     def _known_targets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in TARGETS:
+            if name not in (known := (*TARGETS, *PHASE_TARGETS)):
                 raise ValueError(
-                    f"{name!r} is no target{did_you_mean(name, TARGETS)}; the targets are {', '.join(TARGETS)}"
+                    f"{name!r} is no target{did_you_mean(name, known)}; the targets are {', '.join(known)}"
                 )
         if len(set(names)) < len(names):
             raise ValueError("a target is listed twice")
@@ -55,6 +60,6 @@ class ValidationSettings(Section):
     @model_validator(mode="after")
     def _required_targets_have_a_limit(self) -> ValidationSettings:
         for name in self.required:
-            if getattr(self, TARGETS[name]) is None:
+            if name in TARGETS and getattr(self, TARGETS[name]) is None:
                 raise ValueError(f"required lists {name}, but {TARGETS[name]}, its limit, is not set")
         return self

@@ -90,8 +90,8 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         """A snapshot: the account record, uint8[]."""
         return {"account": self._block.accounts.view(np.uint8).copy()}
 
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Restore a snapshot of `get_state` taken on the same tape."""
+    def set_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        """Restore a snapshot of `get_state` taken on the same tape; returns the observation float32[261]."""
         raw = np.ascontiguousarray(state["account"], np.uint8)
         if raw.size != ACCOUNT.itemsize:
             raise ValueError(f"an account's state has {ACCOUNT.itemsize} bytes, this one {raw.size}")
@@ -99,6 +99,7 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         self._block.observe(self._obs)
         account = self._block.accounts[0]
         self._over = bool(account["breached"]) or not self._block.tape.flags[account["bar"]] & DECISION
+        return self._obs[0].copy()
 
 
 def check_params(params: np.ndarray) -> np.ndarray:

@@ -74,6 +74,15 @@ class _Witness(gym.Wrapper):
         with _dying_words(self._record):
             return super().step(action)
 
+    def get_state(self) -> Any:
+        """The environment's own; None where it has none."""
+        with _dying_words(self._record):
+            return self.env.get_wrapper_attr("get_state")() if self.env.has_wrapper_attr("get_state") else None
+
+    def set_state(self, state: Any) -> Any:
+        with _dying_words(self._record):
+            return self.env.get_wrapper_attr("set_state")(state)
+
 
 class _MaskedWitness(_Witness):
     """For an environment with masks: they may raise as well."""

@@ -109,14 +109,41 @@ def test_what_is_not_covered_abstains(path: Path, clock: Clock) -> None:
 def test_a_later_run_reuses_the_count_asks_nothing_and_does_not_load(path: Path, clock: Clock) -> None:
     first, _ = tabulated(path, ClockedModel(clock), 5.0)
     model, lines = ClockedModel(clock), []
-    second, record = tabulated(path, model, 11.0, batch_size=3, say=lines.append)
+    second, record = tabulated(path, model, 5.0, batch_size=3, say=lines.append)
     assert (model.loads, model.batches) == (0, [])
     assert second.sha256 == record.sha256 == first.sha256
     assert (record.asked_now, record.from_store, record.count_k, record.advices_per_s) == (0, 80, 80, None)
     (line,) = lines
     assert line.startswith("asked the model nothing")
     assert "--extend-advice" in line
-    assert "this one has 11 s" in line
+
+
+@pytest.mark.parametrize("budget_s", [5.0, 3.0])
+def test_no_larger_budget_asks_nothing(path: Path, clock: Clock, budget_s: float) -> None:
+    tabulated(path, ClockedModel(clock), 5.0)
+    model = ClockedModel(clock)
+    _, record = tabulated(path, model, budget_s)
+    assert (model.loads, record.count_k, record.rounds, record.budget_s) == (0, 80, 1, 5.0)
+
+
+def test_a_larger_budget_goes_on_with_the_rest_of_it(path: Path, clock: Clock) -> None:
+    """A full run after a quick one: as far as one run with the larger budget would have come."""
+    tabulated(path, ClockedModel(clock), 5.0)
+    model = ClockedModel(clock)
+    table, record = tabulated(path, model, 9.0)
+    assert model.asked == ORDER[80:144].tolist()
+    assert (record.count_k, record.rounds, record.budget_s) == (144, 2, 9.0)
+    assert np.flatnonzero(table.covered).tolist() == sorted(ORDER[:144].tolist())
+    again = ClockedModel(clock)
+    _, record = tabulated(path, again, 9.0)
+    assert (again.loads, record.asked_now, record.count_k) == (0, 0, 144)
+
+
+def test_a_larger_budget_where_all_is_tabulated_says_only_that_nothing_was_asked(path: Path, clock: Clock) -> None:
+    tabulated(path, ClockedModel(clock), 50.0)
+    lines: list[str] = []
+    _, record = tabulated(path, ClockedModel(clock), 500.0, say=lines.append)
+    assert (record.asked_now, record.rounds, len(lines)) == (0, 1, 1)
 
 
 def test_another_model_is_asked_for_itself(path: Path) -> None:

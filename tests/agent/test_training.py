@@ -56,7 +56,7 @@ def test_before_its_first_update_a_hybrid_of_weight_zero_acts_as_base_whatever_t
     made = small_runs.trainer()
     env = made.make_env(small_runs.market())
     llm = LLMSettings(llm_weight=0.0, use_opinion_features=True)
-    hybrid = build_finetuned(base, env, TRAINING, small_runs.plan(1), 1, torch.device("cpu"), False, llm)
+    hybrid = build_finetuned(base.policy, env, TRAINING, small_runs.plan(1), 1, torch.device("cpu"), False, llm)
     rng = np.random.default_rng(0)
     masks = random_masks(rng, 64)
     advised = random_observations(rng, masks)
@@ -145,7 +145,7 @@ def test_every_setting_of_training_reaches_the_library() -> None:
     plan = small_runs.plan(1)
     cpu = torch.device("cpu")
     base = build_base(env, settings, plan, 7, cpu, False)
-    tuned = build_finetuned(base, env, settings, plan, 8, cpu, False, LIVE)
+    tuned = build_finetuned(base.policy, env, settings, plan, 8, cpu, False, LIVE)
     for model, rate, kl, seed in ((base, 2e-3, 0.5, 7), (tuned, 5e-4, 0.02, 8)):
         assert (model.n_steps, model.batch_size, model.n_epochs, model.seed) == (32, 64, 3, seed)
         assert (model.gamma, model.gae_lambda, model.clip_range(1.0)) == (0.9, 0.8, 0.3)

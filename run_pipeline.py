@@ -1,0 +1,78 @@
+"""The automated pipeline: data, base training, hybrid; killed at any instant, --auto-resume goes on.
+
+    python run_pipeline.py --market NQ --data my_bars.csv
+    python run_pipeline.py --market NQ --auto-resume
+
+Exit codes: 0 done and required targets met, 1 one missed or a phase failed, 2 input to mend, 3 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from src.command_line import overrides_of, run_command, run_parser
+
+OWN_OPTIONS = ("start_phase", "auto_resume")
+
+
+def pipeline(args: argparse.Namespace) -> int:
+    """Run or resume the pipeline; 0 when every phase is done and every required target was met."""
+    # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
+    from src.errors import EXIT_OK, EXIT_TARGET_MISSED
+    from src.testing_framework import TestConfig, TestingFramework, create_test_config
+
+    overrides = {name: value for name, value in overrides_of(args).items() if name not in OWN_OPTIONS}
+    file = args.config or _file_of_earlier_run(args, overrides)
+    config = (
+        TestConfig.from_file(file, "pipeline", **overrides) if file else create_test_config("pipeline", **overrides)
+    )
+    report = TestingFramework(config).run_automated_pipeline(
+        start_phase=args.start_phase, auto_resume=args.auto_resume, command=command_to_go_on(sys.argv)
+    )
+    return EXIT_OK if report["validation_passed"] else EXIT_TARGET_MISSED
+
+
+def _file_of_earlier_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Path | None:
+    """The settings of the run to go on with: those it was begun with, where none are named."""
+    if not args.auto_resume and args.start_phase == 1:
+        return None
+    from src.agent.settings import RunSettings
+    from src.market.contracts import get_contract
+    from src.runs.folders import newest_run
+
+    output_dir, market = overrides.get("output_dir", RunSettings().output_dir), overrides.get("market")
+    run = newest_run(Path(output_dir), market and get_contract(market).symbol)
+    return run / "config.yaml" if run else None
+
+
+def command_to_go_on(argv: list[str]) -> str:
+    """What to type after a stop: the same command with --auto-resume, and without what would begin a phase anew."""
+    kept: list[str] = []
+    options = iter(argv[1:])
+    for option in options:
+        if option == "--start-phase":
+            next(options, None)
+        elif option != "--auto-resume" and not option.startswith("--start-phase="):
+            kept.append(option)
+    return shlex.join(["python", argv[0], *kept, "--auto-resume"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = run_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--start-phase",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="begin this phase anew, on what the run before it made",
+    )
+    parser.add_argument("--auto-resume", action="store_true", help="go on with the newest run of the output folder")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(pipeline, _parser().parse_args())

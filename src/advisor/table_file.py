@@ -1,0 +1,42 @@
+"""A frozen advice table on disk, so that a run goes on with the very table it began with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from src.advisor.table import AdviceTable, freeze_table
+from src.errors import UserError
+
+
+def save_table(table: AdviceTable, path: Path) -> None:
+    """Write the table whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    arrays = {"probabilities": table.probabilities, "covered": table.covered}
+    with open(temporary, "wb") as file:
+        file.write(save(arrays, {"advisor_name": table.advisor_name, "advisor_identity": table.advisor_identity}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_table(path: Path, sha256: str) -> AdviceTable:
+    """The table that was saved there. UserError when it is not the one of that hash."""
+    try:
+        with safe_open(path, "np") as file:
+            facts = file.metadata() or {}
+            arrays = file.get_tensor("probabilities"), file.get_tensor("covered")
+        table = freeze_table(*arrays, facts["advisor_name"], facts["advisor_identity"])
+        found = table.sha256
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        found = f"unreadable: {error}"
+    if found != sha256:
+        raise UserError(
+            f"The advice table {path} is not the one this run was made with (its hash is {found}, recorded is "
+            f"{sha256}). Begin the phase anew with --start-phase 3."
+        )
+    return table

@@ -1,0 +1,241 @@
+"""What every run works with: the public tools it was given, its folder, its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.advisor.choose import LanguageModel, make_advisor
+from src.advisor.mock import MockAdvisor
+from src.advisor.table import empty_table
+from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
+from src.agent.phases import Market, Trainer, prepare_market, supports_advice
+from src.agent.ppo import TimedMaskablePPO
+from src.agent.rollout_plan import RolloutPlan, plan_rollouts
+from src.agent.training import release, resolve_device
+from src.configuration import Configuration, effective_yaml
+from src.evidence.display import RunDisplay
+from src.evidence.evaluation import Fusion, SessionPool
+from src.evidence.run_folder import RunLog, write_atomically
+from src.trading.session_batch import SessionBatch
+
+
+class Monitor(Protocol):
+    """What a run asks of the hardware monitor."""
+
+    phase: str
+    metrics_history: list[Any]
+
+    def get_average_gpu_utilization(self) -> float: ...
+
+    def get_peak_memory_usage(self) -> float: ...
+
+    def get_peak_ram_usage(self) -> float: ...
+
+    def get_summary(self) -> dict[str, Any]: ...
+
+    def stop_monitoring(self) -> None: ...
+
+    def save_metrics(self, path: str | Path) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Cache(Protocol):
+    """What a run asks of the feature cache."""
+
+    def get_stats(self) -> dict[str, float]: ...
+
+    def get_batch(self, keys: Any) -> Any: ...
+
+    def put_batch(self, keys: Any, rows: Any) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class Pool(SessionPool, Protocol):
+    """What a run asks of the environment pool."""
+
+    def get_stats(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+class CountingFusion(Fusion, Protocol):
+    """Decision fusion that counts."""
+
+    counts: NDArray[np.float64]
+
+
+MakeCallback = Callable[[int, Sequence[Sink], int, str], Any]
+"""From log interval, sinks, total timesteps and phase to the callback that logs a training."""
+
+
+class Bench:
+    """The tools of one run. `open()` starts what has to be stopped again; `folder` is set once the input is known to be
+    good."""
+
+    def __init__(
+        self,
+        config: Configuration,
+        console: Console,
+        monitor: Monitor,
+        cache: Cache,
+        fusion: CountingFusion,
+        make_callback: MakeCallback,
+    ) -> None:
+        self.config = config
+        self.console = console
+        self.monitor = monitor
+        self.cache = cache
+        self.fusion = fusion
+        self.pool: Pool
+        self.market: Market | None = None
+        self.advisor: MockAdvisor | LanguageModel | None = None
+        self.folder: Path | None = None
+        self.phase_times: dict[str, float] = {}
+        self.spent_before_s = 0.0
+        """What earlier processes of the same run have taken."""
+        self.total_time = 0.0
+        self.released_bytes = 0
+        self.display = RunDisplay(console, self._latest_reading, self.cache_hit_rate)
+        self._make_callback = make_callback
+        self._log = RunLog()
+        self._stack = ExitStack()
+        self._began = 0.0
+
+    @contextmanager
+    def open(self) -> Iterator[ExitStack]:
+        """Log, display and monitor are on within; what is pushed on the stack is undone at the end."""
+        self._began = time.perf_counter()
+        with ExitStack() as stack:
+            self._stack = stack
+            stack.enter_context(self._log)
+            stack.callback(self.pool.close)
+            stack.enter_context(self.display)
+            stack.enter_context(self.monitor)
+            yield stack
+
+    def stop_clock(self) -> None:
+        """Nothing after this is measured."""
+        self.monitor.stop_monitoring()
+        self.total_time = self.spent_before_s + time.perf_counter() - self._began
+
+    def write_to(self, folder: Path) -> None:
+        """From now on the run has a folder: log, configuration and, at its end, the hardware samples go there."""
+        self.folder = folder
+        self._stack.callback(self._write_hardware, folder)
+        self._log.write_to(folder / "run.log")
+        write_atomically(folder / "config.yaml", effective_yaml(self.config))
+
+    def trainer(self) -> Trainer:
+        """What the trainings of this run share; ConfigError for CUDA that is not there."""
+        config = self.config
+        device = resolve_device(config.hardware)
+        return Trainer(config.training, config.hardware, config.environment, device, config.test_mode.seed)
+
+    def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
+        """The rollouts of base training and of fine-tuning."""
+        config = self.config
+        hardware, n_steps = config.hardware, config.training.n_steps
+        base, finetune = (
+            plan_rollouts(timesteps, hardware.vectorized_envs, hardware.batch_size, n_steps)
+            for timesteps in (config.base_timesteps, config.finetune_timesteps)
+        )
+        return base, finetune
+
+    def own_env(self, trainer: Trainer) -> VecEnv | None:
+        """The user's own environments where the configuration names a class."""
+        if trainer.environment.env_class is None:
+            return None
+        env = trainer.make_env(None)
+        self._stack.callback(env.close)
+        return env
+
+    def load_market(self, own_env: VecEnv | None) -> None:
+        """Read the bars and choose the advisor, where the run trades them at all."""
+        config = self.config
+        if own_env is None or supports_advice(own_env):
+            with self.phase("data", "bars to tables"):
+                self.market = prepare_market(
+                    config.data, config.environment, config.test_mode.market, config.test_mode.seed
+                )
+            self.advisor = make_advisor(config.llm)
+
+    def session_batch(self) -> SessionBatch:
+        """A new evaluation environment; what the pool lends."""
+        if self.market is None:
+            raise RuntimeError("evaluation environments exist once a run has loaded its market")
+        return SessionBatch(self.market.tape(empty_table()), self.market.session_params, with_tables=False)
+
+    @contextmanager
+    def phase(self, name: str, what: str) -> Iterator[None]:
+        """Shown, timed under `name`, and what the hardware samples are labelled with."""
+        self.display.begin(name, what)
+        self.monitor.phase = name
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_times[name] = self.phase_times.get(name, 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def logged(
+        self,
+        phase: str,
+        plan: RolloutPlan,
+        *,
+        keep_bytes: int | None = None,
+        purge_step: int | None = None,
+        shown_only: bool = False,
+    ) -> Iterator[tuple[Any, JsonLinesSink | None]]:
+        """The callback that logs one training, and where its rows go; what is pending is written however it ends.
+
+        Resumed: rows after `keep_bytes` and TensorBoard's points from `purge_step` on are dropped. `shown_only`: the
+        files hold the rows already and stay as they are.
+        """
+        assert self.folder is not None
+        rows = None if shown_only else JsonLinesSink(self.folder / "metrics.jsonl", keep_bytes=keep_bytes)
+        sinks: list[Sink] = (
+            [DisplaySink(self.display.record)] if rows is None else [rows, DisplaySink(self.display.record)]
+        )
+        if self.config.monitoring.tensorboard and not shown_only:
+            sinks.append(TensorBoardSink(self.folder / "tensorboard" / phase, purge_step=purge_step))
+        interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
+        callback = self._make_callback(interval, sinks, plan.actual, phase)
+        try:
+            yield callback, rows
+        finally:
+            callback.close()
+
+    def release(self, model: TimedMaskablePPO) -> None:
+        """Drop what only training needed, where the configuration says so."""
+        if self.config.hardware.optimize_memory:
+            self.released_bytes += release(model)
+
+    def cache_hit_rate(self) -> float | None:
+        """Hits per look-up so far; None before the first."""
+        stats = self.cache.get_stats()
+        return stats["hit_rate"] if stats["hits"] + stats["misses"] else None
+
+    def _latest_reading(self) -> Any:
+        history = self.monitor.metrics_history
+        return history[-1] if history else None
+
+    def _write_hardware(self, folder: Path) -> None:
+        self.monitor.stop_monitoring()
+        names = ("hardware.csv", *(f"hardware-{n}.csv" for n in range(2, 10_000)))  # a file each process of the run
+        try:
+            self.monitor.save_metrics(next(folder / name for name in names if not (folder / name).exists()))
+        except OSError as error:  # of a full disk; what ended the run is to be heard, not this
+            self.display.say(f"the hardware samples cannot be written ({error.strerror or error})")

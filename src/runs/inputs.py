@@ -1,0 +1,102 @@
+"""What the result of each phase depends on: the keys of the configuration that matter to it, and fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.agent.phases import Market
+from src.agent.rollout_plan import RolloutPlan
+from src.configuration import Configuration
+
+# Prefixes of dotted keys; a key below one of the second tuple does not matter.
+DATA = (("test_mode.market", "data", "environment.trading_hours"), ("data.path",))
+BASE = (
+    ("test_mode.seed", "hardware", "training", "environment"),
+    (
+        "hardware.vec_env",  # every route gives the same bits
+        "hardware.memory_fraction",
+        "hardware.optimize_memory",
+        "hardware.torch_threads",
+        "training.production_timesteps",  # what counts of these three is the plan
+        "training.timesteps",
+        "training.timesteps_reduction",
+        "training.finetune",
+        "training.weight_ramp_rollouts",
+    ),
+)
+HYBRID = (
+    ("training.finetune", "training.weight_ramp_rollouts", "llm", "fusion"),
+    ("training.finetune_frac", "llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads"),
+)
+
+
+def data_inputs(config: Configuration, market: Market | None) -> dict[str, str]:
+    """Of phase 1: the bars, and what is made of them."""
+    inputs = _chosen(config, *DATA)
+    if market is None:
+        return {"test_mode.market": inputs["test_mode.market"]}
+    bars = market.tables.bars
+    return {**inputs, "bars": bars.fingerprint}
+
+
+def base_inputs(config: Configuration, plan: RolloutPlan, device: str, data_result: str) -> dict[str, str]:
+    """Of phase 2: how the base policy is trained, and the tables it reads."""
+    return {**_chosen(config, *BASE), **_planned(plan), "device": device, "tables": data_result}
+
+
+def hybrid_inputs(config: Configuration, plan: RolloutPlan, base_result: str) -> dict[str, str]:
+    """Of phase 3: who advises, how the advice is used, and the weights it begins with."""
+    return {
+        **_chosen(config, *HYBRID),
+        **_planned(plan),
+        "test_mode.quick": str(config.test_mode.quick),
+        "base weights": base_result,
+    }
+
+
+def tables_fingerprint(market: Market) -> str:
+    """SHA-256 over everything accounts read, and which sessions serve what."""
+    tables, split = market.tables, market.split
+    digest = hashlib.sha256()
+    for array in (
+        tables.prices, tables.flags, tables.atr_ticks, tables.window, tables.context, market.situation,
+        market.params, split.train, split.validation, split.test,
+    ):  # fmt: skip
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names and values of a policy's tensors."""
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _planned(plan: RolloutPlan) -> dict[str, str]:
+    return {"timesteps": str(plan.actual), "n_steps": str(plan.n_steps), "batch_size": str(plan.batch_size)}
+
+
+def _chosen(config: Configuration, prefixes: tuple[str, ...], without: tuple[str, ...]) -> dict[str, str]:
+    return {
+        key: json.dumps(value)
+        for key, value in _flat(config.to_dict())
+        if key.startswith(prefixes) and not key.startswith(without)
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,111 @@
+"""The pipeline's ledger: what each phase needed, made, took and used. One JSON file, always whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from src.errors import UserError
+from src.evidence.run_folder import write_json
+
+LEDGER_NAME = "ledger.json"
+Status = Literal["pending", "running", "done", "failed", "timed_out", "interrupted"]
+
+
+class Part(BaseModel):
+    """Something a phase has finished: one training, the advice."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    facts: dict[str, Any]
+    """What the report says of it."""
+    log_bytes: int
+    """Length of metrics.jsonl behind it: rows after belong to what was not finished."""
+
+
+class PhaseEntry(BaseModel):
+    """One phase. Seconds are of all its tries together, memory in GB (10^9 bytes)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status = "pending"
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """What its result depends on, by key."""
+    result: str = ""
+    """Fingerprint of what it made; an input of the phase after it."""
+    parts: dict[str, Part] = Field(default_factory=dict)
+    timesteps: dict[str, int] = Field(default_factory=dict)
+    """Of each training, the timesteps done, up to its newest checkpoint where it goes on."""
+    seconds: float = 0.0
+    tries: int = 0
+    failures: list[str] = Field(default_factory=list)
+    torch_threads: int | None = None
+    memory_before: dict[str, float] = Field(default_factory=dict)
+    memory_after: dict[str, float] = Field(default_factory=dict)
+    gpu_utilization: float | None = None
+    cpu_percent: float | None = None
+    not_bitwise: list[str] = Field(default_factory=list)
+    """Why its result may differ in the last bits from that of an uninterrupted run; empty if there is no reason."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    phases: dict[str, PhaseEntry]
+
+
+class Ledger:
+    """The entries by phase name; `save` after every change that must survive."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self.path = folder / LEDGER_NAME
+        self.phases = {name: PhaseEntry() for name in names}
+
+    @classmethod
+    def read(cls, folder: Path, names: tuple[str, ...]) -> Ledger:
+        """The ledger of a run; UserError for one that is missing or not readable."""
+        ledger = cls(folder, names)
+        try:
+            content = _File.model_validate(json.loads(ledger.path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"The ledger {ledger.path} cannot be read ({reason}). Leave out --auto-resume and --start-phase to "
+                f"begin a new run."
+            ) from None
+        if set(content.phases) != set(names):
+            raise UserError(
+                f"The ledger {ledger.path} holds the phases {sorted(content.phases)}, not {list(names)}. Leave out "
+                f"--auto-resume and --start-phase to begin a new run."
+            )
+        ledger.phases = {name: content.phases[name] for name in names}
+        return ledger
+
+    def save(self) -> None:
+        """Bring the ledger to the disk, whole or not at all. UserError when the disk refuses."""
+        try:
+            write_json(self.path, _File(phases=self.phases).model_dump())
+        except OSError as error:
+            raise UserError(
+                f"The ledger {self.path} cannot be written ({error.strerror or error}). Free space on that disk, or "
+                f"see that the folder can be written, then go on with --auto-resume: what the ledger held is kept."
+            ) from error
+
+    @property
+    def log_bytes(self) -> int:
+        """Length of metrics.jsonl behind everything that is finished."""
+        return max((part.log_bytes for entry in self.phases.values() for part in entry.parts.values()), default=0)
+
+
+def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What changed between two sets of inputs, in words."""
+    return [
+        f"{key} was {recorded.get(key) or 'not there'}, is {now.get(key) or 'not there'}"
+        for key in sorted(recorded.keys() | now.keys())
+        if recorded.get(key) != now.get(key)
+    ]

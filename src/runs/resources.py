@@ -1,0 +1,51 @@
+"""What a phase may use of the machine, and what it found and left there."""
+
+from __future__ import annotations
+
+import gc
+
+import psutil
+import torch
+
+from src.agent.settings import HardwareSettings, PhaseUsage
+from src.agent.training import set_threads
+from src.evidence.report import versions
+
+GB = 1e9
+
+
+def release_all() -> None:
+    """Give back what no living object holds: Python's garbage, and CUDA's cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def memory_now() -> dict[str, float]:
+    """GB of this process's memory, and of the GPU's where there is one: what tensors hold and what torch keeps."""
+    memory = {"ram_gb": psutil.Process().memory_info().rss / GB}
+    if torch.cuda.is_available():
+        memory["gpu_allocated_gb"] = torch.cuda.memory_allocated() / GB
+        memory["gpu_reserved_gb"] = torch.cuda.memory_reserved() / GB
+    return memory
+
+
+def apply_usage(usage: PhaseUsage, hardware: HardwareSettings, recorded: int | None, *, reallocate: bool) -> int:
+    """Set threads, and on CUDA the share of its memory; returns the threads.
+
+    Where the configuration leaves the threads open, those that an earlier process began the phase with (`recorded`) are
+    kept, or the result would differ in its last bits. Without `reallocate` the run's own settings hold for every phase.
+    """
+    own = usage if reallocate else PhaseUsage()
+    threads = own.torch_threads or hardware.torch_threads or recorded
+    if threads is None:
+        threads = set_threads(hardware)
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available() and hardware.device != "cpu":
+        torch.cuda.set_per_process_memory_fraction(own.memory_fraction or hardware.memory_fraction)
+    return threads
+
+
+def machine_facts(torch_threads: int | None) -> dict[str, str]:
+    """What the last bits of a training hang on, besides its inputs."""
+    return {**versions(), "torch_threads": str(torch_threads)}

@@ -1,0 +1,127 @@
+"""Where a run stands: which folder it goes on in, what of it is done, and what its inputs have overtaken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from src.agent.checkpoints import CheckpointMismatch
+from src.errors import UserError
+from src.evidence.run_folder import make_run_folder
+from src.runs.bench import Bench
+from src.runs.folders import newest_run, set_aside
+from src.runs.ledger import Ledger, PhaseEntry, differences
+from src.runs.results import REPORT_NAME
+
+PHASES = ("phase1", "phase2", "phase3")
+TITLES = {"phase1": "data and environments", "phase2": "base training", "phase3": "advice and hybrid"}
+
+
+class Standing:
+    """The folder and the ledger of a run, once `open` was called. `inputs` says what a phase depends on now."""
+
+    folder: Path
+    ledger: Ledger
+
+    def __init__(
+        self, bench: Bench, start_phase: int, auto_resume: bool, inputs: Callable[[str], dict[str, str]]
+    ) -> None:
+        self._bench = bench
+        self._start_phase = start_phase
+        self._auto_resume = auto_resume
+        self._inputs = inputs
+        self._say = bench.display.say
+
+    def entry(self, name: str) -> PhaseEntry:
+        """The ledger's entry of a phase."""
+        return self.ledger.phases[name]
+
+    def earlier_run(self, output_dir: Path) -> Path | None:
+        """The run to go on with, None to begin one. UserError where a later phase is to start without one."""
+        market = self._bench.config.test_mode.market
+        earlier = newest_run(output_dir, market)
+        if self._start_phase > 1 and earlier is None:
+            raise UserError(
+                f"Phase {self._start_phase} needs what the phases before it make, and {output_dir} holds no pipeline "
+                f"run of {market}. Run it without --start-phase, or name its folder with --output-dir."
+            )
+        if self._auto_resume and earlier is None:
+            self._say(f"{output_dir} holds no pipeline run of {market} to go on with: a new one begins")
+        return earlier if self._auto_resume or self._start_phase > 1 else None
+
+    def open(self, earlier: Path | None, output_dir: Path) -> None:
+        """Make a folder, or read the ledger of the earlier run; nothing of that is touched yet."""
+        if earlier is None:
+            run = self._bench.config.test_mode
+            self.folder = make_run_folder(output_dir, run.mode, run.market)
+            self.ledger = Ledger(self.folder, PHASES)
+            self.ledger.save()
+        else:
+            self.folder = earlier
+            self.ledger = Ledger.read(earlier, PHASES)
+            self._say(f"going on with {earlier}")
+
+    def check_what_is_there(self) -> None:
+        """Forget what was made from other inputs, or is to be begun anew; nothing of it is deleted.
+
+        UserError, and nothing touched, where a phase is under way that was begun with other inputs, or is missing.
+        """
+        anew = False
+        for number, name in enumerate(PHASES, start=1):
+            changed = self.changed(name)
+            if number < self._start_phase:
+                self._must_be_done(number, name, changed)
+            elif number == self._start_phase and self._start_phase > 1 and not self._auto_resume:
+                anew = True
+            elif changed and not anew:
+                self._must_not_be_under_way(number, changed)
+                self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
+                anew = True
+            if anew:
+                self.forget(name)
+
+    def changed(self, name: str) -> list[str]:
+        """What of a phase's inputs is no longer as it was when it was begun, in words."""
+        recorded = self.entry(name).inputs
+        return differences(recorded, self._inputs(name)) if recorded else []
+
+    def _must_not_be_under_way(self, number: int, changed: list[str]) -> None:
+        """From this phase on; the first holds no checkpoint that would be lost."""
+        for name in PHASES[max(1, number - 1) :]:
+            if self.entry(name).status not in ("pending", "done"):
+                anew = "leave out --auto-resume" if number == 1 else f"give --start-phase {number}"
+                raise CheckpointMismatch(
+                    f"{name} ({TITLES[name]}) of {self.folder} was begun with other inputs: {'; '.join(changed)}. Give "
+                    f"the options it was begun with; or {anew} to begin anew."
+                )
+
+    def _must_be_done(self, number: int, name: str, changed: list[str]) -> None:
+        if self.entry(name).status != "done":
+            raise UserError(
+                f"Phase {self._start_phase} needs phase {number} ({TITLES[name]}), which is {self.entry(name).status} "
+                f"in {self.folder}. Go on with --auto-resume, or start with --start-phase {number}."
+            )
+        if changed:
+            raise CheckpointMismatch(
+                f"Phase {self._start_phase} cannot build on {name} of {self.folder}, made with other inputs: "
+                f"{'; '.join(changed)}. Give the options it was made with, or --start-phase {number}."
+            )
+
+    def forget(self, name: str) -> None:
+        """A phase is to be begun anew: what it has made is kept beside."""
+        aside = set_aside(self.folder, name)
+        if aside is not None:
+            self._say(f"what {name} had made is kept in {aside}")
+        self.ledger.phases[name] = PhaseEntry()
+        self.ledger.save()
+
+    def complete(self) -> dict[str, Any] | None:
+        """The report of a run that has nothing left to do."""
+        path = self.folder / REPORT_NAME
+        if any(entry.status != "done" for entry in self.ledger.phases.values()) or not path.exists():
+            return None
+        self._bench.folder = self.folder
+        self._say(f"every phase of {self.folder} is done: nothing is left to do")
+        return json.loads(path.read_text(encoding="utf-8"))
