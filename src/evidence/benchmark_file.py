@@ -32,6 +32,7 @@ SUITES: Final[Mapping[str, str]] = {
     "pool": "an evaluation environment made ready",
     "advice": "advice of the language model",
     "logging": "a training step's record",
+    "checkpoint": "a policy in training saved",
 }
 """What is measured, by the name that `--suite` takes."""
 

@@ -33,12 +33,14 @@ from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import empty_table
+from src.agent.checkpoints import CheckpointStore
 from src.agent.log_sink import JsonLinesSink, TensorBoardSink
 from src.agent.phases import Market
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.settings import NetArch, PolicySettings, TrainingSettings
 from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
+from src.agent.training_state import capture
 from src.errors import ConfigError
 from src.evidence.benchmark_file import END_TO_END, NETWORKS, OPTIMIZED, PRODUCTS
 from src.evidence.evaluation import FeatureAssembly
@@ -353,3 +355,14 @@ def logging(bench: Bench) -> Iterator[Case]:
 
     way = f"a record every {LOG_INTERVAL} steps" if bench.after else "a record every step"
     yield Case("logging", f"{n} accounts", "vec-env step", way, log, {"accounts": n})
+
+
+@suite
+def checkpoint(bench: Bench) -> Iterator[Case]:
+    """A policy in training, saved: all it takes to go on, synced; or SB3's zip."""
+    model = bench.model(bench.batched, NetArch(), n_epochs=1)
+    train(model, bench.plan, "benchmark", [])
+    store = CheckpointStore(bench.folder / "checkpoints", {}, keep_last=3, machine={})
+    save = (lambda: store.save(capture(model, []))) if bench.after else (lambda: model.save(bench.folder / "model"))
+    way = "everything to go on with, synced" if bench.after else "SB3's zip"
+    yield Case("checkpoint", "save", "checkpoint", way, save, {"accounts": bench.plan.n_envs})
