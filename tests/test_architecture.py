@@ -26,7 +26,7 @@ LAYERS = (
     {"configuration", "configuration_errors", "configuration_file"},
     {"runs"},
     {"testing_framework"},
-    {"command_line"},
+    {"command_line", "menu"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -146,6 +146,12 @@ def test_loading_all_of_src_loads_no_model_library() -> None:
 def test_a_worker_of_the_trading_room_starts_without_torch_and_calendars(module: str) -> None:
     loaded = loaded_after(f"import src.trading{module}")
     assert not loaded & {"torch", "stable_baselines3", "sb3_contrib", "pandas_market_calendars", "exchange_calendars"}
+
+
+@pytest.mark.parametrize("script", ["compare_benchmarks", "benchmark_framework"])
+def test_a_benchmark_script_answers_before_torch_is_loaded(script: str) -> None:
+    loaded = loaded_after(f"import {script}")
+    assert not loaded & {"torch", "stable_baselines3", "numba", "pandas", "scipy", "pydantic"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

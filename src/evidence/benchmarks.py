@@ -13,7 +13,6 @@ import json
 import pkgutil
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +28,13 @@ from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import empty_table
-from src.agent.phases import Market, prepare_market
-from src.agent.rollout_plan import RolloutPlan, plan_rollouts
+from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import TrainingSettings
 from src.agent.training import build_base, train
 from src.errors import UserError
+from src.evidence.timing import block_s, calls_in
+from src.evidence.wording import duration
+from src.evidence.workloads import decisions, matrix_products, synthetic_market
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.suggestions import did_you_mean
@@ -96,10 +97,7 @@ def fusion() -> Iterator[Comparison]:
     compiled, sequential = fusion_class({}, sequential=False), fusion_class({}, sequential=True)
     rng = np.random.default_rng(0)
     for n, target in ((32, 10.0), (1_024, 50.0), (65_536, 50.0)):
-        rl_actions, llm_actions = rng.integers(0, 6, n), rng.integers(-1, 6, n)
-        rl_confidences, llm_confidences, risk = rng.random((3, n), dtype=np.float32)
-        batch = (rl_actions, rl_confidences, llm_actions, llm_confidences, risk)
-        yield _fusing(f"batch {n:,}", sequential, compiled, batch, target)
+        yield _fusing(f"batch {n:,}", sequential, compiled, decisions(n, rng), target)
 
 
 def _fusing(case: str, sequential: Any, compiled: Any, batch: tuple[Any, ...], target: float) -> Comparison:
@@ -153,7 +151,7 @@ def _looking_up(case: str, common: Any, ours: Any, keys: list[int]) -> Compariso
 @part
 def environment() -> Iterator[Comparison]:
     """Step 256 accounts with observations: one kernel call, and an environment object each. Then construction."""
-    market = _synthetic_market()
+    market = synthetic_market()
     n, tape = 256, market.tape(empty_table())
     rng = np.random.default_rng(0)
     turns = itertools.cycle(rng.integers(0, N_ACTIONS, (64, n)))
@@ -186,7 +184,7 @@ def training() -> Iterator[Comparison]:
 
     The matrix products are the bound: a ratio of 1 would be training that does nothing else.
     """
-    market = _synthetic_market()
+    market = synthetic_market()
     plan = plan_rollouts(256 * 32, 256, 1024, 32)
     settings = TrainingSettings(n_epochs=5)
     env = make_vec_env("batched", market.tape(empty_table()), market.params, plan.n_envs)
@@ -197,7 +195,7 @@ def training() -> Iterator[Comparison]:
         layers = [261, *settings.policy_kwargs.net_arch.pi]
         yield Comparison(
             "a timestep, against its products",
-            _matrix_products(layers, plan, settings.n_epochs),
+            matrix_products(layers, plan, settings.n_epochs),
             lambda: train(model, plan, "benchmark", []),
             calls=plan.actual,
             target=0.45,
@@ -205,32 +203,6 @@ def training() -> Iterator[Comparison]:
         )
     finally:
         torch.set_num_threads(threads)
-
-
-def _matrix_products(layers: Sequence[int], plan: RolloutPlan, n_epochs: int) -> Callable[[], object]:
-    """The matrix products of the hidden layers in one rollout and its update, policy and value network both.
-
-    Forward; and in the update the weights' gradients, and the inputs' but for the first layer's: 5.07 MFLOP a timestep.
-    """
-    forward: list[tuple[torch.Tensor, torch.Tensor]] = []
-    backward: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for rows, pairs in ((plan.n_envs, forward), (plan.batch_size, backward)):
-        for depth, (wide, narrow) in enumerate(itertools.pairwise(layers)):
-            x, weight, gradient = torch.ones(rows, wide), torch.ones(wide, narrow), torch.ones(rows, narrow)
-            pairs.append((x, weight))
-            if pairs is backward:
-                pairs.append((x.t(), gradient))
-                if depth:
-                    pairs.append((gradient, weight.t()))
-    updates = n_epochs * plan.actual // plan.batch_size
-    work = [*forward * (2 * plan.n_steps), *backward * (2 * updates)]
-
-    def multiply() -> int:
-        for left, right in work:
-            torch.mm(left, right)
-        return len(work)
-
-    return multiply
 
 
 ADVICE_MODEL = "bundled:smollm2"
@@ -255,42 +227,17 @@ def advice() -> Iterator[Comparison]:
     )
 
 
-def _synthetic_market() -> Market:
-    return prepare_market(DataSettings(path=None, synthetic_sessions=60), EnvironmentSettings(), "NQ", seed=0)
-
-
 def measure(name: str, comparison: Comparison, repeats: int, shortest_block_s: float) -> Result:
     """Medians of `repeats` blocks of each way, taken in turns after a warm-up."""
     ways = (comparison.common, comparison.ours)
-    calls = [_calls_in(way, shortest_block_s) for way in ways]
+    calls = [calls_in(way, shortest_block_s) for way in ways]
     operations = (comparison.common_calls or comparison.calls, comparison.calls)
     blocks: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for way, n, each, times in zip(ways, calls, operations, blocks, strict=True):
-            start = time.perf_counter()
-            for _ in range(n):
-                way()
-            times.append((time.perf_counter() - start) / (n * each))
+            times.append(block_s(way, n) / (n * each))
     common_s, ours_s = (statistics.median(times) for times in blocks)
     return Result(name, comparison.case, common_s, ours_s, comparison.target, comparison.at_most_s)
-
-
-def _calls_in(way: Callable[[], object], seconds: float) -> int:
-    """How many calls last at least `seconds`; warms up on the way."""
-    way()
-    n = 1
-    while True:
-        start = time.perf_counter()
-        for _ in range(n):
-            way()
-        elapsed = time.perf_counter() - start
-        if elapsed >= seconds:
-            return n
-        n = max(2 * n, int(n * seconds / max(elapsed, 1e-7)))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2f} us"
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
@@ -302,9 +249,9 @@ def show(console: Console, results: Sequence[Result]) -> None:
         table.add_column(heading, justify="right")
     for r in results:
         wants = [f"{r.target:g}x"] if r.target is not None else []
-        wants += [f"{_duration(r.at_most_s)}"] if r.at_most_s is not None else []
+        wants += [f"{duration(r.at_most_s)}"] if r.at_most_s is not None else []
         want = ", ".join(wants)
-        table.add_row(r.part, r.case, _duration(r.common_s), _duration(r.ours_s), f"{r.ratio:.1f}x", want)
+        table.add_row(r.part, r.case, duration(r.common_s), duration(r.ours_s), f"{r.ratio:.1f}x", want)
     console.print(table)
 
 

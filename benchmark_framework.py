@@ -1,0 +1,52 @@
+"""Before and after: what each shortcut of the toolkit is worth on this machine.
+
+    python benchmark_framework.py --pair                  both modes in turns: baseline.json and optimized.json
+    python benchmark_framework.py --mode baseline         one mode, one process
+    python compare_benchmarks.py baseline.json optimized.json
+
+Exit codes: 0 measured, 2 usage to mend, 3 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from src.command_line import run_command
+from src.evidence.benchmark_file import MODES, SUITES
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; `--help` says what they mean."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    option = made.add_argument
+    option("--mode", choices=MODES, help="baseline: every shortcut off; optimized: on")
+    option(
+        "--pair",
+        nargs="*",
+        metavar="MODE",
+        help="measure two modes in turns, a fresh process each time (default: baseline optimized); the same mode "
+        "twice shows how much of a difference is chance",
+    )
+    option("--suite", nargs="+", metavar="NAME", help=f"measure only these, of {', '.join(SUITES)}")
+    option("--repeats", type=int, metavar="N", help="blocks of each case in a process (default 7; in a pair 5)")
+    option("--processes", type=int, metavar="N", help="processes of each mode in a pair (default and least: 8)")
+    option("--quick", action="store_true", help="tiny sizes, three repeats: shows that it runs, not how fast")
+    option("--output", nargs="+", metavar="FILE", help="where to write; two for a pair (default: named by the mode)")
+    option("--debug", action="store_true", help="show tracebacks and debug messages")
+    return made
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Measure and write; 0."""
+    # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
+    from src.evidence.benchmark_command import Request, measure_one, measure_two
+
+    request = Request.of(args)
+    script = [sys.executable, str(Path(__file__).resolve())]
+    return measure_one(request) if request.second is None else measure_two(request, script)
+
+
+if __name__ == "__main__":
+    run_command(benchmark, parser().parse_args())

@@ -1,0 +1,132 @@
+"""Measures the suites: in this process, or in pairs of fresh processes that take turns."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from src.errors import EXIT_BAD_INPUT, ConfigError, UserError
+from src.evidence import machine_facts
+from src.evidence.benchmark_file import BenchmarkRun, Row, joined, read_run
+from src.evidence.timing import block_s, calls_in, heap_set_aside
+
+Say = Callable[[str], object]
+Measure = Callable[[], BenchmarkRun]
+LEAST_PROCESSES = 8
+"""Processes of a mode from which the interval of a pair means what it says."""
+_TIME_TO_END_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class BenchmarkError(UserError):
+    """A measuring process that failed."""
+
+
+def measure_suites(
+    mode: str, names: Sequence[str], repeats: int, *, quick: bool, say: Say, named: bool = True
+) -> BenchmarkRun:
+    """Measure the suites of a mode in this process: warm up, then `repeats` blocks of every case, taken in rounds.
+
+    A slow minute thus meets every case alike. A suite that cannot be measured here (a UserError) is left out and its
+    reason kept, unless `named` says that it was asked for by name. UserErrors of that kind; OSError of what writes.
+    """
+    # Here and not above: the libraries take seconds, and a pair leaves them to its processes.
+    from src.evidence.benchmark_suites import FULL, QUICK, SUITE_FUNCTIONS, Bench
+    from src.evidence.report import versions
+
+    scale = QUICK if quick else FULL
+    before = machine_facts.state()
+    not_measured: dict[str, str] = {}
+    cases = []
+    with Bench(mode, scale) as bench:
+        for name in names:
+            say(f"{name}: warming up")
+            try:
+                cases += [
+                    (case, calls_in(case.call, scale.block_s, case.clock)) for case in SUITE_FUNCTIONS[name](bench)
+                ]
+            except UserError as error:
+                if named:
+                    raise
+                not_measured[name] = str(error)
+        times: list[list[float]] = [[] for _ in cases]
+        with heap_set_aside():
+            for done in range(repeats):
+                say(f"round {done + 1} of {repeats}")
+                for (case, n), taken in zip(cases, times, strict=True):
+                    taken.append(block_s(case.call, n, case.clock) / (n * case.operations))
+    state = {**before, "load_after": machine_facts.load()}
+    return BenchmarkRun(
+        mode=mode,
+        quick=quick,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        repeats=repeats,
+        suites=tuple(names),
+        revision=machine_facts.revision(),
+        machine={"identity": machine_facts.identity(), "state": state, "versions": versions()},
+        not_measured=not_measured,
+        rows=tuple(
+            Row(case.suite, case.name, case.unit, case.way, dict(case.workload), dict(case.facts), (tuple(taken),))
+            for (case, _), taken in zip(cases, times, strict=True)
+        ),
+    )
+
+
+def measure_pair(
+    first: Measure, second: Measure, processes: int, say: Say = logger.info
+) -> tuple[BenchmarkRun, BenchmarkRun]:
+    """`processes` runs of each side in turns; which side begins changes from pair to pair, so that a machine that
+    grows slower steadily favours neither."""
+    runs: tuple[list[BenchmarkRun], list[BenchmarkRun]] = ([], [])
+    sides = (first, second)
+    for pair in range(processes):
+        for side in (0, 1) if pair % 2 == 0 else (1, 0):
+            say(f"pair {pair + 1} of {processes}: {'second' if side else 'first'} side")
+            runs[side].append(sides[side]())
+    name = uuid.uuid4().hex[:16]
+    return joined(runs[0], name), joined(runs[1], name)
+
+
+def in_fresh_process(command: Sequence[str]) -> Measure:
+    """Measure by a command that takes `--output FILE` and writes its run there; a new process each time.
+
+    The measure raises BenchmarkError, with the process's own words, when it fails; the process is ended whenever this
+    one stops waiting for it.
+    """
+
+    def measure() -> BenchmarkRun:
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            output = Path(folder) / "run.json"
+            with _started([*command, "--output", str(output)]) as process:
+                _, words = process.communicate()
+            if process.returncode == EXIT_BAD_INPUT:
+                raise ConfigError(" ".join(words.split()).removeprefix("error: "))
+            if process.returncode:
+                raise BenchmarkError(f"a measuring process ended with exit code {process.returncode}:\n{words}")
+            return read_run(output)
+
+    return measure
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_TIME_TO_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stderr is not None:
+            process.stderr.close()

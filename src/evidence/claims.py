@@ -1,0 +1,137 @@
+"""What was promised of the shortcuts, and what a comparison measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from src.evidence.benchmark_file import BASELINE, NETWORKS, OPTIMIZED, PRODUCTS
+from src.evidence.comparison import ComparedRow, Comparison
+from src.evidence.wording import duration, ratio_words
+
+LESS, AS_PROMISED, MORE, NOT_MEASURED = "less than promised", "as promised", "more than promised", "not measured"
+Rows = Mapping[tuple[str, str], ComparedRow]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One promise about one row. `reason` says why less was measured, empty otherwise."""
+
+    promise: str
+    case: str
+    promised: str
+    measured: str
+    verdict: str
+    reason: str = ""
+
+    @property
+    def what(self) -> str:
+        """Promise and case as one text."""
+        return f"{self.promise}, {self.case}" if self.case else self.promise
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """A speed-up of `low` to `high` in every row of `cases` (None: all of the suite)."""
+
+    what: str
+    suite: str
+    case: str | None
+    low: float
+    high: float
+    reason: Callable[[ComparedRow, Rows], str]
+
+    @property
+    def words(self) -> str:
+        return f"{self.low:g}x" if self.low == self.high else f"{self.low:g}-{self.high:g}x"
+
+
+def reasons_of(claims: Sequence[Claim]) -> list[str]:
+    """Why less was measured: of each promise the reason of its first case that fell short."""
+    told: dict[str, str] = {}
+    for claim in claims:
+        if claim.reason:
+            told.setdefault(claim.promise, f"{claim.what}: {claim.reason}")
+    return list(told.values())
+
+
+def claims_of(comparison: Comparison) -> list[Claim]:
+    """Every promise beside its measurement; none unless `baseline` was compared with `optimized`."""
+    if (comparison.first.mode, comparison.second.mode) != (BASELINE, OPTIMIZED):
+        return []
+    rows = {row.first.key: row for row in comparison.rows}
+    claims = []
+    for promise in _PROMISES:
+        about = [row for (suite, case), row in rows.items() if suite == promise.suite and promise.case in (None, case)]
+        if not about:
+            claims.append(Claim(promise.what, "", promise.words, "-", NOT_MEASURED))
+        for row in about:
+            case = "" if promise.case else row.first.case
+            verdict = LESS if row.ratio < promise.low else MORE if row.ratio > promise.high else AS_PROMISED
+            reason = promise.reason(row, rows) if verdict == LESS else ""
+            claims.append(Claim(promise.what, case, promise.words, ratio_words(row.ratio), verdict, reason))
+    return [*claims, _parameters(rows)]
+
+
+def _parameters(rows: Rows) -> Claim:
+    what, promised = "Reduced network, parameters", "0.5 of them"
+    row = rows.get(("training", NETWORKS))
+    counts = [] if row is None else [side.facts.get("parameters") for side in (row.first, row.second)]
+    numbers = [count for count in counts if isinstance(count, int) and count > 0]
+    if len(numbers) != 2:
+        return Claim(what, "", promised, "-", NOT_MEASURED)
+    share = numbers[1] / numbers[0]
+    reason = "" if share <= _HALF else f"{numbers[1]:,} parameters are left of {numbers[0]:,}."
+    # "Half" is rounded: anything from 0.45 to 0.55 is what was meant.
+    verdict = LESS if share > _HALF else MORE if share < 1.0 - _HALF else AS_PROMISED
+    return Claim(what, "", promised, f"{share:.2f} of them", verdict, reason)
+
+
+_HALF: Final = 0.55
+
+
+def _why_fusion(row: ComparedRow, rows: Rows) -> str:
+    largest = max((r for r in rows.values() if r.first.suite == "fusion"), key=lambda r: _decisions(r))
+    here, there = row.second.median_s, largest.second.median_s
+    if row is largest or not _decisions(row):
+        return f"The plain loop takes only {duration(row.first.median_s)} here, the compiled one {duration(here)}."
+    call = 1.0 - _decisions(row) * there / _decisions(largest) / here
+    return (
+        f"{max(0.0, call):.0%} of the {duration(here)} is the call itself (its arguments looked at, its result made), "
+        f"whatever the number of decisions."
+    )
+
+
+def _decisions(row: ComparedRow) -> int:
+    count = row.first.workload.get("decisions", 0)
+    return count if isinstance(count, int) else 0
+
+
+def _why_pool(row: ComparedRow, rows: Rows) -> str:
+    return (
+        f"A new {row.first.case} takes only {duration(row.first.median_s)} to make, and a pooled one must be put at "
+        f"its fresh start all the same ({duration(row.second.median_s)})."
+    )
+
+
+def _why_networks(row: ComparedRow, rows: Rows) -> str:
+    products = rows.get(("training", PRODUCTS))
+    told = "" if products is None else f" The matrix products alone became {ratio_words(products.ratio)} cheaper."
+    return f"What a timestep costs beside the products of its networks does not shrink with them.{told}"
+
+
+def _why_cache(row: ComparedRow, rows: Rows) -> str:
+    return (
+        f"The rows stand in a table: reading one takes {duration(row.first.median_s)}, through the cache "
+        f"{duration(row.second.median_s)}. At 70% hits a cache saves at most 3.3x, and that only where making a row "
+        f"takes far longer than finding it."
+    )
+
+
+_PROMISES: Final = (
+    _Promise("Decision fusion", "fusion", None, 10.0, 100.0, _why_fusion),
+    _Promise("Environment creation", "pool", None, 5.0, 10.0, _why_pool),
+    _Promise("Reduced network, training", "training", NETWORKS, 2.0, 3.0, _why_networks),
+    _Promise("Features at 70% hits", "cache", None, 3.0, 3.0, _why_cache),
+)

@@ -1,0 +1,231 @@
+"""A comparison as a table of 80 columns, JSON, Markdown or a page of HTML; and the Markdown put into a README."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from src.errors import UserError
+from src.evidence.benchmark_file import BenchmarkRun
+from src.evidence.claims import claims_of, reasons_of
+from src.evidence.comparison import CONFIDENCE, ComparedRow, Comparison
+from src.evidence.run_folder import write_atomically
+from src.evidence.wording import duration, ratio_words, three_digits
+
+COLUMNS: Final = 80
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+"""The lines of a README between which the tables stand."""
+_INTERVAL = f"{CONFIDENCE:.0%} interval"
+
+
+class ReadmeError(UserError):
+    """A README whose tables cannot be replaced."""
+
+
+def as_table(comparison: Comparison, fail_below: float | None = None) -> str:
+    """Plain text of at most 80 columns."""
+    console = Console(file=io.StringIO(), width=COLUMNS, color_system=None)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
+    table.add_column("", overflow="fold")
+    for heading in (*comparison.headings, "ratio", _INTERVAL):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    suite = ""
+    for row in comparison.rows:
+        if row.first.suite != suite:
+            suite = row.first.suite
+            table.add_row(suite)
+        case, *cells = _cells(row)
+        table.add_row(f" {case}", *cells)
+    console.print(table)
+    claims = claims_of(comparison)
+    if claims:
+        console.print()
+        told = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+        told.add_column("what was promised", overflow="fold")
+        told.add_column("promised", justify="right")
+        told.add_column("measured", justify="right")
+        told.add_column("")
+        for claim in claims:
+            told.add_row(claim.what, claim.promised, claim.measured, claim.verdict)
+        console.print(told)
+    for line in [*reasons_of(claims), *_endings(comparison, fail_below)]:
+        console.print()
+        console.print(line, markup=False, highlight=False, emoji=False)
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in written.splitlines())
+
+
+def as_json(comparison: Comparison, fail_below: float | None = None) -> str:
+    """Every figure; seconds are of one operation."""
+    content = {
+        "first": _about(comparison.first),
+        "second": _about(comparison.second),
+        "confidence": CONFIDENCE,
+        "rows": [_row_values(row) for row in comparison.rows],
+        "claims": [vars(claim) for claim in claims_of(comparison)],
+        "notes": list(comparison.notes),
+        "fail_below": fail_below,
+        "rows_below": [] if fail_below is None else [list(row.first.key) for row in rows_below(comparison, fail_below)],
+    }
+    return json.dumps(content, indent=2, allow_nan=False)
+
+
+def as_markdown(comparison: Comparison, fail_below: float | None = None) -> str:
+    """The tables and what belongs to them."""
+    blocks = []
+    claims = claims_of(comparison)
+    if claims:
+        rows = [[claim.what, claim.promised, claim.measured, claim.verdict] for claim in claims]
+        blocks.append(_markdown_table(["what", "promised", "measured", ""], rows, right=(1, 2)))
+    if reasons := reasons_of(claims):
+        blocks.append("\n".join(f"- {_plain(line)}" for line in reasons))
+    rows = [[row.first.suite, *_cells(row)] for row in comparison.rows]
+    blocks.append(
+        _markdown_table(
+            [
+                "suite",
+                "case",
+                *_headings(comparison),
+                "",
+            ],
+            rows,
+            right=(2, 3, 4, 5),
+        )
+    )
+    blocks.append(_plain(" ".join(_endings(comparison, fail_below))))
+    return "\n\n".join(blocks)
+
+
+def as_html(comparison: Comparison, fail_below: float | None = None) -> str:
+    """A page of its own."""
+    first, second = comparison.headings
+    rows = [[row.first.suite, *_cells(row), f"{row.first.way} / {row.second.way}"] for row in comparison.rows]
+    parts = [_html_table(["suite", "case", *_headings(comparison), "", "how"], rows)]
+    claims = claims_of(comparison)
+    if claims:
+        told = [[claim.what, claim.promised, claim.measured, claim.verdict, claim.reason] for claim in claims]
+        parts.append(_html_table(["what", "promised", "measured", "", ""], told))
+    parts += [f"<p>{html.escape(line)}</p>" for line in _endings(comparison, fail_below)]
+    title = html.escape(f"{first} and {second}")
+    style = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}td{border-top:1px solid #ccc}"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style></head>\n<body>\n<h1>{title}</h1>\n" + "\n".join(parts) + "\n</body>\n</html>"
+    )
+
+
+FORMATS: Final[Mapping[str, Callable[[Comparison, float | None], str]]] = {
+    "table": as_table,
+    "json": as_json,
+    "markdown": as_markdown,
+    "html": as_html,
+}
+
+
+def rows_below(comparison: Comparison, bound: float) -> list[ComparedRow]:
+    """The rows that fall below a bound."""
+    return [row for row in comparison.rows if row.is_below(bound)]
+
+
+def update_readme(path: Path, comparison: Comparison) -> None:
+    """Put the Markdown between the marker lines of a file; ReadmeError where they do not stand there once, in order."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReadmeError(f"{path} cannot be read ({error}): name the README with --update-readme.") from error
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ReadmeError(
+            f"{path} must hold the line {BEGIN} and below it the line {END}, each once, where the tables shall stand: "
+            f"add them."
+        )
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    try:
+        write_atomically(path, f"{before}{BEGIN}\n{as_markdown(comparison)}\n{END}{after}")
+    except OSError as error:
+        raise ReadmeError(f"{path} cannot be written ({error.strerror or error}): change its permissions.") from error
+
+
+def _headings(comparison: Comparison) -> list[str]:
+    return [*comparison.headings, "ratio", _INTERVAL]
+
+
+def _cells(row: ComparedRow) -> list[str]:
+    """Case, both times, ratio, interval, verdict."""
+    interval = "-" if row.low is None or row.high is None else f"{three_digits(row.low)}-{three_digits(row.high)}"
+    times = [duration(side.median_s) for side in (row.first, row.second)]
+    return [row.first.case, *times, ratio_words(row.ratio), interval, row.verdict]
+
+
+def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
+    """What the figures mean, where they come from, the notes, and which rows fall below the bound."""
+    first, second = comparison.headings
+    lines = [
+        f"Times are medians of one operation; the ratio is {first} over {second}, above 1 where {second} is faster.",
+        _measured_on(comparison.second),
+        *comparison.notes,
+    ]
+    if fail_below is not None:
+        below = rows_below(comparison, fail_below)
+        names = "; ".join(f"{', '.join(row.first.key)} ({ratio_words(row.ratio)})" for row in below)
+        lines.append(f"Below {fail_below:g}: {names}." if below else f"No row is below {fail_below:g}.")
+    return lines
+
+
+def _measured_on(run: BenchmarkRun) -> str:
+    machine = run.machine["identity"]
+    commit = run.revision.get("commit")
+    code = "" if commit is None else f", revision {str(commit)[:12]}{' changed' if run.revision.get('changed') else ''}"
+    processes = "one process" if run.processes == 1 else f"{run.processes} processes"
+    return (
+        f"Measured {run.created[:10]} on {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+        f"{code}; {processes} a mode, {run.repeats} repeats each."
+    )
+
+
+def _about(run: BenchmarkRun) -> dict[str, Any]:
+    named = ("mode", "quick", "created", "repeats", "processes", "revision", "machine")
+    return {name: getattr(run, name) for name in named}
+
+
+def _row_values(row: ComparedRow) -> dict[str, Any]:
+    return {
+        "suite": row.first.suite,
+        "case": row.first.case,
+        "unit": row.first.unit,
+        "first_s": row.first.median_s,
+        "second_s": row.second.median_s,
+        "first_way": row.first.way,
+        "second_way": row.second.way,
+        "ratio": row.ratio,
+        "low": row.low,
+        "high": row.high,
+        "verdict": row.verdict,
+    }
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    rule = ["---:" if column in right else "---" for column in range(len(headings))]
+    return "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in (headings, rule, *rows))
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as it is."""
+    for character in "\\|<*_`":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "\n".join(["<table>", line("th", headings), *(line("td", row) for row in rows), "</table>"])

@@ -1,0 +1,42 @@
+"""Entries for the menu of a training program: each runs one of this project's scripts in a process of its own.
+
+A process of its own gives back all of its memory, the GPU's too, and a stopped or failed script leaves the menu alive.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ENTRIES = (
+    ("Hardware-Maximized Test", "run_hardware_maximized.py"),
+    ("Pipeline Test", "run_pipeline.py"),
+    ("Validate Testing Framework", "validate_testing_framework.py"),
+)
+
+MenuOption = tuple[str, Callable[[], int]]
+
+
+def training_menu_options(market: str = "NQ", options: Sequence[str] = ()) -> list[MenuOption]:
+    """Label and callable of each entry.
+
+    A callable runs its script for `market` in the working folder, with `options` of its command line besides, and
+    returns its exit code: 0 done and targets met, 1 one missed, 2 input to mend, 3 interrupted.
+    """
+    return [(label, partial(_run, script, market, tuple(options))) for label, script in ENTRIES]
+
+
+def _run(script: str, market: str, options: Sequence[str]) -> int:
+    process = subprocess.Popen([sys.executable, str(ROOT / script), "--market", market, *options])
+    while True:
+        try:
+            return process.wait()
+        except (
+            KeyboardInterrupt
+        ):  # Ctrl-C reached the script too: it says what it kept, and its exit code is the answer
+            continue
