@@ -88,6 +88,8 @@ def result_of(n: int = 2, **changes: Any) -> ArmResult:
         "commission_usd": np.array([4.0, 2.0])[:n],
         "slippage_usd": np.array([2.0, 1.0])[:n],
         "max_drawdown_usd": np.array([40.0, 25.0])[:n],
+        "gross_win_usd": np.array([0.0, 100.0])[:n],
+        "gross_loss_usd": np.array([30.0, 0.0])[:n],
         "n_trades": np.array([2, 1])[:n],
         "n_wins": np.array([0, 1])[:n],
         "bars": np.array([10, 30])[:n],
