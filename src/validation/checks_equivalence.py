@@ -14,7 +14,8 @@ from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.phases import Market, tabulate_advice
-from src.evidence.evaluation import FeatureAssembly, RandomLegalArm, RowCache
+from src.evidence.assembly import FeatureAssembly, RowCache
+from src.evidence.evaluation import RandomLegalArm
 from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
 from src.trading.gym_env import TradingEnv
 from src.trading.layout import N_ACTIONS
