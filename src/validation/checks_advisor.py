@@ -101,6 +101,7 @@ def invariance(setting: Setting) -> Outcome:
         "in two parts": np.concatenate([judge.score(part) for part in (situations[:3], situations[3:])]),
         "backwards": judge.score(situations[backwards])[backwards],
     }
+    setting.forget_advisor()
     legal = np.isfinite(together)
     largest = {way: float(np.abs(scores[legal] - together[legal]).max()) for way, scores in ways.items()}
     way = max(largest, key=lambda name: largest[name])

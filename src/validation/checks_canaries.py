@@ -27,7 +27,7 @@ def planted(setting: Setting) -> Outcome:
     left = setting.seconds_left()
     if needed > left:
         return skipped(
-            f"{needed:.0f} s needed here, {max(0.0, left):.0f} s left: run it without --quick",
+            f"{needed:.0f} s needed, {max(0.0, left):.0f} s left: run without --quick",
             needed_s=needed,
             left_s=left,
         )
@@ -63,4 +63,4 @@ def martingale(setting: Setting) -> Outcome:
     trade = gate.agent.trade
     if trade.low is None:
         return passed(f"agent nearly flat: passes ({trade.trades:,} trades)", **figures)
-    return passed(f"no leak found by this check, low {trade.low:+.3f} sigma", **figures)
+    return passed(f"no leak found by this check (low {trade.low:+.3f})", **figures)

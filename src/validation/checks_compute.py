@@ -23,6 +23,8 @@ NEEDED_GPU_GB = 1.0
 SLOWER = 1.25
 """So much slower than the best number of threads is no noise of the measurement."""
 _ROUNDS, _UPDATES = 5, 2
+_ENOUGH_S = 3.0
+"""On a busy machine a second thread can make an update twenty times slower: two rounds then say enough."""
 
 
 def gpu(setting: Setting) -> Outcome:
@@ -144,7 +146,10 @@ def update_seconds(config: Configuration, counts: Sequence[int]) -> dict[int, fl
     all meet the same load."""
     update = _updater(config)
     spent: dict[int, list[float]] = {n: [] for n in counts}
-    for _ in range(_ROUNDS):
+    started = time.perf_counter()
+    for done in range(_ROUNDS):
+        if done >= 2 and time.perf_counter() - started > _ENOUGH_S:
+            break
         for n in counts:
             torch.set_num_threads(n)
             update()  # the first one after a change starts the threads

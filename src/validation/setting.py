@@ -108,6 +108,10 @@ class Setting:
         advisor = make_advisor(self.config.llm)
         return advisor.load() if isinstance(advisor, LanguageModel) else advisor
 
+    def forget_advisor(self) -> None:
+        """Give its memory back: no check after those of the advisor needs it."""
+        self.__dict__.pop("advisor", None)
+
     def _unless(self, check: str) -> None:
         if check in self.failed:
             raise Blocked(check)

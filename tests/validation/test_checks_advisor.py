@@ -110,6 +110,7 @@ def test_a_language_model_loads_scores_and_answers_by_situation_alone(tiny: Sett
     alone = invariance(tiny)
     assert alone.status == PASSED, alone
     assert max(alone.figures["largest"].values()) <= 1e-5
+    assert "advisor" not in vars(tiny), "its memory is given back"
 
 
 def test_the_rules_pass() -> None:

@@ -57,7 +57,7 @@ def test_a_quick_validation_without_the_time_skips_it_and_says_what_it_needs(mon
     monkeypatch.setattr(checks_canaries, "update_seconds", lambda config, counts: {1: 0.2})
     outcome = planted(small_setting(quick=True))
     assert (outcome.status, outcome.measured) == (SKIPPED, "")
-    assert outcome.reason.startswith("140 s needed here, 60 s left")
+    assert outcome.reason.startswith("140 s needed, 60 s left")
     assert not asked, "a shorter training would be judged unfairly"
 
 

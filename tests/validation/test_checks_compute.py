@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from src.evidence import hardware
 from src.validation import checks_compute
 from src.validation.checks_compute import gpu, product_error, threads
 from src.validation.outcome import NOT_APPLICABLE, PASSED
-from src.validation.setting import ROOT
 from tests.recorded_nvml import RecordedNvml
 from tests.validation.settings import assert_failed, small_setting
 
@@ -156,28 +154,17 @@ def test_with_one_core_there_is_nothing_to_compare(cores: Any) -> None:
     assert (outcome.status, outcome.measured) == (NOT_APPLICABLE, "")
 
 
-PINNED = """
-import json, os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before torch starts its threads
-from src.configuration import Configuration, build_config
-from src.validation import checks_compute
-from src.validation.setting import Setting
-checks_compute.usable_cores = lambda: 2  # what a machine says that does not tell of its limit
-setting = Setting()
-setting.__dict__["_config"] = build_config(None, {}, {"torch_threads": 2, "llm_model": "mock"})
-outcome = checks_compute.threads(setting)
-print(json.dumps([outcome.status, outcome.measured, outcome.remedy]))
-"""
+def test_a_slow_second_thread_is_measured_and_not_taken_from_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crowded(config: object) -> Callable[[], None]:
+        return lambda: time.sleep(0.004 * torch.get_num_threads())
 
-
-@pytest.mark.slow
-def test_two_threads_on_one_core_are_measured_to_be_slower() -> None:
-    done = subprocess.run([sys.executable, "-c", PINNED], cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    status, measured, remedy = json.loads(done.stdout)
-    assert status == "failed", measured
-    assert measured.startswith("2 threads take ")
-    assert "hardware.torch_threads to 1" in remedy
+    monkeypatch.setattr(checks_compute, "usable_cores", lambda: 2)
+    monkeypatch.setattr(checks_compute, "_updater", crowded)
+    try:
+        assert_failed(threads(taking(2)), "2 threads take ", "hardware.torch_threads to 1")
+        assert torch.get_num_threads() == 2, "as a run would go on"
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_measuring_leaves_the_threads_a_run_takes_and_the_random_numbers() -> None:
