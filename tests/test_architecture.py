@@ -26,6 +26,7 @@ LAYERS = (
     {"configuration", "configuration_errors", "configuration_file"},
     {"runs"},
     {"testing_framework"},
+    {"validation"},
     {"command_line", "menu"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,0 +1,187 @@
+"""What computes: the GPU with its driver, and the threads of torch on the processor."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from src.agent.training import ACTIVATIONS
+from src.configuration import Configuration
+from src.evidence.hardware import GB, Sampler
+from src.trading.layout import N_ACTIONS, N_OBS
+from src.validation.checks_machine import usable_cores
+from src.validation.outcome import Outcome, failed, not_applicable, passed
+from src.validation.setting import Setting
+
+NEEDED_GPU_GB = 1.0
+"""The CUDA context and the networks of a run."""
+SLOWER = 1.25
+"""So much slower than the best number of threads is no noise of the measurement."""
+_ROUNDS, _UPDATES = 5, 2
+_ENOUGH_S = 3.0
+"""On a busy machine a second thread can make an update twenty times slower: two rounds then say enough."""
+
+
+def gpu(setting: Setting) -> Outcome:
+    """torch computes on the GPU what it computes on the processor, and NVML reads it."""
+    config = setting.config
+    wanted = config.hardware.device
+    sampler = Sampler()
+    try:
+        watched, reason, name = sampler.gpu_available, sampler.gpu_reason, sampler.gpu_name
+    finally:
+        sampler.close()
+    build = f"torch {torch.__version__}"
+    if wanted == "cpu" and config.llm.llm_device == "cpu":
+        return not_applicable("hardware.device and llm.llm_device are cpu: a run leaves the GPU alone")
+    if not torch.cuda.is_available():
+        if watched:
+            return failed(
+                f"NVML reads {name}, but torch does not find it",
+                f"Install a build of torch for CUDA ({build} is for {torch.version.cuda or 'the CPU only'}) and a "
+                f"driver at least as new as that CUDA, and see that CUDA_VISIBLE_DEVICES does not hide the GPU; or set "
+                f"hardware.device and llm.llm_device to cpu.",
+            )
+        if "cuda" in (wanted, config.llm.llm_device):
+            return failed(
+                "the configuration asks for cuda, but there is no GPU",
+                f"Set hardware.device and llm.llm_device to auto or cpu, or install the GPU's driver ({reason}).",
+            )
+        return not_applicable("no GPU: everything is computed on the CPU", nvml=reason)
+    return _on_cuda(config, watched, reason)
+
+
+def _on_cuda(config: Configuration, watched: bool, reason: str) -> Outcome:
+    free, total = (amount / GB for amount in torch.cuda.mem_get_info())
+    name = torch.cuda.get_device_name()
+    figures: dict[str, Any] = {
+        "name": name, "driver": _driver(), "cuda": torch.version.cuda, "free_gb": free, "total_gb": total,
+        "capability": list(torch.cuda.get_device_capability()), "watched": watched,
+    }  # fmt: skip
+    if free < NEEDED_GPU_GB:
+        return failed(
+            f"{free:.2f} GB free on {name}, of {NEEDED_GPU_GB:g} GB needed",
+            "End what else uses the GPU (nvidia-smi lists it), or set hardware.device and llm.llm_device to cpu.",
+            **figures,
+        )
+    figures["error"] = off = product_error(torch.device("cuda"))
+    if not off < 1e-3:
+        return failed(
+            f"{name} computes a product {off:.1e} off the processor's",
+            "Update the GPU's driver; if that does not help the GPU or its memory is damaged (nvidia-smi -q shows ECC "
+            "errors).",
+            **figures,
+        )
+    if not watched and config.monitoring.monitor_gpu:
+        return failed(
+            f"torch computes on {name}, but NVML does not read it",
+            f"See that nvidia-ml-py is installed and the driver's libnvidia-ml can be found ({reason}), or set "
+            f"monitoring.monitor_gpu to false: GPU utilisation is then not measured.",
+            **figures,
+        )
+    return passed(f"{name}, driver {figures['driver'] or 'unknown'}, {free:.1f} GB free", **figures)
+
+
+def product_error(device: torch.device) -> float:
+    """The largest difference of a matrix product on the device from the same on the processor."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    precise = left.double() @ right.double()
+    return float(((left.to(device) @ right.to(device)).cpu().double() - precise).abs().max() / precise.abs().max())
+
+
+def _driver() -> str | None:
+    """The driver's version, None where NVML does not tell."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            said = pynvml.nvmlSystemGetDriverVersion()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    return said.decode() if isinstance(said, bytes) else str(said)
+
+
+def threads(setting: Setting) -> Outcome:
+    """An update of PPO's networks with one thread, with two, and with as many as a run would take."""
+    hardware, usable = setting.config.hardware, usable_cores()
+    asked = hardware.torch_threads
+    if asked is not None and asked > usable:
+        return failed(
+            f"{asked} threads asked for on {usable} usable core{'s' if usable > 1 else ''}",
+            f"Set hardware.torch_threads to {usable} at most, or to null; taskset and a container's limit count.",
+            threads=asked,
+            usable_cores=usable,
+        )
+    if usable == 1:
+        return not_applicable("one usable core: torch takes one thread", usable_cores=1)
+    taken = setting.threads
+    seconds = update_seconds(setting.config, sorted({1, 2, taken, *(2**n for n in range(2, 8) if 2**n < taken)}))
+    torch.set_num_threads(taken)
+    best = min(seconds, key=lambda n: seconds[n])
+    figures = {"usable_cores": usable, "threads": taken, "best": best, "update_s": seconds}
+    ratio = seconds[taken] / seconds[best]
+    if ratio > SLOWER:
+        return failed(
+            f"{taken} threads take {ratio:.1f}x the time of {best}",
+            f"Set hardware.torch_threads to {best}, or end what else keeps the cores busy: a thread on a busy core "
+            f"holds up all others.",
+            **figures,
+        )
+    second = seconds[2] / seconds[1]
+    word = f"{second:.1f}x slower" if second > 1 else f"{1 / second:.1f}x faster"
+    return passed(f"a run takes {taken}; 2 are {word} than 1", **figures)
+
+
+def update_seconds(config: Configuration, counts: Sequence[int]) -> dict[int, float]:
+    """Median seconds of a minibatch's update of the configured networks by number of threads, measured in turn so that
+    all meet the same load."""
+    update = _updater(config)
+    spent: dict[int, list[float]] = {n: [] for n in counts}
+    started = time.perf_counter()
+    for done in range(_ROUNDS):
+        if done >= 2 and time.perf_counter() - started > _ENOUGH_S:
+            break
+        for n in counts:
+            torch.set_num_threads(n)
+            update()  # the first one after a change starts the threads
+            began = time.perf_counter()
+            for _ in range(_UPDATES):
+                update()
+            spent[n].append((time.perf_counter() - began) / _UPDATES)
+    return {n: statistics.median(times) for n, times in spent.items()}
+
+
+def _updater(config: Configuration) -> Callable[[], None]:
+    architecture = config.training.policy_kwargs
+    activation = ACTIVATIONS[architecture.activation_fn]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = [
+            _network([N_OBS, *hidden, outputs], activation)
+            for hidden, outputs in ((architecture.net_arch.pi, N_ACTIONS), (architecture.net_arch.vf, 1))
+        ]
+        rows = torch.randn(min(config.hardware.batch_size, 4096), N_OBS)
+    adam = torch.optim.Adam([p for network in networks for p in network.parameters()], fused=True)
+
+    def update() -> None:
+        adam.zero_grad()
+        sum(network(rows).square().mean() for network in networks).backward()
+        adam.step()
+
+    return update
+
+
+def _network(widths: Sequence[int], activation: type[torch.nn.Module]) -> torch.nn.Sequential:
+    layers: list[torch.nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [torch.nn.Linear(before, after), activation()]
+    return torch.nn.Sequential(*layers[:-1])

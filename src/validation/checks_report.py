@@ -1,0 +1,68 @@
+"""The report: a small run from bars to report.json, and the shape of what it wrote."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from src.errors import UserError
+from src.evidence.schema import check_report
+from src.market.bars import Bars
+from src.market.contracts import get_contract
+from src.market.synthetic import synthetic_bars
+from src.testing_framework import TestingFramework, create_test_config
+from src.validation.outcome import RESTORE, Outcome, failed, passed
+from src.validation.setting import Setting
+
+SESSIONS, INTERVAL_MIN, TIMESTEPS = 12, 15, 512
+
+
+def report(setting: Setting) -> Outcome:
+    """Every phase of a run on a dozen synthetic sessions with the mock advisor; the configured rules and costs."""
+    given = setting.config
+    with tempfile.TemporaryDirectory(prefix="validate-") as name:
+        folder = Path(name)
+        bars = synthetic_bars(given.test_mode.market, SESSIONS, INTERVAL_MIN, seed=0)
+        config = create_test_config(
+            "hardware_maximized",
+            given.test_mode.market,
+            data=write_bars(bars, folder / f"{bars.market}.csv"),
+            environment={**given.environment.model_dump(), "env_class": None, "env_kwargs": {}},
+            mock_llm=True,
+            vectorized_envs=4,
+            batch_size=64,
+            torch_threads=setting.threads,
+            timesteps=TIMESTEPS,
+            n_epochs=1,
+            tensorboard=False,
+            quick=True,
+            device="cpu",
+            output_dir=str(folder / "logs"),
+        )
+        framework = TestingFramework(config, Console(quiet=True))
+        framework.run_hardware_maximized_validation()
+        assert framework.run_folder is not None
+        written = framework.run_folder / "report.json"
+        if not written.is_file():
+            return failed("the run has written no report.json", RESTORE)
+        try:
+            content = json.loads(written.read_text(encoding="utf-8"))
+            check_report(content, "report.json")
+        except (ValueError, UserError) as error:
+            return failed("report.json has not the schema's shape", f"{error} {RESTORE}")
+        left = sorted(path.name for path in framework.run_folder.iterdir())
+    return passed(f"{len(content)} sections as the schema has them", sections=sorted(content), files=left)
+
+
+def write_bars(bars: Bars, file: Path) -> Path:
+    """Bars as a user's CSV file: UTC times, prices in points."""
+    tick = float(get_contract(bars.market).tick_size)
+    columns = {name: getattr(bars, name) * tick for name in ("open", "high", "low", "close")}
+    times = pd.to_datetime(np.asarray(bars.open_ns), utc=True)
+    pd.DataFrame({"datetime": times, **columns, "volume": bars.volume}).to_csv(file, index=False)
+    return file

@@ -1,0 +1,281 @@
+"""Runs the checks one after the other, prints a line for each as it ends, and writes what came of all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import textwrap
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from src.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_MISSED, InterruptedRun, UserError
+from src.evidence.run_folder import OutputError, check_writable, write_json
+from src.market.contracts import get_contract
+from src.validation.catalogue import CHECKS, NAMES, Check
+from src.validation.outcome import (
+    FAILED,
+    NOT_APPLICABLE,
+    PASSED,
+    REINSTALL,
+    SKIPPED,
+    STATUSES,
+    Blocked,
+    Outcome,
+    failed,
+    skipped,
+)
+from src.validation.setting import QUICK_S, Setting
+
+SCHEMA_VERSION = 1
+WIDTH = 80
+_STYLES = {PASSED: "green", FAILED: "bold red", SKIPPED: "yellow", NOT_APPLICABLE: "dim"}
+_NAME_WIDTH = max(map(len, NAMES))
+_STATUS_WIDTH = max(map(len, STATUSES))
+_ROOM = WIDTH - _STATUS_WIDTH - _NAME_WIDTH - 12
+"""Columns left for what was measured."""
+
+
+@dataclass
+class Result:
+    """One check, what came of it and what it took; `warnings` is what was warned of meanwhile."""
+
+    check: Check
+    outcome: Outcome
+    seconds: float
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the JSON file; null where there is nothing to say."""
+        outcome = self.outcome
+        return {
+            "name": self.check.name,
+            "guards": self.check.guards,
+            "status": outcome.status,
+            "seconds": self.seconds,
+            "measured": outcome.measured or None,
+            "figures": dict(outcome.figures),
+            "reason": outcome.reason or None,
+            "remedy": outcome.remedy or None,
+            "error": self.error,
+            "warnings": self.warnings,
+        }
+
+
+def validate(
+    setting: Setting, checks: Sequence[Check], console: Console, output: Path | None = None, *, debug: bool = False
+) -> int:
+    """Run the checks; the exit code: 0 when none failed, 1 when one did.
+
+    Raises UserError for options that name what is not there and, where the check `config` is not among the checks, for
+    a configuration that cannot be used; InterruptedRun when stopped, after what is known was written.
+    """
+    _check_usage(setting, output)
+    if all(check.name != "config" for check in checks):
+        _ = setting.config
+    results: list[Result] = []
+    began, clock = datetime.now(UTC), time.perf_counter()
+    interrupted = False
+    for check in checks:
+        try:
+            result = _run(check, setting, console, debug)
+        except (KeyboardInterrupt, InterruptedRun):
+            interrupted = True
+            break
+        results.append(result)
+        if result.outcome.status == FAILED:
+            setting.failed.add(check.name)
+        for line in lines_of(result):
+            console.print(Text(line, _STYLES[result.outcome.status] if line[0] != " " else ""), soft_wrap=True)
+    undone = [
+        Result(check, skipped("the validation was stopped before it had ended"), 0.0)
+        for check in checks[len(results) :]
+    ]
+    content = _content(setting, [*results, *undone], began, time.perf_counter() - clock, interrupted)
+    if output is not None:
+        write_json(output, content)
+    if interrupted:
+        kept = f" They are kept in {output}." if output is not None else ""
+        raise InterruptedRun(f"Stopped: {len(results)} of {len(checks)} checks had ended.{kept}")
+    for line in textwrap.wrap(_summary(results, content["seconds"]), WIDTH, break_long_words=False):
+        console.print(Text(line, "bold"), soft_wrap=True)
+    return int(content["exit_code"])
+
+
+class BadUsage(UserError):
+    """An option that cannot be meant."""
+
+
+def _check_usage(setting: Setting, output: Path | None) -> None:
+    if setting.market_name is not None:
+        get_contract(setting.market_name)
+    for option, path in (("--config", setting.config_file), ("--data", setting.data)):
+        if path is not None and not path.exists():
+            raise BadUsage(f"{option} {path}: there is no such file. Name one that exists.")
+    if output is None:
+        return
+    if output.is_dir():
+        raise OutputError(f"--output {output} is a folder: name a file.")
+    if not output.parent.is_dir():
+        raise OutputError(f"--output {output}: there is no folder {output.parent}. Make it, or name a file elsewhere.")
+    check_writable(output.parent)
+
+
+def _run(check: Check, setting: Setting, console: Console, debug: bool) -> Result:
+    """One check to its end; only a stop gets out of it."""
+    heard: list[str] = []
+    error: str | None = None
+    began = time.perf_counter()
+    with _listening(heard, mute=not debug), _shown(check, console):
+        try:
+            outcome = _outcome_of(check, setting)
+        except Blocked as blocked:
+            outcome = skipped(f"needs what the check {blocked.by} found unusable")
+        except InterruptedRun:
+            raise
+        except UserError as mendable:
+            outcome = failed("cannot be checked", str(mendable))
+            error = f"{type(mendable).__name__}: {mendable}"
+        except Exception as unexpected:
+            error = f"{type(unexpected).__name__}: {' '.join(str(unexpected).split())}".rstrip(": ")
+            outcome = failed(error, _remedy_of(unexpected, check))
+            if debug:
+                console.print_exception()
+    return Result(check, outcome, time.perf_counter() - began, error, list(dict.fromkeys(heard)))
+
+
+def _outcome_of(check: Check, setting: Setting) -> Outcome:
+    if check.full_only and setting.quick:
+        return skipped("too long for --quick: run without it")
+    return check.load()(setting)
+
+
+def _remedy_of(error: Exception, check: Check) -> str:
+    if isinstance(error, ImportError):
+        return f"A library is missing or damaged. Run: {REINSTALL}."
+    return (
+        f"Nothing is known to cause this. See that the check versions passes, then get the traceback with --only "
+        f"{check.name} --debug and report it."
+    )
+
+
+@contextmanager
+def _shown(check: Check, console: Console) -> Iterator[None]:
+    """What is being checked, on a terminal only and gone when it has ended."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{check.name}: {check.guards}"):
+        yield
+
+
+@contextmanager
+def _listening(heard: list[str], *, mute: bool) -> Iterator[None]:
+    """Warnings of this program and of the libraries go into the result: between the lines they would say nothing."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    logger, listener = logging.getLogger("src"), Listener(logging.WARNING)
+    before = logger.handlers[:]
+    logger.handlers = [listener, *([] if mute else before)]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for internal in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
+                warnings.simplefilter("ignore", internal)
+            yield
+        heard += [" ".join(str(warning.message).split()) for warning in caught]
+    finally:
+        logger.handlers = before
+
+
+def lines_of(result: Result) -> list[str]:
+    """A result for the console, 80 columns: one line; what does not fit, and the remedy, indented below it unless the
+    check passed."""
+    outcome = result.outcome
+    said = outcome.measured or outcome.reason
+    short = said if len(said) <= _ROOM else textwrap.shorten(said, _ROOM, placeholder=" ...")
+    head = f"{outcome.status:<{_STATUS_WIDTH}} {result.check.name:<{_NAME_WIDTH}} {result.seconds:6.1f} s  {short}"
+    below = [said] if short != said and outcome.status != PASSED else []
+    if outcome.remedy:
+        below.append(f"Remedy: {outcome.remedy}")
+    return [
+        head.rstrip(),
+        *(
+            line
+            for text in below
+            for line in textwrap.wrap(
+                text, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
+        ),
+    ]
+
+
+def _summary(results: Sequence[Result], seconds: float) -> str:
+    counts = _counts(results)
+    said = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)
+    names = [result.check.name for result in results if result.outcome.status == FAILED]
+    blame = f" Failed: {', '.join(names)}." if names else ""
+    return f"{len(results)} checks in {seconds:.1f} s: {said}.{blame}"
+
+
+def _counts(results: Sequence[Result]) -> dict[str, int]:
+    return {status: sum(result.outcome.status == status for result in results) for status in STATUSES}
+
+
+def _content(
+    setting: Setting, results: Sequence[Result], began: datetime, seconds: float, interrupted: bool
+) -> Mapping[str, Any]:
+    """What `--output` holds."""
+    counts = _counts(results)
+    ended = EXIT_INTERRUPTED if interrupted else EXIT_TARGET_MISSED if counts[FAILED] else EXIT_OK
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "test_name": "installation_validation",
+        "began": began.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "quick": setting.quick,
+        "quick_limit_s": QUICK_S if setting.quick else None,
+        "market": setting.market_name,
+        "data": None if setting.data is None else str(setting.data),
+        "config": None if setting.config_file is None else str(setting.config_file),
+        "machine": _machine(),
+        "interrupted": interrupted,
+        "exit_code": ended,
+        "counts": counts,
+        "checks": [result.to_dict() for result in results],
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """By the standard library alone: what is installed besides stands in the check `versions`."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def listing() -> list[str]:
+    """Every check and what it guards, 80 columns."""
+    lines = []
+    for check in CHECKS:
+        indent = " " * (_NAME_WIDTH + 2)
+        only = " (not with --quick)" if check.full_only else ""
+        lines += textwrap.wrap(
+            f"{check.guards}{only}", WIDTH, initial_indent=f"{check.name:<{_NAME_WIDTH}}  ", subsequent_indent=indent
+        )
+    return lines

@@ -1,0 +1,62 @@
+"""The report of a small run: whole and in shape, or the check fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.market.load import load_bars
+from src.market.synthetic import synthetic_bars
+from src.runs import results
+from src.validation.checks_report import report, write_bars
+from src.validation.outcome import PASSED
+from tests.tiny_runs import quick_calendar
+from tests.validation.settings import assert_failed, small_setting
+
+
+@pytest.mark.slow
+def test_a_small_run_writes_a_report_in_the_schemas_shape() -> None:
+    with quick_calendar():
+        outcome = report(small_setting())
+    assert outcome.status == PASSED, outcome
+    assert "report.json" in outcome.figures["files"]
+    assert {"arms", "training", "verdict"} <= set(outcome.figures["sections"])
+
+
+def without_training(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != "training"}
+
+
+def with_text_for_a_number(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {**content, "execution_time": "soon"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [without_training, with_text_for_a_number])
+def test_a_report_of_another_shape_fails(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, Mapping[str, Any]], dict[str, Any]]
+) -> None:
+    real = results.write_json
+    monkeypatch.setattr(results, "write_json", lambda path, content: real(path, change(path, content)))
+    with quick_calendar():
+        assert_failed(report(small_setting()), "has not the schema's shape", "report.json")
+
+
+@pytest.mark.slow
+def test_a_run_that_writes_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "write_json", lambda path, content: None)
+    with quick_calendar():
+        assert_failed(report(small_setting()), "no report.json", "git status")
+
+
+@pytest.mark.parametrize("market", ["NQ", "RTY", "MYM"])
+def test_bars_written_as_a_file_are_read_back_as_they_were(tmp_path: Path, market: str) -> None:
+    bars = synthetic_bars(market, 3, 15, seed=0)
+    again = load_bars(write_bars(bars, tmp_path / f"{market}.csv"), market)
+    assert again is not None
+    for name in ("open_ns", "open", "high", "low", "close", "volume"):
+        assert np.array_equal(getattr(again, name), getattr(bars, name)), name

@@ -1,0 +1,122 @@
+"""Look-ahead and checkpoints: a feature that knows the future is found, and so is every bit that is not restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.agent.checkpoints import CheckpointStore, Loaded
+from src.market import features
+from src.market.load import build_tables
+from src.validation import checks_training
+from src.validation.checks_training import PREFIXES, QUICK_PREFIXES, checkpoint, look_ahead
+from src.validation.outcome import PASSED
+from src.validation.setting import Setting
+from tests import small_runs
+from tests.validation.settings import assert_failed, small_setting
+
+
+@pytest.mark.parametrize(("quick", "checks"), [(True, QUICK_PREFIXES), (False, PREFIXES)])
+def test_the_features_know_nothing_of_the_future_as_far_as_was_looked(quick: bool, checks: int) -> None:
+    outcome = look_ahead(small_setting(quick=quick))
+    assert outcome.status == PASSED, outcome
+    assert outcome.measured == f"no leak found by these checks ({checks})"
+
+
+@pytest.mark.parametrize("name", ["window_features", "context_features"])
+def test_a_feature_that_knows_the_next_bar_fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = getattr(features, name)
+
+    def early(*args: Any) -> np.ndarray:
+        rows = np.array(real(*args))
+        rows[:-1, 0] = rows[1:, 0]
+        return rows
+
+    monkeypatch.setattr(features, name, early)
+    setting = small_setting(quick=True)
+    setting.__dict__["_tables"] = build_tables(small_runs.tables().bars, setting.config.data, trading_hours="rth")
+    outcome = look_ahead(setting)
+    assert_failed(outcome, f"LEAK FOUND: {name.partition('_')[0]} of bar", "src/market")
+
+
+# ---------------------------------------------------------------- checkpoint
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return small_setting(training={"policy_kwargs": {"net_arch": {"pi": [16], "vf": [16]}}})
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_bits(setting: Setting) -> None:
+    outcome = checkpoint(setting)
+    assert outcome.status == PASSED, outcome
+    assert outcome.figures["compared"] > 30
+
+
+def with_loaded(monkeypatch: pytest.MonkeyPatch, change: Callable[[Loaded], Loaded | None]) -> None:
+    """What is read from the disk is not what was written."""
+    real = CheckpointStore.newest
+    monkeypatch.setattr(CheckpointStore, "newest", lambda self, say: change(real(self, say)))  # type: ignore[arg-type]
+
+
+def part_changed(part: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Loaded], Loaded]:
+    def changed(loaded: Loaded) -> Loaded:
+        tensors = dict(loaded.snapshot.tensors)
+        tensors[part] = {name: change(value) for name, value in tensors[part].items()}
+        return replace(loaded, snapshot=replace(loaded.snapshot, tensors=tensors))
+
+    return changed
+
+
+def half(value: torch.Tensor) -> torch.Tensor:
+    return value.half().to(value.dtype) if value.is_floating_point() else value
+
+
+def zero(value: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(value)
+
+
+@pytest.mark.parametrize(("part", "change"), [("policy", half), ("optimizer", zero)])
+def test_weights_that_are_rounded_or_an_optimizer_that_forgets_fail(
+    monkeypatch: pytest.MonkeyPatch, setting: Setting, part: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    with_loaded(monkeypatch, part_changed(part, change))
+    assert_failed(checkpoint(setting), "resumed is not bitwise", "git status")
+
+
+def test_random_generators_that_are_not_put_back_fail(monkeypatch: pytest.MonkeyPatch, setting: Setting) -> None:
+    real = checks_training.restore
+
+    def forgets(*args: Any) -> list[str]:
+        said = real(*args)
+        torch.manual_seed(1)
+        return said
+
+    monkeypatch.setattr(checks_training, "restore", forgets)
+    assert_failed(checkpoint(setting), "resumed is not bitwise", "git status")
+
+
+def test_a_restore_that_says_itself_it_is_not_exact_fails(monkeypatch: pytest.MonkeyPatch, setting: Setting) -> None:
+    real = checks_training.restore
+    monkeypatch.setattr(checks_training, "restore", lambda *args: [*real(*args), "The accounts are others."])
+    assert_failed(checkpoint(setting), "The accounts are others.", "git status")
+
+
+def test_a_checkpoint_that_was_damaged_on_the_disk_fails(monkeypatch: pytest.MonkeyPatch, setting: Setting) -> None:
+    real = CheckpointStore.save
+
+    def save(self: CheckpointStore, snapshot: Any) -> Any:
+        folder = real(self, snapshot)
+        file = next(folder.glob("policy*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        return folder
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    assert_failed(checkpoint(setting), "a checkpoint just written does not hold", "disk")

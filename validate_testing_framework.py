@@ -1,0 +1,53 @@
+"""Is this installation fit to run? Named checks for CI and for a new machine, from seconds to minutes.
+
+    python validate_testing_framework.py --market NQ --quick
+
+Exit codes: 0 no check failed, 1 one did, 2 bad usage, 3 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+try:
+    from rich.console import Console
+
+    from src.command_line import run_command
+except ModuleNotFoundError as error:
+    # An environment without its libraries is what this command is there to find: say so, without a traceback.
+    sys.exit(f"failed: {error.name} is not installed. Remedy: {sys.executable} -m pip install -r requirements.txt")
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Run the checks; 0 when none failed."""
+    from src.validation.catalogue import chosen
+    from src.validation.runner import listing
+    from src.validation.runner import validate as run_checks
+    from src.validation.setting import Setting
+
+    console = Console()
+    if args.list:
+        console.print("\n".join(listing()), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    setting = Setting(args.market, args.data, args.config, args.quick)
+    return run_checks(setting, chosen(args.only), console, args.output, debug=args.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    option = parser.add_argument
+    option("--market", help="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K (default NQ)")
+    option("--quick", action="store_true", help="under a minute on two cores: the longest checks are skipped")
+    option("--data", type=Path, metavar="FILE", help="bars to check: CSV, Parquet or a folder (default data/)")
+    option("--config", type=Path, metavar="FILE", help="YAML file of settings to check and to check with")
+    option("--output", type=Path, metavar="FILE", help="write every result as JSON")
+    option("--only", action="append", metavar="CHECK", help="this check alone; may be given more than once")
+    option("--list", action="store_true", help="name every check and what it guards")
+    option("--debug", action="store_true", help="show tracebacks and warnings")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(validate, _parser().parse_args())
