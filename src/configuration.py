@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from src.advisor.settings import FusionSettings, LLMSettings
 from src.agent.rollout_plan import plan_rollouts
@@ -75,15 +75,6 @@ class Configuration(Section):
     evidence: EvidenceSettings = Field(EvidenceSettings(), description="how much is done to tell an effect from luck")
     monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
     validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
-
-    @model_validator(mode="after")
-    def _the_pipeline_trains_one_seed(self) -> Self:
-        if self.test_mode.mode == "pipeline" and (self.evidence.seeds > 1 or self.evidence.walk_forward):
-            raise ValueError(
-                "evidence.seeds and evidence.walk_forward are of the hardware-maximized validation: the pipeline "
-                "trains one seed on one split (seeds 1, walk_forward 0)"
-            )
-        return self
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that are no attribute: a key below a section, or a mistake.
@@ -195,6 +186,7 @@ def build_config(
         config = _validated(model, values, place)
     _check_phase_targets(config, place(("validation", "required")))
     _check_can_go_on(config, place)
+    _check_one_training(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
@@ -227,6 +219,16 @@ def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> 
             f"{place(('pipeline', 'auto_advance'))} is false, and so is {place(('checkpoint', 'enabled'))}: after "
             f"phase 2 nothing would be kept for phase 3 to begin with. Set one of them to true."
         )
+
+
+def _check_one_training(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for several seeds or folds in a pipeline."""
+    for key, only in (("seeds", 1), ("walk_forward", 0)):
+        if config.test_mode.mode == "pipeline" and (value := getattr(config.evidence, key)) != only:
+            raise ConfigError(
+                f"{place(('evidence', key))} is {value}, but the pipeline trains one seed on one split: set it to "
+                f"{only}, or run the hardware-maximized validation."
+            )
 
 
 def effective_yaml(config: Configuration) -> str:

@@ -54,7 +54,7 @@ SMALL: Mapping[str, Any] = {
     "hardware_interval_s": 0.2,
     "evidence": {
         "seeds": 1,
-        "slippage_ticks": [0, 1],
+        "stress_slippage_ticks": [0, 1],
         "chart_sessions": 1,
         "pass_attempts": 200,
         "pass_max_days": 10,

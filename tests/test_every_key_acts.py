@@ -425,7 +425,7 @@ CASES: Mapping[str, Case] = {
     "evidence.pass_max_days": attempts(
         2, "report.pass_simulation.arms.rl_only.fan", base={"environment.rule_profile": "apex_50k_legacy"}
     ),
-    "evidence.slippage_ticks": Case(
+    "evidence.stress_slippage_ticks": Case(
         (0, 9), ("report.statistics.cost_stress.net_usd_per_session.rl_only",), (*RESULTS, *TRAINED)
     ),
     "evidence.late_decisions": Case(1, ("report.reliance.rows",), (*RESULTS, *TRAINED)),

@@ -55,7 +55,7 @@ TINY: Mapping[str, Any] = {
     "monitoring.tensorboard": False,
     # One seed, and of what the arms are put through the least.
     "evidence.seeds": 1,
-    "evidence.slippage_ticks": [0],
+    "evidence.stress_slippage_ticks": [0],
     "evidence.chart_sessions": 0,
     "evidence.pass_attempts": 200,
     "evidence.trials_path": f"{_kept.name}/trials.jsonl",

@@ -43,7 +43,7 @@ class EvidenceSettings(Section):
     pass_max_days: int = Field(
         60, ge=1, le=1000, description="sessions an attempt lasts at most where the rule profile has no expiry"
     )
-    slippage_ticks: tuple[Ticks, ...] = Field(
+    stress_slippage_ticks: tuple[Ticks, ...] = Field(
         SLIPPAGE_TICKS, min_length=1, description="slippage a fill under which the trained arms are played again, ticks"
     )
     late_decisions: int = Field(
@@ -57,7 +57,7 @@ class EvidenceSettings(Section):
         None, description="file of the trials on sealed sessions; null: trials.jsonl in the user's cache folder"
     )
 
-    @field_validator("slippage_ticks")
+    @field_validator("stress_slippage_ticks")
     @classmethod
     def _each_once(cls, ticks: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(ticks)) < len(ticks):

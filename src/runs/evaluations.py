@@ -111,7 +111,7 @@ def _played(
 def _stressed(
     bench: Bench, market: Market, table: AdviceTable, assembly: FeatureAssembly, trained: Mapping[int, Trained]
 ) -> list[CostStress]:
-    first_bars, ticks = market.first_bars(market.split.test), bench.config.evidence.slippage_ticks
+    first_bars, ticks = market.first_bars(market.split.test), bench.config.evidence.stress_slippage_ticks
     with bench.phase("costs", f"the trained arms at {', '.join(map(str, ticks))} ticks of slippage"):
         return [
             stress_costs(

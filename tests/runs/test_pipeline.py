@@ -433,12 +433,12 @@ def test_checkpoints_are_written_as_configured_and_disturb_nothing(pipelines: Pi
 
 
 def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines, whole: Path) -> None:
-    """Twelve stops, each in a step of a rollout; the accounts are stepped by another route every time."""
+    """Twelve stops, each in a step of a rollout, where no checkpoint would be due; by another route every time."""
     home = pipelines.new_home()
     routes = itertools.cycle(["dummy", "batched"])
     ended = None
     for (training, phase), boundary in itertools.product(TRAININGS.items(), BOUNDARIES):
-        changes = {"hardware.vec_env": next(routes)}
+        changes = {"hardware.vec_env": next(routes), "checkpoint.interval_steps": 1000}
         with in_step(training, boundary - 12, terminate):
             ended = pipelines.run(home, changes) if ended is None else pipelines.resume(home, changes)
         assert isinstance(ended.error, InterruptedRun), ended.why

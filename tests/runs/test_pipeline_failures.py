@@ -182,6 +182,19 @@ def differing_but_for_base(one: Path, other: Path) -> list[str]:
     return found
 
 
+def test_going_on_after_the_last_phase_failed_reports_the_others(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home()
+    careless = {"pipeline.max_retries_per_phase": 0, "pipeline.continue_on_failure": True}
+    with in_step("hybrid", 76, raising(RuntimeError("a device was lost"))):
+        ended = pipelines.run(home, careless)
+    assert ended.error is None
+    assert ended.report["arms"] == {}
+    assert [training["phase"] for training in ended.report["training"]] == ["base", "rl_only"]
+    assert "Missed: phase3." in ended.said
+    assert pipelines.resume(home).error is None
+    assert differing(whole, home) == []
+
+
 def test_going_on_where_nothing_is_left_says_what_is_missing(pipelines: Pipelines) -> None:
     home, careless = pipelines.new_home(), {"pipeline.continue_on_failure": True, "pipeline.max_retries_per_phase": 0}
     with in_step("base", 12, raising(RuntimeError("a device was lost"))):
