@@ -27,7 +27,7 @@ test: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m ruff check .
 	$(bin)/python -m ruff format --check .
 	$(bin)/python -m mypy
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest --numprocesses auto --dist loadfile
 
 # torch alone and first: later packages then find it and never choose another build of it.
 $(run_stamp):

@@ -41,10 +41,11 @@ def _file_of_earlier_run(args: argparse.Namespace, overrides: dict[str, Any]) ->
     if not args.auto_resume and args.start_phase == 1:
         return None
     from src.agent.settings import RunSettings
+    from src.market.contracts import get_contract
     from src.runs.folders import newest_run
 
-    defaults = RunSettings()
-    run = newest_run(Path(overrides.get("output_dir", defaults.output_dir)), overrides.get("market"))
+    output_dir, market = overrides.get("output_dir", RunSettings().output_dir), overrides.get("market")
+    run = newest_run(Path(output_dir), market and get_contract(market).symbol)
     return run / "config.yaml" if run else None
 
 

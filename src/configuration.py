@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from src.advisor.settings import FusionSettings, LLMSettings
 from src.agent.rollout_plan import plan_rollouts
@@ -25,7 +25,7 @@ from src.configuration_errors import bad_value, explain, is_number_in_disguise, 
 from src.configuration_file import commented_yaml, read_mapping
 from src.errors import ConfigError
 from src.evidence.settings import MonitoringSettings
-from src.evidence.targets import PHASE_TARGETS, ValidationSettings
+from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
 from src.settings import Section
@@ -73,13 +73,6 @@ class Configuration(Section):
     phase3: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="advice, fine-tuning, evaluation")
     monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
     validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
-
-    @model_validator(mode="after")
-    def _required_targets_belong_to_the_mode(self) -> Self:
-        foreign = [name for name in self.validation.required if name in PHASE_TARGETS]
-        if foreign and self.test_mode.mode != "pipeline":
-            raise ValueError(f"validation.required lists {foreign[0]}, a target of the pipeline's phases only")
-        return self
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that are no attribute: a key below a section, or a mistake.
@@ -179,18 +172,47 @@ def build_config(
         key = ".".join(path)
         if not _holds(given, path):
             return f"{source}: {key}"
-        return f"option {path[-1]} ({key})" if len(path) > 1 else f"options over {source}: {key}"
+        return f"option {flat_name(path)} ({key})" if len(path) > 1 else f"options over {source}: {key}"
 
     config = _validated(model, values, place)
     contract = get_contract(config.test_mode.market)
     if contract.symbol != config.test_mode.market:
         values = _merged(values, {"test_mode": {"market": contract.symbol}})
         config = _validated(model, values, place)
+    _check_phase_targets(config, place(("validation", "required")))
+    _check_can_go_on(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
         )
     return config
+
+
+def _check_phase_targets(config: Configuration, place: str) -> None:
+    """ConfigError for a required target of a phase that this mode does not have, or that has no limit."""
+    for name in config.validation.required:
+        if name not in PHASE_TARGETS:
+            continue
+        if config.test_mode.mode != "pipeline":
+            raise ConfigError(
+                f"{place} lists {name!r}, a target of the pipeline's phases, but this run is {config.test_mode.mode}. "
+                f"Leave it out: here {', '.join(TARGETS)} may be required."
+            )
+        phase, _, what = name.partition("_")
+        if what == "gpu_utilization" and config.sections[phase].gpu_utilization_target is None:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{place} lists {name!r}, but {phase}.gpu_utilization_target, its limit, is not set. Set it, or leave "
+                f"the target out."
+            )
+
+
+def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for a pipeline that stops after each phase and keeps nothing to begin the next one with."""
+    if config.test_mode.mode == "pipeline" and not (config.pipeline.auto_advance or config.checkpoint.enabled):
+        raise ConfigError(
+            f"{place(('pipeline', 'auto_advance'))} is false, and so is {place(('checkpoint', 'enabled'))}: after "
+            f"phase 2 nothing would be kept for phase 3 to begin with. Set one of them to true."
+        )
 
 
 def effective_yaml(config: Configuration) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def _with_comment(line: str, description: str | None, indent: str) -> str:
     if not description:
         return line
     trailing = f"{line}  # {description}"
-    return trailing if len(trailing) <= _WIDTH else f"{indent}# {description}\n{line}"
+    if len(trailing) <= _WIDTH:
+        return trailing
+    comment = textwrap.wrap(description, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    return "\n".join([*comment, line])
 
 
 def _one_line(value: Any) -> str:

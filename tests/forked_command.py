@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+STOPPED_WITHIN_S = 2.0
+"""Of the signal, on a machine that is not busy; here the load of other processes is allowed for."""
 
 _SERVER = """
 import json, os, runpy, signal, sys
@@ -28,6 +31,11 @@ root = sys.argv[1]
 sys.path.insert(0, root)
 import src.testing_framework
 import tensorboard.summary.writer.event_file_writer
+from src.advisor.fusion import compiled_fuse
+
+compiled_fuse()  # reads it from numba's cache, as every run does
+for module in sys.argv[2:]:
+    __import__(module)
 
 def run(request):
     os.setpgid(0, 0)
@@ -53,6 +61,7 @@ for line in iter(sys.stdin.readline, ""):
     if pid == 0:
         run(request)  # leaves through sys.exit, as the script does
         sys.exit(0)
+    os.setpgid(pid, pid)  # here as well as there: who is told the number may signal the group at once
     print(pid, flush=True)
 """
 
@@ -68,12 +77,13 @@ class Finished:
 
 
 class Run:
-    """A run that goes on."""
+    """A run that goes on; `src.runs.kills` can kill it."""
 
     def __init__(self, server: CommandServer, pid: int, out: Path, err: Path) -> None:
         self.pid = pid
         self._server = server
         self._out, self._err = out, err
+        self._code: int | None = None
         self._since = time.monotonic()
 
     @property
@@ -85,8 +95,7 @@ class Run:
         """Wait until something holds; AssertionError with the output when the run ends or time runs out before."""
         deadline = time.monotonic() + timeout_s
         while not holds():
-            alive = psutil.pid_exists(self.pid) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-            assert alive, f"the run ended early\n{self.out}\n{self._err.read_text()}"
+            assert self.ended() is None, f"the run ended early\n{self.out}\n{self._err.read_text()}"
             assert time.monotonic() < deadline, f"nothing after {timeout_s} s\n{self.out}\n{self._err.read_text()}"
             time.sleep(0.01)
 
@@ -99,21 +108,36 @@ class Run:
         self._since = time.monotonic()
         (os.killpg if to_group else os.kill)(self.pid, signum)
 
+    def ended(self) -> int | None:
+        """Its exit code, None while it runs."""
+        if self._code is None and psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
+            self.wait()
+        return self._code
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        if self._code is None:
+            self._code = int(self._server.ask({"wait": self.pid}))
+        return self._code
+
     def finish(self) -> Finished:
         """Wait for its end."""
-        code = int(self._server.ask({"wait": self.pid}))
+        code = self.wait()
         seconds = time.monotonic() - self._since
         return Finished(code, self.out, self._err.read_text(encoding="utf-8"), seconds)
 
 
 class CommandServer:
-    """Forks runs of the repository's scripts; close it when done."""
+    """Forks runs of the repository's scripts; close it when done. `modules`: what it imports besides."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, modules: Sequence[str] = ()) -> None:
         self._folder = folder
         self._runs = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _SERVER, str(ROOT), *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
@@ -150,6 +174,30 @@ class CommandServer:
         self._process.stdout.close()
 
 
-def plain(options: Sequence[object]) -> str:
-    """Options as a shell line, for messages."""
-    return " ".join(map(str, options))
+def assert_refused(finished: Finished, output: Path | None, *words: str) -> None:
+    """Exit code 2, one paragraph on standard error with these words in it; where `output` is given, nothing in it (but
+    the file of a lock)."""
+    assert finished.code == 2, finished
+    assert finished.err.startswith("error: ")
+    assert "\n\n" not in finished.err.strip()
+    assert "Traceback" not in finished.err
+    assert "Verdict" not in finished.out
+    said = " ".join(finished.err.split())
+    for word in words:
+        assert re.search(word, said), said
+    assert all(len(line) <= 80 or max(map(len, line.split())) > 60 for line in finished.err.splitlines()), finished.err
+    if output is not None and output.is_dir():
+        assert [path for path in output.iterdir() if path.name != ".pipeline.lock"] == []
+
+
+def assert_stopped(run: Run, finished: Finished, processes: list[psutil.Process]) -> None:
+    """Exit code 3 without a traceback, soon, and every process of the run is gone."""
+    assert finished.code == 3, finished
+    assert "Traceback" not in finished.err
+    assert "Stopped" in finished.err
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert finished.seconds < STOPPED_WITHIN_S * busy
+    # A fork server caught while it imports sees only afterwards that nobody needs it any more.
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert not psutil.pid_exists(run.pid) or psutil.Process(run.pid).status() == psutil.STATUS_ZOMBIE

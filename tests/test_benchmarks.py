@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -11,19 +12,41 @@ from src.evidence import benchmarks
 from src.evidence.benchmarks import Comparison, ListRecency, Result, measure
 
 
-def test_the_ratio_is_that_of_the_two_ways() -> None:
-    result = measure("sleep", Comparison("3 to 1", lambda: time.sleep(0.003), lambda: time.sleep(0.001)), 3, 0.004)
-    assert 1.8 < result.ratio < 4
-    assert 0.003 <= result.common_s < 0.02
+class Clock:
+    """Time that passes only where a way says so: a busy machine decides nothing here."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def passing(self, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            self.now += seconds
+
+        return call
 
 
-def test_the_two_ways_are_measured_in_turns() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: made.now)
+    return made
+
+
+def test_the_ratio_is_that_of_the_two_ways(clock: Clock) -> None:
+    result = measure("sleep", Comparison("3 to 1", clock.passing(0.003), clock.passing(0.001)), 3, 0.004)
+    assert result.ratio == pytest.approx(3.0)
+    assert result.common_s == pytest.approx(0.003)
+
+
+def test_the_two_ways_are_measured_in_turns(clock: Clock) -> None:
     taken: list[str] = []
 
-    def way(name: str):
+    def way(name: str) -> Callable[[], None]:
+        passing = clock.passing(0.002)
+
         def call() -> None:
             taken.append(name)
-            time.sleep(0.002)
+            passing()
 
         return call
 
@@ -31,14 +54,14 @@ def test_the_two_ways_are_measured_in_turns() -> None:
     assert taken[-6:] == ["common", "ours"] * 3
 
 
-def test_one_operation_is_a_calls_share() -> None:
-    result = measure("batch", Comparison("ten", lambda: time.sleep(0.01), lambda: time.sleep(0.01), calls=10), 3, 0.001)
-    assert 0.001 <= result.ours_s < 0.005
+def test_one_operation_is_a_calls_share(clock: Clock) -> None:
+    result = measure("batch", Comparison("ten", clock.passing(0.01), clock.passing(0.01), calls=10), 3, 0.001)
+    assert result.ours_s == pytest.approx(0.001)
 
 
-def test_the_common_way_may_do_less_in_a_call() -> None:
-    comparison = Comparison("two", lambda: time.sleep(0.004), lambda: time.sleep(0.004), calls=4, common_calls=2)
-    assert 1.3 < measure("calls", comparison, 3, 0.001).ratio < 3
+def test_the_common_way_may_do_less_in_a_call(clock: Clock) -> None:
+    comparison = Comparison("two", clock.passing(0.004), clock.passing(0.004), calls=4, common_calls=2)
+    assert measure("calls", comparison, 3, 0.001).ratio == pytest.approx(2.0)
 
 
 def test_a_part_that_cannot_be_measured_here_is_said_and_ends_with_2_only_if_asked_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from src.configuration import MODES, Configuration, build_config, effective_yaml, flat_name, flat_paths, load_config_file
+from src.configuration import (
+    MODES,
+    Configuration,
+    build_config,
+    effective_yaml,
+    flat_name,
+    flat_paths,
+    load_config_file,
+)
 from src.configuration_errors import section_of
 from src.errors import ConfigError, MarketError, UserError
 from src.market.contracts import CONTRACTS
@@ -119,6 +128,38 @@ def test_pytest_does_not_collect_it() -> None:
     assert TestConfig.__test__ is False
 
 
+def test_keys_of_a_phase_carry_its_name_when_they_read_flat() -> None:
+    config = create_test_config("pipeline", phase2_timeout=60.0, phase3={"gpu_usage": {"torch_threads": 2}})
+    assert (config.phase1_timeout, config.phase2_timeout, config.phase3_timeout) == (3600.0, 60.0, 86_400.0)
+    assert config.phase2_total_timesteps is config.phase3_total_timesteps is None
+    assert (config.phase2_gpu_usage_torch_threads, config.phase3_gpu_usage_torch_threads) == (None, 2)
+    assert config.interval_steps == config.checkpoint.interval_steps == 10_000
+    assert (config.auto_advance, config.max_retries_per_phase, config.keep_last) == (True, 1, 3)
+    for name, nearest in (
+        ("phase2_total_timestep", "phase2_total_timesteps"),
+        ("phase4_timeout", "phase[123]_timeout"),
+        ("auto_advanced", "auto_advance"),
+    ):
+        with pytest.raises(AttributeError, match=f"did you mean '{nearest}'"):
+            getattr(config, name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "overrides", "base", "finetune"),
+    [
+        ("pipeline", {}, 50_000, 25_000),
+        ("pipeline", {"phase2_total_timesteps": 700}, 700, 25_000),
+        ("pipeline", {"phase3_total_timesteps": 700, "timesteps": 300}, 300, 700),
+        ("hardware_maximized", {"phase2_total_timesteps": 700, "phase3_total_timesteps": 800}, 50_000, 25_000),
+    ],
+)
+def test_a_phases_own_budget_counts_in_the_pipeline_only(
+    mode: str, overrides: dict[str, Any], base: int, finetune: int
+) -> None:
+    config = create_test_config(mode, **overrides)
+    assert (config.base_timesteps, config.finetune_timesteps) == (base, finetune)
+
+
 @pytest.mark.parametrize(
     ("overrides", "base", "finetune"),
     [
@@ -206,13 +247,78 @@ def test_a_market_is_found_in_any_case_or_refused() -> None:
         ("environment:\n  env_kwargs: 3\n", ["environment.env_kwargs is 3", "a mapping"]),
         ("validation:\n  required: [exec_time]\n", ["validation.required", "'exec_time'", "'execution_time'"]),
         ("validation:\n  required: [steps_per_s]\n", ["validation", "min_steps_per_s"]),
+        ("validation:\n  required: [phase2_durations]\n", ["'phase2_durations'", "'phase2_duration'"]),
+        ("checkpoints: {}\n", ["section checkpoints", "'checkpoint'"]),
+        ("phase4: {}\n", ["section phase4", "'phase[123]'"]),
+        ("checkpoint:\n  interval: 5\n", ["checkpoint.interval", "'interval_steps'"]),
+        ("checkpoint:\n  strategy: often\n", ["checkpoint.strategy is 'often'", "interval, phase_based"]),
+        ("checkpoint:\n  keep_last: 0\n", ["checkpoint.keep_last is 0", "at least 1"]),
+        ("pipeline:\n  max_retries_per_phase: -1\n", ["pipeline.max_retries_per_phase is -1", "at least 0"]),
+        ("pipeline:\n  pause_between_phases: long\n", ["pipeline.pause_between_phases is 'long'", "a number"]),
+        ("phase1:\n  total_timesteps: 5\n", ["phase1.total_timesteps", "Known here: estimated_duration, timeout"]),
+        ("phase2:\n  timeout: 0\n", ["phase2.timeout is 0", "above 0"]),
+        ("phase3:\n  gpu_usage:\n    memory_share: 1\n", ["phase3.gpu_usage.memory_share", "'memory_fraction'"]),
+        ("phase3:\n  gpu_usage: 0.5\n", ["phase3.gpu_usage is 0.5", "memory_fraction, torch_threads"]),
+        ("phase3:\n  gpu_usage:\n    memory_fraction: 2\n", ["phase3.gpu_usage.memory_fraction is 2", "at most 1"]),
     ],
 )
 def test_a_file_that_cannot_be_used_says_where_and_what_is_wrong(written: Any, text: str, expected: list[str]) -> None:
     path = written(text)
     message = message_of(load_config_file, path)
-    for part in [str(path), *expected]:
-        assert part in message
+    assert str(path) in message
+    for part in expected:
+        assert re.search(part, message) if "[123]" in part else part in message
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "overrides", "expected"),
+    [
+        (
+            "hardware_maximized",
+            "validation: {required: [execution_time, phase2_duration]}\n",
+            {},
+            "mine.yaml: validation.required lists 'phase2_duration', a target of the pipeline's phases, but this run "
+            "is hardware_maximized. Leave it out: here execution_time, peak_memory, gpu_utilization, cache_hit_rate, "
+            "steps_per_s may be required.",
+        ),
+        (
+            "hardware_maximized",
+            "",
+            {"required": ["phase1_gpu_utilization"]},
+            "option required (validation.required) lists 'phase1_gpu_utilization', a target of the pipeline's phases, "
+            "but this run is hardware_maximized. Leave it out: here execution_time, peak_memory, gpu_utilization, "
+            "cache_hit_rate, steps_per_s may be required.",
+        ),
+        (
+            "pipeline",
+            "validation: {required: [phase3_gpu_utilization]}\n",
+            {},
+            "mine.yaml: validation.required lists 'phase3_gpu_utilization', but phase3.gpu_utilization_target, its "
+            "limit, is not set. Set it, or leave the target out.",
+        ),
+        (
+            "pipeline",
+            "pipeline: {auto_advance: false}\n",
+            {"checkpoint": {"enabled": False}},
+            "mine.yaml: pipeline.auto_advance is false, and so is option enabled (checkpoint.enabled): after phase 2 "
+            "nothing would be kept for phase 3 to begin with. Set one of them to true.",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_told_in_one_paragraph(
+    written: Any, mode: str, text: str, overrides: dict[str, Any], expected: str
+) -> None:
+    path = written(text)
+    message = message_of(TestConfig.from_file, path, mode, **overrides)
+    assert message.replace(str(path), "mine.yaml") == expected
+
+
+def test_what_a_phase_is_required_to_reach_may_stand_in_a_file_that_names_no_mode(written: Any) -> None:
+    text = "validation: {required: [phase2_duration, phase2_gpu_utilization]}\nphase2: {gpu_utilization_target: 0.5}\n"
+    assert TestConfig.from_file(written(text), "pipeline").required == ("phase2_duration", "phase2_gpu_utilization")
+    assert create_test_config("pipeline", auto_advance=False).auto_advance is False
+    apart = {"auto_advance": False, "enabled": False}
+    assert not create_test_config("hardware_maximized", **apart).auto_advance, "of no matter outside of the pipeline"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -236,6 +342,9 @@ def test_an_empty_file_and_an_empty_section_are_the_defaults(written: Any) -> No
     ("overrides", "expected"),
     [
         ({"vectorized_env": 3}, ["'vectorized_env'", "'vectorized_envs'"]),
+        ({"phase2_total_timestep": 3}, ["'phase2_total_timestep'", "'phase2_total_timesteps'"]),
+        ({"phase2_timeout": 0}, ["option phase2_timeout (phase2.timeout) is 0", "above 0"]),
+        ({"phase3": {"gpu_usage": {"threads": 1}}}, ["phase3.gpu_usage.threads", "'torch_threads'"]),
         ({"vectorized_envs": 0}, ["option vectorized_envs (hardware.vectorized_envs) is 0", "at least 1"]),
         ({"hardware": 3}, ["no option 'hardware'"]),
         ({"hardware": {"cores": 3}}, ["hardware.cores"]),
@@ -279,6 +388,13 @@ def test_the_shipped_file_holds_every_key_with_its_default(mode: str) -> None:
         ("test_mode", "mode"): mode,
         ("hardware", "vectorized_envs"): 8,
         ("hardware", "batch_size"): 256,
+        ("validation", "required"): [
+            "execution_time",
+            "peak_memory",
+            "phase1_duration",
+            "phase2_duration",
+            "phase3_duration",
+        ],
     }
     defaults = Configuration().to_dict()
     for path in LEAVES:

@@ -7,9 +7,11 @@ configuration (config.yaml, the report's names of choices) is no such figure.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +26,11 @@ from src.agent.training import build_base, resolve_device
 from src.configuration import flat_paths
 from src.evidence.report import judge_targets
 from src.numba_cache import PROJECT_CACHE
+from src.runs import resources
+from src.runs.ledger import Ledger
+from src.runs.phase_targets import phase_targets
 from src.testing_framework import TestConfig
-from tests.tiny_runs import LEFT_OUT, Seen, at, bar_files, quick_calendar, tiny_config, whole_run
+from tests.tiny_runs import LEFT_OUT, FailingEnv, Seen, at, bar_files, quick_calendar, tiny_config, whole_run
 
 RESULTS = ("report.arms", "report.validation_arms", "weights", "steps", "report.look_ahead", "report.timesteps_total")
 TRAINED = ("weights", "metrics")
@@ -41,6 +46,13 @@ TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_
 """A language model that is asked a single batch."""
 UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
 """What no advice may touch."""
+PIPELINE = {"test_mode.mode": "pipeline"}
+OWN_PIPELINE = {**PIPELINE, **OWN_ENV}
+"""Base training and nothing besides."""
+FAILING = {**OWN_PIPELINE, "environment.env_class": "tests.tiny_runs:FailingEnv"}
+EVERY_ROLLOUT = {"checkpoint.interval_steps": 32}
+BASE_ALONE = (*TRAINED, "steps")
+"""What such a pipeline comes to."""
 MANY_BREACHES = {"environment.contracts": 60, "environment.min_buffer_frac": 0.01}
 
 
@@ -118,6 +130,52 @@ def stores(config: TestConfig) -> Seen:
     return {**seen, "stores": found}
 
 
+def on_cuda_by_phase(config: TestConfig) -> Seen:
+    """A pipeline that believes CUDA to be there when it shares out the machine, and nowhere else."""
+    shares: list[float] = []
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        set_per_process_memory_fraction=shares.append,
+        memory_allocated=lambda: 0,
+        memory_reserved=lambda: 0,
+        empty_cache=lambda: None,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(resources, "torch", SimpleNamespace(cuda=cuda, set_num_threads=torch.set_num_threads))
+        seen = whole_run(config)
+    return {**seen, "shares": dict(zip(("phase1", "phase2", "phase3"), shares, strict=True))}
+
+
+def judged_phases(config: TestConfig) -> Seen:
+    """The targets of phases during which a GPU was used half of the time."""
+    ledger = Ledger(Path(), ("phase1", "phase2", "phase3"))
+    for entry in ledger.phases.values():
+        entry.gpu_utilization = 0.5
+    return {name: target["status"] for name, target in phase_targets(config, ledger).items()}
+
+
+def pausing(config: TestConfig) -> Seen:
+    """A run, and the seconds it would sleep."""
+    slept: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", slept.append)
+        seen = whole_run(config)
+    return {**seen, "slept": slept}
+
+
+def failing_once(config: TestConfig) -> Seen:
+    """A run of an environment that fails a single time."""
+    FailingEnv.failures_left = 1
+    return whole_run(config)
+
+
+def failing_always(config: TestConfig) -> Seen:
+    """A run of an environment that fails whenever it is tried."""
+    FailingEnv.failures_left = 1_000
+    return whole_run(config)
+
+
 # ---------------------------------------------------------------- one case a key
 
 
@@ -172,6 +230,35 @@ def bars(to: Any, *moves: str, base: Mapping[str, Any] | None = None) -> Case:
 
 def target(to: Any, name: str, *moves: str) -> Case:
     return Case(to, (f"report.targets.{name}.status", *moves), RESULTS)
+
+
+def used(key: str, to: Any) -> Case:
+    """What one phase may use of the machine: nothing of the others."""
+    own, others = key.partition(".")[0], {"phase1", "phase2", "phase3"} - {key.partition(".")[0]}
+    kept = tuple(f"ledger.{phase}.torch_threads" for phase in sorted(others))
+    return Case(to, (f"ledger.{own}.torch_threads",), kept, OWN_PIPELINE)
+
+
+def shared(phase: str) -> Case:
+    others = tuple(f"shares.{other}" for other in ("phase1", "phase2", "phase3") if other != phase)
+    base = {**OWN_PIPELINE, "hardware.device": "auto"}
+    return Case(0.5, (f"shares.{phase}",), (*others, *BASE_ALONE), base, on_cuda_by_phase)
+
+
+def of_a_phase(phase: str) -> dict[str, Case]:
+    """The keys every phase has; environments of our own have no training in phases 1 and 3, and it does not matter."""
+    utilization = f"{phase}.gpu_utilization_target"
+    duration = (f"report.targets.{phase}_duration.status", "report.validation_passed")
+    return {
+        f"{phase}.estimated_duration": Case(1e-9, duration, BASE_ALONE, OWN_PIPELINE),
+        f"{phase}.timeout": Case(1e-9, ("outcome", f"ledger.{phase}.status"), base=OWN_PIPELINE),
+        utilization: Case(
+            0.4, (f"{phase}_gpu_utilization",), (f"{phase}_duration",), {**PIPELINE, utilization: 0.9}, judged_phases
+        ),
+        f"{phase}.gpu_usage": used(phase, {"torch_threads": 2}),
+        f"{phase}.gpu_usage.torch_threads": used(phase, 2),
+        f"{phase}.gpu_usage.memory_fraction": shared(phase),
+    }
 
 
 CASES: Mapping[str, Case] = {
@@ -305,6 +392,34 @@ CASES: Mapping[str, Case] = {
     "data.embargo_sessions": bars(1, "report.data.split.validation"),
     "data.synthetic_sessions": bars(61, "report.data.sessions", base=SYNTHETIC),
     "data.synthetic_interval_min": bars(12, "report.data.bars", base=SYNTHETIC),
+    # checkpoint: what is kept changes no result
+    "checkpoint.enabled": Case(False, ("checkpoints",), BASE_ALONE, OWN_PIPELINE),
+    "checkpoint.strategy": Case("phase_based", ("checkpoints",), BASE_ALONE, {**OWN_PIPELINE, **EVERY_ROLLOUT}),
+    "checkpoint.interval_steps": Case(64, ("checkpoints",), BASE_ALONE, OWN_PIPELINE),
+    "checkpoint.keep_last": Case(1, ("checkpoints",), BASE_ALONE, {**OWN_PIPELINE, **EVERY_ROLLOUT}),
+    # pipeline
+    "pipeline.auto_advance": Case(False, ("ledger.phase2.status", "report.test_name"), base=OWN_PIPELINE),
+    "pipeline.reallocate_resources": Case(
+        False,
+        ("ledger.phase2.torch_threads",),
+        ("ledger.phase1.torch_threads",),
+        {**OWN_PIPELINE, "phase2.gpu_usage.torch_threads": 2},
+    ),
+    "pipeline.pause_between_phases": Case(5.0, ("slept",), BASE_ALONE, OWN_PIPELINE, pausing),
+    "pipeline.max_retries_per_phase": Case(
+        0, ("outcome", "ledger.phase2.status", "ledger.phase2.tries"), base=FAILING, observe=failing_once
+    ),
+    "pipeline.continue_on_failure": Case(
+        True, ("outcome", "ledger.phase3.status"), base=FAILING, observe=failing_always
+    ),
+    # phases
+    **of_a_phase("phase1"),
+    **of_a_phase("phase2"),
+    **of_a_phase("phase3"),
+    "phase2.total_timesteps": Case(256, ("steps.0.timesteps", "weights.base"), UNTRAINED, PIPELINE),
+    "phase3.total_timesteps": Case(
+        256, ("steps.1.timesteps", "steps.2.timesteps", "weights.hybrid"), (*BASE, *UNTRAINED), PIPELINE
+    ),
     # monitoring
     "monitoring.monitor_gpu": Case(False, ("report.hardware.gpu_reason",), (*RESULTS, *TRAINED)),
     "monitoring.hardware_interval_s": Case(
@@ -376,9 +491,10 @@ def test_a_flipped_key_shows(runs: Runs, key: str) -> None:
         assert all(at(before, path) is not None for path in case.keeps), "nothing stands there in either run"
 
 
-def test_what_is_observed_repeats_when_nothing_is_flipped(runs: Runs) -> None:
+@pytest.mark.parametrize("base", [{}, PIPELINE, OWN_PIPELINE], ids=["", "pipeline", "own_pipeline"])
+def test_what_is_observed_repeats_when_nothing_is_flipped(runs: Runs, base: Mapping[str, Any]) -> None:
     """Else a difference would tell nothing about the key."""
-    before, after = runs.see({}, whole_run), runs.see_again({}, whole_run)
+    before, after = runs.see(base, whole_run), runs.see_again(base, whole_run)
     cases = [case for case in CASES.values() if case.observe is whole_run]
     paths = {path for case in cases for path in (*case.moves, *case.keeps)}
     assert [path for path in sorted(paths) if at(before, path) != at(after, path)] == []

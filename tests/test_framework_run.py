@@ -7,7 +7,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +26,7 @@ from src.errors import BarDataError, InterruptedRun
 from src.evidence.look_ahead import LookAheadCheck
 from src.runs import results, validation
 from src.testing_framework import TestConfig, TestingFramework
+from tests.golden_forms import key_paths
 from tests.small_runs import finished, run_small, same_bits, small_config
 
 pytestmark = pytest.mark.slow
@@ -43,23 +43,6 @@ def weights_of(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         tensors = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def key_paths(value: Any, path: str = "") -> Iterator[str]:
-    """Every key of a report; what stands under a name of the run's own making is one line, and so are like arms."""
-    if re.search(r"(phases|phase_times|sessions_left_out|repairs|failed_readings|failure_reasons)$", path):
-        yield f"{path}.*"
-    elif path.endswith("arms"):
-        advised = sorted({key for arm in value.values() for key in key_paths(arm) if key.startswith("advice.")})
-        (own,) = {tuple(k for k in key_paths(arm) if not k.startswith("advice.")) for arm in value.values()}
-        yield from (f"{path}.<arm>.{key}" for key in (*own, *advised))
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from key_paths(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        yield from key_paths(value[0], f"{path}[]")
-    else:
-        yield path
 
 
 def test_a_run_writes_everything_into_its_folder() -> None:

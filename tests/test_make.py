@@ -71,7 +71,7 @@ def test_make_test_runs_every_check(clone: Path) -> None:
     commands = planned(clone, "test")
     assert any("-r requirements-dev.txt" in line for line in commands)
     checks = [line.split("-m ")[1] for line in commands[-4:]]
-    assert checks == ["ruff check .", "ruff format --check .", "mypy", "pytest"]
+    assert checks == ["ruff check .", "ruff format --check .", "mypy", "pytest --numprocesses auto --dist loadfile"]
 
 
 @pytest.mark.parametrize("target", ["run", "test"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import sqlite3
 import subprocess
@@ -14,10 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.forked_command import ROOT, CommandServer, Finished, Run
+from tests.forked_command import ROOT, CommandServer, Finished, assert_refused, assert_stopped
+from tests.golden_forms import masked
 from tests.market.bar_makers import bar_table, scheduled_slots, walk_bars, write_csv
 
 SCRIPT = "run_hardware_maximized.py"
@@ -29,9 +27,6 @@ data: {synthetic_interval_min: 15}
 monitoring: {log_interval: 20}
 validation: {max_peak_memory_gb: 1000}
 """
-STOPPED_WITHIN_S = 2.0
-"""Of the signal, on a machine that is not busy; here the load of other processes is allowed for."""
-
 OWN_ENV = """
 import gymnasium as gym, numpy as np
 class Mine(gym.Env):
@@ -68,20 +63,6 @@ def good_run(server: CommandServer, elsewhere: Path) -> tuple[Finished, Path]:
     finished = server.run(SCRIPT, "--mock-llm", *options, cwd=elsewhere)
     (folder,) = (elsewhere / "good").iterdir()
     return finished, folder
-
-
-def masked(text: str) -> str:
-    """What is printed, without what hangs on the machine: numbers, progress lines, padding, where a line breaks."""
-    text = re.sub(r"^\[[\d:]+\]   .*\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"Report: .*", "Report: <path>", text)
-    text = re.sub(r"collecting rollouts|the PPO update", "<part>", text)
-    text = re.sub(r"[+-]?\d[\d,.:]*%?", "#", text)
-    text = re.sub(r"take # (h|min) at", "take # <unit> at", text)
-    text = re.sub(r"(?<=#) +- +(?=#)", " # ", text)
-    text = re.sub(r" +", " ", re.sub(r" *\n +", " ", text))
-    heads = "Trains|Look-ahead|Production|Evaluation|Learning|Advice|Simulated"
-    text = re.sub(rf" ({heads})\b", r"\n\1", text)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
 @pytest.mark.slow
@@ -187,21 +168,6 @@ def a_bad_file(kind: str, folder: Path) -> Path:
         cells[2], cells[3] = "1.0", "99999.0"
         path.write_text("\n".join([*lines[:300], ",".join(cells), *lines[301:]]))
     return path
-
-
-def assert_refused(finished: Finished, output: Path, *words: str) -> None:
-    """Exit code 2, one paragraph on standard error with these words in it, nothing in the output folder."""
-    assert finished.code == 2, finished
-    assert finished.err.startswith("error: ")
-    assert "\n\n" not in finished.err.strip()
-    assert "Traceback" not in finished.err
-    assert "Verdict" not in finished.out
-    said = " ".join(finished.err.split())
-    for word in words:
-        assert re.search(word, said), said
-    assert all(len(line) <= 80 or max(map(len, line.split())) > 60 for line in finished.err.splitlines()), finished.err
-    if output.is_dir():
-        assert list(output.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -318,19 +284,6 @@ def test_a_worker_that_dies_shows_its_own_traceback(server: CommandServer, elsew
 
 def in_the_middle_of_training(output: Path) -> bool:
     return any(path.stat().st_size for path in output.glob("*/metrics.jsonl"))
-
-
-def assert_stopped(run: Run, finished: Finished, processes: list[psutil.Process]) -> None:
-    """Exit code 3 without a traceback, soon, and every process of the run is gone."""
-    assert finished.code == 3, finished
-    assert "Traceback" not in finished.err
-    assert "Stopped" in finished.err
-    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert finished.seconds < STOPPED_WITHIN_S * busy
-    # A fork server caught while it imports sees only afterwards that nobody needs it any more.
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    assert [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
-    assert not psutil.pid_exists(run.pid) or psutil.Process(run.pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow

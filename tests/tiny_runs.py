@@ -79,6 +79,23 @@ class CountingEnv(gym.Env[np.ndarray, np.int64]):
         return obs, self._reward * float(action), self._steps == 5, False, {}
 
 
+class FailingEnv(CountingEnv):
+    """The same, failing in its 25th step, as often as `failures_left` says."""
+
+    failures_left = 0
+
+    def __init__(self, reward: float = 1.0) -> None:
+        super().__init__(reward)
+        self._steps_in_all = 0
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._steps_in_all += 1
+        if self._steps_in_all == 25 and FailingEnv.failures_left:
+            FailingEnv.failures_left -= 1
+            raise RuntimeError("the feed broke off")
+        return super().step(action)
+
+
 def bar_files(folder: Path) -> dict[str, Path]:
     """Files of NQ bars: `plain`, `other` (another seed), `gappy` (five bars missing in one day), `defective`."""
     plain = synthetic_bars("NQ", N_SESSIONS, INTERVAL_MIN, seed=1)
@@ -122,25 +139,45 @@ def quick_calendar() -> Iterator[None]:
 
 
 def whole_run(config: TestConfig) -> Seen:
-    """Everything a run leaves behind: its report, metrics by phase, digests of the exported weights, and files.
+    """Everything a run leaves behind: its report, metrics by phase, digests of the exported weights, and files; a
+    pipeline its ledger and the names of its checkpoints as well.
 
-    A run that a UserError ended leaves `outcome`, the error's text, and nothing else.
+    A run that a UserError ended leaves `outcome`, the error's text; a pipeline also what does not need its end.
     """
     framework = TestingFramework(config, Console(quiet=True))
+    outcome = ""
     try:
         if config.test_mode.mode == "pipeline":
             framework.run_automated_pipeline()
         else:
             framework.run_hardware_maximized_validation()
     except UserError as error:
-        return {"outcome": str(error)}
+        outcome = str(error)
     folder = framework.run_folder
-    assert folder is not None
+    seen = {"outcome": outcome, "threads": torch.get_num_threads()}
+    if folder is not None and (folder / "ledger.json").exists():
+        seen |= _pipeline_left(folder)
+    if not outcome:
+        assert folder is not None
+        seen |= _left(folder)
+    return seen
+
+
+def _pipeline_left(folder: Path) -> Seen:
+    by_training: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("phase?/*/checkpoint-*")):
+        by_training.setdefault(path.parent.name, []).append(path.name)
+    ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
+    return {"ledger": ledger["phases"], "checkpoints": by_training}
+
+
+def _left(folder: Path) -> Seen:
+    if not (folder / "report.json").exists():  # a pipeline that stopped after a phase
+        return {}
     with open(folder / "hardware.csv", newline="", encoding="utf-8") as file:
         hardware_rows = len(list(csv.DictReader(file)))
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return {
-        "outcome": "",
         "report": report,
         "steps": [{key: r[key] for key in ("phase", "timesteps", "n_envs", "n_steps")} for r in report["training"]],
         "metrics": _metrics(folder / "metrics.jsonl"),
@@ -151,7 +188,6 @@ def whole_run(config: TestConfig) -> Seen:
             "tensorboard": (folder / "tensorboard").is_dir(),
             "hardware_rows": hardware_rows,
         },
-        "threads": torch.get_num_threads(),
     }
 
 

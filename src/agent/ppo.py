@@ -47,6 +47,8 @@ class TimedMaskablePPO(MaskablePPO):
 
     rollout_s = 0.0
     update_s = 0.0
+    checkpoint_s = 0.0
+    """Seconds spent on taking and writing checkpoints; whoever takes them counts them."""
     bf16_update = False
     micro_batch: int | None = None
     split_updates = 0

@@ -40,6 +40,8 @@ class TrainingRecord:
     seconds: float
     rollout_s: float
     update_s: float
+    checkpoint_s: float
+    """On top of `seconds`."""
     steps_per_s: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,6 +227,7 @@ def train(
         seconds=seconds,
         rollout_s=model.rollout_s,
         update_s=model.update_s,
+        checkpoint_s=model.checkpoint_s,
         steps_per_s=model.num_timesteps / seconds,
     )
 

@@ -31,6 +31,7 @@ COUNTERS = (
     "_episode_num",
     "rollout_s",
     "update_s",
+    "checkpoint_s",
     "micro_batch",
     "split_updates",
 )

@@ -129,6 +129,9 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {slow} "
             f"({max(share, 1 - share):.0%} of training time)."
         )
+    if kept_s := sum(r["checkpoint_s"] for r in training):
+        share = kept_s / (kept_s + sum(r["seconds"] for r in training))
+        lines.append(f"Checkpoints: {kept_s:.1f} s, {share:.1%} of training time.")
     leak = report.get("look_ahead")
     if leak is not None:
         lines.append(

@@ -41,7 +41,8 @@ class ValidationSettings(Section):
     )
     required: tuple[str, ...] = Field(
         ("execution_time", "peak_memory"),
-        description=f"targets that decide the exit code, of: {', '.join((*TARGETS, *PHASE_TARGETS))}",
+        description=f"targets that decide the exit code, of: {', '.join(TARGETS)}, and in the pipeline "
+        "phaseN_duration, phaseN_gpu_utilization",
     )
 
     @field_validator("required")

@@ -60,6 +60,12 @@ def _begun(folder: Path) -> tuple[str, int]:
     return when, int(number or 1)
 
 
+def log_length(run: Path) -> int:
+    """Bytes in the log of a run's trainings; 0 before the first row."""
+    log = run / LOG_NAME
+    return log.stat().st_size if log.exists() else 0
+
+
 def set_aside(run: Path, phase: str) -> Path | None:
     """Move what a phase has left into a folder beside, with a copy of the log; None if it has left nothing."""
     left = [path for name in MADE_BESIDES.get(phase, ()) if (path := run / name).exists()]
@@ -73,7 +79,9 @@ def set_aside(run: Path, phase: str) -> Path | None:
     else:
         aside.mkdir()
     for path in left:
-        path.rename(aside / path.name)
+        kept = aside / path.relative_to(run)
+        kept.parent.mkdir(exist_ok=True)
+        path.rename(kept)
     if (run / LOG_NAME).exists():
         shutil.copy2(run / LOG_NAME, aside / LOG_NAME)
     return aside

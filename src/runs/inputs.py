@@ -19,6 +19,7 @@ DATA = (("test_mode.market", "data", "environment.trading_hours"), ("data.path",
 BASE = (
     ("test_mode.seed", "hardware", "training", "environment"),
     (
+        "hardware.device",  # where it really trains is an input of its own
         "hardware.vec_env",  # every route gives the same bits
         "hardware.memory_fraction",
         "hardware.optimize_memory",

@@ -31,8 +31,8 @@ from rich.console import Console
 
 SCRIPT = Path(__file__).resolve().parents[2] / "run_pipeline.py"
 ANY, WRITING, ASKING = "any instant", "writing a checkpoint", "asking the model"
-AIMS = (ANY, WRITING, ASKING, ANY)
-"""What is aimed at, in turn."""
+SHARES: Mapping[str, int] = {ANY: 2, WRITING: 1, ASKING: 1}
+"""Of the kills; what is furthest behind is aimed at."""
 SETTINGS = """
 hardware: {torch_threads: 1, optimize_memory: false}
 data: {synthetic_interval_min: 15, synthetic_sessions: 60}
@@ -57,6 +57,7 @@ OF_THE_PROCESS = frozenset(
         "seconds",
         "rollout_s",
         "update_s",
+        "checkpoint_s",
         "steps_per_s",
         "hours",
         "name",
@@ -114,9 +115,11 @@ class _Started:
 
 @dataclass
 class Outcome:
-    """What came of it: kills by kind, and where a resumed run ended otherwise than the undisturbed one."""
+    """What came of it: kills by kind, after how many of them a training went on from a checkpoint, and where a resumed
+    run ended otherwise than the undisturbed one."""
 
     kills: dict[str, int] = field(default_factory=dict)
+    went_on: int = 0
     finished_runs: int = 0
     differences: list[str] = field(default_factory=list)
 
@@ -142,10 +145,13 @@ def kill_and_compare(
         killed = _Pipeline(start, folder / f"killed-{outcome.finished_runs}", settings, timesteps)
         killed.begin()
         while True:
-            hit = killed.kill(AIMS[done % len(AIMS)], rng.uniform(0.0, length_s)) if done < kills else None
+            aim = min(SHARES, key=lambda kind: outcome.kills.get(kind, 0) / SHARES[kind])
+            wait_s = rng.uniform(0.0, length_s) if aim == ANY else 4.0 * length_s
+            hit = killed.kill(aim, wait_s, rng.randrange(3)) if done < kills else None
             if hit is None:
                 break
             outcome.kills[hit] = outcome.kills.get(hit, 0) + 1
+            outcome.went_on += killed.is_within_a_training()
             done += 1
             say(f"kill {done}: {hit}")
             killed.resume()
@@ -180,22 +186,40 @@ class _Pipeline:
     def resume(self) -> None:
         self.process = self._start([*self._options, "--auto-resume"], self.folder)
 
-    def kill(self, aim: str, after_s: float) -> str | None:
-        """SIGKILL the process group where it is aimed at, or at the latest after some time: which it became. None if
-        the run ended before."""
-        until = time.monotonic() + after_s * (1.0 if aim == ANY else 4.0)
+    def kill(self, aim: str, after_s: float, behind: int) -> str | None:
+        """SIGKILL the process group where it is aimed at (WRITING: a checkpoint with at least `behind` others of its
+        training behind it), or at the latest after some time: what it hit, as the dead process left it. None if the run
+        ended before."""
+        until = time.monotonic() + after_s
         asked_before = _answers(self._store)
         holds = {
             ANY: lambda: False,
-            WRITING: lambda: any(self.folder.glob("logs/*/phase*/*/.*.partial")),
+            WRITING: lambda: self._is_writing(behind),
             ASKING: lambda: _answers(self._store) > asked_before,
         }[aim]
         while self.process.ended() is None:
-            if (hit := holds()) or time.monotonic() >= until:
+            if holds() or time.monotonic() >= until:
                 os.killpg(self.process.pid, signal.SIGKILL)
-                return (aim if hit else ANY) if self.process.wait() == -signal.SIGKILL else None
+                return self._hit(asked_before) if self.process.wait() == -signal.SIGKILL else None
             time.sleep(0.0005)
         return None
+
+    def _is_writing(self, behind: int = 0) -> bool:
+        partial = self.folder.glob("logs/*/phase?/*/.*.partial")
+        return any(len([*path.parent.glob("checkpoint-*")]) >= behind for path in partial)
+
+    def is_within_a_training(self) -> bool:
+        """Whether a training has left a checkpoint to go on from, and has not reached its end."""
+        ledgers = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("logs/*/ledger.json")]
+        finished = {name for ledger in ledgers for phase in ledger["phases"].values() for name in phase["parts"]}
+        begun = {path.parent.name for path in self.folder.glob("logs/*/phase?/*/checkpoint-*")}
+        return bool(begun - finished)
+
+    def _hit(self, asked_before: int) -> str:
+        if self._is_writing():
+            return WRITING
+        asked_to_the_end = any(self.folder.glob("logs/*/phase3/advice.safetensors"))
+        return ASKING if _answers(self._store) > asked_before and not asked_to_the_end else ANY
 
 
 def _answers(store: Path) -> int:
@@ -248,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = kill_and_compare(_Started, Path(folder), args.kills, seed=args.seed, say=console.print)
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
     console.print(f"{sum(outcome.kills.values())} kills ({kills}), {outcome.finished_runs} runs brought to their end")
+    console.print(f"after {outcome.went_on} of the kills a training went on from a checkpoint")
     for difference in outcome.differences:
         console.print(f"differs: {difference}")
     console.print("nothing differs" if not outcome.differences else f"{len(outcome.differences)} differences")

@@ -39,10 +39,12 @@ class PhaseEntry(BaseModel):
     """Fingerprint of what it made; an input of the phase after it."""
     parts: dict[str, Part] = Field(default_factory=dict)
     timesteps: dict[str, int] = Field(default_factory=dict)
-    """Of each training, the timesteps done."""
+    """Of each training, the timesteps done, up to its newest checkpoint where it goes on."""
     seconds: float = 0.0
     tries: int = 0
     failures: list[str] = Field(default_factory=list)
+    log_bytes: int = 0
+    """Length of metrics.jsonl when the run went on without its end."""
     torch_threads: int | None = None
     memory_before: dict[str, float] = Field(default_factory=dict)
     memory_after: dict[str, float] = Field(default_factory=dict)
@@ -96,16 +98,19 @@ class Ledger:
                 f"see that the folder can be written, then go on with --auto-resume: what the ledger held is kept."
             ) from error
 
-    @property
-    def log_bytes(self) -> int:
-        """Length of metrics.jsonl behind everything that is finished."""
-        return max((part.log_bytes for entry in self.phases.values() for part in entry.parts.values()), default=0)
+    def log_bytes(self, phase: str) -> int:
+        """Length of metrics.jsonl where this phase goes on: behind all it has finished, and behind the phases before
+        it, failed ones too."""
+        names = list(self.phases)
+        before = names[: names.index(phase)]
+        parts = [part for name in (*before, phase) for part in self.phases[name].parts.values()]
+        return max([0, *(part.log_bytes for part in parts), *(self.phases[name].log_bytes for name in before)])
 
 
 def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What changed between two sets of inputs, in words."""
     return [
-        f"{key} was {recorded.get(key, 'not there')}, is {now.get(key, 'not there')}"
+        f"{key} was {recorded.get(key) or 'not there'}, is {now.get(key) or 'not there'}"
         for key in sorted(recorded.keys() | now.keys())
         if recorded.get(key) != now.get(key)
     ]

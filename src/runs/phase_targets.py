@@ -11,7 +11,7 @@ from src.runs.ledger import Ledger
 
 def phase_facts(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """The ledger by phase, without what stands elsewhere in the report."""
-    return {name: entry.model_dump(exclude={"parts", "inputs"}) for name, entry in ledger.phases.items()}
+    return {name: entry.model_dump(exclude={"parts", "inputs", "log_bytes"}) for name, entry in ledger.phases.items()}
 
 
 def phase_targets(config: Configuration, ledger: Ledger) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from src.errors import EnvironmentWorkerError, TrainingDiverged, UserError
 from src.runs.bench import Bench
+from src.runs.folders import log_length
 from src.runs.ledger import PhaseEntry
 from src.runs.resources import apply_usage, memory_now, release_all
 from src.runs.standing import PHASES, TITLES, Standing
@@ -65,15 +66,17 @@ class PhaseTries:
                         continue
                     if settings.continue_on_failure and name != "phase1":
                         self._say(f"{name} failed ({_first_line(error)}); going on with what it has left")
+                        entry.log_bytes = log_length(self._standing.folder)
                         return
                     raise PhaseFailed(
-                        f"{name} ({TITLES[name]}) failed {failures} times, last: {error}\nWhat it has made up to "
-                        f"its newest checkpoint is kept in {self._standing.folder}. Go on with: {self._command}"
+                        f"{name} ({TITLES[name]}) failed {failures} times. What it has made up to its newest "
+                        f"checkpoint is kept in {self._standing.folder}. Last failure: {error}\nGo on with:\n"
+                        f"{self._command}"
                     ) from error
 
     @contextmanager
     def _one_try(self, name: str, entry: PhaseEntry, inputs: dict[str, str]) -> Iterator[None]:
-        entry.status, entry.inputs = "running", inputs
+        entry.status, entry.inputs, entry.log_bytes = "running", inputs, 0
         entry.tries += 1
         self._working_on = entry
         self._standing.ledger.save()

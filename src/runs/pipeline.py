@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.settings import LLMSettings
@@ -30,7 +31,7 @@ from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import OutputError
 from src.runs.bench import Bench
-from src.runs.folders import only_run_in
+from src.runs.folders import log_length, only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
@@ -50,7 +51,7 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
 
     Raises UserError for input to mend and for phases that failed, InterruptedRun when stopped.
     """
-    output_dir = Path(bench.config.test_mode.output_dir)
+    output_dir, command = Path(bench.config.test_mode.output_dir), command or "run_automated_pipeline(auto_resume=True)"
     with only_run_in(output_dir), StopRequest() as stop:
         run = _Pipeline(bench, stop, start_phase, auto_resume, command)
         try:
@@ -60,15 +61,17 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
             return report
         except KeyboardInterrupt:
             run.interrupted()
-            if bench.folder is None:
+            if bench.folder is None and not auto_resume:
                 raise
-            raise InterruptedRun(
-                f"Stopped; everything up to the newest checkpoint is kept in {bench.folder}. Go on with: {command}"
-            ) from None
+            kept = f"nothing below {output_dir} was changed"
+            if bench.folder is not None:
+                kept = f"everything up to the newest checkpoint is kept in {bench.folder}"
+            raise InterruptedRun(f"Stopped; {kept}. Go on with:\n{command}") from None
         except OSError as error:  # outside of the phases, where another try is no remedy
             raise OutputError(
-                f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or see "
-                f"that its folder can be written; everything up to the newest checkpoint is kept. Go on with: {command}"
+                f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or "
+                f"see that its folder can be written; everything up to the newest checkpoint is kept. Go on with:\n"
+                f"{command}"
             ) from error
 
 
@@ -160,10 +163,12 @@ class _Pipeline:
             return base_inputs(config, self._plans[0], str(self._trainer.device), tables)
         return hybrid_inputs(config, self._plans[1], self._entry("phase2").result)
 
-    def _finished(self, entry: PhaseEntry, name: str, facts: dict[str, Any]) -> None:
-        """A part of a phase is done for good; what metrics.jsonl holds by now belongs to it."""
-        rows = self._folder / "metrics.jsonl"
-        entry.parts[name] = Part(facts=facts, log_bytes=rows.stat().st_size if rows.exists() else 0)
+    def _finished(self, phase: str, name: str, facts: dict[str, Any]) -> None:
+        """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
+        may hold rows of what is begun anew."""
+        trained = name in TRAININGS[phase]
+        log_bytes = log_length(self._folder) if trained else self._ledger.log_bytes(phase)
+        self._entry(phase).parts[name] = Part(facts=facts, log_bytes=log_bytes)
         self._ledger.save()
         self._deadline.check()
 
@@ -173,7 +178,7 @@ class _Pipeline:
             return "own environments"
         with bench.phase("compile", "the account kernel: slow on a machine's first run only"):
             compile_kernel(bench.market)
-        self._finished(entry, "look_ahead", look_ahead(bench, bench.market))
+        self._finished("phase1", "look_ahead", look_ahead(bench, bench.market))
         return tables_fingerprint(bench.market)
 
     def _train_base(self, entry: PhaseEntry) -> str:
@@ -185,7 +190,7 @@ class _Pipeline:
             if "production" not in entry.parts:
                 with bench.phase("production", "a rollout with the production networks"):
                     estimate = estimate_production(self._trainer, env, plan)
-                self._finished(entry, "production", asdict(estimate))
+                self._finished("phase2", "production", asdict(estimate))
         export_base(model, self._folder / "base.zip")
         self._base_weights = weights = dict(model.policy.state_dict())
         bench.release(model)
@@ -245,7 +250,7 @@ class _Pipeline:
                 progress=progress,
             )
         save_table(table, path)
-        self._finished(entry, "advice", asking.to_dict())
+        self._finished("phase3", "advice", asking.to_dict())
         return table
 
     def _job(self, name: str) -> Job:
@@ -265,18 +270,23 @@ class _Pipeline:
     def _train(
         self, entry: PhaseEntry, name: str, model: TimedMaskablePPO, plan: RolloutPlan, callbacks: list[Any]
     ) -> None:
+        def saved() -> None:
+            entry.timesteps[name] = model.num_timesteps
+            self._tries.count_time()
+
         job = self._job(name)
         record = train_resumably(
-            self._bench, job, model, plan, callbacks,
-            finished=name in entry.parts, log_bytes=self._ledger.log_bytes, stop=self._stop, deadline=self._deadline,
-            saved=self._tries.count_time, not_bitwise=entry.not_bitwise,
+            self._bench, job, model, plan, callbacks, finished=name in entry.parts,
+            log_bytes=self._ledger.log_bytes(job.phase), stop=self._stop, deadline=self._deadline, saved=saved,
+            not_bitwise=entry.not_bitwise,
         )  # fmt: skip
         entry.timesteps[name] = model.num_timesteps
         if record is not None:
-            self._finished(entry, name, record.to_dict())
+            self._finished(job.phase, name, record.to_dict())
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
-        self._say(f"{name} is done; pipeline.auto_advance is false. Go on with: {self._command}")
+        self._say(f"{name} is done; pipeline.auto_advance is false. Go on with:")
+        self._bench.console.print(Text(self._command), soft_wrap=True)  # broken, a line would be another command
         return {"stopped_after": name, "phases": phase_facts(self._ledger), "validation_passed": True}
 
     def _report(self) -> dict[str, Any]:

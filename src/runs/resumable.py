@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from src.agent.settings import CheckpointSettings
 from src.agent.training import TrainingRecord, train
 from src.agent.training_state import capture, restore
 from src.runs.bench import Bench
+from src.runs.folders import LOG_NAME
 from src.runs.stopping import Deadline, StopRequest
 
 Say = Callable[[str], None]
@@ -82,13 +85,13 @@ def train_resumably(
             f"(checkpoint.enabled false, damaged or deleted)"
         )
     what = f"{plan.actual:,} timesteps over {plan.n_envs} accounts"
-    keep, purge = log_bytes, None
+    rows, purge = _rows_up_to(bench, log_bytes if loaded is None else loaded.snapshot.state["log_bytes"]), 0
     if loaded is not None:
         what += f", going on from {loaded.snapshot.step:,}"
-        keep, purge = loaded.snapshot.state["log_bytes"], loaded.snapshot.step + 1
+        purge = _first_step_not_kept(rows, job, loaded.snapshot.step)
     with (
         bench.phase(job.name, what),
-        bench.logged(job.name, plan, keep_bytes=keep, purge_step=purge, shown_only=finished) as (logging, rows),
+        bench.logged(job.name, plan, keep_bytes=len(rows), purge_step=purge, shown_only=finished) as (logging, sink),
     ):
         resumables = [logging, *callbacks]
         if loaded is not None:
@@ -96,7 +99,7 @@ def train_resumably(
             not_bitwise += [sentence for sentence in found if sentence not in not_bitwise]
 
         def log_size() -> int:
-            return log_bytes if rows is None else rows.offset
+            return log_bytes if sink is None else sink.offset
 
         boundary = _Boundary(bench, job, model, plan, resumables, log_size, stop, deadline, saved)
         model.after_update = boundary
@@ -108,6 +111,27 @@ def train_resumably(
     if model.split_updates:
         not_bitwise.append(f"{model.split_updates} updates of {job.name} were split to fit into memory")
     return None if finished else record
+
+
+def _rows_up_to(bench: Bench, log_bytes: int) -> bytes:
+    """The log as it was at that length; no result hangs on it, so the run goes on where some of it is lost."""
+    assert bench.folder is not None
+    path = bench.folder / LOG_NAME
+    rows = path.read_bytes()[:log_bytes] if path.exists() else b""
+    if len(rows) < log_bytes:
+        bench.display.say(f"{path} has lost rows that were written to it; what it holds is kept")
+    return rows
+
+
+def _first_step_not_kept(rows: bytes, job: Job, step: int) -> int:
+    """Of TensorBoard's points, which cannot be cut by bytes: one at the checkpoint's own step was logged before it, or
+    when the stopped process wrote what was pending."""
+    try:
+        last = json.loads(rows.splitlines()[-1])
+        logged_before = (last["phase"], last["num_timesteps"]) == (job.name, step)
+    except (IndexError, ValueError, KeyError, TypeError):  # no row, or one torn or changed
+        logged_before = False
+    return step + 1 if logged_before else step
 
 
 def _restored(model: TimedMaskablePPO, resumables: list[Any], loaded: Loaded) -> list[str]:
@@ -155,8 +179,10 @@ class _Boundary:
         return self._settings.strategy == "interval" and step // every > self._saved_at // every
 
     def _save(self, store: CheckpointStore) -> None:
+        began = time.perf_counter()
         snapshot = capture(self._model, self._resumables)
         state = {"training": snapshot.state, "log_bytes": self._log_bytes()}
         store.save(replace(snapshot, state=state))
         self._saved_at = self._model.num_timesteps
+        self._model.checkpoint_s += time.perf_counter() - began
         self._saved()

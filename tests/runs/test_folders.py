@@ -1,0 +1,233 @@
+"""Folders of pipeline runs: which is the newest, one run at a time, and nothing lost when a phase begins anew."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import EXIT_BAD_INPUT, UserError
+from src.evidence.run_folder import OutputError
+from src.runs.folders import log_length, newest_run, only_run_in, set_aside
+from tests.forked_command import ROOT
+from tests.runs.pipeline_runs import Ended, Pipelines, in_step, pipelines_in, run_of
+
+# One at a time
+
+
+def refused(output_dir: Path) -> str:
+    with pytest.raises(UserError) as error, only_run_in(output_dir):
+        pytest.fail("two at once")
+    assert error.value.exit_code == EXIT_BAD_INPUT
+    return str(error.value)
+
+
+def test_a_second_run_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+    with only_run_in(tmp_path):
+        text = refused(tmp_path)
+    assert f"Another pipeline (process {os.getpid()}) is at work in {tmp_path}" in text
+    assert "--output-dir" in text
+
+
+def test_afterwards_the_next_one_may(tmp_path: Path) -> None:
+    for _ in range(2):
+        with only_run_in(tmp_path):
+            pass
+    with pytest.raises(ZeroDivisionError), only_run_in(tmp_path):
+        raise ZeroDivisionError
+    with only_run_in(tmp_path):
+        pass
+
+
+def test_elsewhere_another_may_run_beside_it(tmp_path: Path) -> None:
+    with only_run_in(tmp_path / "a"), only_run_in(tmp_path / "b"):
+        pass
+
+
+def test_the_folder_is_made_and_one_that_cannot_be_is_told(tmp_path: Path) -> None:
+    with only_run_in(tmp_path / "new" / "folder"):
+        assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError), only_run_in(tmp_path / "file"):
+        pytest.fail("a file is no folder")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from src.runs.folders import only_run_in
+with only_run_in(Path(sys.argv[2])):
+    print("holds it", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock of tmp_path."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(ROOT), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "holds it\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_another_process_holds_it_until_it_is_dead_however_it_died(
+    tmp_path: Path, other_process: subprocess.Popen[str]
+) -> None:
+    assert f"(process {other_process.pid})" in refused(tmp_path)
+    other_process.send_signal(signal.SIGKILL)
+    other_process.wait()
+    with only_run_in(tmp_path):
+        assert f"(process {os.getpid()})" in refused(tmp_path), "not the dead one's number"
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipelines]:
+    with pipelines_in(tmp_path_factory.mktemp("folders")) as made:
+        yield made
+
+
+def test_a_pipeline_beside_one_at_work_is_refused_and_disturbs_nothing(pipelines: Pipelines) -> None:
+    home = pipelines.new_home()
+    seconds: list[Ended] = []
+    with in_step("base", 44, lambda: seconds.extend([pipelines.run(home), pipelines.resume(home)])):
+        first = pipelines.run(home, {"pipeline.auto_advance": False})
+        first = pipelines.resume(home, {"pipeline.auto_advance": False})
+    assert first.error is None
+    assert first.report["stopped_after"] == "phase2"
+    for second in seconds:
+        assert isinstance(second.error, UserError)
+        assert f"Another pipeline (process {os.getpid()}) is at work" in second.why
+        assert second.framework.run_folder is None
+    assert run_of(home) == first.folder, "no second run was begun"
+
+
+# Which is the newest
+
+stamps = st.sampled_from(["20260101-000000", "20260101-000001", "20251231-235959", "20261123-120000"])
+runs = st.tuples(st.sampled_from(["NQ", "MNQ", "ES"]), stamps, st.integers(1, 12), st.booleans())
+
+
+@given(st.lists(runs, max_size=8, unique_by=lambda run: run[:3]), st.sampled_from(["NQ", "MNQ", "ES", None]))
+def test_the_newest_run_is_the_one_begun_last(
+    tmp_path_factory: pytest.TempPathFactory, made: list[tuple[str, str, int, bool]], market: str | None
+) -> None:
+    output_dir = tmp_path_factory.mktemp("runs")
+    expected = None
+    for symbol, stamp, number, has_ledger in made:
+        folder = output_dir / (f"pipeline_{symbol}_{stamp}" + (f"-{number}" if number > 1 else ""))
+        folder.mkdir()
+        if has_ledger:
+            (folder / "ledger.json").write_text("{}")
+            if market in (symbol, None) and (expected is None or (stamp, number) > expected[0]):
+                expected = (stamp, number), folder
+    found = newest_run(output_dir, market)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        match = re.search(r"_(\d{8}-\d{6})-?(\d*)$", found.name)
+        assert match is not None
+        assert (match[1], int(match[2] or 1)) == expected[0]
+        assert (found / "ledger.json").exists()
+
+
+def test_other_folders_are_no_runs(tmp_path: Path) -> None:
+    for name in ("hardware_maximized_NQ_20990101-000000", "pipeline_NQ_copy", "pipeline_NQ_20990101-000000.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ledger.json").write_text("{}")
+    assert newest_run(tmp_path, "NQ") is None
+    assert newest_run(tmp_path / "absent", None) is None
+
+
+# Set aside
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run with something of every kind."""
+    for name in (
+        "phase2/base/checkpoint-1/policy.safetensors", "phase3/advice.safetensors", "base.zip", "hybrid.zip",
+        "report.json",
+        "tensorboard/base/events.1", "tensorboard/rl_only/events.2", "tensorboard/hybrid/events.3", "metrics.jsonl",
+        "ledger.json", "run.log",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"of {name}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("phase", "moved"),
+    [
+        ("phase2", {"base/checkpoint-1/policy.safetensors", "base.zip", "tensorboard/base/events.1"}),
+        (
+            "phase3",
+            {
+                "advice.safetensors",
+                "hybrid.zip",
+                "tensorboard/rl_only/events.2",
+                "tensorboard/hybrid/events.3",
+                "report.json",
+            },
+        ),
+    ],
+)
+def test_everything_a_phase_has_left_is_moved_and_nothing_else(run: Path, phase: str, moved: set[str]) -> None:
+    was = files(run)
+    aside = set_aside(run, phase)
+    assert aside == run / f"{phase}.before-1"
+    assert files(aside).keys() == moved | {"metrics.jsonl"}
+    assert sorted(files(run).values()) == sorted([*was.values(), b"of metrics.jsonl"]), "moved whole, the log copied"
+    assert not (run / phase).exists()
+
+
+def test_each_time_beside_what_was_set_aside_before(run: Path) -> None:
+    made = []
+    for number in range(1, 4):
+        (run / "phase2").mkdir(exist_ok=True)
+        (run / "phase2" / "number").write_text(str(number))
+        made.append(set_aside(run, "phase2"))
+    assert made == [run / f"phase2.before-{number}" for number in range(1, 4)]
+    assert [(run / f"phase2.before-{number}/number").read_text() for number in range(1, 4)] == ["1", "2", "3"]
+
+
+def test_what_stands_outside_of_its_folder_is_kept_even_where_that_is_not_there(run: Path) -> None:
+    """As under `checkpoint.enabled: false`."""
+    (run / "phase2/base/checkpoint-1/policy.safetensors").unlink()
+    for folder in ("phase2/base/checkpoint-1", "phase2/base", "phase2"):
+        (run / folder).rmdir()
+    aside = set_aside(run, "phase2")
+    assert aside is not None
+    assert (aside / "base.zip").read_text() == "of base.zip"
+
+
+def test_a_phase_that_has_left_nothing_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    assert set_aside(tmp_path, "phase1") is None
+    assert set_aside(tmp_path, "phase2") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_the_length_of_the_log(tmp_path: Path) -> None:
+    assert log_length(tmp_path) == 0
+    (tmp_path / "metrics.jsonl").write_bytes(b"12345")
+    assert log_length(tmp_path) == 5

@@ -1,0 +1,771 @@
+"""The pipeline: what its ledger keeps, when it checkpoints, and that stopped anywhere it ends as if left alone."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import src.runs.pipeline
+import src.runs.results
+from src.advisor.store import AdviceStore
+from src.agent.checkpoints import CheckpointMismatch
+from src.agent.ppo import TimedMaskablePPO
+from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InterruptedRun, UserError
+from src.runs.kills import results_of
+from src.runs.resumable import _Boundary
+from src.trading.vec_env import BatchedTradingVecEnv
+from tests.advisor.fake_model import AMPLE_S, FakeModel
+from tests.runs.pipeline_runs import (
+    COMMAND,
+    ROLLOUT,
+    TIMESTEPS,
+    TRAININGS,
+    Pipelines,
+    before,
+    contents,
+    copied_on_the_way,
+    crash,
+    differing,
+    entry_of,
+    in_step,
+    pipelines_in,
+    run_of,
+    steps_of,
+    terminate,
+)
+
+BOUNDARIES = range(ROLLOUT, TIMESTEPS + 1, ROLLOUT)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipelines]:
+    with pipelines_in(tmp_path_factory.mktemp("pipelines")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def copies(pipelines: Pipelines) -> list[Path]:
+    """The home of the undisturbed pipeline as SIGKILL would have left it at some instants of its way."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def whole(pipelines: Pipelines, copies: list[Path]) -> Path:
+    """The home of an undisturbed pipeline."""
+    home = pipelines.new_home()
+    with copied_on_the_way(pipelines, home, copies):
+        ended = pipelines.run(home)
+    assert ended.error is None, ended.why
+    return home
+
+
+# What the comparison sees
+
+
+def rewrite_weights(home: Path) -> None:
+    path = run_of(home) / "hybrid.zip"
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    state = torch.load(io.BytesIO(files["policy.pth"]), weights_only=True)
+    next(iter(state.values())).view(-1)[0] += 1e-7
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, raw in {**files, "policy.pth": buffer.getvalue()}.items():
+            archive.writestr(name, raw)
+
+
+def rewrite_adam(home: Path) -> None:
+    path = run_of(home) / f"phase3/rl_only/checkpoint-{TIMESTEPS:012d}/optimizer.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if name.startswith("exp_avg "))
+    tensors[name] = np.nextafter(tensors[name], np.inf)
+    save_file(tensors, path)
+
+
+def rewrite_rows(home: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    path = run_of(home) / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    change(rows)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rewrite_report(home: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = run_of(home) / "report.json"
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a weight": (rewrite_weights, "hybrid.zip weights"),
+    "a moment of Adam": (rewrite_adam, f"rl_only checkpoint-{TIMESTEPS:012d} optimizer.safetensors"),
+    "a figure of a row": (
+        lambda home: rewrite_rows(home, lambda rows: rows[5].update(mean_reward=rows[5]["mean_reward"] + 1e-12)),
+        "metrics row 5",
+    ),
+    "a row too many": (lambda home: rewrite_rows(home, lambda rows: rows.append(rows[-1])), "metrics row 21"),
+    "a row too few": (lambda home: rewrite_rows(home, lambda rows: rows.pop()), "metrics row 20"),
+    "a figure of the evaluation": (
+        lambda home: rewrite_report(home, lambda report: report["arms"]["hybrid"].update(net_usd=1e-9)),
+        "report arms",
+    ),
+    "the hash of the advice": (
+        lambda home: rewrite_report(home, lambda report: report["advice"].update(sha256="0")),
+        "report advice",
+    ),
+    "timesteps of a phase": (
+        lambda home: rewrite_report(home, lambda report: report["phases"]["phase2"]["timesteps"].update(base=1)),
+        "report phases",
+    ),
+    "a reason for other bits": (
+        lambda home: rewrite_report(home, lambda report: report["phases"]["phase2"]["not_bitwise"].append("x")),
+        "report phases",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_comparison_of_two_runs_sees(pipelines: Pipelines, whole: Path, what: str) -> None:
+    change, named = CHANGES[what]
+    other = pipelines.new_home(whole)
+    assert differing(whole, other) == []
+    change(other)
+    assert differing(whole, other) == [named]
+
+
+def test_what_is_compared_is_not_trivial(whole: Path) -> None:
+    names = results_of(whole).keys()
+    for training in TRAININGS:
+        for part in ("policy", "optimizer", "environment", "generators"):
+            assert f"{training} checkpoint-{TIMESTEPS:012d} {part}.safetensors" in names
+    assert {"base.zip weights", "hybrid.zip weights", "report arms", "report validation_arms", "report fusion"} <= names
+    rows = [json.loads(line) for line in (run_of(whole) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows] == [name for name in TRAININGS for _ in range(7)]
+    assert len({row["mean_reward"] for row in rows}) > 10
+    assert any("train/loss" in row for row in rows)
+
+
+def test_another_seed_ends_otherwise(pipelines: Pipelines, whole: Path) -> None:
+    other = pipelines.new_home()
+    pipelines.run(other, {"test_mode.seed": 1})
+    assert {"base.zip weights", "hybrid.zip weights", "report arms", "metrics row 0"} <= set(differing(whole, other))
+
+
+# The ledger
+
+
+def test_the_ledger_says_what_each_phase_needed_made_took_and_used(whole: Path) -> None:
+    report = json.loads((run_of(whole) / "report.json").read_text())
+    data, base, hybrid = (entry_of(whole, phase) for phase in ("phase1", "phase2", "phase3"))
+    assert data.inputs["bars"] == report["data"]["fingerprint"]
+    assert base.inputs["tables"] == data.result
+    assert base.inputs["timesteps"] == str(TIMESTEPS)
+    assert hybrid.inputs["base weights"] == base.result
+    assert len({data.result, base.result, hybrid.result, ""}) == 4
+    assert (list(data.parts), list(base.parts)) == (["look_ahead"], ["base", "production"])
+    assert list(hybrid.parts) == ["advice", "rl_only", "hybrid"]
+    assert (base.timesteps, hybrid.timesteps) == ({"base": TIMESTEPS}, {"rl_only": TIMESTEPS, "hybrid": TIMESTEPS})
+    for entry in (data, base, hybrid):
+        assert (entry.status, entry.tries, entry.failures, entry.not_bitwise) == ("done", 1, [], [])
+        assert entry.torch_threads == 1
+        assert entry.seconds > 0
+        assert entry.memory_before["ram_gb"] > 0.1
+        assert entry.memory_after["ram_gb"] > 0.1
+    assert base.seconds >= report["training"][0]["seconds"]
+    assert sum(entry.seconds for entry in (data, base, hybrid)) < report["execution_time"]
+    shown = report["phases"]["phase2"]
+    assert (shown["status"], shown["result"], shown["seconds"]) == ("done", base.result, base.seconds)
+
+
+def test_while_a_training_goes_on_the_ledger_says_how_far_it_has_come(pipelines: Pipelines) -> None:
+    home = pipelines.new_home()
+    with in_step("base", 2 * ROLLOUT + 8, crash):
+        pipelines.run(home)
+    entry = entry_of(home, "phase2")
+    assert (entry.status, entry.timesteps) == ("running", {"base": 2 * ROLLOUT})
+    assert entry.seconds > 0
+    assert [entry_of(home, name).status for name in ("phase1", "phase3")] == ["done", "pending"]
+
+
+def test_a_complete_run_has_nothing_left_to_do(pipelines: Pipelines, whole: Path) -> None:
+    was = contents(whole)
+    ended = pipelines.resume(whole)
+    assert ended.error is None
+    assert "nothing is left to do" in ended.said
+    assert "All required targets met." in ended.said
+    assert ended.report == json.loads((run_of(whole) / "report.json").read_text())
+    assert ended.folder == run_of(whole)
+    assert contents(whole) == was
+
+
+@pytest.mark.parametrize("phase", [2, 3])
+def test_a_later_phase_without_a_run_says_what_is_missing(pipelines: Pipelines, phase: int) -> None:
+    home = pipelines.new_home()
+    ended = pipelines.run(home, start_phase=phase)
+    assert isinstance(ended.error, UserError)
+    assert ended.error.exit_code == EXIT_BAD_INPUT
+    assert f"Phase {phase} needs what the phases before it make" in ended.why
+    assert "--output-dir" in ended.why
+    assert list(home.glob("logs/pipeline_*")) == []
+
+
+def test_a_later_phase_on_one_that_is_not_finished_says_so(pipelines: Pipelines) -> None:
+    home = pipelines.new_home()
+    with in_step("base", 8, crash):
+        pipelines.run(home)
+    was = contents(home)
+    ended = pipelines.run(home, start_phase=3)
+    assert isinstance(ended.error, UserError)
+    assert "Phase 3 needs phase 2 (base training), which is running" in ended.why
+    assert "--start-phase 2" in ended.why
+    assert contents(home) == was
+
+
+def test_without_auto_advance_each_phase_waits_for_the_command(
+    pipelines: Pipelines, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, stop = pipelines.new_home(), {"pipeline.auto_advance": False, "pipeline.pause_between_phases": 9.0}
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    first = pipelines.run(home, stop)
+    assert first.error is None
+    assert first.report["stopped_after"] == "phase1"
+    assert first.report["validation_passed"] is True
+    assert f"Go on with:\n{COMMAND}\n" in first.said
+    second = pipelines.resume(home, stop)
+    assert second.report["stopped_after"] == "phase2"
+    assert "phase1 (data and environments) is done" in second.said
+    assert pauses == [], "nothing follows that could wait"
+    made = {name: raw for name, raw in contents(home).items() if "/phase2/" in name or name.endswith("base.zip")}
+    with pytest.MonkeyPatch.context() as patch:  # neither is done again
+        for name in ("look_ahead", "export_base"):
+            patch.setattr(src.runs.pipeline, name, None)
+        third = pipelines.resume(home, stop)
+    assert third.error is None
+    assert "stopped_after" not in third.report
+    assert made.items() <= contents(home).items()
+    assert differing(whole, home) == []
+
+
+def test_a_done_phase_whose_inputs_changed_is_done_again_and_says_which(pipelines: Pipelines, whole: Path) -> None:
+    home, fresh, change = pipelines.new_home(whole), pipelines.new_home(), {"llm.llm_weight": 0.1}
+    was = contents(home)
+    ended = pipelines.resume(home, change)
+    assert ended.error is None
+    assert "phase3 is done again, because its inputs changed: llm.llm_weight was 0.5, is 0.1" in ended.said
+    assert "phase2 (base training) is done" in ended.said
+    pipelines.run(fresh, change)
+    assert differing(fresh, home) == []
+    assert {"hybrid.zip weights", "report arms"} <= set(differing(whole, home))
+    assert_nothing_is_lost(was, home)
+
+
+def test_what_changes_base_training_has_everything_after_it_done_again(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home(whole)
+    was = contents(home)
+    changes = {"training.gamma": 0.9, "pipeline.auto_advance": False}
+    ended = pipelines.resume(home, changes)
+    assert ended.report["stopped_after"] == "phase2"
+    assert "phase1 (data and environments) is done" in ended.said
+    assert "phase2 is done again, because its inputs changed: training.gamma was 0.99, is 0.9" in ended.said
+    assert entry_of(home, "phase3").status == "pending"
+    assert_nothing_is_lost(was, home)
+
+
+def test_another_file_of_bars_has_a_complete_run_done_again(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home(whole)
+    was = contents(home)
+    ended = pipelines.resume(home, {"data.path": str(pipelines.bars["other"]), "pipeline.auto_advance": False})
+    assert ended.report["stopped_after"] == "phase1"
+    assert "phase1 is done again, because its inputs changed: bars was" in ended.said
+    assert [entry_of(home, name).status for name in ("phase2", "phase3")] == ["pending", "pending"]
+    assert_nothing_is_lost(was, home)
+
+
+def test_the_same_bars_elsewhere_are_the_same_run(pipelines: Pipelines, whole: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.csv"
+    shutil.copy(pipelines.bars["plain"], moved)
+    assert "nothing is left to do" in pipelines.resume(whole, {"data.path": str(moved)}).said
+
+
+def test_a_phase_begun_anew_on_purpose_sets_aside_what_was_there(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home(whole)
+    was = contents(home)
+    for _ in range(2):
+        ended = pipelines.run(home, {"pipeline.auto_advance": False}, start_phase=2)
+        assert ended.error is None
+    names = {path.name for path in run_of(home).iterdir()}
+    assert {"phase2", "phase2.before-1", "phase2.before-2", "phase3.before-1"} <= names
+    assert not {"phase3", "hybrid.zip", "report.json"} & names
+    assert_nothing_is_lost(was, home)
+    assert pipelines.resume(home).error is None
+    assert differing(whole, home) == []
+
+
+def assert_nothing_is_lost(was: dict[str, bytes], home: Path) -> None:
+    """Every result that was there is still there, under whatever name."""
+    kept = set(contents(home).values())
+    rewritten = ("ledger.json", "config.yaml", "run.log")
+    assert [name for name, raw in was.items() if raw not in kept and not name.endswith(rewritten)] == []
+
+
+def mes(pipelines: Pipelines) -> dict[str, Any]:
+    """Another market with the same bars."""
+    bars = pipelines.folder / "MES.csv"
+    shutil.copy(pipelines.bars["plain"], bars)
+    return {"test_mode.market": "MES", "data.path": str(bars)}
+
+
+def test_the_newest_run_of_the_market_is_gone_on_with(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home(whole)
+    older = run_of(home)
+    with in_step("base", 8, crash):
+        begun = pipelines.run(home)
+    other_market = pipelines.run(home, {**mes(pipelines), "pipeline.auto_advance": False})
+    assert len({older, begun.folder, other_market.folder}) == 3
+    ended = pipelines.resume(home, {"pipeline.auto_advance": False})
+    assert ended.folder == begun.folder
+    assert pipelines.resume(home, {"test_mode.market": "NQ", "pipeline.auto_advance": False}).folder not in (
+        older,
+        begun.folder,
+        other_market.folder,
+    ), "there is no run of NQ: a new one begins"
+
+
+# When checkpoints are written
+
+
+class _Store:
+    def __init__(self, steps: list[int]) -> None:
+        self._steps = steps
+
+    def save(self, snapshot: Any) -> None:
+        self._steps.append(snapshot.step)
+
+
+@given(
+    rollout=st.integers(1, 50),
+    rollouts=st.integers(1, 30),
+    every=st.integers(1, 400),
+    restarts=st.sets(st.integers(1, 30)),
+    strategy=st.sampled_from(["interval", "phase_based"]),
+)
+def test_a_checkpoint_comes_at_the_first_boundary_at_or_past_each_multiple(
+    rollout: int, rollouts: int, every: int, restarts: set[int], strategy: str
+) -> None:
+    """Also where the process was begun anew at some boundaries, and so went on from a checkpoint there."""
+    end = rollout * rollouts
+    boundaries = range(rollout, end + 1, rollout)
+    due = {end}
+    if strategy == "interval":
+        due |= {min(b for b in boundaries if b >= multiple) for multiple in range(every, end + 1, every)}
+    expected = sorted(due | {rollout * number for number in restarts if number <= rollouts})
+    assert _saved_steps(rollout, end, every, restarts, strategy) == expected
+
+
+def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strategy: str) -> list[int]:
+    saved: list[int] = []
+    settings = SimpleNamespace(interval_steps=every, strategy=strategy, enabled=True, keep_last=3)
+    bench: Any = SimpleNamespace(config=SimpleNamespace(checkpoint=settings))
+    model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0)
+    stop = SimpleNamespace(requested=False, check=lambda: None)
+    deadline = SimpleNamespace(passed=False, check=lambda: None)
+
+    def boundary_of_a_new_process() -> _Boundary:
+        job: Any = SimpleNamespace(name="base", phase="phase2", store=_Store(saved))
+        plan: Any = SimpleNamespace(actual=end)
+        others: Any = ([], lambda: 0, stop, deadline, lambda: None)
+        return _Boundary(bench, job, model, plan, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.runs.resumable.capture", lambda model, _: SimpleNamespace(step=model.num_timesteps, state=0))
+        patch.setattr("src.runs.resumable.replace", lambda snapshot, state: snapshot)
+        boundary = boundary_of_a_new_process()
+        for number in itertools.count(1):
+            model.num_timesteps += rollout
+            stop.requested = number in restarts
+            boundary()
+            if stop.requested:
+                boundary = boundary_of_a_new_process()
+            if model.num_timesteps == end:
+                return saved
+    raise AssertionError
+
+
+CHECKPOINTING = {
+    "more than a rollout apart": ({"interval_steps": ROLLOUT + 8, "keep_last": 9}, [64, 96, 128]),
+    "the last few": ({"interval_steps": 1, "keep_last": 2}, [96, 128]),
+    "at the end only": ({"strategy": "phase_based"}, [128]),
+    "none": ({"enabled": False}, []),
+}
+
+
+@pytest.mark.parametrize("how", CHECKPOINTING)
+def test_checkpoints_are_written_as_configured_and_disturb_nothing(pipelines: Pipelines, whole: Path, how: str) -> None:
+    settings, steps = CHECKPOINTING[how]
+    home = pipelines.new_home()
+    ended = pipelines.run(home, {f"checkpoint.{key}": value for key, value in settings.items()})
+    assert ended.error is None
+    for training in TRAININGS:
+        assert steps_of(home, training) == steps
+    assert [name for name in differing(whole, home) if steps or "checkpoint-" not in name] == []
+    if not steps:
+        assert list(home.rglob("checkpoint-*")) == []
+
+
+# Stopped, killed and gone on with
+
+
+def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines, whole: Path) -> None:
+    """Twelve stops, each in a step of a rollout, where no checkpoint would be due; by another route every time."""
+    home = pipelines.new_home()
+    routes = itertools.cycle(["dummy", "batched"])
+    ended = None
+    for (training, phase), boundary in itertools.product(TRAININGS.items(), BOUNDARIES):
+        changes = {"hardware.vec_env": next(routes), "checkpoint.interval_steps": 1000}
+        with in_step(training, boundary - 12, terminate):
+            ended = pipelines.run(home, changes) if ended is None else pipelines.resume(home, changes)
+        assert isinstance(ended.error, InterruptedRun), ended.why
+        assert ended.error.exit_code == EXIT_INTERRUPTED
+        assert ended.why.endswith(f"Go on with:\n{COMMAND}")
+        assert str(ended.folder) in ended.why
+        assert entry_of(home, phase).status == "interrupted"
+        assert steps_of(home, training)[-1] == boundary
+    ended = pipelines.resume(home, {"hardware.vec_env": "batched"})
+    assert ended.error is None
+    assert [entry_of(home, name).tries for name in ("phase1", "phase2", "phase3")] == [1, 5, 9]
+    assert differing(whole, home) == []
+    assert json.loads((run_of(home) / "report.json").read_text())["phases"]["phase2"]["not_bitwise"] == []
+
+
+CRASHES: list[tuple[str, Callable[[], Any]]] = [
+    ("the look-ahead check", lambda: before(src.runs.pipeline, "look_ahead", crash)),
+    ("a step of the accounts", lambda: before(BatchedTradingVecEnv, "step_wait", crash, nth=3)),
+    ("an update", lambda: before(TimedMaskablePPO, "_update", crash, nth=2)),
+    ("a step", lambda: in_step("base", 100, crash)),
+    ("the estimate for production", lambda: before(src.runs.pipeline, "estimate_production", crash)),
+    ("the export of base weights", lambda: before(src.runs.pipeline, "export_base", crash)),
+    ("asking for advice", lambda: before(src.runs.pipeline, "tabulate_advice", crash)),
+    ("the first step of a fine-tuning", lambda: in_step("rl_only", 4, crash)),
+    ("the last step of a fine-tuning", lambda: in_step("rl_only", TIMESTEPS, crash)),
+    ("a rollout of the ramp", lambda: in_step("hybrid", 40, crash)),
+    ("the export of hybrid weights", lambda: before(src.runs.pipeline, "export_hybrid", crash)),
+    ("the evaluation", lambda: before(src.runs.results, "evaluate", crash, nth=2)),
+    ("the report", lambda: before(src.runs.pipeline, "finish", crash)),
+]
+
+
+def test_crashed_in_every_kind_of_work_it_ends_as_if_left_alone(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home()
+    for number, (where, struck) in enumerate(CRASHES):
+        with struck():
+            ended = pipelines.run(home, auto_resume=number > 0)
+        assert isinstance(ended.error, SystemExit), where
+    assert [entry_of(home, phase).status for phase in ("phase1", "phase2", "phase3")] == ["done", "done", "done"]
+    ended = pipelines.resume(home)
+    assert ended.error is None
+    assert differing(whole, home) == []
+
+
+def test_killed_before_any_write_it_ends_as_if_left_alone(
+    pipelines: Pipelines, whole: Path, copies: list[Path]
+) -> None:
+    assert len(copies) >= 8
+    assert any(list(copy.rglob(".checkpoint-*.partial")) for copy in copies), "one in the middle of a checkpoint"
+    for copy in copies:
+        ended = pipelines.resume(copy)
+        assert ended.error is None, ended.why
+        assert differing(whole, copy) == [], f"killed as {copy.name}"
+
+
+def test_without_checkpoints_a_killed_phase_begins_anew_and_says_so(pipelines: Pipelines, whole: Path) -> None:
+    home, off = pipelines.new_home(), {"checkpoint.enabled": False}
+    with in_step("hybrid", 100, crash):
+        pipelines.run(home, off)
+    ended = pipelines.resume(home, off)
+    assert ended.error is None
+    assert "going on from" not in ended.said
+    for training in ("base", "rl_only"):
+        assert f"{training} is trained again, what of it is lost" in ended.said
+    assert "checkpoint.enabled false" in ended.said
+    assert [name for name in differing(whole, home) if "checkpoint-" not in name] == []
+
+
+def test_stopped_or_crashed_while_it_asks_the_model_it_asks_for_the_rest(
+    pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.runs.bench.make_advisor", lambda _: FakeModel())
+    left_alone, home, ample = pipelines.new_home(), pipelines.new_home(), {"llm.tabulation_budget_s": AMPLE_S}
+    pipelines.run(left_alone, ample)
+    with before(AdviceStore, "put", terminate, nth=5):
+        ended = pipelines.run(home, ample)
+    assert isinstance(ended.error, InterruptedRun)
+    assert entry_of(home, "phase3").status == "interrupted"
+    with before(AdviceStore, "put", crash, nth=3):
+        assert isinstance(pipelines.resume(home, ample).error, SystemExit)
+    with in_step("hybrid", 8, crash):
+        pipelines.resume(home, ample)
+    asked = entry_of(home, "phase3").parts["advice"].facts
+    assert (asked["from_store"], asked["asked_now"] + asked["from_store"]) == (7 * 16, asked["listed"])
+    (home / "advice.sqlite3").unlink()
+    monkeypatch.setattr(FakeModel, "load", None)  # the table itself was kept: nobody is asked again
+    assert pipelines.resume(home, ample).error is None
+    assert differing(left_alone, home) == []
+
+
+@pytest.mark.slow
+def test_by_worker_processes_too(pipelines: Pipelines) -> None:
+    workers = {"hardware.vec_env": "subproc", "hardware.vectorized_envs": 2, "training.timesteps": 64}
+    left_alone, home = pipelines.new_home(), pipelines.new_home()
+    pipelines.run(left_alone, {**workers, "hardware.vec_env": "batched"})
+    for training in ("base", "hybrid"):
+        with in_step(training, 20, terminate):
+            ended = pipelines.run(home, workers, auto_resume=training == "hybrid")
+        assert isinstance(ended.error, InterruptedRun), ended.why
+    assert pipelines.resume(home, workers).error is None
+    assert differing(left_alone, home) == ["report run"], "the route has its name there"
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_a_run_that_was_killed_as_one_left_alone(pipelines: Pipelines) -> None:
+    """Records come every 24 timesteps: at the third boundary, and between the others."""
+
+    def scalars(home: Path, training: str) -> dict[str, list[tuple[int, float]]]:
+        events = EventAccumulator(str(run_of(home) / "tensorboard" / training)).Reload()
+        tags = [tag for tag in events.Tags()["scalars"] if tag != "run/steps_per_s"]
+        return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+    shown = {"monitoring.tensorboard": True, "monitoring.log_interval": 6}
+    left_alone, home = pipelines.new_home(), pipelines.new_home()
+    pipelines.run(left_alone, shown)
+    with in_step("base", 28, crash):
+        pipelines.run(home, shown)
+    for training, timestep in (("base", 44), ("base", 92), ("rl_only", 60), ("hybrid", 92)):
+        with in_step(training, timestep, terminate):
+            pipelines.resume(home, shown)
+    assert pipelines.resume(home, shown).error is None
+    for training in TRAININGS:
+        expected = scalars(left_alone, training)
+        assert [step for step, _ in expected["run/mean_reward"]] == [24, 48, 72, 96, 120, 128]
+        assert scalars(home, training) == expected
+
+
+# What is there and cannot be gone on with
+
+
+@pytest.fixture(scope="module")
+def crashed(pipelines: Pipelines) -> Path:
+    """The home of a pipeline that crashed in base training, behind three checkpoints."""
+    home = pipelines.new_home()
+    with in_step("base", TIMESTEPS - 8, crash):
+        pipelines.run(home)
+    assert steps_of(home, "base") == [32, 64, 96]
+    return home
+
+
+REFUSED = {
+    "configuration": (
+        {"training.learning_rate": 0.5},
+        r"training.learning_rate was 0\.001, is 0\.5",
+        "--start-phase 2",
+    ),
+    "seed": ({"test_mode.seed": 7}, "test_mode.seed was 0, is 7", "--start-phase 2"),
+    "accounts": ({"hardware.vectorized_envs": 8, "training.n_steps": 4}, "vectorized_envs was 4, is 8", "options"),
+    "length": ({"phase2.total_timesteps": 320}, "timesteps was 128, is 320", "--start-phase 2"),
+    "environment": ({"environment.contracts": 2}, "environment.contracts was 1, is 2", "--start-phase 2"),
+    "data": ({"data.path": "other"}, r"bars was [0-9a-f]{64}, is [0-9a-f]{64}", "leave out --auto-resume"),
+    "split": ({"data.train_frac": 0.5}, r"data.train_frac was 0\.6, is 0\.5", "leave out --auto-resume"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_training_under_way_is_not_gone_on_with_under_another(pipelines: Pipelines, crashed: Path, what: str) -> None:
+    changes, named, remedy = REFUSED[what]
+    changes = {key: str(pipelines.bars["other"]) if value == "other" else value for key, value in changes.items()}
+    was = contents(crashed)
+    ended = pipelines.resume(crashed, changes)
+    assert isinstance(ended.error, CheckpointMismatch), ended.why
+    assert ended.error.exit_code == EXIT_BAD_INPUT
+    assert ended.report == {}
+    assert "phase2 (base training)" in ended.why
+    assert str(run_of(crashed)) in ended.why
+    assert remedy in ended.why
+    with pytest.raises(CheckpointMismatch, match=named):
+        raise ended.error
+    assert contents(crashed) == was, "what it was begun with still stands in its config.yaml"
+
+
+def test_what_changes_no_result_may_change_while_a_training_is_under_way(
+    pipelines: Pipelines, crashed: Path, whole: Path
+) -> None:
+    home = pipelines.new_home(crashed)
+    ended = pipelines.resume(
+        home,
+        {
+            "checkpoint.interval_steps": 1000,
+            "checkpoint.keep_last": 1,
+            "phase2.timeout": 1e6,
+            "hardware.vec_env": "dummy",
+            "hardware.memory_fraction": 0.5,
+            "llm.cache_size": 12_345,
+            "validation.required": ["peak_memory"],
+        },
+    )
+    assert ended.error is None
+    assert steps_of(home, "base") == [128]
+    assert set(differing(whole, home)) <= {"report run", "report cache"}, "route and size are named there"
+
+
+def test_a_checkpoint_of_another_market_is_refused(pipelines: Pipelines, crashed: Path) -> None:
+    home = pipelines.new_home()
+    with in_step("base", 8, crash):
+        pipelines.run(home, mes(pipelines))
+    shutil.rmtree(run_of(home) / "phase2", ignore_errors=True)
+    shutil.copytree(run_of(crashed) / "phase2", run_of(home) / "phase2")
+    ended = pipelines.resume(home, mes(pipelines))
+    assert isinstance(ended.error, CheckpointMismatch)
+    assert "tables was" in ended.why
+    assert entry_of(home, "phase2").status == "failed"
+
+
+FILES = ("manifest.json", "state.json", *(f"{part}.safetensors" for part in ("policy", "optimizer", "environment")))
+
+
+def damage(path: Path, how: str) -> None:
+    raw = path.read_bytes()
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(raw[: len(raw) // 2] + (b"" if how == "truncated" else bytes([raw[len(raw) // 2] ^ 1])))
+        if how == "flipped":
+            path.write_bytes(path.read_bytes() + raw[len(raw) // 2 + 1 :])
+
+
+@pytest.fixture(scope="module")
+def base_of_whole(whole: Path) -> dict[str, bytes]:
+    return base_results(whole)
+
+
+def base_results(home: Path) -> dict[str, bytes]:
+    """Everything base training made but times: tensors of its last checkpoint, and its rows."""
+    run = run_of(home)
+    parts = (run / f"phase2/base/checkpoint-{TIMESTEPS:012d}").glob("*.safetensors")
+    found = {path.name: path.read_bytes() for path in parts}
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    rows = [{**json.loads(line), "steps_per_s": 0} for line in lines]
+    found["rows"] = json.dumps([row for row in rows if row["phase"] == "base"]).encode()
+    assert len(found) == 5
+    return found
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "removed"])
+@pytest.mark.parametrize("file", FILES)
+def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
+    pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes], file: str, how: str
+) -> None:
+    home = pipelines.new_home(crashed)
+    damage(run_of(home) / f"phase2/base/checkpoint-{96:012d}/{file}", how)
+    ended = pipelines.resume(home, {"pipeline.auto_advance": False})
+    assert ended.error is None
+    assert f"checkpoint-{96:012d} is passed over: {file}" in ended.said
+    assert "going on from 64" in ended.said
+    assert base_results(home) == base_of_whole
+
+
+def test_with_all_checkpoints_damaged_the_training_begins_anew(
+    pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes]
+) -> None:
+    home = pipelines.new_home(crashed)
+    for checkpoint in (run_of(home) / "phase2/base").iterdir():
+        damage(checkpoint / "policy.safetensors", "flipped")
+    ended = pipelines.resume(home, {"pipeline.auto_advance": False})
+    assert ended.said.count("is passed over") == 3
+    assert "going on from" not in ended.said
+    assert base_results(home) == base_of_whole
+
+
+@pytest.mark.parametrize("lost", ["damaged", "deleted"])
+def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
+    pipelines: Pipelines, whole: Path, lost: str
+) -> None:
+    """And not what is left of it taken for its end: an earlier checkpoint is there and intact."""
+    home = pipelines.new_home()
+    with in_step("hybrid", 60, crash):
+        pipelines.run(home)
+    for training, phase in (("base", "phase2"), ("rl_only", "phase3")):
+        folder = run_of(home) / phase / training
+        if lost == "damaged":
+            damage(folder / f"checkpoint-{TIMESTEPS:012d}/policy.safetensors", "flipped")
+        else:
+            shutil.rmtree(folder)
+    ended = pipelines.resume(home)
+    assert ended.error is None
+    for training in ("base", "rl_only"):
+        assert f"{training} is trained again, what of it is lost" in ended.said
+    assert ended.said.count("going on from 96") == (2 if lost == "damaged" else 0)
+    assert differing(whole, home) == []
+
+
+@pytest.mark.parametrize("lost", ["all", "the last bytes"])
+def test_lost_rows_of_the_log_are_told_and_stop_nothing(
+    pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes], lost: str
+) -> None:
+    home = pipelines.new_home(crashed)
+    log = run_of(home) / "metrics.jsonl"
+    if lost == "all":
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes()[:300])
+    ended = pipelines.resume(home, {"pipeline.auto_advance": False})
+    assert ended.error is None
+    assert f"{log} has lost rows" in ended.said
+    expected, found = base_of_whole, base_results(home)
+    assert [name for name in expected if found[name] != expected[name]] == ["rows"]
+    rows = [json.loads(line)["num_timesteps"] for line in log.read_text().splitlines()]
+    assert rows == [100, 120, 128] if lost == "all" else rows[-3:] == [100, 120, 128]
+
+
+def test_a_damaged_table_of_advice_is_refused_and_phase_3_can_begin_anew(pipelines: Pipelines, whole: Path) -> None:
+    home = pipelines.new_home()
+    with in_step("rl_only", 60, crash):
+        pipelines.run(home)
+    damage(run_of(home) / "phase3/advice.safetensors", "flipped")
+    ended = pipelines.resume(home)
+    assert isinstance(ended.error, UserError)
+    assert "--start-phase 3" in ended.why
+    assert pipelines.run(home, start_phase=3).error is None
+    assert differing(whole, home) == []
+
+
+def test_threads_are_kept_and_another_number_is_told(
+    pipelines: Pipelines, crashed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = pipelines.new_home(crashed)
+    monkeypatch.setattr("src.runs.resources.set_threads", lambda _: 7)
+    free = {"hardware.torch_threads": None, "pipeline.auto_advance": False}
+    ended = pipelines.resume(home, free)
+    assert ended.error is None
+    assert entry_of(home, "phase2").torch_threads == 1, "that of the process before"
+    assert entry_of(home, "phase2").not_bitwise == []
+    home = pipelines.new_home(crashed)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # a second thread on a busy machine costs minutes
+    with in_step("base", TIMESTEPS, crash):
+        pipelines.resume(home, {"hardware.torch_threads": 2})
+    assert pipelines.resume(home, {"hardware.torch_threads": 2, "pipeline.auto_advance": False}).error is None
+    assert entry_of(home, "phase2").not_bitwise == ["torch_threads was 1, is 2"]
