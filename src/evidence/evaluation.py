@@ -307,10 +307,7 @@ def feed_of(arm: Arm) -> AdviceFeed | None:
 def decide(
     arm: Arm, batch: SessionBatch, assembly: FeatureAssembly, feed: AdviceFeed | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-    """Assemble an arm's context and advice and ask it: its actions int64[n], and the advice it heard, if any.
-
-    `feed` is what `feed_of` says of the arm: too slow a question to be asked at every bar.
-    """
+    """Assemble an arm's context and advice (`feed_of` the arm) and ask it: actions int64[n], and what it heard."""
     assembly.write_context(batch)
     opinions = assembly.opinions(batch, feed) if arm.sees_advice else None
     return arm.act(batch, opinions), opinions

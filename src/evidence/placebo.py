@@ -19,23 +19,47 @@ from src.trading.layout import ACTIONS, N_ACTIONS, N_SIDES
 def placebo_table(table: AdviceTable, seed: int) -> AdviceTable:
     """The table with its advice permuted among the covered situations of each side; what was uncovered abstains.
 
-    The permutation of a side is one random cycle through all its covered situations (Sattolo, An Algorithm to Generate
-    a Random Cyclic Permutation, Information Processing Letters 22, 1986): none keeps its own row, and where a side has
-    two different rows the permuted side differs from the original, since a cycle along which every row equals the next
-    has one row only. Equal for equal seeds; its hash is its own.
+    Market codes that are covered on every side change places with all five of their answers: whoever is told BUY while
+    flat hears from the same foreign situation once long. (A permutation of its own for each side would contradict
+    itself from one moment to the next: after short trainings noise beat such a placebo by trading half as often.) What
+    is covered on some sides only is permuted by side. Each permutation is one random cycle (Sattolo, An Algorithm to
+    Generate a Random Cyclic Permutation, Information Processing Letters 22, 1986): none keeps its own row unless it is
+    alone on its side, and where a side has two different rows the permuted side differs from the original. Equal for
+    equal seeds; its hash is its own.
     """
     rows = _by_side(table.probabilities).copy()
     covered = table.covered.reshape(N_MARKET_SITUATIONS, N_SIDES)
+    shared = np.flatnonzero(covered.all(axis=1))
+    source = np.arange(N_MARKET_SITUATIONS)
+    source[shared] = shared[_cycle(len(shared), np.random.default_rng(seed))]
     for side in range(N_SIDES):
+        rng = np.random.default_rng([seed, side])
         codes = np.flatnonzero(covered[:, side])
-        order = _cycle(len(codes), np.random.default_rng([seed, side]))
-        rows[codes, side] = rows[codes[order], side]
+        permuted = rows[_source_of_side(source, shared, codes, rng), side]
+        if (permuted == rows[codes, side]).all():  # two groups, each of one row: only one cycle through both moves any
+            permuted = rows[codes[_cycle(len(codes), rng)], side]
+        rows[codes, side] = permuted
     return freeze_table(
         rows.reshape(table.probabilities.shape),
         table.covered,
         f"{table.advisor_name}, permuted",
         f"placebo of {table.sha256}, seed {seed}",
     )
+
+
+def _source_of_side(
+    source: NDArray[np.int64], shared: NDArray[np.int64], codes: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """From which code each of `codes` takes its row on one side: shared ones as on every side, the others among
+    themselves; a single other one is put into the cycle of the shared."""
+    own = source.copy()
+    others = np.setdiff1d(codes, shared)
+    if len(others) == 1 and len(shared):
+        before = shared[rng.integers(len(shared))]
+        own[others[0]], own[before] = own[before], others[0]
+    else:
+        own[others] = others[_cycle(len(others), rng)]
+    return own[codes]
 
 
 def constant_table(table: AdviceTable) -> AdviceTable:

@@ -69,6 +69,26 @@ def test_two_situations_change_places_and_one_keeps_its_own() -> None:
     assert placebo.probabilities[5, BUY] == placebo.probabilities[10, HOLD] == placebo.probabilities[16, BUY] == 1.0
 
 
+def test_what_is_covered_on_every_side_changes_places_with_all_of_its_answers() -> None:
+    rng = np.random.default_rng(5)
+    covered = np.repeat(rng.random(N_MARKET_SITUATIONS) < 0.3, 5)
+    alone = int(np.flatnonzero(~covered)[0])
+    covered[alone] = True
+    rows = rng.dirichlet(np.ones(N_ACTIONS), N_SITUATIONS).astype(np.float32)
+    table = freeze_table(np.where(covered[:, np.newaxis], rows, 0), covered, "random", "")
+    placebo = placebo_table(table, 3)
+    side_of_alone, together = alone % 5, 0
+    for code in np.flatnonzero(covered.reshape(-1, 5).all(axis=1)):
+        origins = [
+            int(np.flatnonzero((table.probabilities == placebo.probabilities[code * 5 + side]).all(axis=1))[0])
+            for side in range(5)
+        ]
+        assert [origin % 5 for origin in origins] == list(range(5))
+        together += len({origin // 5 for side, origin in enumerate(origins) if side != side_of_alone}) == 1
+    assert together == covered.reshape(-1, 5).all(axis=1).sum()
+    assert (placebo.probabilities[alone] != table.probabilities[alone]).any()
+
+
 def test_the_permutation_follows_its_seed_and_the_hash_tells_tables_apart() -> None:
     table = small_runs.advice()
     one, again, other = placebo_table(table, 1), placebo_table(table, 1), placebo_table(table, 2)
