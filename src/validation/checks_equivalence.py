@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
-from src.advisor.table import AdviceTable, empty_table
+from src.advisor.table import AdviceTable, empty_table, freeze_table
 from src.agent.phases import Market, tabulate_advice
-from src.evidence.assembly import FeatureAssembly, RowCache
+from src.evidence.assembly import AdviceFeed, FeatureAssembly, RowCache, TableFeed
 from src.evidence.evaluation import RandomLegalArm
 from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
 from src.trading.gym_env import TradingEnv
-from src.trading.layout import N_ACTIONS
+from src.trading.layout import N_ACTIONS, N_SIDES
 from src.trading.session_batch import SessionBatch
 from src.validation.outcome import RESTORE, Outcome, failed, passed
 from src.validation.setting import Setting
@@ -93,17 +93,21 @@ def cache(setting: Setting) -> Outcome:
 def _assembled(
     market: Market, table: AdviceTable, kept: RowCache | None
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """What two arms see of the pure features, step by step."""
+    """What two arms see of the pure features, step by step; the second is advised by another table."""
     assembly = FeatureAssembly(market.tables.context, table, kept)
+    other = freeze_table(np.roll(table.probabilities, N_SIDES, axis=0), table.covered, "of the code before", "rolled")
     tape, sessions = market.tape(table), market.split.validation[:SESSIONS]
-    arms = [RandomLegalArm(seed) for seed in (0, 1)]
+    arms: list[tuple[RandomLegalArm, AdviceFeed | None]] = [
+        (RandomLegalArm(0), None),
+        (RandomLegalArm(1), TableFeed(other)),
+    ]
     batches = [SessionBatch(tape, market.session_params, with_tables=False) for _ in arms]
     for batch in batches:
         batch.begin(market.first_bars(sessions))
     while not all(batch.over.all() for batch in batches):
-        for arm, batch in zip(arms, batches, strict=True):
+        for (arm, feed), batch in zip(arms, batches, strict=True):
             assembly.write_context(batch)
-            opinions = assembly.opinions(batch)
+            opinions = assembly.opinions(batch, feed)
             yield batch.obs.copy(), opinions
             batch.step(arm.act(batch, opinions))
 

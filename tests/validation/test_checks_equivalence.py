@@ -67,7 +67,7 @@ def test_both_loops_giving_an_illegal_action_fails(monkeypatch: pytest.MonkeyPat
 def test_the_cache_changes_no_feature() -> None:
     outcome = cache(small_setting())
     assert outcome.status == PASSED, outcome
-    assert outcome.figures["hit_rate"] > 0.5
+    assert outcome.figures["hit_rate"] > 0.3
 
 
 def neighbours_row(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
@@ -81,18 +81,47 @@ def rounded(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> l
     return [None if row is None else row.astype(np.float16).astype(np.float32) for row in rows]
 
 
+def wrong_context(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
+    rows = [self.get(key, record=record) for key in keys]
+    return [row if row is None or key[0] != "context" else row + 1 for key, row in zip(keys, rows, strict=True)]
+
+
+def wrong_advice(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
+    rows = [self.get(key, record=record) for key in keys]
+    return [row if row is None or key[0] == "context" else row[::-1] for key, row in zip(keys, rows, strict=True)]
+
+
+def one_table(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
+    """The advice of whichever table was asked about the situation first."""
+    found = {key[1]: row for key, row in reversed(self._rows.items()) if key[0] != "context"}
+    return [found.get(key[1]) if key[0] != "context" else self.get(key, record=record) for key in keys]
+
+
 def stale(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
     """Keys that are told apart too little: another bar's row counts as this one's."""
     return [self.get((kind, number // 2 * 2), record=record) for kind, number in keys]
 
 
-@pytest.mark.parametrize("broken", [neighbours_row, rounded, stale])
+@pytest.mark.parametrize("broken", [neighbours_row, rounded, stale, wrong_context, wrong_advice, one_table])
 def test_a_cache_that_returns_another_row_fails(
     monkeypatch: pytest.MonkeyPatch, broken: Callable[..., list[Any]]
 ) -> None:
     monkeypatch.setattr(OptimizedFeatureCache, "get_batch", broken)
     outcome = cache(small_setting())
     assert_failed(outcome, "features through a cache", "performance.cached_llm_features")
+
+
+def test_a_cache_that_loses_track_once_it_is_full_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = OptimizedFeatureCache.put
+
+    def put(self: OptimizedFeatureCache, key: Any, features: Any) -> None:
+        if len(self) == self.max_size:
+            oldest = next(iter(self._rows))
+            features = self._rows[oldest] if len(self._rows[oldest]) == len(features) else features
+        real(self, key, features)
+
+    monkeypatch.setattr(OptimizedFeatureCache, "put", put)
+    assert_failed(cache(small_setting(cache_size=100_000)), "through a cache of 40 rows", "cached_llm_features")
 
 
 def test_a_cache_that_keeps_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
