@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-
 HANGS_ON_FIGURES = (
     (r"LLM \(\w+\):", " Advice covers"),
     (r"Survival of the simulated rules, # attempts:", " (?:No edge|Cannot say|Worth|Not worth)"),
