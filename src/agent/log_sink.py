@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -101,6 +102,7 @@ class TensorBoardSink:
     def __init__(self, folder: str | Path, *, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        _wait_for_a_later_name(Path(folder))
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, record: Record) -> None:
@@ -125,3 +127,10 @@ class DisplaySink:
 
     def close(self) -> None:
         """Nothing to close: the display belongs to its maker."""
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """TensorBoard reads a folder's files in the order of their names, which begin with the second they were made in: a
+    file that goes on where another stopped must not share it."""
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.02)
