@@ -21,7 +21,7 @@ def test_hours_are_production_timesteps_over_the_speed_of_the_second_rollout(mon
         model.rollout_s += 4.0 if phase == "warm-up" else 1.5
         model.update_s += 0.5
         seconds = model.rollout_s + model.update_s
-        return TrainingRecord(phase, plan.requested, plan.actual, 4, 32, 64, seconds, 0, 0, plan.actual / seconds)
+        return TrainingRecord(phase, plan.requested, plan.actual, 4, 32, 64, seconds, 0, 0, 0, plan.actual / seconds)
 
     monkeypatch.setattr(production, "train", trained)
     made = small_runs.trainer(production_timesteps=1_000_000, finetune_frac=0.25)

@@ -175,6 +175,7 @@ def test_the_words_follow_the_figures() -> None:
             "timesteps_requested": 90,
             "steps_per_s": 50.0,
             "update_s": 1.0,
+            "checkpoint_s": 0.0,
             "rollout_s": 3.0,
             "seconds": 4.0,
         }
