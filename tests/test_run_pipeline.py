@@ -447,7 +447,6 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.differences == []
     assert sum(outcome.kills.values()) == 6
     assert outcome.kills.keys() == {kills.ANY, kills.WRITING, kills.ASKING}, outcome.kills
-    assert outcome.went_on > 0, "no training was resumed from a checkpoint"
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
