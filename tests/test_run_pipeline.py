@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from run_pipeline import command_to_go_on
 from src.runs import kills
 from src.runs.kills import kill_and_compare, results_of
 from tests.forked_command import ROOT, CommandServer, Finished, assert_refused, assert_stopped
@@ -328,6 +329,21 @@ def test_two_at_once_in_one_folder_the_second_is_told_of_the_first(
 
 
 # Exit code 3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "--auto-resume"),
+        ("--auto-resume", "--auto-resume"),
+        ("--start-phase 2 --seed 3", "--seed 3 --auto-resume"),
+        ("--seed 3 --start-phase=3 --quick", "--seed 3 --quick --auto-resume"),
+        ("--data 'my bars.csv' --auto-resume --market ES", "--data 'my bars.csv' --market ES --auto-resume"),
+    ],
+)
+def test_the_command_to_go_on_begins_no_phase_anew(given: str, expected: str) -> None:
+    command = command_to_go_on(["run_pipeline.py", *shlex.split(given)])
+    assert command == f"python run_pipeline.py {expected}"
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,11 @@ def test_the_ledger_says_what_each_phase_needed_made_took_and_used(whole: Path) 
     assert hybrid.inputs["base weights"] == base.result
     assert len({data.result, base.result, hybrid.result, ""}) == 4
     assert (list(data.parts), list(base.parts)) == (["look_ahead"], ["base", "production"])
-    assert list(hybrid.parts) == ["advice", "rl_only", "hybrid"]
-    assert (base.timesteps, hybrid.timesteps) == ({"base": TIMESTEPS}, {"rl_only": TIMESTEPS, "hybrid": TIMESTEPS})
+    assert list(hybrid.parts) == ["advice", "rl_only", "hybrid", "hybrid_placebo"]
+    assert (base.timesteps, hybrid.timesteps) == (
+        {"base": TIMESTEPS},
+        {"rl_only": TIMESTEPS, "hybrid": TIMESTEPS, "hybrid_placebo": TIMESTEPS},
+    )
     for entry in (data, base, hybrid):
         assert (entry.status, entry.tries, entry.failures, entry.not_bitwise) == ("done", 1, [], [])
         assert entry.torch_threads == 1
