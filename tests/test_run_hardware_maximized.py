@@ -25,7 +25,7 @@ hardware: {vectorized_envs: 4, batch_size: 64, torch_threads: 1}
 training: {policy_kwargs: {net_arch: {pi: [16], vf: [16]}}, n_epochs: 2}
 data: {synthetic_interval_min: 15}
 monitoring: {log_interval: 20}
-evidence: {seeds: 1, pass_attempts: 200, pass_max_days: 10, trials_path: trials.jsonl}
+evidence: {seeds: 1, stress_slippage_ticks: [0], chart_sessions: 1, pass_attempts: 200, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
 OWN_ENV = """
@@ -410,6 +410,10 @@ def test_real_bars_from_the_shell_to_a_report(
     assert report["data"]["synthetic"] is False
     assert report["look_ahead"]["passed"]
     sealed = report["data"]["split"]["sealed"]["sessions"]
-    few = "not enough sessions" if sealed < 10 else "low power" if sealed < 40 else f"{sealed} sealed sessions"
+    few = "not enough sessions" if sealed < 10 else "low power" if sealed < 40 else f"enough sessions ({sealed})"
     assert few in " ".join(report["verdict"])
     assert all(arm["illegal_actions"] == 0 for arm in report["arms"].values())
+    has_interval = [contrast["low_usd"] is not None for contrast in report["statistics"]["contrasts"]]
+    assert has_interval == [sealed >= 10] * 5
+    assert "pass_simulation" not in report, "a quick run makes no attempts"
+    assert (sealed < 10) == (market == "NQ"), "ten sessions of NQ, two of them sealed"

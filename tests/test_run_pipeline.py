@@ -36,6 +36,7 @@ llm: {llm_threads: 1}
 checkpoint: {interval_steps: 64}
 pipeline: {reallocate_resources: false}
 monitoring: {log_interval: 5, tensorboard: false}
+evidence: {stress_slippage_ticks: [0], chart_sessions: 0, pass_attempts: 200, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
 LONG = "10000000"

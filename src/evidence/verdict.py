@@ -43,7 +43,7 @@ def _training_lines(report: Mapping[str, Any]) -> list[str]:
     share = sum(record["update_s"] for record in training) / seconds
     slow = "the PPO update" if share >= 0.5 else "collecting rollouts"
     lines = [
-        f"Trains: {base['timesteps']:,} base timesteps ({base['timesteps_requested']:,} asked) at "
+        f"Trains: {base['timesteps']:,} {base['phase']} timesteps ({base['timesteps_requested']:,} asked) at "
         f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {slow} ({max(share, 1 - share):.0%} of training time)."
     ]
     if kept_s := sum(record["checkpoint_s"] for record in training):
