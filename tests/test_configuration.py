@@ -474,7 +474,7 @@ def valid_values(path: tuple[str, ...], field: FieldInfo) -> st.SearchStrategy[A
         "path": st.none() | st.text(st.characters(exclude_categories=["C"]), min_size=1),
         "env_kwargs": st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=3),
         "train_frac": st.floats(0.1, 0.45),
-        "validation_frac": st.floats(0.1, 0.45),
+        "validation_frac": st.floats(0.1, 0.35),
         "required": st.lists(st.sampled_from(["execution_time", "peak_memory", "cache_hit_rate"]), unique=True),
     }
     if path[-1] in special:
