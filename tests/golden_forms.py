@@ -49,7 +49,7 @@ def key_paths(value: Any, path: str = "") -> Iterator[str]:
         yield f"{path}.*"
     elif path == "configuration":
         yield path
-    elif BY_ARM.search(path):
+    elif BY_ARM.search(path) and value:
         yield from _of_like_arms(value, path)
     elif isinstance(value, dict):
         for key, inner in value.items():
