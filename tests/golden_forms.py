@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+JUDGEMENT = " (?:No edge|Cannot say|Worth|Not worth)"
 HANGS_ON_FIGURES = (
-    (r"LLM \(\w+\):", " Advice covers"),
-    (r"Survival of the simulated rules, # attempts:", " (?:No edge|Cannot say|Worth|Not worth)"),
-    (r" (?:No edge|Cannot say|Worth|Not worth)", "\n\n"),
+    (r"(LLM \(\w+\):).*?(?= Advice covers)", r"\1 <said>"),
+    (rf"(Survival of the simulated rules, # attempts:).*?(?={JUDGEMENT})", r"\1 <said>"),
+    (rf"{JUDGEMENT}.*?(?=\n\n)", r"\n<judgement>"),
 )
-"""Where a sentence of the verdict begins whose words depend on a training's last bits, and what follows it."""
+"""Sentences of the verdict whose words depend on a training's last bits, and what stands for them."""
 BY_ARM = re.compile(
     r"(arms|deflated_sharpe|interquartile_mean_usd|break_even_ticks|cost_stress\.net_usd_per_session"
     r"|seeds\.net_usd_by_session)$"
@@ -28,8 +29,8 @@ def masked(text: str) -> str:
     text = re.sub(r"take # (h|min) at", "take # <unit> at", text)
     text = re.sub(r"(?<=#) +- +(?=#)", " # ", text)
     text = re.sub(r"^Advice on the sealed bars, while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
-    for begins, ends in HANGS_ON_FIGURES:
-        text = re.sub(rf"({begins}).*?(?={ends})", r"\1 <said>", text, flags=re.DOTALL)
+    for said, masks in HANGS_ON_FIGURES:
+        text = re.sub(said, masks, text, flags=re.DOTALL)
     heads = "Trains|Checkpoints|Look-ahead|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
     text = re.sub(rf" ({heads})", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -48,7 +49,7 @@ def key_paths(value: Any, path: str = "") -> Iterator[str]:
         yield f"{path}.*"
     elif path == "configuration":
         yield path
-    elif BY_ARM.search(path):
+    elif BY_ARM.search(path) and value:
         yield from _of_like_arms(value, path)
     elif isinstance(value, dict):
         for key, inner in value.items():

@@ -51,6 +51,7 @@ TEN_SEALED = {"data.train_frac": 0.1, "data.validation_frac": 0.1, "evidence.pas
 PIPELINE = {"test_mode.mode": "pipeline"}
 OWN_PIPELINE = {**PIPELINE, **OWN_ENV}
 """Base training and nothing besides."""
+REALLOCATING = {**OWN_PIPELINE, "pipeline.reallocate_resources": True}
 FAILING = {**OWN_PIPELINE, "environment.env_class": "tests.tiny_runs:FailingEnv"}
 EVERY_ROLLOUT = {"checkpoint.interval_steps": 32}
 BASE_ALONE = (*TRAINED, "steps")
@@ -254,12 +255,12 @@ def used(key: str, to: Any) -> Case:
     """What one phase may use of the machine: nothing of the others."""
     own, others = key.partition(".")[0], {"phase1", "phase2", "phase3"} - {key.partition(".")[0]}
     kept = tuple(f"ledger.{phase}.torch_threads" for phase in sorted(others))
-    return Case(to, (f"ledger.{own}.torch_threads",), kept, OWN_PIPELINE)
+    return Case(to, (f"ledger.{own}.torch_threads",), kept, REALLOCATING)
 
 
 def shared(phase: str) -> Case:
     others = tuple(f"shares.{other}" for other in ("phase1", "phase2", "phase3") if other != phase)
-    base = {**OWN_PIPELINE, "hardware.device": "auto"}
+    base = {**REALLOCATING, "hardware.device": "auto"}
     return Case(0.5, (f"shares.{phase}",), (*others, *BASE_ALONE), base, on_cuda_by_phase)
 
 
@@ -441,7 +442,7 @@ CASES: Mapping[str, Case] = {
     # pipeline
     "pipeline.auto_advance": Case(False, ("ledger.phase2.status", "report.test_name"), base=OWN_PIPELINE),
     "pipeline.reallocate_resources": Case(
-        False,
+        True,
         ("ledger.phase2.torch_threads",),
         ("ledger.phase1.torch_threads",),
         {**OWN_PIPELINE, "phase2.gpu_usage.torch_threads": 2},

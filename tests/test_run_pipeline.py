@@ -150,8 +150,8 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
     _, folder = complete
     assert re.fullmatch(r"pipeline_MNQ_\d{8}-\d{6}", folder.name)
     assert {path.name for path in folder.iterdir()} == {
-        "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "base.zip",
-        "hybrid.zip", "phase2", "phase3",
+        "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "report.html",
+        "base.zip", "hybrid.zip", "phase2", "phase3",
     }  # fmt: skip
     assert "ended early" not in (folder / "run.log").read_text()
 
@@ -429,7 +429,7 @@ def test_a_second_signal_does_not_wait_for_the_update_to_end(
 def killed(
     server: CommandServer, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[kills.Outcome, Path]:
-    """What came of six kills, and the folder of the run that was left alone."""
+    """What came of six kills or more, and the folder of the run that was left alone."""
     folder = tmp_path_factory.mktemp("killed")
     settings = (elsewhere / "small.yaml").read_text()
     settings = settings.replace("llm: {", "llm: {model: tiny, tabulation_budget_s: 600, ")
@@ -438,16 +438,27 @@ def killed(
     def start(options: Sequence[str], cwd: Path) -> kills.Process:
         return server.start(SCRIPT, *options, cwd=cwd)
 
-    # Of this seed: checkpoints are hit that have others behind them, so that trainings go on from those.
-    return kill_and_compare(start, folder, 6, seed=4, settings=settings, timesteps=1024), folder / "whole"
+    outcome = kill_and_compare(start, folder, 6, settings=settings, timesteps=1024)
+    for seed in (1, 2):  # a busy machine may let the aimed instants slip by
+        if outcome.differences or (outcome.went_on and outcome.kills.keys() == kills.SHARES.keys()):
+            break
+        more = kill_and_compare(start, folder / f"again-{seed}", 4, seed=seed, settings=settings, timesteps=1024)
+        outcome = kills.Outcome(
+            {kind: outcome.kills.get(kind, 0) + more.kills.get(kind, 0) for kind in outcome.kills | more.kills},
+            outcome.went_on + more.went_on,
+            outcome.finished_runs + more.finished_runs,
+            more.differences,
+        )
+    return outcome, folder / "whole"
 
 
 @pytest.mark.timeout(900)
 def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(killed: tuple[kills.Outcome, Path]) -> None:
     outcome, whole = killed
     assert outcome.differences == []
-    assert sum(outcome.kills.values()) == 6
+    assert sum(outcome.kills.values()) >= 6
     assert outcome.kills.keys() == {kills.ANY, kills.WRITING, kills.ASKING}, outcome.kills
+    assert outcome.went_on > 0, "else nothing was restored, and no damage to a training's state would show"
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (

@@ -46,6 +46,7 @@ TINY: Mapping[str, Any] = {
     "hardware.torch_threads": 1,
     # Collecting garbage of this whole process takes longer than such a run.
     "hardware.optimize_memory": False,
+    "pipeline.reallocate_resources": False,
     "training.timesteps": 128,
     "training.n_epochs": 1,
     "training.policy_kwargs.net_arch.pi": [8],

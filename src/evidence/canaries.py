@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -228,9 +228,18 @@ def seeds_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Itera
     """The seeds a command runs, with a bar that shows how far it is."""
     if args.seeds < 1:
         parser.error(f"--seeds is {args.seeds}, it must be at least 1")
-    logging.getLogger("src").setLevel(logging.ERROR)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    return track(seeds, "seeds", console=Console(stderr=True), transient=True)
+    return _without_warnings(track(seeds, "seeds", console=Console(stderr=True), transient=True))
+
+
+def _without_warnings(seeds: Iterable[int]) -> Iterator[int]:
+    logger = logging.getLogger("src")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield from seeds
+    finally:
+        logger.setLevel(level)
 
 
 def show(table: Table, words: str, summary: dict[str, object]) -> None:

@@ -30,6 +30,8 @@ def placebo_table(table: AdviceTable, seed: int) -> AdviceTable:
     rows = _by_side(table.probabilities).copy()
     covered = table.covered.reshape(N_MARKET_SITUATIONS, N_SIDES)
     shared = np.flatnonzero(covered.all(axis=1))
+    if len(shared) == 1:  # nobody to change places with as a whole
+        shared = shared[:0]
     source = np.arange(N_MARKET_SITUATIONS)
     source[shared] = shared[_cycle(len(shared), np.random.default_rng(seed))]
     for side in range(N_SIDES):

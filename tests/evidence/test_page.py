@@ -69,7 +69,7 @@ def poisoned(text: str) -> dict[str, Any]:
     report["overall"] |= {"judgement": text, "reason": text}
     report["advice"] |= {"advisor": text, "note": text}
     report["hardware"] |= {"gpu_name": text, "gpu_reason": text}
-    report["phases"][0] |= {"phase": text, "note": text}
+    report["phases"][text] = {**report["phases"].pop("phase3"), "failures": [text], "not_bitwise": [text]}
     report["configuration"] = {text: {"path": text}}
     report["targets"][text] = {**report["targets"]["steps_per_s"], "reason": text}
     report["phase_times"][text] = 3.0

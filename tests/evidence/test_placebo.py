@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.advisor.situations import N_MARKET_SITUATIONS, N_SITUATIONS, SIDES
@@ -47,6 +47,7 @@ def test_each_side_keeps_its_advice_and_none_of_it_in_its_place(table: AdviceTab
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
+@example(44, 0)  # a single market code is covered on every side
 def test_where_all_rows_differ_no_situation_keeps_its_own(content: int, seed: int) -> None:
     rng = np.random.default_rng(content)
     covered = rng.random(N_SITUATIONS) < 0.2

@@ -11,9 +11,9 @@ from src.evidence.settings import FEWEST_ATTEMPTS, EvidenceSettings
 
 
 def test_slippage_is_taken_in_rising_order_and_each_number_once() -> None:
-    assert EvidenceSettings(slippage_ticks=(3, 0, 1)).slippage_ticks == (0, 1, 3)
+    assert EvidenceSettings(stress_slippage_ticks=(3, 0, 1)).stress_slippage_ticks == (0, 1, 3)
     with pytest.raises(ValidationError, match="listed twice"):
-        EvidenceSettings(slippage_ticks=(1, 1))
+        EvidenceSettings(stress_slippage_ticks=(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def test_slippage_is_taken_in_rising_order_and_each_number_once() -> None:
         ("pass_budget_s", 0),
         ("pass_attempts", FEWEST_ATTEMPTS - 1),
         ("pass_max_days", 0),
-        ("slippage_ticks", ()),
-        ("slippage_ticks", (-1,)),
+        ("stress_slippage_ticks", ()),
+        ("stress_slippage_ticks", (-1,)),
         ("late_decisions", 0),
         ("chart_sessions", -1),
         ("folds", 3),

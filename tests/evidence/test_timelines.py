@@ -129,7 +129,7 @@ def test_a_real_runs_samples_and_records_fit_the_schema() -> None:
     run = finished("plain")
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     curves = learning_curves(map(json.loads, lines), 0)
-    assert {curve["phase"] for curve in curves} == {"base", "rl_only", "hybrid"}
+    assert {curve["phase"] for curve in curves} == {"base", "rl_only", "hybrid", "hybrid_placebo"}
     timeline = hardware_timeline(run.framework.hardware_monitor.metrics_history)
     report = full_report(3, 1, n_charted=0) | {"hardware_timeline": timeline, "learning": {"curves": curves}}
     check_report(json.loads(json.dumps(report)), "report.json")

@@ -23,6 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import src.runs.evaluations
 import src.runs.pipeline
 from src.advisor.store import AdviceStore
+from src.advisor.table import empty_table
+from src.advisor.table_file import save_table
 from src.agent.checkpoints import CheckpointMismatch
 from src.agent.ppo import TimedMaskablePPO
 from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InterruptedRun, UserError
@@ -684,6 +686,22 @@ def base_results(home: Path) -> dict[str, bytes]:
     return found
 
 
+def test_a_fine_tuning_under_other_advice_is_refused(pipelines: Pipelines) -> None:
+    """A table and a ledger that fit each other, and checkpoints made with another."""
+    home = pipelines.new_home()
+    with in_step("hybrid", 60, crash):
+        pipelines.run(home)
+    folder = run_of(home)
+    ledger = json.loads((folder / "ledger.json").read_text())
+    ledger["phases"]["phase3"]["parts"]["advice"]["facts"]["sha256"] = empty_table().sha256
+    (folder / "ledger.json").write_text(json.dumps(ledger))
+    save_table(empty_table(), folder / "phase3" / "advice.safetensors")
+    ended = pipelines.resume(home)
+    assert isinstance(ended.error, CheckpointMismatch)
+    assert "hybrid" in ended.why
+    assert f"is {empty_table().sha256}" in ended.why
+
+
 @pytest.mark.parametrize("how", ["truncated", "flipped", "removed"])
 @pytest.mark.parametrize("file", FILES)
 def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
@@ -712,7 +730,7 @@ def test_with_all_checkpoints_damaged_the_training_begins_anew(
 
 @pytest.mark.parametrize("lost", ["damaged", "deleted"])
 def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
-    pipelines: Pipelines, whole: Path, lost: str
+    pipelines: Pipelines, whole: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     """And not what is left of it taken for its end: an earlier checkpoint is there and intact."""
     home = pipelines.new_home()
@@ -724,6 +742,7 @@ def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
             damage(folder / f"checkpoint-{TIMESTEPS:012d}/policy.safetensors", "flipped")
         else:
             shutil.rmtree(folder)
+    monkeypatch.setattr(src.runs.pipeline, "estimate_production", None)  # what was measured is not measured again
     ended = pipelines.resume(home)
     assert ended.error is None
     for training in ("base", "rl_only"):

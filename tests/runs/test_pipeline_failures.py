@@ -195,6 +195,15 @@ def test_going_on_after_the_last_phase_failed_reports_the_others(pipelines: Pipe
     assert differing(whole, home) == []
 
 
+def test_nothing_goes_on_after_the_first_phase_failed(pipelines: Pipelines) -> None:
+    home = pipelines.new_home()
+    careless = {"pipeline.max_retries_per_phase": 0, "pipeline.continue_on_failure": True}
+    with before(src.runs.pipeline, "look_ahead", raising(RuntimeError("odd bars"))):
+        ended = pipelines.run(home, careless)
+    assert isinstance(ended.error, PhaseFailed)
+    assert [entry_of(home, f"phase{n}").status for n in (1, 2, 3)] == ["failed", "pending", "pending"]
+
+
 def test_going_on_where_nothing_is_left_says_what_is_missing(pipelines: Pipelines) -> None:
     home, careless = pipelines.new_home(), {"pipeline.continue_on_failure": True, "pipeline.max_retries_per_phase": 0}
     with in_step("base", 12, raising(RuntimeError("a device was lost"))):
