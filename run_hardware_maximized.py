@@ -27,5 +27,12 @@ def validate(args: argparse.Namespace) -> int:
     return EXIT_OK if report["validation_passed"] else EXIT_TARGET_MISSED
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = run_parser(__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds trained and averaged (default 3; quick: 1)")
+    parser.add_argument("--walk-forward", type=int, metavar="K", help="folds trained and tested forward in time")
+    return parser
+
+
 if __name__ == "__main__":
-    run_command(validate, run_parser(__doc__.splitlines()[0]).parse_args())
+    run_command(validate, _parser().parse_args())

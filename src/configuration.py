@@ -24,7 +24,7 @@ from src.agent.settings import (
 from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
 from src.configuration_file import commented_yaml, read_mapping
 from src.errors import ConfigError
-from src.evidence.settings import MonitoringSettings
+from src.evidence.settings import EvidenceSettings, MonitoringSettings
 from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
@@ -48,6 +48,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "hardware_maximized": {"hardware": {"vectorized_envs": 32, "batch_size": 1024}},
     "pipeline": {
         "hardware": {"vectorized_envs": 8, "batch_size": 256},
+        "evidence": {"seeds": 1},
         "validation": {
             "required": ["execution_time", "peak_memory", "phase1_duration", "phase2_duration", "phase3_duration"]
         },
@@ -71,6 +72,7 @@ class Configuration(Section):
     phase1: PhaseSettings = Field(PhaseSettings(), description="data and environments")
     phase2: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="base training")
     phase3: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="advice, fine-tuning, evaluation")
+    evidence: EvidenceSettings = Field(EvidenceSettings(), description="how much is done to tell an effect from luck")
     monitoring: MonitoringSettings = Field(MonitoringSettings(), description="what is watched and logged")
     validation: ValidationSettings = Field(ValidationSettings(), description="targets of the run")
 
@@ -166,7 +168,10 @@ def build_config(
             f"{source}: test_mode.mode is {written!r}, but this run is {mode}. Name a file written for {mode}, "
             f"or set test_mode.mode to {mode}."
         )
-    values = _merged(_merged(_merged({"test_mode": {"mode": mode}}, MODES[mode]), yaml_values), given)
+    chosen = _merged(yaml_values, given)
+    values = _merged(_merged({"test_mode": {"mode": mode}}, MODES[mode]), chosen)
+    if (values["test_mode"].get("quick") is True) and not _holds(chosen, ("evidence", "seeds")):
+        values = _merged(values, {"evidence": {"seeds": 1}})
 
     def place(path: KeyPath) -> str:
         key = ".".join(path)
@@ -181,6 +186,7 @@ def build_config(
         config = _validated(model, values, place)
     _check_phase_targets(config, place(("validation", "required")))
     _check_can_go_on(config, place)
+    _check_one_training(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
@@ -213,6 +219,16 @@ def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> 
             f"{place(('pipeline', 'auto_advance'))} is false, and so is {place(('checkpoint', 'enabled'))}: after "
             f"phase 2 nothing would be kept for phase 3 to begin with. Set one of them to true."
         )
+
+
+def _check_one_training(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for several seeds or folds in a pipeline."""
+    for key, only in (("seeds", 1), ("walk_forward", 0)):
+        if config.test_mode.mode == "pipeline" and (value := getattr(config.evidence, key)) != only:
+            raise ConfigError(
+                f"{place(('evidence', key))} is {value}, but the pipeline trains one seed on one split: set it to "
+                f"{only}, or run the hardware-maximized validation."
+            )
 
 
 def effective_yaml(config: Configuration) -> str:

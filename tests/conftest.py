@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+import src.numba_cache  # noqa: F401  (where compiled code is kept is decided before the fixture below)
 
 # For all property tests: no deadline (the first call compiles), printed blobs so that a CI failure can be replayed.
 settings.register_profile("project", deadline=None, print_blob=True)
@@ -20,3 +23,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real market bars are not on this machine ({SHARED_DATA} is absent)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stores of advice and the ledger of trials that a run keeps for the user go elsewhere, whatever a test sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -6,6 +6,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+JUDGEMENT = " (?:No edge|Cannot say|Worth|Not worth)"
+HANGS_ON_FIGURES = (
+    (r"(LLM \(\w+\):).*?(?= Advice covers)", r"\1 <said>"),
+    (rf"(Survival of the simulated rules, # attempts:).*?(?={JUDGEMENT})", r"\1 <said>"),
+    (rf"{JUDGEMENT}.*?(?=\n\n)", r"\n<judgement>"),
+)
+"""Sentences of the verdict whose words depend on a training's last bits, and what stands for them."""
+BY_ARM = re.compile(
+    r"(arms|deflated_sharpe|interquartile_mean_usd|break_even_ticks|cost_stress\.net_usd_per_session"
+    r"|seeds\.net_usd_by_session)$"
+)
+
 
 def masked(text: str) -> str:
     """What is printed, without what hangs on the machine: numbers, progress lines, padding, where a line breaks."""
@@ -17,8 +29,10 @@ def masked(text: str) -> str:
     text = re.sub(r"take # (h|min) at", "take # <unit> at", text)
     text = re.sub(r"(?<=#) +- +(?=#)", " # ", text)
     text = re.sub(r"^Advice on the sealed bars, while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
-    heads = "Trains|Checkpoints|Look-ahead|Production|Evaluation|Learning|Advice|Simulated"
-    text = re.sub(rf" ({heads})\b", r"\n\1", text)
+    for said, masks in HANGS_ON_FIGURES:
+        text = re.sub(said, masks, text, flags=re.DOTALL)
+    heads = "Trains|Checkpoints|Look-ahead|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
+    text = re.sub(rf" ({heads})", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
@@ -33,14 +47,22 @@ def key_paths(value: Any, path: str = "") -> Iterator[str]:
     """Every key of a report; what stands under a name of the run's own making is one line, and so are like arms."""
     if re.search(r"(hardware\.phases|phase_times|sessions_left_out|repairs|failed_readings|failure_reasons)$", path):
         yield f"{path}.*"
-    elif path.endswith("arms"):
-        advised = sorted({key for arm in value.values() for key in key_paths(arm) if key.startswith("advice.")})
-        (own,) = {tuple(k for k in key_paths(arm) if not k.startswith("advice.")) for arm in value.values()}
-        yield from (f"{path}.<arm>.{key}" for key in (*own, *advised))
+    elif path == "configuration":
+        yield path
+    elif BY_ARM.search(path) and value:
+        yield from _of_like_arms(value, path)
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from key_paths(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
+    elif isinstance(value, list) and value and isinstance(value[0], dict) and not path.endswith("trades"):
         yield from key_paths(value[0], f"{path}[]")
     else:
         yield path
+
+
+def _of_like_arms(arms: dict[str, Any], path: str) -> Iterator[str]:
+    """The keys under any name of an arm, those of advice last: not every arm hears any."""
+    keys = {name: [*key_paths(arm, f"{path}.<arm>")] for name, arm in arms.items()}
+    advice = f"{path}.<arm>.advice"
+    (own,) = {tuple(key for key in of if not key.startswith(advice)) for of in keys.values()}
+    yield from (*own, *sorted({key for of in keys.values() for key in of if key.startswith(advice)}))

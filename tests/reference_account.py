@@ -149,6 +149,15 @@ class ReferenceAccount:
         self.target_reached = 0
         self._clear_position()
 
+    def begin_next_session(self, bar: int) -> None:
+        """Stand at the close of `bar` in another session: what belongs to one session begins anew, all else goes on."""
+        self.bar = bar
+        self.day_start_cents = self.cash_cents
+        self.daily_locked = 0
+        self.n_trades = 0
+        self.illegal_actions = 0
+        self.steps = 0
+
     def _clear_position(self) -> None:
         self.position = 0
         self.entry_ticks = 0

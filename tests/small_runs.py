@@ -38,6 +38,8 @@ HARDWARE = HardwareSettings(device="cpu", vectorized_envs=4, batch_size=64, torc
 LIVE = LLMSettings(model="mock")
 OFF = LLMSettings(model="mock", llm_weight=0.0, use_opinion_features=False)
 
+_kept = TemporaryDirectory(prefix="small-runs-")
+
 # One thread, as every run that must repeat another to the bit; small nets; two minibatches a rollout of 128.
 SMALL: Mapping[str, Any] = {
     "vectorized_envs": 4,
@@ -50,6 +52,14 @@ SMALL: Mapping[str, Any] = {
     "mock_llm": True,
     "log_interval": 20,
     "hardware_interval_s": 0.2,
+    "evidence": {
+        "seeds": 1,
+        "stress_slippage_ticks": [0, 1],
+        "chart_sessions": 1,
+        "pass_attempts": 200,
+        "pass_max_days": 10,
+        "trials_path": f"{_kept.name}/trials.jsonl",
+    },
     "validation": {"max_peak_memory_gb": 1000.0},
 }
 
@@ -146,9 +156,6 @@ def run_small(folder: Path, **overrides: Any) -> FinishedRun:
     report = framework.run_hardware_maximized_validation()
     assert framework.run_folder is not None
     return FinishedRun(config, framework, report, framework.run_folder, console.file.getvalue())
-
-
-_kept = TemporaryDirectory(prefix="small-runs-")
 
 
 @cache

@@ -46,6 +46,8 @@ TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_
 """A language model that is asked a single batch."""
 UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
 """What no advice may touch."""
+TEN_SEALED = {"data.train_frac": 0.1, "data.validation_frac": 0.1, "evidence.pass_max_days": 3}
+"""Enough sealed sessions for attempts at the rule profile's evaluation, which are few."""
 PIPELINE = {"test_mode.mode": "pipeline"}
 OWN_PIPELINE = {**PIPELINE, **OWN_ENV}
 """Base training and nothing besides."""
@@ -129,6 +131,17 @@ def stores(config: TestConfig) -> Seen:
     for name in found:
         Path(name).unlink()
     return {**seen, "stores": found}
+
+
+def trial_ledgers(config: TestConfig) -> Seen:
+    """Where a run records its trials: here, or in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(Path("ledgers").absolute()))
+        seen = whole_run(config)
+    found = [name for name in ("mine.jsonl", f"ledgers/{PROJECT_CACHE}/trials.jsonl") if Path(name).exists()]
+    for name in found:
+        Path(name).unlink()
+    return {**seen, "ledgers": found}
 
 
 def on_cuda_by_phase(config: TestConfig) -> Seen:
@@ -227,6 +240,11 @@ def episodes(to: Any, base: Mapping[str, Any] | None = None) -> Case:
 
 def bars(to: Any, *moves: str, base: Mapping[str, Any] | None = None) -> Case:
     return Case(to, (*moves, "report.arms.random_legal"), (), base or {})
+
+
+def attempts(to: Any, *moves: str, base: Mapping[str, Any]) -> Case:
+    """A key of the simulated attempts; they are made after everything else."""
+    return Case(to, moves, (*RESULTS, *TRAINED), {**TEN_SEALED, **base})
 
 
 def target(to: Any, name: str, *moves: str) -> Case:
@@ -393,6 +411,29 @@ CASES: Mapping[str, Case] = {
     "data.embargo_sessions": bars(1, "report.data.split.validation"),
     "data.synthetic_sessions": bars(61, "report.data.sessions", base=SYNTHETIC),
     "data.synthetic_interval_min": bars(12, "report.data.bars", base=SYNTHETIC),
+    # evidence
+    "evidence.seeds": Case(
+        2, ("report.seeds", "report.arms.hybrid", "steps.4", "metrics.base@1"), (*BASE, "report.arms.flat")
+    ),
+    "evidence.walk_forward": Case(1, ("report.walk_forward", "metrics.fold1-base"), (*RESULTS, *BASE, "report.fusion")),
+    "evidence.pass_budget_s": attempts(
+        600.0, "report.pass_simulation.arms.rl_only.attempts",
+        base={"evidence.pass_attempts": 400, "evidence.pass_budget_s": 1e-6},
+    ),
+    "evidence.pass_attempts": attempts(
+        201, "report.pass_simulation.arms.rl_only.attempts", base={"evidence.pass_budget_s": 600.0}
+    ),
+    "evidence.pass_max_days": attempts(
+        2, "report.pass_simulation.arms.rl_only.fan", base={"environment.rule_profile": "apex_50k_legacy"}
+    ),
+    "evidence.stress_slippage_ticks": Case(
+        (0, 9), ("report.statistics.cost_stress.net_usd_per_session.rl_only",), (*RESULTS, *TRAINED)
+    ),
+    "evidence.late_decisions": Case(1, ("report.reliance.rows",), (*RESULTS, *TRAINED)),
+    "evidence.chart_sessions": Case(2, ("report.sessions",), (*RESULTS, *TRAINED)),
+    "evidence.trials_path": Case(
+        "mine.jsonl", ("ledgers",), (*RESULTS, *TRAINED), {"evidence.trials_path": None}, trial_ledgers
+    ),
     # checkpoint: what is kept changes no result
     "checkpoint.enabled": Case(False, ("checkpoints",), BASE_ALONE, OWN_PIPELINE),
     "checkpoint.strategy": Case("phase_based", ("checkpoints",), BASE_ALONE, {**OWN_PIPELINE, **EVERY_ROLLOUT}),
@@ -458,7 +499,9 @@ class Runs:
     def see_again(self, changes: Mapping[str, Any], observe: Callable[[TestConfig], Seen]) -> Seen:
         path = changes.get("data.path", "plain")
         # A store of its own: what another run has asked would change how much this one asks.
-        own = {"llm.store_path": f"stores/{len(self._made)}.sqlite3"}
+        # So with the ledger of trials.
+        run = len(self._made)
+        own = {"llm.store_path": f"stores/{run}.sqlite3", "evidence.trials_path": f"trials/{run}.jsonl"}
         return observe(tiny_config({**own, **changes, "data.path": None if path is None else str(self._files[path])}))
 
 

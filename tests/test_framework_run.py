@@ -51,8 +51,8 @@ def test_a_run_writes_everything_into_its_folder() -> None:
     assert re.fullmatch(r"hardware_maximized_NQ_\d{8}-\d{6}", run.folder.name)
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
-        "config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "tensorboard", "report.json", "base.zip",
-        "hybrid.zip",
+        "config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "tensorboard", "report.json", "report.html",
+        "base.zip", "hybrid.zip",
     }  # fmt: skip
     assert json.loads((run.folder / "report.json").read_text()) == run.written
 
@@ -84,7 +84,7 @@ def test_the_machine_was_watched_through_every_phase() -> None:
 def test_training_was_logged_phase_by_phase() -> None:
     run = finished("plain")
     records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    for phase, timesteps in (("base", 512), ("rl_only", 256), ("hybrid", 256)):
+    for phase, timesteps in (("base", 512), ("rl_only", 256), ("hybrid", 256), ("hybrid_placebo", 256)):
         own = [record for record in records if record["phase"] == phase]
         assert own[-1]["num_timesteps"] == timesteps
         assert own[-1]["fraction_done"] == 1.0
@@ -101,8 +101,11 @@ def test_the_report_holds_what_was_promised() -> None:
     assert report["validation_passed"] is True
     assert report["gpu_utilization"] is None
     assert report["timesteps_completed"] == 512 + 256
-    assert report["timesteps_total"] == 512 + 2 * 256
-    assert list(report["arms"]) == ["flat", "random_legal", "advisor_only", "rl_only", "hybrid", "fused"]
+    assert report["timesteps_total"] == 512 + 3 * 256
+    assert list(report["arms"]) == [
+        "flat", "random_legal", "advisor_only", "rl_only", "hybrid", "hybrid_placebo", "fused",
+    ]  # fmt: skip
+
     assert list(report["validation_arms"]) == list(report["arms"])
     for arm in report["arms"].values():
         assert arm["sessions"] == len(arm["net_usd_by_session"]) == report["data"]["split"]["sealed"]["sessions"] == 11
@@ -147,8 +150,8 @@ def test_without_its_shortcuts_a_run_counts_other_things() -> None:
     assert unassisted["targets"]["cache_hit_rate"]["status"] == "not_applicable"
     assert unassisted["targets"]["cache_hit_rate"]["reason"] == "the cache was not used"
     assert unassisted["log_writes"] > plain["log_writes"]
-    assert (plain["env_pool"]["built"], plain["env_pool"]["temporary"]) == (6, 0)
-    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 12)
+    assert (plain["env_pool"]["built"], plain["env_pool"]["temporary"]) == (7, 0)
+    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 20)
     assert (plain["fusion"]["loop"], unassisted["fusion"]["loop"]) == ("compiled", "sequential")
     assert plain["fusion"]["total"] == unassisted["fusion"]["total"] > 0
 

@@ -25,8 +25,13 @@ hardware: {vectorized_envs: 4, batch_size: 64, torch_threads: 1}
 training: {policy_kwargs: {net_arch: {pi: [16], vf: [16]}}, n_epochs: 2}
 data: {synthetic_interval_min: 15}
 monitoring: {log_interval: 20}
+evidence: {seeds: 1, stress_slippage_ticks: [0], chart_sessions: 1, pass_attempts: 200, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
+LESS = ["--config", "little.yaml"]
+LITTLE = "evidence: {seeds: 1, stress_slippage_ticks: [0], chart_sessions: 1, pass_attempts: 200}"
+"""What keeps a run short that is not about evidence."""
+
 OWN_ENV = """
 import gymnasium as gym, numpy as np
 class Mine(gym.Env):
@@ -53,6 +58,12 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(SMALL_YAML)
     (folder / "subproc.yaml").write_text(SMALL_YAML.replace("torch_threads", "vec_env: subproc, torch_threads"))
     (folder / "own_env.py").write_text(OWN_ENV)
+    (folder / "little.yaml").write_text(LITTLE)
+    shipped = (ROOT / "config" / "test_hardware_maximized.yaml").read_text()
+    assert "seeds: 3 " in shipped
+    assert "pass_attempts: 2000 " in shipped
+    less = shipped.replace("seeds: 3 ", "seeds: 1 ").replace("pass_attempts: 2000 ", "pass_attempts: 200 ")
+    (folder / "shipped.yaml").write_text(less)
     return folder
 
 
@@ -106,10 +117,10 @@ def test_the_base_model_loads_with_the_stock_library_elsewhere(good_run: tuple[F
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--vectorized-envs", "64", "--batch-size", "2048", "--timesteps", "4096"], ("NQ", 64, 2048)),
-        (["--batch-size", "512", "--vectorized-envs", "16", "--timesteps", "1024"], ("NQ", 16, 512)),
+        ([*LESS, "--vectorized-envs", "64", "--batch-size", "2048", "--timesteps", "4096"], ("NQ", 64, 2048)),
+        ([*LESS, "--batch-size", "512", "--vectorized-envs", "16", "--timesteps", "1024"], ("NQ", 16, 512)),
         (["--market", "RTY", "--quick"], ("RTY", 32, 1024)),
-        (["--config", str(ROOT / "config/test_hardware_maximized.yaml"), "--timesteps", "2048"], ("NQ", 32, 1024)),
+        (["--config", "shipped.yaml", "--timesteps", "2048"], ("NQ", 32, 1024)),
     ],
 )
 def test_command_lines_of_the_manual_work(
@@ -409,6 +420,10 @@ def test_real_bars_from_the_shell_to_a_report(
     assert report["data"]["synthetic"] is False
     assert report["look_ahead"]["passed"]
     sealed = report["data"]["split"]["sealed"]["sessions"]
-    few = "not enough sessions" if sealed < 10 else "low power" if sealed < 40 else f"{sealed} sealed sessions"
+    few = "not enough sessions" if sealed < 10 else "low power" if sealed < 40 else f"enough sessions ({sealed})"
     assert few in " ".join(report["verdict"])
     assert all(arm["illegal_actions"] == 0 for arm in report["arms"].values())
+    has_interval = [contrast["low_usd"] is not None for contrast in report["statistics"]["contrasts"]]
+    assert has_interval == [sealed >= 10] * 5
+    assert "pass_simulation" not in report, "a quick run makes no attempts"
+    assert (sealed < 10) == (market == "NQ"), "ten sessions of NQ, two of them sealed"

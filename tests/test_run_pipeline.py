@@ -36,6 +36,7 @@ llm: {llm_threads: 1}
 checkpoint: {interval_steps: 64}
 pipeline: {reallocate_resources: false}
 monitoring: {log_interval: 5, tensorboard: false}
+evidence: {stress_slippage_ticks: [0], chart_sessions: 0, pass_attempts: 200, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
 LONG = "10000000"
@@ -149,8 +150,8 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
     _, folder = complete
     assert re.fullmatch(r"pipeline_MNQ_\d{8}-\d{6}", folder.name)
     assert {path.name for path in folder.iterdir()} == {
-        "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "base.zip",
-        "hybrid.zip", "phase2", "phase3",
+        "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "report.html",
+        "base.zip", "hybrid.zip", "phase2", "phase3",
     }  # fmt: skip
     assert "ended early" not in (folder / "run.log").read_text()
 

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -33,6 +34,8 @@ Seen = Mapping[str, Any]
 
 N_SESSIONS, INTERVAL_MIN = 12, 15
 
+_kept = TemporaryDirectory(prefix="tiny-runs-")
+
 TINY: Mapping[str, Any] = {
     # A micro: one lost trade of 15-minute NQ bars is the whole daily limit, and hardly anything happens after it.
     "test_mode.market": "MNQ",
@@ -51,6 +54,12 @@ TINY: Mapping[str, Any] = {
     # Two samples, the first and the last, whatever the machine is busy with.
     "monitoring.hardware_interval_s": 3600.0,
     "monitoring.tensorboard": False,
+    # One seed, and of what the arms are put through the least.
+    "evidence.seeds": 1,
+    "evidence.stress_slippage_ticks": [0],
+    "evidence.chart_sessions": 0,
+    "evidence.pass_attempts": 200,
+    "evidence.trials_path": f"{_kept.name}/trials.jsonl",
     # Met by any run, so that a busy machine decides nothing here.
     "validation.max_peak_memory_gb": 1000.0,
 }
@@ -182,7 +191,7 @@ def _left(folder: Path) -> Seen:
         "report": report,
         "steps": [{key: r[key] for key in ("phase", "timesteps", "n_envs", "n_steps")} for r in report["training"]],
         "metrics": _metrics(folder / "metrics.jsonl"),
-        "weights": {name: _weights(folder / f"{name}.zip") for name in ("base", "hybrid")},
+        "weights": {name: weights_in(folder / f"{name}.zip") for name in ("base", "hybrid")},
         "files": {
             "folder": str(folder.parent),
             "name": folder.name.rsplit("_", 1)[0],
@@ -219,7 +228,7 @@ def _metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
     return phases
 
 
-def _weights(path: Path) -> dict[str, Any]:
+def weights_in(path: Path) -> dict[str, Any]:
     """Shape and digest of every tensor of an exported policy; {} where there is no such file."""
     if not path.is_file():
         return {}

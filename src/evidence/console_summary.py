@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.evidence.report import MET, MISSED
+from src.evidence.verdict import count_words
 
 _STYLES = {MET: "green", MISSED: "red"}
 
@@ -57,7 +58,7 @@ def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{arm['trades_per_session']:.1f}",
             "-" if arm["win_rate"] is None else f"{arm['win_rate']:.0%}",
             f"{arm['max_drawdown_usd']:,.0f}",
-            f"{arm['sessions_breached']} of {arm['sessions']}",
+            f"{count_words(arm['sessions_breached'])} of {arm['sessions']}",
         )
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,18 +13,13 @@ from sb3_contrib.common.maskable.distributions import MaskableCategorical
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.fusion import RULES
-from src.advisor.table import AdviceTable, advised_action, confidence, renormalise
+from src.advisor.table import AdviceTable, advised_action, confidence
 from src.agent.policy import HybridPolicy
-from src.trading.layout import CONTEXT, HOLD, OPINION
+from src.evidence.assembly import AdviceFeed, FeatureAssembly, TableFeed
+from src.trading.layout import HOLD, OPINION
 from src.trading.session_batch import SessionBatch
 
-
-class RowCache(Protocol):
-    """What feature assembly asks of a cache."""
-
-    def get_batch(self, keys: Iterable[Any]) -> list[NDArray[np.float32] | None]: ...
-
-    def put_batch(self, keys: Sequence[Any], rows: Sequence[Any]) -> None: ...
+PLACEBO = "hybrid_placebo"
 
 
 class SessionPool(Protocol):
@@ -45,51 +40,6 @@ class Fusion(Protocol):
     def get_stats(self) -> dict[str, Any]: ...
 
 
-class FeatureAssembly:
-    """Writes the pure part of the 33 advice features: 22 context values by bar, 6 opinion values by situation.
-
-    All arms stand at the same bars, so with a cache the first arm fetches a row and the others find it. Without one
-    (None) rows come from the tables directly, with the same values. `opinion_lookups` and `opinions_given` count
-    opinions asked for and those that were no abstention.
-    """
-
-    def __init__(self, context: NDArray[np.float32], table: AdviceTable, cache: RowCache | None) -> None:
-        self._context = context
-        self._table = table
-        self._cache = cache
-        self.opinion_lookups = 0
-        self.opinions_given = 0
-
-    def write_context(self, batch: SessionBatch) -> None:
-        """Fill the context slice of the sessions that are not over."""
-        rows = np.flatnonzero(~batch.over)
-        bars = batch.bars()[rows]
-        batch.obs[rows, CONTEXT] = self._rows("context", bars, self._context)
-
-    def opinions(self, batch: SessionBatch) -> NDArray[np.float32]:
-        """Advice over what is legal now, float32[n, 6]; zeros where the advisor abstains or the session is over."""
-        opinions = np.zeros((batch.n, batch.masks.shape[1]), np.float32)
-        rows = np.flatnonzero(~batch.over)
-        raw = self._rows("advice", batch.situations()[rows], self._table.probabilities)
-        opinions[rows] = renormalise(raw, batch.masks[rows])
-        self.opinion_lookups += len(rows)
-        self.opinions_given += int(opinions[rows].any(axis=1).sum())
-        return opinions
-
-    def _rows(self, kind: str, indices: NDArray[Any], table: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._cache is None or not len(indices):
-            return table[indices]
-        keys = [(kind, index) for index in indices.tolist()]
-        found = self._cache.get_batch(keys)
-        missing = [i for i, row in enumerate(found) if row is None]
-        if missing:
-            fetched = table[indices[missing]]
-            self._cache.put_batch([keys[i] for i in missing], fetched)
-            for i, row in zip(missing, fetched, strict=True):
-                found[i] = row
-        return np.stack(found)  # type: ignore[arg-type]
-
-
 class Arm(Protocol):
     """One way to decide."""
 
@@ -100,13 +50,20 @@ class Arm(Protocol):
         """Actions int64[n]; `opinions` is float32[n, 6] for an arm that sees advice."""
 
 
+@runtime_checkable
+class FedArm(Arm, Protocol):
+    """An arm that may have advice of its own; with None it hears what all arms hear."""
+
+    feed: AdviceFeed | None
+
+
 @dataclass
 class AdviceUse:
     """What advice did in one arm's sessions.
 
     `choices` are decisions with more than one legal action, `advised` those of them with an opinion, `changed` those
-    that would have been another action without advice, the account standing where it stands. `rules`: decisions by
-    each rule of the fusion, the choiceless (bypassed) too.
+    that would have been another action without advice (fed with other advice than its own: with its own), the account
+    standing where it stands. `rules`: decisions by each rule of the fusion, the choiceless (bypassed) too.
     """
 
     choices: int = 0
@@ -195,13 +152,17 @@ class PolicyArm:
 class HybridArm(PolicyArm):
     """A hybrid policy, asked twice: `changed` counts where it acts otherwise with its pool weight at zero.
 
-    The observation is the same both times, so what its networks make of the opinion features is no change.
+    The observation is the same both times, so what its networks make of the opinion features is no change. One that
+    was trained on another table than the run's (a placebo) is given that table and hears it in evaluation, too.
     """
 
-    def __init__(self, policy: MaskableActorCriticPolicy) -> None:
+    def __init__(
+        self, policy: MaskableActorCriticPolicy, name: str = "hybrid", table: AdviceTable | None = None
+    ) -> None:
         assert isinstance(policy, HybridPolicy)
-        super().__init__("hybrid", policy, sees_advice=True)
+        super().__init__(name, policy, sees_advice=True)
         self._hybrid = policy
+        self.feed: AdviceFeed | None = None if table is None else TableFeed(table)
         self.advice_use = AdviceUse()
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
@@ -254,11 +215,21 @@ class FusedArm:
 
 
 def standard_arms(
-    rl_only: MaskableActorCriticPolicy, hybrid: MaskableActorCriticPolicy, fusion: Fusion, seed: int
+    rl_only: MaskableActorCriticPolicy,
+    hybrid: MaskableActorCriticPolicy,
+    fusion: Fusion,
+    seed: int,
+    placebo: tuple[MaskableActorCriticPolicy, AdviceTable] | None = None,
 ) -> list[Arm]:
-    """Controls, the advisor alone, both trained policies, and the fusion of `rl_only` with the advisor."""
+    """Controls, the advisor alone, the trained policies, and the fusion of `rl_only` with the advisor.
+
+    `placebo` is the hybrid policy trained on permuted advice and the table it was trained on; None leaves it out.
+    """
     rl_arm = PolicyArm("rl_only", rl_only, sees_advice=False)
-    return [FlatArm(), RandomLegalArm(seed), AdvisorArm(), rl_arm, HybridArm(hybrid), FusedArm(rl_arm, fusion)]
+    hybrids = (
+        [HybridArm(hybrid)] if placebo is None else [HybridArm(hybrid), HybridArm(placebo[0], PLACEBO, placebo[1])]
+    )
+    return [FlatArm(), RandomLegalArm(seed), AdvisorArm(), rl_arm, *hybrids, FusedArm(rl_arm, fusion)]
 
 
 def position_states(batch: SessionBatch, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -276,7 +247,11 @@ def position_states(batch: SessionBatch, rows: NDArray[np.int64]) -> dict[str, N
 
 @dataclass
 class ArmResult:
-    """One arm's sessions: every array has one entry a session. Money is US dollars after costs unless named gross."""
+    """One arm's sessions: every array has one entry a session. Money is US dollars after costs unless named gross.
+
+    `gross_win_usd` and `gross_loss_usd` are the sums of the winning and of the losing trades' net P&L, both as positive
+    numbers: their difference is `net_usd`, their ratio over sessions the profit factor.
+    """
 
     name: str
     net_usd: NDArray[np.float64]
@@ -284,6 +259,8 @@ class ArmResult:
     commission_usd: NDArray[np.float64]
     slippage_usd: NDArray[np.float64]
     max_drawdown_usd: NDArray[np.float64]
+    gross_win_usd: NDArray[np.float64]
+    gross_loss_usd: NDArray[np.float64]
     n_trades: NDArray[np.int64]
     n_wins: NDArray[np.int64]
     bars: NDArray[np.int64]
@@ -294,6 +271,52 @@ class ArmResult:
     illegal_actions: int
     actions: dict[int, int] = field(default_factory=dict)
     advice: AdviceUse | None = None
+
+
+class Tally:
+    """What of an arm's sessions no account keeps: drawdown, gains and losses of trades, actions taken."""
+
+    def __init__(self, batch: SessionBatch) -> None:
+        self.fall_cents = np.zeros(batch.n, np.int64)
+        self.win_cents = np.zeros(batch.n, np.int64)
+        self.loss_cents = np.zeros(batch.n, np.int64)
+        self.actions = np.zeros(batch.masks.shape[1], np.int64)
+        self._peak_cents = batch.equities_cents().copy()
+        self._flat_cents = batch.accounts["cash_cents"].copy()
+
+    def step(self, batch: SessionBatch, actions: NDArray[np.int64]) -> None:
+        """Step the batch and count. At most one trade ends in a step, also where it began in it."""
+        self.actions += np.bincount(actions[~batch.over], minlength=len(self.actions))
+        batch.step(actions)
+        equity = batch.equities_cents()
+        np.maximum(self._peak_cents, equity, out=self._peak_cents)
+        np.maximum(self.fall_cents, self._peak_cents - equity, out=self.fall_cents)
+        # From flat to flat the balance changes by one trade, its commissions included, or by none.
+        accounts = batch.accounts
+        net = np.where(accounts["position"] == 0, accounts["cash_cents"] - self._flat_cents, 0)
+        self._flat_cents += net
+        self.win_cents += np.maximum(net, 0)
+        self.loss_cents -= np.minimum(net, 0)
+
+
+def feed_of(arm: Arm) -> AdviceFeed | None:
+    """The arm's own advice, if it has any."""
+    return arm.feed if isinstance(arm, FedArm) else None
+
+
+def decide(
+    arm: Arm, batch: SessionBatch, assembly: FeatureAssembly, feed: AdviceFeed | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+    """Assemble an arm's context and advice (`feed_of` the arm) and ask it: actions int64[n], and what it heard."""
+    assembly.write_context(batch)
+    opinions = assembly.opinions(batch, feed) if arm.sees_advice else None
+    return arm.act(batch, opinions), opinions
+
+
+def begin_count(arm: Arm) -> None:
+    """Let an arm that counts what advice did begin anew; results keep what was counted before."""
+    if isinstance(arm, AdvisedArm):
+        arm.advice_use = AdviceUse()
 
 
 def evaluate(
@@ -308,42 +331,29 @@ def evaluate(
     `pool` lends a `SessionBatch` made with `with_tables=False`. Each session is a new account of the rule profile.
     """
     for arm in arms:
-        if isinstance(arm, AdvisedArm):
-            arm.advice_use = AdviceUse()
+        begin_count(arm)
     lent = [pool.acquire() for _ in arms]
     try:
         batches: list[SessionBatch] = [batch for _, batch in lent]
         for batch in batches:
             batch.begin(first_bars)
-        peaks = [batch.equities_cents().copy() for batch in batches]
-        falls = [np.zeros(batch.n, np.int64) for batch in batches]
-        taken = [np.zeros(batch.masks.shape[1], np.int64) for batch in batches]
+        tallies = [Tally(batch) for batch in batches]
+        feeds = [feed_of(arm) for arm in arms]
         steps = 0
         while not all(batch.over.all() for batch in batches):
-            for i, (arm, batch) in enumerate(zip(arms, batches, strict=True)):
-                if batch.over.all():
-                    continue
-                assembly.write_context(batch)
-                opinions = assembly.opinions(batch) if arm.sees_advice else None
-                actions = arm.act(batch, opinions)
-                taken[i] += np.bincount(actions[~batch.over], minlength=len(taken[i]))
-                batch.step(actions)
-                equity = batch.equities_cents()
-                np.maximum(peaks[i], equity, out=peaks[i])
-                np.maximum(falls[i], peaks[i] - equity, out=falls[i])
+            for arm, batch, tally, feed in zip(arms, batches, tallies, feeds, strict=True):
+                if not batch.over.all():
+                    tally.step(batch, decide(arm, batch, assembly, feed)[0])
             steps += 1
             if progress is not None:
                 progress(steps)
-        return {
-            arm.name: _result(arm, batch, fall, counts)
-            for arm, batch, fall, counts in zip(arms, batches, falls, taken, strict=True)
-        }
+        return {arm.name: _result(arm, batch, tally) for arm, batch, tally in zip(arms, batches, tallies, strict=True)}
     finally:
         for env_id, batch in lent:
             pool.release(env_id, batch)
 
 
-def _result(arm: Arm, batch: SessionBatch, falls_cents: NDArray[np.int64], taken: NDArray[np.int64]) -> ArmResult:
+def _result(arm: Arm, batch: SessionBatch, tally: Tally) -> ArmResult:
     a = batch.accounts.copy()
     net = (a["cash_cents"] - a["start_cash_cents"]) / 100.0
     commission, slippage = a["commission_paid_cents"] / 100.0, a["slippage_paid_cents"] / 100.0
@@ -353,7 +363,9 @@ def _result(arm: Arm, batch: SessionBatch, falls_cents: NDArray[np.int64], taken
         gross_usd=net + commission + slippage,
         commission_usd=commission,
         slippage_usd=slippage,
-        max_drawdown_usd=falls_cents / 100.0,
+        max_drawdown_usd=tally.fall_cents / 100.0,
+        gross_win_usd=tally.win_cents / 100.0,
+        gross_loss_usd=tally.loss_cents / 100.0,
         n_trades=a["n_trades"].astype(np.int64),
         n_wins=a["n_wins"].astype(np.int64),
         bars=a["steps"].astype(np.int64),
@@ -362,6 +374,6 @@ def _result(arm: Arm, batch: SessionBatch, falls_cents: NDArray[np.int64], taken
         daily_locked=a["daily_locked"].astype(np.bool_),
         target_reached=a["target_reached"].astype(np.bool_),
         illegal_actions=int(a["illegal_actions"].sum()),
-        actions={code: int(count) for code, count in enumerate(taken)},
+        actions={code: int(count) for code, count in enumerate(tally.actions)},
         advice=arm.advice_use if isinstance(arm, AdvisedArm) else None,
     )

@@ -21,6 +21,7 @@ from src.trading.layout import ACTIONS, BUY, FLAT, N_ACTIONS, N_SIDES, SELL
 
 HORIZONS = (1, 5, 15)
 """Bars ahead."""
+RELIABILITY_BINS = 10
 WHOLE, PAST_FLAT, AT_BREAK = range(3)
 """What becomes of a window: played out, past the forced exit, across a hole or a roll."""
 
@@ -102,7 +103,25 @@ def horizon_facts(
         "information_coefficient": spearman(buys - sells, moves),
         "brier": _mean((buys / (buys + sells) - up) ** 2),
         "brier_of_up_rate": None if up_rate is None else up_rate * (1.0 - up_rate),
+        "reliability": reliability(buys / (buys + sells), up),
     }
+
+
+def reliability(said_up: Float64, up: NDArray[np.bool_], bins: int = RELIABILITY_BINS) -> list[dict[str, Any]]:
+    """How often the price went up where it was said to, by what was said: float64[n] in 0 to 1 and bool[n].
+
+    Bins of equal width in p_up, the empty ones left out: mean of what was said, share that went up, and how many
+    (DeGroot & Fienberg, The Comparison and Evaluation of Forecasters, The Statistician 32, 1983).
+    """
+    place = np.minimum((said_up * bins).astype(np.int64), bins - 1)
+    return [
+        {
+            "said_up_frac": float(said_up[place == k].mean()),
+            "up_frac": float(up[place == k].mean()),
+            "n": int((place == k).sum()),
+        }
+        for k in np.unique(place)
+    ]
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> float | None:

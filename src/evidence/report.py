@@ -1,9 +1,15 @@
-"""report.json of a run: every figure and what it was measured on; the verdict claims no more than was measured."""
+"""report.json of a run: every figure and what it was measured on.
+
+    python -m src.evidence.report logs/RUN
+
+makes the run's page again from it, as `python -m src.evidence.page` does.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,9 +33,6 @@ from src.trading.routes import WHY
 
 SCHEMA_VERSION = 1
 MET, MISSED, NOT_APPLICABLE = "met", "missed", "not_applicable"
-ENOUGH_SESSIONS, FEW_SESSIONS = 40, 10
-ENOUGH_TIMESTEPS = 50_000
-"""Base timesteps in which the defaults learn a planted edge (`src.evidence.canaries`)."""
 LIBRARIES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "numba", "pandas")
 
 
@@ -105,92 +108,6 @@ def _advice_use(use: AdviceUse) -> dict[str, Any]:
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def sample_size_words(n_sealed: int) -> str:
-    """What so many sealed sessions allow to be said."""
-    if n_sealed < FEW_SESSIONS:
-        return f"not enough sessions ({n_sealed} of {ENOUGH_SESSIONS}): the figures below are of these sessions only"
-    if n_sealed < ENOUGH_SESSIONS:
-        return f"low power ({n_sealed} of {ENOUGH_SESSIONS} sessions): point figures, no conclusion"
-    return f"{n_sealed} sealed sessions, one seed: point figures without intervals"
-
-
-def verdict(report: Mapping[str, Any]) -> list[str]:
-    """The answers of this run in plain words, each from a figure of the report."""
-    lines = []
-    training: Sequence[Mapping[str, Any]] = report["training"]
-    if training:
-        base = training[0]
-        share = sum(r["update_s"] for r in training) / sum(r["seconds"] for r in training)
-        slow = "the PPO update" if share >= 0.5 else "collecting rollouts"
-        lines.append(
-            f"Trains: {base['timesteps']:,} base timesteps ({base['timesteps_requested']:,} asked) at "
-            f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {slow} "
-            f"({max(share, 1 - share):.0%} of training time)."
-        )
-    if kept_s := sum(r["checkpoint_s"] for r in training):
-        share = kept_s / (kept_s + sum(r["seconds"] for r in training))
-        lines.append(f"Checkpoints: {kept_s:.1f} s, {share:.1%} of training time.")
-    leak = report.get("look_ahead")
-    if leak is not None:
-        lines.append(
-            f"Look-ahead: no leak found by {leak['checks']} prefix recomputations."
-            if leak["passed"]
-            else f"Look-ahead: LEAK FOUND: {leak['found']}."
-        )
-    production = report.get("production_estimate")
-    if production:
-        lines.append(
-            f"Production: {production['timesteps']:,} timesteps would take {_duration(production['hours'])} at the "
-            f"{production['steps_per_s']:,.0f} steps/s measured with its networks."
-        )
-    arms: Mapping[str, Mapping[str, Any]] = report.get("arms", {})
-    if "rl_only" in arms:
-        lines += _arm_lines(report, arms)
-    return lines
-
-
-def _arm_lines(report: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    n = arms["rl_only"]["sessions"]
-    rules = report["rules"]
-    difference = arms["hybrid"]["net_usd_per_session"] - arms["rl_only"]["net_usd_per_session"]
-    bars = " on SYNTHETIC bars" if report["data"]["synthetic"] else ""
-    lines = [f"Evaluation{bars}: {sample_size_words(n)}."]
-    trained = report["training"][0]["timesteps"]
-    if trained < ENOUGH_TIMESTEPS:
-        lines.append(f"Learning: not measured, {trained:,} timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are).")
-    lines.append(
-        f"Advice ({report['advice']['advisor']}): hybrid {difference:+,.0f} $/session against RL alone; "
-        f"one seed is no evidence either way."
-    )
-    lines += _advice_lines(report["advice"])
-    kept = "; ".join(
-        f"{name} breached {arms[name]['sessions_breached']}, at its daily limit {arms[name]['sessions_daily_locked']}"
-        for name in ("rl_only", "hybrid", "fused")
-    )
-    lines.append(f"Simulated rule check ({rules['profile']}, as of {rules['as_of']}), of {n} sessions: {kept}.")
-    return lines
-
-
-def _advice_lines(advice: Mapping[str, Any]) -> list[str]:
-    asking, covered = advice["tabulation"], advice["coverage"]
-    line = (
-        f"Advice covers {asking['count_k']:,} of {asking['listed']:,} situations: {covered['train']:.0%} of the "
-        f"training bars, {covered['sealed']:.0%} of the sealed ones; elsewhere it abstains."
-    )
-    lines = [line if not advice["note"] else f"{line} Note: {advice['note']}."]
-    if (quantization := advice["quantization"]) not in (None, "none"):
-        share, n = asking["full_precision_agreement"], asking["full_precision_compared"]
-        told = (
-            f"not measured: {asking['full_precision_why_not']}" if share is None else f"{share:.0%} of {n:,} situations"
-        )
-        lines.append(f"Weights in {quantization}: same first choice as in full precision: {told}.")
-    return lines
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1.0 else f"{hours * 60.0:.1f} min"
 
 
 def run_facts(
@@ -284,3 +201,14 @@ def versions() -> dict[str, str]:
             found[name] = "not installed"
     found["torch_cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make report.html of a run's folder again; the exit code: 0 written, 2 no report.json that can be read."""
+    from src.evidence.page.__main__ import main as rebuild_page  # no run that writes a report needs the command
+
+    return rebuild_page(arguments, program="python -m src.evidence.report")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,10 +1,21 @@
-"""The configuration section of what is watched and logged during a run."""
+"""The configuration sections of what is watched and logged during a run, and of what is done to tell an effect from
+luck."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
 
 from src.settings import Section
+
+FEWEST_ATTEMPTS = 200
+"""Simulated attempts that are made whatever they take: fewer say nothing about a probability."""
+LATE_DECISIONS = 5
+SLIPPAGE_TICKS = (0, 1, 2, 3)
+
+Ticks = Annotated[int, Field(ge=0, le=1000)]
 
 
 class MonitoringSettings(Section):
@@ -14,3 +25,41 @@ class MonitoringSettings(Section):
     hardware_interval_s: float = Field(1.0, ge=0.05, le=3600.0, description="seconds between two hardware samples")
     log_interval: int = Field(100, ge=1, description="vec-env steps between two training log records")
     tensorboard: bool = Field(True, description="write training records for TensorBoard beside the JSON lines")
+
+
+class EvidenceSettings(Section):
+    """Section `evidence`: how many seeds and folds are trained, and what the trained arms are put through."""
+
+    seeds: int = Field(3, ge=1, le=100, description="seeds trained from scratch and averaged by session")
+    walk_forward: int = Field(
+        0, ge=0, le=50, description="folds trained and tested forward in time, each a training of its own; 0: none"
+    )
+    pass_budget_s: float = Field(
+        60.0, gt=0, le=10**6, description=f"seconds for simulated attempts; at least {FEWEST_ATTEMPTS} are made anyway"
+    )
+    pass_attempts: int = Field(
+        2000, ge=FEWEST_ATTEMPTS, le=10**6, description="simulated attempts at the profile's evaluation, at most"
+    )
+    pass_max_days: int = Field(
+        60, ge=1, le=1000, description="sessions an attempt lasts at most where the rule profile has no expiry"
+    )
+    stress_slippage_ticks: tuple[Ticks, ...] = Field(
+        SLIPPAGE_TICKS, min_length=1, description="slippage a fill under which the trained arms are played again, ticks"
+    )
+    late_decisions: int = Field(
+        LATE_DECISIONS, ge=1, le=1000, description="decisions by which the reliance test delays the advice"
+    )
+    chart_sessions: int = Field(
+        4, ge=0, le=4, description="sealed sessions recorded bar by bar: best, worst, median, most trades; 0: none"
+    )
+
+    trials_path: Path | None = Field(
+        None, description="file of the trials on sealed sessions; null: trials.jsonl in the user's cache folder"
+    )
+
+    @field_validator("stress_slippage_ticks")
+    @classmethod
+    def _each_once(cls, ticks: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(ticks)) < len(ticks):
+            raise ValueError(f"a number of ticks is listed twice: {list(ticks)}")
+        return tuple(sorted(ticks))

@@ -20,7 +20,12 @@ MODE = "pipeline"
 LOG_NAME = "metrics.jsonl"
 MADE_BESIDES = {
     "phase2": ("base.zip", "tensorboard/base"),
-    "phase3": ("hybrid.zip", "tensorboard/rl_only", "tensorboard/hybrid", "report.json"),
+    "phase3": (
+        "hybrid.zip",
+        *(f"tensorboard/{name}" for name in ("rl_only", "hybrid", "hybrid_placebo")),
+        "report.json",
+        "report.html",
+    ),
 }
 """What a phase leaves outside of its own folder."""
 _NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,14 @@ def hybrid_inputs(config: Configuration, plan: RolloutPlan, base_result: str) ->
         "test_mode.quick": str(config.test_mode.quick),
         "base weights": base_result,
     }
+
+
+def trial_inputs(config: Configuration, plans: Sequence[RolloutPlan]) -> dict[str, str]:
+    """Of the arms somebody may choose: what decides their trades, the seed and the bars aside."""
+    chosen = _chosen(config, *DATA) | _chosen(config, *BASE) | _chosen(config, *HYBRID)
+    del chosen["test_mode.seed"]
+    trained = {f"{key} of training {i}": value for i, plan in enumerate(plans) for key, value in _planned(plan).items()}
+    return {**chosen, **trained, "test_mode.quick": str(config.test_mode.quick)}
 
 
 def tables_fingerprint(market: Market) -> str:

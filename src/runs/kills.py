@@ -40,6 +40,7 @@ training: {n_epochs: 2, policy_kwargs: {net_arch: {pi: [64], vf: [64]}}}
 llm: {model: tiny, llm_threads: 1, tabulation_budget_s: 600, advice_batch_size: 8}
 checkpoint: {interval_steps: 512}
 monitoring: {tensorboard: false, log_interval: 16}
+evidence: {trials_path: trials.jsonl, pass_attempts: 200}
 validation: {max_peak_memory_gb: 1000, required: []}
 """
 
@@ -53,6 +54,8 @@ OF_THE_PROCESS = frozenset(
         "targets",
         "phase_times",
         "hardware",
+        "hardware_timeline",
+        "configuration",
         "memory_released_mb",
         "seconds",
         "rollout_s",

@@ -16,7 +16,6 @@ from typing import Any
 from rich.text import Text
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table, save_table
 from src.advisor.tabulation import TabulationRecord
@@ -27,22 +26,28 @@ from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.errors import InterruptedRun, UserError
 from src.evidence.console_summary import print_summary
+from src.evidence.placebo import placebo_table
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import OutputError
 from src.runs.bench import Bench
+from src.runs.evaluations import Trained, evaluated
 from src.runs.folders import log_length, only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
-from src.runs.results import evaluated, finish, look_ahead
+from src.runs.results import finish, look_ahead, seeded
 from src.runs.resumable import Job, ends_whole, kept_weights, store_of, train_resumably
 from src.runs.standing import PHASES, TITLES, Standing
 from src.runs.stopping import Deadline, StopRequest
 
-TRAININGS: dict[str, tuple[str, ...]] = {"phase1": (), "phase2": ("base",), "phase3": ("rl_only", "hybrid")}
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "phase1": (),
+    "phase2": ("base",),
+    "phase3": ("rl_only", "hybrid", "hybrid_placebo"),
+}
 
 
 def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = False, command: str = "") -> dict[str, Any]:
@@ -202,18 +207,23 @@ class _Pipeline:
             return "not applicable"
         base = self._base()
         table = self._advice(entry, market)
+        placebo = placebo_table(table, self._trainer.seed)
+        llm = bench.config.llm
         models: dict[str, TimedMaskablePPO] = {}
-        for name, llm in self._fine_tunings():
-            with closing(self._trainer.make_env(market, None if llm is None else table)) as env:
-                models[name], callbacks = self._trainer.new_finetuned(base, env, plan, llm)
+        for name, settings, heard in (
+            ("rl_only", None, None),
+            ("hybrid", llm, table),
+            ("hybrid_placebo", llm, placebo),
+        ):
+            with closing(self._trainer.make_env(market, heard)) as env:
+                models[name], callbacks = self._trainer.new_finetuned(base, env, plan, settings)
                 self._train(entry, name, models[name], plan, callbacks)
             bench.release(models[name])
         export_hybrid(models["hybrid"], self._folder / "hybrid.zip")
-        self._sections = evaluated(bench, market, table, models)
+        rl_only, hybrid, permuted = (models[name].policy for name in ("rl_only", "hybrid", "hybrid_placebo"))
+        trained = Trained(rl_only, hybrid, permuted, placebo)
+        self._sections = evaluated(bench, market, table, {self._trainer.seed: trained})
         return weights_fingerprint(models["hybrid"].policy.state_dict())
-
-    def _fine_tunings(self) -> list[tuple[str, LLMSettings | None]]:
-        return [("rl_only", None), ("hybrid", self._bench.config.llm)]
 
     def _base(self) -> Weights:
         """Base weights: those just trained, else from the newest checkpoint of phase 2."""
@@ -282,7 +292,7 @@ class _Pipeline:
         )  # fmt: skip
         entry.timesteps[name] = model.num_timesteps
         if record is not None:
-            self._finished(job.phase, name, record.to_dict())
+            self._finished(job.phase, name, seeded(record.to_dict(), self._trainer.seed))
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
         self._say(f"{name} is done; pipeline.auto_advance is false. Go on with:")
@@ -296,7 +306,7 @@ class _Pipeline:
         threads = ledger.phases["phase2"].torch_threads or 0
         report: dict[str, Any] = {
             "run": run_facts(config.test_mode, config.hardware, self._folder, threads, self._trainer.device),
-            "training": [parts[name] for name in ("base", "rl_only", "hybrid") if name in parts],
+            "training": [parts[name] for name in ("base", "rl_only", "hybrid", "hybrid_placebo") if name in parts],
             "arms": {},
         }
         if "production" in parts:

@@ -1,46 +1,25 @@
-"""What every run does once it has trained: evaluate, check, measure, report."""
+"""What every run does at its end: check, measure, judge, report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.advisor.table import AdviceTable
-from src.agent.phases import EVALUATION_PHASE, Market
-from src.agent.ppo import TimedMaskablePPO
-from src.agent.training import phase_seed
-from src.evidence.evaluation import FeatureAssembly, evaluate, standard_arms
-from src.evidence.forecast import forecast_facts
+from src.agent.phases import Market
+from src.evidence.conclusions import overall
 from src.evidence.look_ahead import check_prefixes
-from src.evidence.report import SCHEMA_VERSION, advice_facts, arm_summary, is_passed, judge_targets, verdict
+from src.evidence.page import write_page
+from src.evidence.report import SCHEMA_VERSION, is_passed, judge_targets
 from src.evidence.run_folder import write_json
+from src.evidence.timelines import hardware_timeline, learning_curves
+from src.evidence.verdict import verdict
 from src.runs.bench import Bench
 
-REPORT_NAME = "report.json"
-
-
-def evaluated(
-    bench: Bench, market: Market, table: AdviceTable, models: Mapping[str, TimedMaskablePPO]
-) -> dict[str, Any]:
-    """Every arm on the validation and on the sealed sessions, and the advice as a forecast: report sections."""
-    bench.cache.clear()  # of a try that failed
-    bench.fusion.counts[:] = 0.0
-    cached = bench.config.performance.cached_llm_features
-    assembly = FeatureAssembly(market.tables.context, table, bench.cache if cached else None)
-    report: dict[str, Any] = {}
-    parts = {"validation": market.split.validation, "sealed": market.split.test}
-    for part, sessions in parts.items():
-        seed = phase_seed(bench.config.test_mode.seed, EVALUATION_PHASE)
-        arms = standard_arms(models["rl_only"].policy, models["hybrid"].policy, bench.fusion, seed)
-        with bench.phase("evaluation", f"{len(arms)} arms on {len(sessions)} {part} sessions"):
-            results = evaluate(arms, market.first_bars(sessions), bench.pool, assembly)
-        report["arms" if part == "sealed" else f"{part}_arms"] = {
-            name: arm_summary(result) for name, result in results.items()
-        }
-    report["advice"] = advice_facts(market, table, assembly)
-    report["forecaster"] = forecast_facts(market, table)
-    return report
+REPORT_NAME, PAGE_NAME = "report.json", "report.html"
+FOLD = "fold"
+"""How the names of a walk-forward fold's phases begin."""
 
 
 def look_ahead(bench: Bench, market: Market) -> dict[str, Any]:
@@ -58,18 +37,37 @@ def finish(
     folder: Path,
     own_targets: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json."""
+    """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json and the
+    page made of it."""
     bench.stop_clock()
     rows = folder / "metrics.jsonl"
+    lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
     complete = {
         "test_name": test_name,
         **_measured(bench, report, device, own_targets or {}),
-        "log_writes": rows.read_bytes().count(b"\n") if rows.exists() else 0,
+        "log_writes": len(lines),
         **report,
+        "learning": {"curves": _curves([json.loads(line) for line in lines], bench.config.test_mode.seed)},
+        "hardware_timeline": hardware_timeline(bench.monitor.metrics_history),
+        "configuration": bench.config.to_dict(),
     }
+    complete["overall"] = overall(complete)
     complete["verdict"] = verdict(complete)
     write_json(folder / REPORT_NAME, complete)
+    write_page(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")), folder / PAGE_NAME)
     return complete
+
+
+def _curves(records: Sequence[Mapping[str, Any]], first_seed: int) -> list[dict[str, Any]]:
+    """Learning curves by phase and seed; rows of other seeds than the first carry theirs behind an @. Folds have none:
+    they train as the run does, on less."""
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for row in records:
+        phase, _, seed = str(row["phase"]).partition("@")
+        if phase.startswith(FOLD):
+            continue
+        by_seed.setdefault(int(seed) if seed else first_seed, []).append({**row, "phase": phase})
+    return [curve for seed, rows in by_seed.items() for curve in learning_curves(rows, seed)]
 
 
 def _measured(
@@ -92,6 +90,7 @@ def _measured(
         "steps_per_s": "no training was finished",
     }
     targets = {**judge_targets(bench.config.validation, measured, why_not), **own_targets}
+    first = training[0].get("seed") if training else None
     return {
         "schema_version": SCHEMA_VERSION,
         "validation_passed": is_passed(targets)
@@ -102,7 +101,9 @@ def _measured(
         "cache_hit_rate": hit_rate,
         "peak_memory_gb": measured["peak_memory"],
         "peak_memory_kind": "gpu" if on_gpu else "ram",
-        "timesteps_completed": sum(r["timesteps"] for r in training if r["phase"] in ("base", "hybrid")),
+        "timesteps_completed": sum(
+            r["timesteps"] for r in training if r["phase"] in ("base", "hybrid") and r.get("seed") == first
+        ),
         "timesteps_total": sum(r["timesteps"] for r in training),
         "targets": targets,
         "phase_times": bench.phase_times,
@@ -112,3 +113,8 @@ def _measured(
         "env_pool": bench.pool.get_stats(),
         "memory_released_mb": bench.released_bytes / 1e6,
     }
+
+
+def seeded(record_facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A training record as the report shows it."""
+    return {**record_facts, "seed": seed}

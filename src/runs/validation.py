@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from src.advisor.table import AdviceTable
 from src.agent.export import export_base, export_hybrid
 from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.ppo import TimedMaskablePPO
@@ -16,11 +17,14 @@ from src.agent.rollout_plan import RolloutPlan
 from src.agent.training import set_threads
 from src.errors import InterruptedRun
 from src.evidence.console_summary import print_summary
+from src.evidence.placebo import placebo_table
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import check_writable, make_run_folder
 from src.runs.bench import Bench
-from src.runs.results import evaluated, finish, look_ahead
+from src.runs.evaluations import Trained, evaluated
+from src.runs.results import finish, look_ahead, seeded
+from src.runs.walk_forward import folds_of, walk_forward
 
 
 def run_validation(bench: Bench) -> dict[str, Any]:
@@ -41,6 +45,8 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
         threads = set_threads(config.hardware)
         own_env = bench.own_env(trainer)
         bench.load_market(own_env)
+        if bench.market is not None and config.evidence.walk_forward:
+            folds_of(bench.market, config.evidence.walk_forward, config.data.embargo_sessions)  # refused now or never
         folder = make_run_folder(Path(config.test_mode.output_dir), config.test_mode.mode, config.test_mode.market)
         bench.write_to(folder)
         report: dict[str, Any] = {
@@ -48,9 +54,9 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
             "training": [],
             "arms": {},
         }
-        base = _base(bench, trainer, plans[0], own_env, report)
+        base = _first_base(bench, trainer, plans[0], own_env, report)
         if bench.market is not None:
-            _with_advice(bench, bench.market, trainer, plans[1], base, report)
+            _with_advice(bench, bench.market, trainer, plans, base, report)
         else:
             bench.release(base)
         report = finish(bench, "hardware_maximized_validation", report, str(trainer.device), folder)
@@ -58,30 +64,43 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
     return report
 
 
-def _base(
+def _first_base(
     bench: Bench, trainer: Trainer, plan: RolloutPlan, own_env: VecEnv | None, report: dict[str, Any]
 ) -> TimedMaskablePPO:
-    """Base training and what production would take; their sections go into the report."""
+    """Base training of the first seed and what production would take; their sections go into the report."""
     market = bench.market
     assert bench.folder is not None
     if market is not None:
         with bench.phase("compile", "the account kernel: slow on a machine's first run only"):
             compile_kernel(market)
-    what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps"
     with closing(own_env or trainer.make_env(market)) as env:
-        with bench.phase("base", what), bench.logged("base", plan) as (callback, _):
-            base, record = trainer.base(env, plan, [callback])
-        report["training"].append(record.to_dict())
+        base = _trained_base(bench, trainer, plan, env, report)
         with bench.phase("production", "a rollout with the production networks"):
             report["production_estimate"] = asdict(estimate_production(trainer, env, plan))
     export_base(base, bench.folder / "base.zip")
     return base
 
 
+def _trained_base(
+    bench: Bench, trainer: Trainer, plan: RolloutPlan, env: VecEnv, report: dict[str, Any], fold: str = ""
+) -> TimedMaskablePPO:
+    what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps{_of_seed(bench, trainer)}"
+    label = f"{fold}{_label(bench, 'base', trainer)}"
+    with bench.phase(f"{fold}base", what), bench.logged(label, plan) as (callback, _):
+        base, record = trainer.base(env, plan, [callback])
+    report["training"].append(seeded(record.to_dict(), trainer.seed))
+    return base
+
+
 def _with_advice(
-    bench: Bench, market: Market, trainer: Trainer, plan: RolloutPlan, base: TimedMaskablePPO, report: dict[str, Any]
+    bench: Bench,
+    market: Market,
+    trainer: Trainer,
+    plans: tuple[RolloutPlan, RolloutPlan],
+    base: TimedMaskablePPO,
+    report: dict[str, Any],
 ) -> None:
-    """Advice, fine-tuning with and without it, evaluation and the look-ahead check; sections into the report."""
+    """Advice, the trainings of every seed, evaluation and the look-ahead check; sections into the report."""
     config, advisor = bench.config, bench.advisor
     assert advisor is not None
     assert bench.folder is not None
@@ -89,19 +108,58 @@ def _with_advice(
     say, progress, quick = bench.display.say, bench.display.record, config.test_mode.quick
     with bench.phase("advice", f"{advisor.name} on the training sessions' situations"):
         table, asking = tabulate_advice(market, advisor, config.llm, quick=quick, say=say, progress=progress)
-    models = {}
-    for name, llm in (("rl_only", None), ("hybrid", config.llm)):
-        what = f"fine-tuning from base weights, {plan.actual:,} timesteps"
-        with (
-            closing(trainer.make_env(market, None if llm is None else table)) as env,
-            bench.phase(name, what),
-            bench.logged(name, plan) as (callback, _),
-        ):
-            models[name], record = trainer.finetune(base, env, plan, [callback], llm)
-        bench.release(models[name])
-        report["training"].append(record.to_dict())
-    export_hybrid(models["hybrid"], bench.folder / "hybrid.zip")
-    bench.release(base)
-    report |= evaluated(bench, market, table, models)
+    trained: dict[int, Trained] = {}
+    for seed in range(trainer.seed, trainer.seed + config.evidence.seeds):
+        of_seed = replace(trainer, seed=seed)
+        if seed != trainer.seed:
+            with closing(of_seed.make_env(market)) as env:
+                base = _trained_base(bench, of_seed, plans[0], env, report)
+        trained[seed] = fine_tuned(bench, market, of_seed, plans[1], base, table, report, first=seed == trainer.seed)
+        bench.release(base)
+    report |= evaluated(bench, market, table, trained)
     report["advice"] |= asking_facts(asking, config.llm)
     report["look_ahead"] = look_ahead(bench, market)
+    if config.evidence.walk_forward:
+        report["walk_forward"] = walk_forward(bench, market, trainer, plans, _trained_base, fine_tuned)
+
+
+def fine_tuned(
+    bench: Bench,
+    market: Market,
+    trainer: Trainer,
+    plan: RolloutPlan,
+    base: TimedMaskablePPO,
+    table: AdviceTable,
+    report: dict[str, Any],
+    *,
+    first: bool,
+    fold: str = "",
+) -> Trained:
+    """RL alone, hybrid and placebo from the same base weights, with equal steps, rate and seed. Of the `first` seed the
+    hybrid is exported. `fold`: what names of phases begin with."""
+    llm = bench.config.llm
+    placebo = placebo_table(table, trainer.seed)
+    policies = {}
+    for name, settings, heard in (("rl_only", None, None), ("hybrid", llm, table), ("hybrid_placebo", llm, placebo)):
+        what = f"fine-tuning from base weights, {plan.actual:,} timesteps{_of_seed(bench, trainer)}"
+        with (
+            closing(trainer.make_env(market, heard)) as env,
+            bench.phase(f"{fold}{name}", what),
+            bench.logged(f"{fold}{_label(bench, name, trainer)}", plan) as (callback, _),
+        ):
+            model, record = trainer.finetune(base, env, plan, [callback], settings)
+        if name == "hybrid" and first and bench.folder is not None:
+            export_hybrid(model, bench.folder / "hybrid.zip")
+        bench.release(model)
+        policies[name] = model.policy
+        report["training"].append({**seeded(record.to_dict(), trainer.seed), "phase": name})
+    return Trained(policies["rl_only"], policies["hybrid"], policies["hybrid_placebo"], placebo)
+
+
+def _label(bench: Bench, name: str, trainer: Trainer) -> str:
+    """A training's name in the log: with its seed, but for the first."""
+    return name if trainer.seed == bench.config.test_mode.seed else f"{name}@{trainer.seed}"
+
+
+def _of_seed(bench: Bench, trainer: Trainer) -> str:
+    return f", seed {trainer.seed}" if bench.config.evidence.seeds > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from src.market.flags import DECISION
 from src.trading import kernel
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 from src.trading.tape import Tape
+
+CARRIED = ("consecutive_losses", "recent_wins", "n_recent", "target_reached")
+"""What an account takes into its next session besides balance, peak and days left."""
 
 
 class AccountBlock:
@@ -43,12 +47,39 @@ class AccountBlock:
 
     def begin_at(self, index: int, bar: int) -> None:
         """A new account of the rule profile at `bar`, as evaluation begins; ValueError where no account may stand."""
-        # Compiled code does not check: a bar beyond the tape would be read from whatever lies there.
-        if not 0 <= bar < len(self.tape.flags) or not self.tape.flags[bar] & DECISION:
-            raise ValueError(f"an account cannot begin at bar {bar} of {len(self.tape.flags)}: it is no DECISION bar")
+        self._check_begin(bar)
         p = self.params[0]
         start = p["start_balance_cents"]
         kernel.reset_account(self.accounts[index], bar, start, start, p["expiry_days"], p)
+
+    def carry_on(self, ended: np.ndarray, bars: Sequence[int] | np.ndarray) -> None:
+        """Begin the next session of accounts that ended one: `ended` ACCOUNT[n], `bars` int[n].
+
+        Balance, peak and threshold, days left and the record of trades go on; the daily lock is gone, the daily limit
+        counts from today's balance, and what is counted by session (trades, costs, steps) begins at zero. ValueError
+        for an account that is breached or not flat: it has no next session.
+        """
+        if np.any(ended["position"] != 0) or np.any(ended["breached"] != 0):
+            at = int(np.argmax((ended["position"] != 0) | (ended["breached"] != 0)))
+            raise ValueError(
+                f"account {at} cannot go on: it ended with position {ended['position'][at]} and breached "
+                f"{bool(ended['breached'][at])}, needs to be flat and alive"
+            )
+        # A copy first: `ended` may be the very array that is written to.
+        kept = ended.copy()
+        self.accounts[:] = kept
+        for i, bar in enumerate(bars):
+            self._check_begin(int(bar))
+            # Python's own integers, for which the function is compiled already.
+            balance, peak, days = (int(kept[name][i]) for name in ("cash_cents", "peak_cents", "days_left"))
+            kernel.reset_account(self.accounts[i], int(bar), balance, peak, days, self.params[0])
+        for name in CARRIED:
+            self.accounts[name] = kept[name]
+
+    def _check_begin(self, bar: int) -> None:
+        # Compiled code does not check: a bar beyond the tape would be read from whatever lies there.
+        if not 0 <= bar < len(self.tape.flags) or not self.tape.flags[bar] & DECISION:
+            raise ValueError(f"an account cannot begin at bar {bar} of {len(self.tape.flags)}: it is no DECISION bar")
 
     def restore(self, accounts: np.ndarray) -> None:
         """Take over a snapshot of all records, `ACCOUNT`[n]; ValueError for one that was taken on a longer tape."""

@@ -222,7 +222,8 @@ def _exit(a, price_ticks, slipped, p):
 
 
 @njit(cache=True)
-def _enter(a, sign, open_ticks, atr_ticks, p):
+def enter(a, sign, open_ticks, atr_ticks, p):
+    """Open a position on the side of `sign` at `open_ticks` and slippage; stop and target as of this ATR."""
     size = _contracts(p)
     a.position = sign * size
     a.entry_ticks = open_ticks + sign * p.slippage_ticks
@@ -304,8 +305,8 @@ def _settle(a, p):
 
 
 @njit(cache=True)
-def _order_stop(a, action, sign, p):
-    """Orders on the stop take effect before the next bar."""
+def order_stop(a, action, sign, p):
+    """Orders on the stop take effect before the next bar. `sign` is that of the position."""
     if action == MOVE_TO_BE:
         a.stop_ticks = _break_even_stop(a, p)
     elif action == ENABLE_TRAIL:
@@ -327,7 +328,7 @@ def _at_open(a, action, closing, open_ticks, atr_ticks, is_flat_bar, p):
         elif closing or is_flat_bar:
             _exit(a, open_ticks, True, p)
     elif action in (BUY, SELL) and not is_flat_bar:
-        _enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
+        enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
 
 
 @njit(cache=True)
@@ -349,7 +350,7 @@ def step_account(a, action, prices, flags, atr_ticks, p, mask):
     closing = False
     if a.position != 0:
         sign = 1 if a.position > 0 else -1
-        _order_stop(a, action, sign, p)
+        order_stop(a, action, sign, p)
         closing = (action == BUY and sign < 0) or (action == SELL and sign > 0)
     if broken:
         mark = np.int64(prices[t, _CLOSE])

@@ -16,30 +16,40 @@ class SessionBatch:
     """New accounts of the rule profile, one a session, stepped together until all sessions are over.
 
     `begin(first_bars)` starts them; it leaves nothing of what was played before, so one object may serve many policies
-    in turn. With `with_tables=False` the context and opinion slices of the observation are left to the caller, who
-    finds the rows in `bars` and `situations`.
+    in turn; an account that lives for several sessions is taken out (a copy of its record) and handed in again. With
+    `with_tables=False` the context and opinion slices of the observation are left to the caller, who finds the rows in
+    `bars` and `situations`.
     """
 
     def __init__(self, tape: Tape, params: np.ndarray, with_tables: bool = True) -> None:
         self.tape = tape
         self._params = params
-        self._with_tables = with_tables
+        self.with_tables = with_tables
         self.reset()
 
     def reset(self, *, seed: int | None = None) -> None:
         """No sessions. Evaluation draws nothing, so `seed` has no effect; pools of environments pass one."""
         self._resize(0)
 
-    def begin(self, first_bars: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Begin a session at each of `first_bars` (int[n]); returns the observations float32[n, 261], a buffer."""
+    def begin(self, first_bars: Sequence[int] | np.ndarray, carried: np.ndarray | None = None) -> np.ndarray:
+        """Begin a session at each of `first_bars` (int[n]); returns the observations float32[n, 261], a buffer.
+
+        Without `carried` every account is new. With it, the accounts ACCOUNT[n] go on from how they ended an earlier
+        session (`AccountBlock.carry_on`); they may be a copy of other rows than these.
+        """
+        if carried is not None and len(carried) != len(first_bars):
+            raise ValueError(f"{len(carried)} accounts cannot begin {len(first_bars)} sessions")
         if len(first_bars) != self.n:
             self._resize(len(first_bars))
         self.over[:] = False
         self.rewards[:] = 0.0
         self.obs[:] = 0.0
-        for index, bar in enumerate(first_bars):
-            self._block.begin_at(index, int(bar))
-        self._block.observe(self.obs, self._with_tables)
+        if carried is None:
+            for index, bar in enumerate(first_bars):
+                self._block.begin_at(index, int(bar))
+        else:
+            self._block.carry_on(carried, first_bars)
+        self._block.observe(self.obs, self.with_tables)
         return self.obs
 
     def _resize(self, n: int) -> None:
@@ -59,7 +69,7 @@ class SessionBatch:
             block.accounts, chosen, self.over, tape.prices, tape.flags, tape.atr_ticks,
             block.params, block.masks, self.rewards,
         )  # fmt: skip
-        block.observe(self.obs, self._with_tables)
+        block.observe(self.obs, self.with_tables)
         return self.obs
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from src.evidence.evaluation import (
     evaluate,
     standard_arms,
 )
+from src.evidence.placebo import placebo_table
 from src.evidence.report import arm_summary
 from src.market.contracts import get_contract
 from src.market.load import build_tables
@@ -205,13 +206,14 @@ def test_the_rules_of_the_fused_arm_are_those_of_its_own_sessions(sequential: bo
 
 def test_only_arms_that_weigh_advice_against_something_count_it() -> None:
     policy = hybrid_policy(0.5)
-    arms = standard_arms(policy, policy, VectorizedDecisionFusion(), 0)
-    assert {arm.name for arm in arms if isinstance(arm, AdvisedArm)} == {"hybrid", "fused"}
+    arms = standard_arms(policy, policy, VectorizedDecisionFusion(), 0, (policy, placebo_table(advice(), 0)))
+    assert {arm.name for arm in arms if isinstance(arm, AdvisedArm)} == {"hybrid", "hybrid_placebo", "fused"}
     results = play([AdvisorArm(), *arms[4:]])
     assert results["advisor_only"].advice is None
     assert "advice" not in arm_summary(results["advisor_only"])
-    hybrid, fused = (arm_summary(results[name])["advice"] for name in ("hybrid", "fused"))
-    assert set(hybrid) == {"choices", "advised", "changed", "changed_frac"}
+    names = ("hybrid", "hybrid_placebo", "fused")
+    hybrid, placebo, fused = (arm_summary(results[name])["advice"] for name in names)
+    assert set(hybrid) == set(placebo) == {"choices", "advised", "changed", "changed_frac"}
     assert set(fused) == {*hybrid, "rules"}
     assert hybrid["changed_frac"] == hybrid["changed"] / hybrid["choices"]
 

@@ -13,27 +13,32 @@ from numpy.typing import NDArray
 
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.phases import Market
+from src.evidence.assembly import FeatureAssembly
+from src.evidence.cost_stress import FreshBatches
 from src.evidence.evaluation import (
+    PLACEBO,
     AdvisorArm,
     Arm,
     ArmResult,
-    FeatureAssembly,
     FlatArm,
     FusedArm,
+    HybridArm,
     PolicyArm,
     RandomLegalArm,
     evaluate,
     position_states,
     standard_arms,
 )
+from src.evidence.placebo import placebo_table
 from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
 from src.trading.layout import CONTEXT, HOLD, OPINION
 from src.trading.session_batch import SessionBatch
 from tests import small_runs
+from tests.evidence.scripted import slow_run
 from tests.reference_account import ReferenceAccount, ReferenceMarket, ReferenceParams
 from tests.small_runs import LIVE
 
-ARMS = ["flat", "random_legal", "advisor_only", "rl_only", "hybrid", "fused"]
+ARMS = ["flat", "random_legal", "advisor_only", "rl_only", "hybrid", "hybrid_placebo", "fused"]
 
 
 @cache
@@ -42,8 +47,17 @@ def policies() -> tuple[Any, Any]:
     return small_runs.fine_tuned(None, advised=False).policy, small_runs.fine_tuned(LIVE).policy
 
 
+@cache
+def placebo() -> tuple[Any, AdviceTable]:
+    """A hybrid policy trained for a moment on permuted advice, and that advice."""
+    table = placebo_table(small_runs.advice(), 1)
+    trainer = small_runs.trainer()
+    env = trainer.make_env(small_runs.market(), table)
+    return trainer.finetune(small_runs.base(), env, small_runs.plan(2), [], LIVE)[0].policy, table
+
+
 def arms_of(fusion: VectorizedDecisionFusion | None = None, seed: int = 0) -> list[Arm]:
-    return standard_arms(*policies(), fusion or VectorizedDecisionFusion(), seed)
+    return standard_arms(*policies(), fusion or VectorizedDecisionFusion(), seed, placebo())
 
 
 def pool_of(market: Market, size: int = 8) -> EnvironmentStatePool:
@@ -85,6 +99,7 @@ class Recorded:
     def __init__(self, arm: Arm) -> None:
         self._arm = arm
         self.name, self.sees_advice = arm.name, arm.sees_advice
+        self.feed = getattr(arm, "feed", None)
         self.steps: list[dict[str, NDArray[Any]]] = []
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
@@ -96,6 +111,7 @@ class Recorded:
                 "masks": batch.masks.copy(),
                 "actions": actions.copy(),
                 "equity": batch.equities_cents().copy(),
+                "positions": batch.accounts["position"].copy(),
                 "opinions": np.zeros((batch.n, 6)) if opinions is None else opinions.copy(),
             }
         )
@@ -105,7 +121,7 @@ class Recorded:
 
 @cache
 def recorded() -> tuple[dict[str, Recorded], dict[str, ArmResult]]:
-    """The six arms over the sealed sessions under the usual rules of a firm, with a note of every step."""
+    """The arms over the sealed sessions under the usual rules of a firm, with a note of every step."""
     arms = {arm.name: Recorded(arm) for arm in arms_of()}
     market = small_runs.market("MNQ", "apex_50k_intraday_2026_03")
     return arms, play(list(arms.values()), market=market)
@@ -113,6 +129,8 @@ def recorded() -> tuple[dict[str, Recorded], dict[str, ArmResult]]:
 
 def test_the_arms_are_those_the_report_promises() -> None:
     assert [arm.name for arm in arms_of()] == ARMS
+    without = standard_arms(*policies(), VectorizedDecisionFusion(), 0)
+    assert [arm.name for arm in without] == [name for name in ARMS if name != "hybrid_placebo"]
     assert list(recorded()[1]) == ARMS
 
 
@@ -198,24 +216,67 @@ class CountedCache(OptimizedFeatureCache):
     def get_batch(self, keys: Iterable[Any], *, record: bool = True) -> list[NDArray[np.float32] | None]:
         keys = list(keys)
         rows = super().get_batch(keys, record=record)
-        self.lookups.update(kind for kind, _ in keys)
-        self.found.update(kind for (kind, _), row in zip(keys, rows, strict=True) if row is not None)
+        kinds = ["context" if kind == "context" else "advice" for kind, _ in keys]
+        self.lookups.update(kinds)
+        self.found.update(kind for kind, row in zip(kinds, rows, strict=True) if row is not None)
         return rows
 
 
-def test_five_of_six_arms_find_the_context_row_that_the_first_one_fetched() -> None:
-    rows = CountedCache()
+def test_six_of_seven_arms_find_the_context_row_that_the_first_one_fetched() -> None:
+    # Large enough that the rows of two tables do not drive each other out.
+    rows = CountedCache(4000)
     results = play(arms_of(), cache=rows)
     bars = int(results["flat"].bars.sum())
     assert {int(result.bars.sum()) for result in results.values()} == {bars}, "an account died"
-    assert rows.lookups["context"] == 6 * bars
-    assert rows.found["context"] == 5 * bars
-    # Three arms see advice; flat accounts of equal situations share a row among sessions and over time as well.
-    assert rows.lookups["advice"] == 3 * bars
+    assert rows.lookups["context"] == 7 * bars
+    assert rows.found["context"] == 6 * bars
+    # Four arms see advice, one of them from a table of its own; flat accounts of equal situations share a row among
+    # sessions and over time as well.
+    assert rows.lookups["advice"] == 4 * bars
     assert rows.found["advice"] > 2 * bars
     stats = rows.get_stats()
     assert stats["hits"] == sum(rows.found.values())
     assert stats["hits"] + stats["misses"] == sum(rows.lookups.values())
+
+
+def test_an_arm_with_advice_of_its_own_hears_it_whoever_else_filled_the_cache() -> None:
+    policy, table = placebo()
+    heard = Recorded(HybridArm(policy, PLACEBO, table))
+    rows = OptimizedFeatureCache(10_000)
+    beside = play([AdvisorArm(), HybridArm(policies()[1]), heard], cache=rows)
+    again = play([HybridArm(policy, PLACEBO, table), HybridArm(policies()[1])], cache=rows)
+    # The same policy where its table is everybody's.
+    alone = play([PolicyArm(PLACEBO, policy, sees_advice=True)], table=table)
+    assert same_sessions(beside[PLACEBO], alone[PLACEBO])
+    assert same_sessions(again[PLACEBO], alone[PLACEBO])
+    assert same_sessions(again["hybrid"], beside["hybrid"])
+    deaf = play([PolicyArm(PLACEBO, policy, sees_advice=True)])[PLACEBO]
+    assert not same_sessions(deaf, alone[PLACEBO]), "both tables give the same sessions: nothing was shown"
+    market, compared = small_runs.market(), 0
+    for at in heard.steps:
+        for i in np.flatnonzero(~at["over"] & (at["positions"] == 0)):
+            row = table.probabilities[market.situation[at["bars"][i]] * 5]
+            legal = np.where(at["masks"][i], row.astype(np.float64), 0.0)
+            if legal.sum() >= 1e-3:
+                np.testing.assert_allclose(
+                    at["opinions"][i][at["masks"][i]], (legal / legal.sum())[at["masks"][i]], atol=1e-6
+                )
+                compared += 1
+    assert compared > 50
+
+
+def same_sessions(one: ArmResult, other: ArmResult) -> bool:
+    """Equal but for the name and what was counted of the advice."""
+    mine, yours = figures(one), figures(other)
+    return all(mine[name] == yours[name] for name in mine if name not in ("name", "advice"))
+
+
+def test_only_the_advice_of_all_is_counted_as_asked_for() -> None:
+    market, (policy, table) = small_runs.market(), placebo()
+    assembly = FeatureAssembly(market.tables.context, small_runs.advice(), None)
+    with pool_of(market) as pool:
+        evaluate([HybridArm(policy, PLACEBO, table)], market.first_bars(market.split.test), pool, assembly)
+    assert (assembly.opinion_lookups, assembly.opinions_given) == (0, 0)
 
 
 def test_opinions_given_are_those_that_were_no_abstention() -> None:
@@ -391,6 +452,26 @@ def test_the_slow_account_taking_an_arms_actions_ends_with_the_same_cents() -> N
             assert bool(result.target_reached[session]) == bool(account.target_reached)
             assert result.bars[session] == account.steps
             assert round(100 * result.max_drawdown_usd[session]) == fall
+
+
+def test_gains_and_losses_are_those_of_the_slow_accounts_trades() -> None:
+    one_bar = even = trades = 0
+    for seed in range(60):
+        run = slow_run(seed, longest=(6, 15, 40)[seed % 3])
+        assembly = FeatureAssembly(run.tape.context, empty_table(), None)
+        result = evaluate([run.arm], run.first_bars, FreshBatches(run.tape, run.record), assembly)["scripted"]
+        for i, session in enumerate(run.sessions):
+            nets = [trade.net_cents for trade in session.trades]
+            assert round(100 * result.gross_win_usd[i]) == sum(net for net in nets if net > 0)
+            assert round(100 * result.gross_loss_usd[i]) == -sum(net for net in nets if net < 0)
+            assert result.n_wins[i] == sum(net > 0 for net in nets)
+            assert result.n_trades[i] == len(nets)
+            trades += len(nets)
+            even += nets.count(0)
+            one_bar += sum(trade.entry_bar == trade.exit_bar for trade in session.trades)
+    assert trades > 300
+    assert one_bar > 20
+    assert even > 0
 
 
 def test_the_drawdown_is_the_deepest_fall_from_any_earlier_close() -> None:

@@ -31,6 +31,7 @@ from src.evidence.forecast import (
     advice_mix,
     forecast_facts,
     horizon_facts,
+    reliability,
     spearman,
 )
 from src.market.bars import make_bars
@@ -166,6 +167,7 @@ def slow_horizon(
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter(dropped_past_flat=0, dropped_at_break=0, ties=0, zero_returns=0, windows=0)
     leans, gains, scores, hits, sessions = [], [], [], 0, set()
+    said: dict[int, list[tuple[float, bool]]] = {}
     for t in bars:
         _, buy, sell = (float(np.float32(p)) for p in rows[int(market.situation[t])][:3])
         gained = walk_on(market, t, horizon)
@@ -181,6 +183,7 @@ def slow_horizon(
             leans.append(buy - sell)
             gains.append(gained)
             hits += (buy > sell) == (gained > 0)
+            said.setdefault(min(9, math.floor(buy / (buy + sell) * 10)), []).append((buy / (buy + sell), gained > 0))
             scores.append((buy / (buy + sell) - (1 if gained > 0 else 0)) ** 2)
             sessions.add(int(market.tables.bars.session_id[t]))
     n = len(gains)
@@ -195,12 +198,25 @@ def slow_horizon(
         "information_coefficient": slow_spearman(leans, gains),
         "brier": math.fsum(scores) / n if n else None,
         "brier_of_up_rate": ups / n * (1 - ups / n) if n else None,
+        "reliability": [
+            {
+                "said_up_frac": math.fsum(p for p, _ in of) / len(of),
+                "up_frac": sum(up for _, up in of) / len(of),
+                "n": len(of),
+            }
+            for _, of in sorted(said.items())
+        ],
     }
 
 
 def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
+        if name == "reliability":
+            assert len(found[name]) == len(value)
+            for of_bin, wanted in zip(found[name], value, strict=True):
+                assert_same(of_bin, wanted)
+            continue
         assert found[name] == (pytest.approx(value, abs=1e-9) if isinstance(value, float) else value), name
 
 
@@ -278,6 +294,11 @@ def test_the_figures_of_nine_bars_worked_by_hand() -> None:
         "information_coefficient": -0.2,
         "brier": (4 / 49 + 4 / 49 + 9 / 16 + 9 / 16) / 4,
         "brier_of_up_rate": 0.25,
+        # Said: 2/7 and 1/4 of which one went up, 5/7 and 3/4 of which one did.
+        "reliability": [
+            {"said_up_frac": 15 / 56, "up_frac": 0.5, "n": 2},
+            {"said_up_frac": 41 / 56, "up_frac": 0.5, "n": 2},
+        ],
     }
     assert_same(horizon_facts(buy, sell, ticks, fate, session), expected)
 
@@ -412,7 +433,7 @@ def test_a_run_reports_how_its_advice_forecasts(report: dict[str, Any]) -> None:
         assert forecaster["covered_bars"] == of["windows"] + of["dropped_past_flat"] + of["dropped_at_break"]
         assert of["sessions"] <= report["data"]["split"]["sealed"]["sessions"]
     assert report["advice"]["by_side"]["flat"]["bars"] == forecaster["covered_bars"]
-    assert {name for name, arm in arms.items() if "advice" in arm} == {"hybrid", "fused"}
+    assert {name for name, arm in arms.items() if "advice" in arm} == {"hybrid", "hybrid_placebo", "fused"}
     rules = arms["fused"]["advice"]["rules"]
     assert sum(rules.values()) == sum(arms["fused"]["actions"].values())
     assert "rules" not in arms["hybrid"]["advice"]
@@ -471,3 +492,22 @@ def test_real_bars_give_the_mock_advisor_no_figure_that_cannot_be(shared_data: P
         # Rules of thumb know nothing of the next bars: far outside of this a window would reach into its own past.
         assert abs(of["hit_rate"] - 0.5) < 0.06
         assert abs(of["information_coefficient"]) < 0.1
+
+
+def test_reliability_is_counted_by_what_was_said() -> None:
+    said = np.array([0.05, 0.09, 0.31, 0.95, 1.0, 0.99])
+    up = np.array([False, True, True, True, True, False])
+    low, middle, high = reliability(said, up)
+    assert (low["said_up_frac"], low["up_frac"], low["n"]) == (pytest.approx(0.07), 0.5, 2)
+    assert (middle["said_up_frac"], middle["up_frac"], middle["n"]) == (pytest.approx(0.31), 1.0, 1)
+    assert (high["said_up_frac"], high["up_frac"], high["n"]) == (pytest.approx(0.98), pytest.approx(2 / 3), 3)
+    assert reliability(said[:0], up[:0]) == []
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), max_size=60))
+def test_reliability_loses_no_bar(pairs: list[tuple[float, bool]]) -> None:
+    said, up = np.array([p for p, _ in pairs]), np.array([u for _, u in pairs], bool)
+    bins = reliability(said, up)
+    assert sum(part["n"] for part in bins) == len(pairs)
+    assert sum(part["n"] * part["up_frac"] for part in bins) == pytest.approx(up.sum())
+    assert [part["said_up_frac"] for part in bins] == sorted(part["said_up_frac"] for part in bins)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,9 @@ from src.evidence.report import (
     arm_summary,
     is_passed,
     judge_targets,
-    sample_size_words,
+    main,
     versions,
 )
-from src.evidence.report import verdict as words_of
 from src.evidence.targets import TARGETS, ValidationSettings
 from tests.small_runs import finished
 
@@ -88,6 +90,8 @@ def result_of(n: int = 2, **changes: Any) -> ArmResult:
         "commission_usd": np.array([4.0, 2.0])[:n],
         "slippage_usd": np.array([2.0, 1.0])[:n],
         "max_drawdown_usd": np.array([40.0, 25.0])[:n],
+        "gross_win_usd": np.array([0.0, 100.0])[:n],
+        "gross_loss_usd": np.array([30.0, 0.0])[:n],
         "n_trades": np.array([2, 1])[:n],
         "n_wins": np.array([0, 1])[:n],
         "bars": np.array([10, 30])[:n],
@@ -131,68 +135,6 @@ def test_without_sessions_or_trades_there_is_no_rate() -> None:
     assert summary["max_drawdown_usd"] == 0.0
 
 
-def test_few_sessions_are_called_few() -> None:
-    assert sample_size_words(2).startswith("not enough sessions (2 of 40)")
-    assert sample_size_words(9).startswith("not enough sessions (9 of 40)")
-    assert sample_size_words(10).startswith("low power (10 of 40 sessions)")
-    assert sample_size_words(39).startswith("low power")
-    assert sample_size_words(40).startswith("40 sealed sessions, one seed")
-
-
-def verdict_of(**changes: Any) -> str:
-    """The words for the small run's report with other figures in it."""
-    report = copy.deepcopy(finished("plain").report)
-    for path, value in changes.items():
-        section: Any = report
-        *steps, last = path.split("__")
-        for step in steps:
-            section = section[step]
-        section[last] = value
-    return "\n".join(words_of(report))
-
-
-def trained(timesteps: int) -> dict[str, Any]:
-    """The record of a base phase of so many timesteps."""
-    return {**finished("plain").report["training"][0], "timesteps": timesteps}
-
-
-@pytest.mark.slow
-def test_the_words_follow_the_figures() -> None:
-    usual = verdict_of()
-    assert "no leak found by 4 prefix recomputations" in usual
-    assert "LEAK FOUND: window of bar 7" in verdict_of(
-        look_ahead={"checks": 1, "passed": False, "found": "window of bar 7"}
-    )
-    assert "Learning: not measured, 256 timesteps are too few" in verdict_of(training=[trained(256)])
-    assert "Learning" not in verdict_of(training=[trained(50_000)])
-    assert "would take 1.5 min at" in verdict_of(production_estimate__hours=0.025)
-    assert "would take 12.0 h at" in verdict_of(production_estimate__hours=12.0)
-    assert "one seed is no evidence" in usual
-    assert "Simulated rule check (apex_50k_eod_2026_03" in usual
-    training = [
-        {
-            "timesteps": 100,
-            "timesteps_requested": 90,
-            "steps_per_s": 50.0,
-            "update_s": 1.0,
-            "checkpoint_s": 0.0,
-            "rollout_s": 3.0,
-            "seconds": 4.0,
-        }
-    ]
-    assert "the bottleneck is collecting rollouts (75% of training time)" in verdict_of(training=training)
-    training[0] |= {"update_s": 3.0, "rollout_s": 1.0}
-    assert "the bottleneck is the PPO update (75% of training time)" in verdict_of(training=training)
-    for word in ("validated", "complete", "guarantee", "does not leak", "achieved"):
-        assert word not in usual
-
-
-@pytest.mark.slow
-def test_figures_on_made_up_bars_are_said_to_be_that() -> None:
-    assert "Evaluation on SYNTHETIC bars: low power (11 of 40 sessions)" in verdict_of()
-    assert "SYNTHETIC" not in verdict_of(data__synthetic=False)
-
-
 def summary_of(**changes: Any) -> str:
     run = finished("plain")
     console = Console(file=StringIO(), width=80)
@@ -216,6 +158,36 @@ def test_the_summary_fits_eighty_columns() -> None:
     assert max(len(line) for line in lines) <= 80
     assert [line for line in lines if line.startswith("Verdict")]
     assert "logs/some_run/report.json" in lines[-1]
+
+
+def test_the_command_makes_the_page_of_a_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished("plain")
+    shutil.copy(run.folder / "report.json", tmp_path / "report.json")
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_bytes() == (run.folder / "report.html").read_bytes()
+    assert capsys.readouterr().out == f"Report: {tmp_path / 'report.html'}\n"
+
+
+def test_without_a_report_the_command_ends_with_code_2_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: There is no report.json in")
+    with pytest.raises(SystemExit) as bad_usage:
+        main([])
+    assert bad_usage.value.code == 2
+    assert "python -m src.evidence.report" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_runs_from_the_shell(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "src.evidence.report", str(tmp_path / "nowhere")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: There is no report.json")
+    assert "Warning" not in done.stderr
 
 
 def test_versions_name_every_library_a_result_depends_on() -> None:

@@ -26,7 +26,7 @@ from src.testing_framework import BatchedCallback, TestConfig, TestingFramework
 from tests.tiny_runs import CountingEnv, bar_files, quick_calendar, tiny_config
 
 ROLLOUT, TIMESTEPS = 32, 128
-TRAININGS = {"base": "phase2", "rl_only": "phase3", "hybrid": "phase3"}
+TRAININGS = {"base": "phase2", "rl_only": "phase3", "hybrid": "phase3", "hybrid_placebo": "phase3"}
 COMMAND = "python run_pipeline.py --auto-resume"
 
 SMALL: Mapping[str, Any] = {
@@ -91,6 +91,7 @@ class Pipelines:
             "data.path": str(self.bars["plain"]),
             "test_mode.output_dir": str(home / "logs"),
             "llm.store_path": str(home / "advice.sqlite3"),
+            "evidence.trials_path": str(home / "trials.jsonl"),
         }
         return tiny_config({**SMALL, **here, **changes})
 

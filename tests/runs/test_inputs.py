@@ -25,6 +25,7 @@ CHANGES_NO_RESULT = {
     "how long it may take, what it may use": (
         "phase1.", "phase2.", "phase3.", "hardware.memory_fraction", "hardware.optimize_memory", "llm.llm_threads",
     ),
+    "what a report concludes from the policies": ("evidence.",),
     "last bits only, and those are told": ("hardware.torch_threads",),
     "ways to the same result": ("hardware.vec_env", "performance.", "llm.cache_size"),
     "what counts is the plan they make": (

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import src.runs.evaluations
 import src.runs.pipeline
-import src.runs.results
 from src.advisor.store import AdviceStore
 from src.advisor.table import empty_table
 from src.advisor.table_file import save_table
@@ -121,8 +121,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda home: rewrite_rows(home, lambda rows: rows[5].update(mean_reward=rows[5]["mean_reward"] + 1e-12)),
         "metrics row 5",
     ),
-    "a row too many": (lambda home: rewrite_rows(home, lambda rows: rows.append(rows[-1])), "metrics row 21"),
-    "a row too few": (lambda home: rewrite_rows(home, lambda rows: rows.pop()), "metrics row 20"),
+    "a row too many": (lambda home: rewrite_rows(home, lambda rows: rows.append(rows[-1])), "metrics row 28"),
+    "a row too few": (lambda home: rewrite_rows(home, lambda rows: rows.pop()), "metrics row 27"),
     "a figure of the evaluation": (
         lambda home: rewrite_report(home, lambda report: report["arms"]["hybrid"].update(net_usd=1e-9)),
         "report arms",
@@ -181,8 +181,11 @@ def test_the_ledger_says_what_each_phase_needed_made_took_and_used(whole: Path) 
     assert hybrid.inputs["base weights"] == base.result
     assert len({data.result, base.result, hybrid.result, ""}) == 4
     assert (list(data.parts), list(base.parts)) == (["look_ahead"], ["base", "production"])
-    assert list(hybrid.parts) == ["advice", "rl_only", "hybrid"]
-    assert (base.timesteps, hybrid.timesteps) == ({"base": TIMESTEPS}, {"rl_only": TIMESTEPS, "hybrid": TIMESTEPS})
+    assert list(hybrid.parts) == ["advice", "rl_only", "hybrid", "hybrid_placebo"]
+    assert (base.timesteps, hybrid.timesteps) == (
+        {"base": TIMESTEPS},
+        {"rl_only": TIMESTEPS, "hybrid": TIMESTEPS, "hybrid_placebo": TIMESTEPS},
+    )
     for entry in (data, base, hybrid):
         assert (entry.status, entry.tries, entry.failures, entry.not_bitwise) == ("done", 1, [], [])
         assert entry.torch_threads == 1
@@ -273,7 +276,12 @@ def test_a_done_phase_whose_inputs_changed_is_done_again_and_says_which(pipeline
     assert "phase3 is done again, because its inputs changed: llm.llm_weight was 0.5, is 0.1" in ended.said
     assert "phase2 (base training) is done" in ended.said
     pipelines.run(fresh, change)
-    assert differing(fresh, home) == []
+    assert differing(fresh, home) == ["report statistics"], "which count the first try on these sessions, too"
+    trials = [
+        json.loads((run_of(place) / "report.json").read_text())["statistics"]["deflated_sharpe"]["hybrid"]["trials"]
+        for place in (fresh, home)
+    ]
+    assert trials == [3, 6]
     assert {"hybrid.zip weights", "report arms"} <= set(differing(whole, home))
     assert_nothing_is_lost(was, home)
 
@@ -323,7 +331,7 @@ def test_a_phase_begun_anew_on_purpose_sets_aside_what_was_there(pipelines: Pipe
 def assert_nothing_is_lost(was: dict[str, bytes], home: Path) -> None:
     """Every result that was there is still there, under whatever name."""
     kept = set(contents(home).values())
-    rewritten = ("ledger.json", "config.yaml", "run.log")
+    rewritten = ("ledger.json", "config.yaml", "run.log", "trials.jsonl")
     assert [name for name, raw in was.items() if raw not in kept and not name.endswith(rewritten)] == []
 
 
@@ -435,7 +443,7 @@ def test_checkpoints_are_written_as_configured_and_disturb_nothing(pipelines: Pi
 
 
 def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines, whole: Path) -> None:
-    """Twelve stops, each in a step of a rollout, where no checkpoint would be due; by another route every time."""
+    """Sixteen stops, each in a step of a rollout, where no checkpoint would be due; by another route every time."""
     home = pipelines.new_home()
     routes = itertools.cycle(["dummy", "batched"])
     ended = None
@@ -451,7 +459,7 @@ def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines
         assert steps_of(home, training)[-1] == boundary
     ended = pipelines.resume(home, {"hardware.vec_env": "batched"})
     assert ended.error is None
-    assert [entry_of(home, name).tries for name in ("phase1", "phase2", "phase3")] == [1, 5, 9]
+    assert [entry_of(home, name).tries for name in ("phase1", "phase2", "phase3")] == [1, 5, 13]
     assert differing(whole, home) == []
     assert json.loads((run_of(home) / "report.json").read_text())["phases"]["phase2"]["not_bitwise"] == []
 
@@ -467,8 +475,10 @@ CRASHES: list[tuple[str, Callable[[], Any]]] = [
     ("the first step of a fine-tuning", lambda: in_step("rl_only", 4, crash)),
     ("the last step of a fine-tuning", lambda: in_step("rl_only", TIMESTEPS, crash)),
     ("a rollout of the ramp", lambda: in_step("hybrid", 40, crash)),
+    ("a step of the placebo", lambda: in_step("hybrid_placebo", 40, crash)),
     ("the export of hybrid weights", lambda: before(src.runs.pipeline, "export_hybrid", crash)),
-    ("the evaluation", lambda: before(src.runs.results, "evaluate", crash, nth=2)),
+    ("the evaluation", lambda: before(src.runs.evaluations, "evaluate", crash, nth=2)),
+    ("the costs, once evaluated", lambda: before(src.runs.evaluations, "stress_costs", crash)),
     ("the report", lambda: before(src.runs.pipeline, "finish", crash)),
 ]
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import src.runs.bench
+import src.runs.evaluations
 import src.runs.pipeline
-import src.runs.results
 from src.agent.checkpoints import CheckpointError
 from src.agent.settings import HardwareSettings, PhaseUsage
 from src.errors import (
@@ -113,7 +113,7 @@ def test_a_failed_training_is_tried_again_from_its_newest_checkpoint(
 def test_an_evaluation_that_failed_counts_nothing_twice(pipelines: Pipelines, whole: Path, where: str) -> None:
     home = pipelines.new_home()
     nth = 2 if where == "evaluate" else 1
-    with before(src.runs.results, where, raising(RuntimeError("odd")), nth=nth):
+    with before(src.runs.evaluations, where, raising(RuntimeError("odd")), nth=nth):
         assert pipelines.run(home).error is None
     assert differing(whole, home) == ["report env_pool"], "which did lend more often"
 
@@ -165,7 +165,7 @@ def test_going_on_after_a_failure_uses_what_is_there_and_does_not_pass(pipelines
     assert "phase2 failed (a device was lost); going on with what it has left" in ended.said
     assert ended.report["validation_passed"] is False
     assert "Missed: phase2" in ended.said
-    assert [training["phase"] for training in ended.report["training"]] == ["rl_only", "hybrid"]
+    assert [training["phase"] for training in ended.report["training"]] == ["rl_only", "hybrid", "hybrid_placebo"]
     assert {name: phase["status"] for name, phase in ended.report["phases"].items()} == {
         "phase1": "done", "phase2": "failed", "phase3": "done",
     }  # fmt: skip
@@ -416,7 +416,7 @@ def test_a_disk_that_is_full_outside_of_the_phases_is_one_paragraph_too(
 def test_outside_of_training_a_signal_stops_at_once(pipelines: Pipelines, whole: Path) -> None:
     home = pipelines.new_home()
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with before(src.runs.results, "evaluate", lambda: os.kill(os.getpid(), signal.SIGINT), nth=2):
+    with before(src.runs.evaluations, "evaluate", lambda: os.kill(os.getpid(), signal.SIGINT), nth=2):
         ended = pipelines.run(home)
     assert isinstance(ended.error, InterruptedRun)
     assert entry_of(home, "phase3").status == "interrupted"
@@ -508,7 +508,7 @@ def test_evaluated_after_a_kill_it_has_the_threads_of_its_phase(
         pipelines.run(home)
     given: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
-    with before(src.runs.results, "evaluate", lambda: given.append(0)):
+    with before(src.runs.evaluations, "evaluate", lambda: given.append(0)):
         pipelines.resume(home)
     assert given[:2] == [1, 0]
 

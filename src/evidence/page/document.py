@@ -1,0 +1,141 @@
+"""report.html from report.json alone: one file that works offline and asks nobody for anything.
+
+The page carries a content security policy that allows its own two scripts by their hashes and no request at all, so
+text from a run or a file can never act, only be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from src.evidence.page.blocks import charts_of, given, glossary
+from src.evidence.page.drawing import Arrays
+from src.evidence.page.sections_accounts import pass_section, reliance_section, trades_section
+from src.evidence.page.sections_advice import advice_section
+from src.evidence.page.sections_results import (
+    arms_section,
+    contrast_section,
+    equity_section,
+    overall_of,
+    verdict_section,
+)
+from src.evidence.page.sections_run import (
+    learning_section,
+    machine_section,
+    provenance_section,
+    targets_section,
+)
+from src.evidence.run_folder import write_atomically
+from src.evidence.schema import ReportError, check_report
+
+PARTS = Path(__file__).parent
+SECTIONS = (
+    *(verdict_section, equity_section, contrast_section, arms_section, trades_section, learning_section),
+    *(machine_section, advice_section, pass_section, reliance_section, provenance_section, targets_section),
+)
+PAGE_FILE, REPORT_FILE = "report.html", "report.json"
+
+
+def write_page(report: Mapping[str, Any], path: str | Path) -> None:
+    """Write the page of a report, as `report.json` holds it or as a run returns it; ReportError for another shape."""
+    try:
+        write_atomically(Path(path), render(report))
+    except OSError as error:
+        raise ReportError(
+            f"The page {path} cannot be written ({error.strerror or error}): free the space, or change the folder's "
+            "permissions."
+        ) from error
+
+
+def rebuild(run_dir: str | Path) -> Path:
+    """Make `report.html` of a run's folder again from its `report.json`, and return its path.
+
+    ReportError (a UserError) where report.json is missing, damaged, of another program or of a newer version.
+    """
+    source = Path(run_dir) / REPORT_FILE
+    try:
+        report = json.loads(source.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ReportError(
+            f"There is no {REPORT_FILE} in {run_dir}: name the folder of a finished run, such as logs/<run>."
+        ) from error
+    except OSError as error:
+        raise ReportError(f"{source} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{source} is damaged: it is not JSON ({error}); restore it, or run again.") from error
+    check_report(report, str(source))
+    page = Path(run_dir) / PAGE_FILE
+    write_page(report, page)
+    return page
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page as text, without lone surrogates."""
+    # Through JSON: arrays become lists, and a number that JSON does not have becomes null as in report.json.
+    content = json.loads(json.dumps(report, default=lambda value: value.tolist()), parse_constant=lambda _: None)
+    check_report(content, "The report")
+    arrays = Arrays()
+    sections = [build(content, arrays) for build in SECTIONS]
+    charts = {chart.id: chart.to_dict() for section in sections for chart in charts_of(section.blocks)}
+    scripts = {"plotly_js": plotly_js(), "page_js": _part("page.js")}
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            kind=content["test_name"].replace("_", " "),
+            run=content["run"],
+            synthetic=content.get("data", {}).get("synthetic", False),
+            overall=overall_of(content),
+            sections=sections,
+            glossary=glossary(),
+            given=given,
+            css=Markup(_part("page.css")),
+            chart_json=embedded_json({"charts": charts, "arrays": arrays.kept}),
+            script_hashes=Markup(" ").join(_hash(script) for script in scripts.values()),
+            **{name: Markup(script) for name, script in scripts.items()},
+        )
+    )
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def plotly_js() -> str:
+    """The chart library, as its package ships it."""
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+    # As the HTML parser reads it: the policy's hash is taken of that.
+    return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+
+
+@cache
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _hash(script: str) -> Markup:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return Markup("'sha256-{}'").format(base64.b64encode(digest).decode())
+
+
+def embedded_json(content: object) -> Markup:
+    """JSON that may stand within a script element: nothing in it can end the element or a line."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

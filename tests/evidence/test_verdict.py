@@ -1,0 +1,249 @@
+"""What a run says in plain words: each sentence from a figure, and none that goes further."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.evidence.verdict import ENOUGH_TIMESTEPS, count_words, llm_words, verdict
+
+ENOUGH = {"n": 50, "level": "enough", "words": "enough sessions (50)"}
+LOW = {"n": 11, "level": "low", "words": "low power (11 of 40 sessions)"}
+FEW = {"n": 2, "level": "none", "words": "not enough sessions (2 of 40)"}
+Contrasts = dict[tuple[str, str], dict[str, Any]]
+
+
+def contrast(
+    arm: str, against: str, low: float | None, high: float | None, holm: float | None = None
+) -> dict[str, Any]:
+    return {
+        "arm": arm, "against": against, "low_usd": low, "high_usd": high, "level_frac": 0.95, "holm_p_value": holm,
+        "reason": "" if low is not None else "a session has no figure", "words": f"[{arm} and {against}]",
+    }  # fmt: skip
+
+
+def contrasts(
+    placebo: tuple[float | None, float | None] = (-5.0, 5.0),
+    alone: tuple[float | None, float | None] = (-5.0, 5.0),
+    learning: tuple[float | None, float | None] = (-5.0, 5.0),
+    holm: float | None = 0.01,
+) -> Contrasts:
+    made = [
+        contrast("hybrid", "hybrid_placebo", *placebo),
+        contrast("hybrid", "rl_only", *alone, holm=holm),
+        contrast("rl_only", "random_legal", *learning, holm=holm),
+    ]
+    return {(c["arm"], c["against"]): c for c in made}
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    return {
+        "phase": "base", "timesteps": ENOUGH_TIMESTEPS, "timesteps_requested": 49_000, "steps_per_s": 3210.0,
+        "seconds": 4.0, "update_s": 1.0, "checkpoint_s": 0.0, **changes,
+    }  # fmt: skip
+
+
+ARM = {"sessions": 11, "sessions_breached": 1.0, "sessions_daily_locked": 2.5}
+PASSES = {"attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_low_frac": 0.1, "passed_high_frac": 0.45}
+REPORT: dict[str, Any] = {
+    "training": [training()],
+    "look_ahead": {"checks": 4, "passed": True, "found": ""},
+    "production_estimate": {"timesteps": 750_000, "hours": 12.0, "steps_per_s": 987.0},
+    "statistics": {"sample_size": LOW, "contrasts": list(contrasts().values())},
+    "seeds": {"values": [0, 1, 2]},
+    "data": {"synthetic": False},
+    "advice": {
+        "advisor": "mock",
+        "tabulation": {"count_k": 1200, "listed": 3000, "full_precision_agreement": None},
+        "coverage": {"train": 0.9, "sealed": 0.8},
+        "note": None,
+        "quantization": None,
+    },
+    "arms": {name: ARM for name in ("rl_only", "hybrid", "fused")},
+    "rules": {"profile": "apex_50k_eod_2026_03", "as_of": "2026-03-01"},
+    "overall": {"judgement": "No edge shown.", "reason": "Because."},
+}
+
+
+def told(**changes: Any) -> str:
+    """The words for the report above with other values at dotted (__) places."""
+    report = copy.deepcopy(REPORT)
+    for path, value in changes.items():
+        section: Any = report
+        *steps, last = path.split("__")
+        for step in steps:
+            section = section[step]
+        section[last] = value
+    return "\n".join(verdict(report))
+
+
+def test_it_says_what_was_trained_and_what_held_it_up() -> None:
+    assert told().startswith(
+        "Trains: 50,000 base timesteps (49,000 asked) at 3,210 steps/s; the bottleneck is collecting rollouts (75% of "
+        "training time)."
+    )
+    assert "the bottleneck is the PPO update (75%" in told(training=[training(update_s=3.0)])
+    assert "Checkpoints" not in told()
+    assert "Checkpoints: 1.0 s, 20.0% of training time." in told(training=[training(checkpoint_s=1.0)])
+
+
+def test_it_never_says_that_nothing_leaks_only_that_nothing_was_found() -> None:
+    assert "Look-ahead: no leak found by 4 prefix recomputations." in told()
+    leak = {"checks": 1, "passed": False, "found": "window of bar 7"}
+    assert "Look-ahead: LEAK FOUND: window of bar 7." in told(look_ahead=leak)
+    report = copy.deepcopy(REPORT)
+    del report["look_ahead"]
+    assert "Look-ahead" not in "\n".join(verdict(report))
+
+
+def test_how_long_production_takes_is_told_in_hours_or_minutes() -> None:
+    assert "750,000 timesteps would take 12.0 h at the 987 steps/s" in told()
+    assert "would take 1.5 min at" in told(production_estimate__hours=0.025)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [([0], "one seed"), ([4, 5], "2 seeds")])
+def test_it_says_on_how_much_the_evidence_rests(seeds: list[int], words: str) -> None:
+    assert f"Evidence: low power (11 of 40 sessions), {words}." in told(seeds__values=seeds)
+    assert f"Evidence on SYNTHETIC bars: low power (11 of 40 sessions), {words}." in told(
+        seeds__values=seeds, data__synthetic=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "holm", "words"),
+    [
+        ((1.0, 9.0), 0.01, "Learning: it learns: [rl_only and random_legal]."),
+        ((1.0, 9.0), 0.06, "Learning: not shown on these sessions: [rl_only and random_legal]."),
+        ((-1.0, 9.0), 0.4, "Learning: not shown on these sessions: [rl_only and random_legal]."),
+        ((-9.0, -1.0), 0.01, "Learning: not shown on these sessions: [rl_only and random_legal]."),
+        ((None, None), None, "Learning: not shown (a session has no figure)."),
+    ],
+)
+def test_it_learns_where_the_difference_to_chance_is_shown(
+    bounds: tuple[float | None, float | None], holm: float | None, words: str
+) -> None:
+    assert words in told(statistics__contrasts=list(contrasts(learning=bounds, holm=holm).values()))
+
+
+def test_a_training_too_short_to_learn_is_not_measured_for_it() -> None:
+    short = told(training=[training(timesteps=ENOUGH_TIMESTEPS - 1)])
+    assert "Learning: not measured, 49,999 timesteps are too few to learn (50,000 are)." in short
+    assert "not measured" not in told()
+
+
+@pytest.mark.parametrize(
+    ("placebo", "alone", "holm", "said"),
+    [
+        ((1.0, 9.0), (1.0, 9.0), 0.01, "helps"),
+        ((1.0, 9.0), (1.0, 9.0), 0.06, "no evidence either way"),
+        ((1.0, 9.0), (-1.0, 9.0), 0.5, "no evidence either way"),
+        ((-1.0, 9.0), (1.0, 9.0), 0.01, "no evidence either way"),
+        ((-1.0, 9.0), (-1.0, 9.0), 0.5, "no evidence either way"),
+        ((0.0, 0.0), (0.0, 0.0), 1.0, "no evidence either way"),
+        ((-9.0, -1.0), (-1.0, 9.0), 0.5, "hurts"),
+        ((-1.0, 9.0), (-9.0, -1.0), 0.01, "hurts"),
+        ((-1.0, 9.0), (-9.0, -1.0), 0.06, "no evidence either way"),
+        ((1.0, 9.0), (-9.0, -1.0), 0.01, "hurts"),
+        ((None, None), (1.0, 9.0), 0.01, "no evidence either way"),
+    ],
+)
+def test_advice_helps_only_where_both_comparisons_show_it(
+    placebo: tuple[float | None, float | None], alone: tuple[float, float], holm: float, said: str
+) -> None:
+    words = llm_words(contrasts(placebo, alone, holm=holm), ENOUGH, seeds=3)
+    assert words.startswith(f"{said}. Against its placebo: [hybrid and hybrid_placebo]. Against RL alone: [hybrid and")
+    assert "one seed" not in words
+    assert llm_words(contrasts(placebo, alone, holm=holm), ENOUGH, seeds=1).endswith(
+        "; one seed, so this holds for this one training only"
+    )
+
+
+def test_with_too_few_sessions_it_says_how_many_would_do() -> None:
+    words = llm_words(contrasts((None, None), (None, None)), FEW, seeds=1)
+    assert words == (
+        "not enough sessions (2 of 40) to say whether it helps; 40 sealed sessions and 3 seeds would do for a first "
+        "look"
+    )
+
+
+@given(*[st.floats(-10, 10) for _ in range(4)], st.floats(0, 1))
+def test_it_never_helps_and_hurts_without_a_bound_beyond_zero(
+    a: float, b: float, c: float, d: float, holm: float
+) -> None:
+    placebo, alone = (min(a, b), max(a, b)), (min(c, d), max(c, d))
+    words = llm_words(contrasts(placebo, alone, holm=holm), ENOUGH, seeds=3)
+    if words.startswith("helps"):
+        assert placebo[0] > 0
+        assert alone[0] > 0
+        assert holm <= 0.05
+    if words.startswith("hurts"):
+        assert min(placebo[1], alone[1]) < 0
+
+
+def test_it_says_what_advice_covers_and_what_it_is_worth_as_evidence() -> None:
+    usual = told()
+    assert "Advice covers 1,200 of 3,000 situations: 90% of the training bars, 80% of the sealed ones" in usual
+    assert "Note:" not in usual
+    assert "it abstains. Note: rules of thumb." in told(advice__note="rules of thumb")
+
+
+@pytest.mark.parametrize(
+    ("asking", "words"),
+    [
+        ({"full_precision_agreement": 0.97, "full_precision_compared": 2000}, "97% of 2,000 situations."),
+        (
+            {"full_precision_agreement": None, "full_precision_compared": 0, "full_precision_why_not": "no memory"},
+            "not measured: no memory.",
+        ),
+    ],
+)
+def test_quantized_weights_are_compared_with_whole_ones(asking: dict[str, Any], words: str) -> None:
+    tabulation = {**REPORT["advice"]["tabulation"], **asking}
+    assert f"Weights in int8: same first choice as in full precision: {words}" in told(
+        advice__quantization="int8", advice__tabulation=tabulation
+    )
+    assert "Weights in" not in told(advice__quantization="none", advice__tabulation=tabulation)
+
+
+def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
+    usual = told()
+    assert (
+        "Simulated rule check (apex_50k_eod_2026_03, as of 2026-03-01), of 11 sessions: rl_only breached 1, at its "
+        in usual
+    )
+    assert "daily limit 2.5; hybrid breached 1" in usual
+    assert "Survival" not in usual
+    passes = {"arms": {"rl_only": PASSES, "hybrid": {**PASSES, "passed_low_frac": None}}, "reason": ""}
+    assert told(pass_simulation=passes).splitlines()[-2] == (
+        "Survival of the simulated rules, 2,000 attempts: rl_only passes 25% (10% to 45%), is breached 60%; hybrid "
+        "passes 25%, is breached 60%."
+    )
+    none = {"arms": {}, "reason": "2 sealed sessions are too few to resample (10 are not)"}
+    assert "Survival: not simulated: 2 sealed sessions are too few" in told(pass_simulation=none)
+
+
+def test_the_last_line_is_whether_the_production_run_is_worth_it() -> None:
+    assert told().splitlines()[-1] == "No edge shown. Because."
+
+
+def test_without_an_evaluation_it_speaks_of_training_and_time_only() -> None:
+    report = {key: REPORT[key] for key in ("training", "production_estimate", "overall")}
+    lines = verdict(report)
+    assert [line.split(":")[0] for line in lines[:2]] == ["Trains", "Production"]
+    assert len(lines) == 3
+    assert verdict({"training": []}) == []
+
+
+def test_no_word_claims_what_nobody_measured() -> None:
+    for words in (told(), told(statistics__contrasts=list(contrasts((1, 2), (1, 2), (1, 2)).values()))):
+        for word in ("validated", "complete", "guarantee", "does not leak", "achieved", "proven", "will pass"):
+            assert word not in words
+
+
+@pytest.mark.parametrize(("count", "words"), [(0.0, "0"), (3.0, "3"), (2.5, "2.5"), (1 / 3, "0.3"), (1200.0, "1,200")])
+def test_a_count_has_a_decimal_only_where_seeds_were_averaged(count: float, words: str) -> None:
+    assert count_words(count) == words
