@@ -33,6 +33,7 @@ from src.evidence.run_folder import OutputError
 from src.runs.phase_tries import PhaseFailed
 from src.runs.resources import apply_usage, memory_now, release_all
 from src.runs.stopping import PhaseTimeout
+from src.testing_framework import HardwareMonitor
 from tests.runs.pipeline_runs import (
     COMMAND,
     TIMESTEPS,
@@ -378,9 +379,11 @@ def test_a_checkpoint_that_only_cannot_be_written_names_the_one_kept(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     home = pipelines.new_home()
+    monkeypatch.setattr(HardwareMonitor, "save_metrics", full)  # the last thing written, and not the news
     with in_step("base", 76, lambda: monkeypatch.setattr("src.agent.checkpoints.write_folder", full)):
         ended = pipelines.run(home)
     assert isinstance(ended.error, CheckpointError)
+    assert "the hardware samples cannot be written" in ended.said
     assert f"checkpoint-{64:012d} is kept" in ended.why
     assert entry_of(home, "phase2").status == "failed"
     assert entry_of(home, "phase2").tries == 1
