@@ -17,7 +17,7 @@ SRC = ROOT / "src"
 
 # A module may import those of its own row and of the rows above it.
 LAYERS = (
-    {"errors", "settings", "suggestions", "numba_cache"},
+    {"errors", "files", "settings", "suggestions", "numba_cache"},
     {"market"},
     {"trading"},
     {"advisor"},

@@ -8,13 +8,11 @@ batch is one transaction: a killed process loses the batch it was asking about a
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,13 +21,9 @@ from numpy.typing import NDArray
 
 from src.advisor.table import Float32
 from src.errors import UserError
+from src.files import alone, keep_aside
 from src.numba_cache import user_cache_folder
 from src.trading.layout import N_ACTIONS
-
-try:
-    import fcntl
-except ImportError:  # a system without it has no two processes opening the store at the same instant
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +99,11 @@ class AdviceStore:
         self.path = path
         with self._errors_in_words():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(path):
+            with alone(path):
                 try:
                     self._database = _opened(path)
                 except _Unusable as error:
-                    aside = _keep_aside(path)
+                    aside = keep_aside(path)
                     logger.warning(
                         "The advice store %s cannot be used (%s). It is kept as %s, and a new one is begun: what it "
                         "held will be asked again.", path, error, aside.name,
@@ -269,26 +263,3 @@ def _primary_code(error: BaseException) -> int | None:
     """SQLite's result code without the detail that its upper bits hold."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
-
-
-def _keep_aside(path: Path) -> Path:
-    """Rename a store, its log of changes with it, to a free name beside it."""
-    name = f"{path.name}.damaged-{datetime.now():%Y%m%d-%H%M%S}"
-    names = (name, *(f"{name}-{i}" for i in range(2, 1000)))
-    aside = next(path.with_name(n) for n in names if not path.with_name(n).exists())
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
-    return aside
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Between processes only one opens the store at a time: two would both keep a damaged one aside, and so the new
-    one of the other."""
-    if fcntl is None:
-        yield
-        return
-    with open(f"{path}.lock", "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,18 +9,15 @@ from safetensors.numpy import save
 
 from src.advisor.table import AdviceTable, freeze_table
 from src.errors import UserError
+from src.files import write_atomically
 
 
 def save_table(table: AdviceTable, path: Path) -> None:
     """Write the table whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
     arrays = {"probabilities": table.probabilities, "covered": table.covered}
-    with open(temporary, "wb") as file:
-        file.write(save(arrays, {"advisor_name": table.advisor_name, "advisor_identity": table.advisor_identity}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    facts = {"advisor_name": table.advisor_name, "advisor_identity": table.advisor_identity}
+    write_atomically(path, save(arrays, facts))
 
 
 def load_table(path: Path, sha256: str) -> AdviceTable:

@@ -25,6 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 
+from src.files import sync_folder
+
 MAGIC: Final = "hybrid-trading-checkpoint"
 FORMAT_VERSION: Final = 1
 LAST_STEP: Final = 10**12 - 1
@@ -127,15 +129,6 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk. Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_folder(folder: Path) -> Contents:

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from src.agent.checkpoint_files import Contents, Damage, encode, plain_facts, read_folder, sync_folder, write_folder
+from src.agent.checkpoint_files import Contents, Damage, encode, plain_facts, read_folder, write_folder
 from src.errors import UserError
+from src.files import sync_folder
 
 NAME: Final = re.compile(r"checkpoint-(\d{12})", re.ASCII)
 # Names of folders on the way in, out of the way of one of the same step, and on the way out.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from src.agent import policy as policy_module
 from src.agent.policy import HybridPolicy
+from src.files import write_atomically
 
 PLAIN_ATTRIBUTES = (
     "verbose",
@@ -58,7 +59,7 @@ def export_base(model: MaskablePPO, path: Path | str) -> Path:
     cls = type(model.policy)
     if cls.__module__ != MaskableActorCriticPolicy.__module__:
         raise TypeError(f"the model's policy is a {cls.__name__}, needs a stock policy; a HybridPolicy: export_hybrid")
-    return _write_atomically(model, cls, path)
+    return _written(model, cls, path)
 
 
 def export_hybrid(model: MaskablePPO, path: Path | str) -> Path:
@@ -71,7 +72,7 @@ def export_hybrid(model: MaskablePPO, path: Path | str) -> Path:
     if not isinstance(model.policy, HybridPolicy):
         raise TypeError(f"the model's policy is a {type(model.policy).__name__}, needs a HybridPolicy; use export_base")
     with _pickled_by_value():
-        return _write_atomically(model, HybridPolicy, path)
+        return _written(model, HybridPolicy, path)
 
 
 def _contents(model: MaskablePPO, policy_class: type[MaskableActorCriticPolicy]) -> dict[str, Any]:
@@ -105,31 +106,14 @@ def _unseeded(space: spaces.Space[Any]) -> spaces.Space[Any]:
     return fresh
 
 
-def _write_atomically(model: MaskablePPO, policy_class: type[MaskableActorCriticPolicy], path: Path | str) -> Path:
-    """Write beside the target, flush to disk, rename: a reader sees the old file, the new one or none."""
+def _written(model: MaskablePPO, policy_class: type[MaskableActorCriticPolicy], path: Path | str) -> Path:
     target = Path(path)
     if target.suffix == "":
         target = target.with_suffix(".zip")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            save_to_zip_file(file, data=_contents(model, policy_class), params=model.get_parameters())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    content = io.BytesIO()
+    save_to_zip_file(content, data=_contents(model, policy_class), params=model.get_parameters())
+    write_atomically(target, content.getvalue())
     return target
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import set_threads
-from src.evidence.evaluation import Arm, ArmResult, FeatureAssembly, PolicyArm, RandomLegalArm, evaluate
+from src.evidence.evaluation import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.load import build_tables
@@ -93,27 +93,15 @@ class FollowSign:
         return np.where(batch.masks[np.arange(batch.n), wanted], wanted, HOLD)
 
 
-class _FreshBatches:
-    """A pool that builds a new batch each time: canaries are few."""
-
-    def __init__(self, market: Market, table: AdviceTable) -> None:
-        self._market = market
-        self._table = table
-
-    def acquire(self) -> tuple[int, SessionBatch]:
-        return -1, SessionBatch(self._market.tape(self._table), self._market.session_params, with_tables=False)
-
-    def release(self, env_id: int, env: object = None) -> None:
-        """Nothing to keep."""
-
-
 def play(
     arms: Sequence[Arm], market: Market, session_ids: NDArray[np.int32], table: AdviceTable | None = None
 ) -> dict[str, ArmResult]:
     """Every arm plays these sessions of a canary market once, all of them in one batch; no table is no advice."""
     table = empty_table() if table is None else table
     assembly = FeatureAssembly(market.tables.context, table, None)
-    return evaluate(arms, market.first_bars(session_ids), _FreshBatches(market, table), assembly)
+    return evaluate(
+        arms, market.first_bars(session_ids), FreshBatches(market.tape(table), market.session_params), assembly
+    )
 
 
 def train_base(trainer: Trainer, market: Market, timesteps: int) -> TimedMaskablePPO:

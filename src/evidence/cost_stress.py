@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.evidence.assembly import FeatureAssembly
-from src.evidence.evaluation import Arm, ArmResult, evaluate
+from src.evidence.evaluation import Arm, ArmResult, FreshBatches, evaluate
 from src.evidence.settings import SLIPPAGE_TICKS
-from src.trading.session_batch import SessionBatch
 from src.trading.tape import Tape
 
 
@@ -39,20 +38,6 @@ class CostStress:
         """The same with the slippage paid given back."""
         rows = self.net_usd[arm] + self.slippage_usd[arm]
         return [float(row.mean()) if row.size else None for row in rows]
-
-
-class FreshBatches:
-    """A pool that builds a new batch each time: for accounts under constants that no other evaluation has."""
-
-    def __init__(self, tape: Tape, params: NDArray[np.void]) -> None:
-        self._tape, self._params = tape, params
-
-    def acquire(self) -> tuple[int, SessionBatch]:
-        """A new batch."""
-        return -1, SessionBatch(self._tape, self._params, with_tables=False)
-
-    def release(self, env_id: int, env: Any = None) -> None:
-        """Nothing to keep."""
 
 
 def with_slippage(params: NDArray[np.void], ticks: int) -> NDArray[np.void]:

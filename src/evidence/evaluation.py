@@ -18,6 +18,7 @@ from src.agent.policy import HybridPolicy
 from src.evidence.assembly import AdviceFeed, FeatureAssembly, TableFeed
 from src.trading.layout import HOLD, OPINION
 from src.trading.session_batch import SessionBatch
+from src.trading.tape import Tape
 
 PLACEBO = "hybrid_placebo"
 
@@ -28,6 +29,20 @@ class SessionPool(Protocol):
     def acquire(self) -> tuple[int, Any]: ...
 
     def release(self, env_id: int, env: Any = None) -> None: ...
+
+
+class FreshBatches:
+    """A pool that builds a new batch each time: for accounts under constants that no other evaluation has."""
+
+    def __init__(self, tape: Tape, params: NDArray[np.void]) -> None:
+        self._tape, self._params = tape, params
+
+    def acquire(self) -> tuple[int, SessionBatch]:
+        """A new batch."""
+        return -1, SessionBatch(self._tape, self._params, with_tables=False)
+
+    def release(self, env_id: int, env: Any = None) -> None:
+        """Nothing to keep."""
 
 
 class Fusion(Protocol):

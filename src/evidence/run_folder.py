@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from src.errors import UserError
+from src.files import write_atomically
 
 
 class OutputError(UserError):
@@ -45,16 +45,6 @@ def make_run_folder(output_dir: Path, mode: str, market: str) -> Path:
             continue
         return folder
     raise OutputError(f"{output_dir} holds 1000 runs of this second; name another folder with --output-dir.")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under another name, synced, renamed."""
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

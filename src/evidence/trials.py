@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.advisor.store import _alone, _keep_aside
 from src.errors import UserError
+from src.files import alone, keep_aside
 from src.numba_cache import user_cache_folder
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class TrialLedger:
         """Every trial of the file, which no other process opens meanwhile."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(self.path):
+            with alone(self.path):
                 yield self._intact()
         except OSError as error:
             raise TrialLedgerError(
@@ -137,7 +137,7 @@ class TrialLedger:
             rebuilt = self.path.with_name(self.path.name + ".rebuilt")
             rebuilt.unlink(missing_ok=True)
             _append(rebuilt, b"".join(map(_line, trials)))
-            aside = _keep_aside(self.path)
+            aside = keep_aside(self.path)
             os.replace(rebuilt, self.path)
             logger.warning(
                 "%d of %d lines of the ledger of trials %s are damaged. It is kept as %s, and a new one goes on with "

@@ -57,9 +57,11 @@ def _evidence_lines(report: Mapping[str, Any]) -> list[str]:
     many = f"{seeds} seeds" if seeds > 1 else "one seed"
     lines = [f"Evidence{bars}: {statistics['sample_size']['words']}, {many}."]
     found = {(c["arm"], c["against"]): c for c in statistics["contrasts"]}
-    trained = report["training"][0]["timesteps"]
+    trained = next((record["timesteps"] for record in report["training"] if record["phase"] == "base"), 0)
     if trained < ENOUGH_TIMESTEPS:
-        lines.append(f"Learning: not measured, {trained:,} timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are).")
+        lines.append(
+            f"Learning: not measured, {trained:,} base timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are)."
+        )
     else:
         lines.append(f"Learning: {_learning(found[('rl_only', 'random_legal')])}.")
     lines.append(f"LLM ({report['advice']['advisor']}): {llm_words(found, statistics['sample_size'], seeds)}.")

@@ -24,7 +24,8 @@ from src.agent.training import release, resolve_device
 from src.configuration import Configuration, effective_yaml
 from src.evidence.display import RunDisplay
 from src.evidence.evaluation import Fusion, SessionPool
-from src.evidence.run_folder import RunLog, write_atomically
+from src.evidence.run_folder import RunLog
+from src.files import write_atomically
 from src.trading.session_batch import SessionBatch
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 
 from src.errors import UserError
 from src.evidence import run_folder
-from src.evidence.run_folder import OutputError, RunLog, check_writable, make_run_folder, write_atomically, write_json
+from src.evidence.run_folder import OutputError, RunLog, check_writable, make_run_folder, write_json
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,24 +41,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_naming_it_and_the_remedy(tm
             make_run_folder(bad, "pipeline", "NQ")
         assert str(bad) in str(error.value)
         assert isinstance(error.value, UserError)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.json"
-    write_atomically(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new and longer")
-    assert path.read_text() == "old"
-    monkeypatch.undo()
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir() if p.name != ".report.json.part"] == ["report.json"]
-    assert stat.S_ISREG(path.stat().st_mode)
 
 
 json_values = st.recursive(

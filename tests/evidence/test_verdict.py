@@ -131,8 +131,10 @@ def test_it_learns_where_the_difference_to_chance_is_shown(
 
 def test_a_training_too_short_to_learn_is_not_measured_for_it() -> None:
     short = told(training=[training(timesteps=ENOUGH_TIMESTEPS - 1)])
-    assert "Learning: not measured, 49,999 timesteps are too few to learn (50,000 are)." in short
+    assert "Learning: not measured, 49,999 base timesteps are too few to learn (50,000 are)." in short
     assert "not measured" not in told()
+    without_base = told(training=[{**training(), "phase": "rl_only"}])
+    assert "Learning: not measured, 0 base timesteps are too few to learn (50,000 are)." in without_base
 
 
 @pytest.mark.parametrize(

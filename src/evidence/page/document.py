@@ -34,8 +34,8 @@ from src.evidence.page.sections_run import (
     provenance_section,
     targets_section,
 )
-from src.evidence.run_folder import write_atomically
 from src.evidence.schema import ReportError, check_report
+from src.files import write_atomically
 
 PARTS = Path(__file__).parent
 SECTIONS = (

@@ -1,0 +1,93 @@
+"""Files that are there whole or not at all, and used by one process at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from src.files import alone, keep_aside, write_atomically
+
+
+@pytest.mark.parametrize(("content", "raw"), [("naïve\n", b"na\xc3\xafve\n"), (b"\x00\xff", b"\x00\xff")])
+def test_text_and_bytes_are_written_as_they_are(content: str | bytes, raw: bytes, tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", content)
+    assert (tmp_path / "file").read_bytes() == raw
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    write_atomically(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new and longer")
+    assert path.read_text() == "old"
+    monkeypatch.undo()
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    assert stat.S_ISREG(path.stat().st_mode)
+
+
+def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        order.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "content")
+        sync(handle)
+
+    def renamed(old: Path, new: Path) -> None:
+        order.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_atomically(tmp_path / "file", "text")
+    assert order == ["content", "name", "folder"]
+
+
+def test_what_is_kept_aside_takes_no_name_that_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    kept = []
+    for round_ in range(3):
+        path.write_text(str(round_))
+        Path(f"{path}-wal").write_text(f"wal {round_}")
+        kept.append(keep_aside(path))
+    assert not path.exists()
+    assert [aside.read_text() for aside in kept] == ["0", "1", "2"]
+    assert [Path(f"{aside}-wal").read_text() for aside in kept] == ["wal 0", "wal 1", "wal 2"]
+
+
+def _try_lock(path: str, answers: multiprocessing.Queue[bool]) -> None:
+    try:
+        with FileLock(f"{path}.lock", timeout=0.05):
+            answers.put(True)
+    except Timeout:
+        answers.put(False)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+
+    def another_gets_in() -> bool:
+        process = context.Process(target=_try_lock, args=(str(tmp_path / "ledger"), answers))
+        process.start()
+        got = answers.get(timeout=60)
+        process.join()
+        return got
+
+    with alone(tmp_path / "ledger"):
+        assert not another_gets_in()
+    assert another_gets_in()
