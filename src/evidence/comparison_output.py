@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.evidence.benchmark_file import BenchmarkRun
 from src.evidence.claims import claims_of, reasons_of
 from src.evidence.comparison import CONFIDENCE, ComparedRow, Comparison
-from src.evidence.run_folder import write_atomically
+from src.files import write_atomically
 from src.evidence.wording import duration, ratio_words, three_digits
 
 COLUMNS: Final = 80
