@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from src.command_line import run_command
-from src.evidence.benchmark_file import MODES, SUITES
+from src.evidence.speed.file import MODES, SUITES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def benchmark(args: argparse.Namespace) -> int:
     """Measure and write; 0."""
     # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
-    from src.evidence.benchmark_command import Request, measure_one, measure_two
+    from src.evidence.speed.command import Request, measure_one, measure_two
 
     request = Request.of(args)
     script = [sys.executable, str(Path(__file__).resolve())]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from src.command_line import run_command
 from src.errors import EXIT_OK, EXIT_TARGET_MISSED
-from src.evidence.benchmark_file import read_run
-from src.evidence.comparison import compare_runs
-from src.evidence.comparison_output import FORMATS, rows_below, update_readme
+from src.evidence.speed.comparison import compare_runs
+from src.evidence.speed.file import read_run
+from src.evidence.speed.output import FORMATS, rows_below, update_readme
 
 
 def parser() -> argparse.ArgumentParser:

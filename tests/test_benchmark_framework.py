@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 import benchmark_framework
 from src.errors import ConfigError, UserError
-from src.evidence import benchmark_suites
-from src.evidence.benchmark_command import Request, UsageError
-from src.evidence.benchmark_file import SUITES, BenchmarkRun, Row, read_run, workload_hash
-from src.evidence.benchmark_run import BenchmarkError, in_fresh_process, measure_pair, measure_suites
-from src.evidence.benchmark_suites import QUICK, SUITE_FUNCTIONS, Bench
-from src.evidence.comparison import SLOWER, compare_runs, is_paired
-from src.evidence.machine_facts import revision
-from src.evidence.workloads import lookups
+from src.evidence.speed import suites
+from src.evidence.speed.command import Request, UsageError
+from src.evidence.speed.comparison import SLOWER, compare_runs, is_paired
+from src.evidence.speed.file import SUITES, BenchmarkRun, Row, read_run, workload_hash
+from src.evidence.speed.machine import revision
+from src.evidence.speed.measuring import BenchmarkError, in_fresh_process, measure_pair, measure_suites
+from src.evidence.speed.suites import QUICK, SUITE_FUNCTIONS, Bench
+from src.evidence.speed.workloads import lookups
 from src.trading.vec_env import BatchedTradingVecEnv
 from src.trading.workers import WorkerVecEnv
 from tests.benchmark_makers import IDENTITY, row, run
@@ -37,7 +37,7 @@ SCRIPT = "benchmark_framework.py"
 
 WRAPPED = f"""
 import functools, runpy, time
-import src.evidence.benchmark_suites as suites
+import src.evidence.speed.suites as suites
 import src.testing_framework as framework
 
 # The script as it is, but for its clock: what else runs on the machine of a test is no matter of the test.
@@ -286,7 +286,7 @@ def test_a_suite_that_cannot_be_measured_is_said_or_ends_the_run_if_named(monkey
     def refuse(*args: object, **kwargs: object) -> None:
         raise ConfigError("no model here")
 
-    monkeypatch.setattr(benchmark_suites, "load_model", refuse)
+    monkeypatch.setattr(suites, "load_model", refuse)
     measured = measure_suites("optimized", ["fusion", "advice"], 1, quick=True, say=lambda text: None, named=False)
     assert measured.not_measured == {"advice": "no model here"}
     assert {row.suite for row in measured.rows} == {"fusion"}

@@ -11,8 +11,8 @@ import pytest
 
 import compare_benchmarks
 from src.errors import UserError
-from src.evidence.benchmark_file import write_run
-from src.evidence.comparison_output import BEGIN, END
+from src.evidence.speed.file import write_run
+from src.evidence.speed.output import BEGIN, END
 from tests.benchmark_makers import story
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,9 +32,9 @@ from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import TrainingSettings
 from src.agent.training import build_base, train
 from src.errors import UserError
-from src.evidence.timing import block_s, calls_in
-from src.evidence.wording import duration
-from src.evidence.workloads import decisions, matrix_products, synthetic_market
+from src.evidence.speed.timing import block_s, calls_in
+from src.evidence.speed.wording import duration
+from src.evidence.speed.workloads import decisions, matrix_products, synthetic_market
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.suggestions import did_you_mean

@@ -42,10 +42,10 @@ from src.agent.settings import NetArch, PolicySettings, TrainingSettings
 from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
 from src.agent.training_state import capture
 from src.errors import ConfigError
-from src.evidence.benchmark_file import END_TO_END, NETWORKS, OPTIMIZED, PRODUCTS
 from src.evidence.evaluation import FeatureAssembly
-from src.evidence.timing import Call, Clock
-from src.evidence.workloads import decisions, lookups, matrix_products, synthetic_market
+from src.evidence.speed.file import END_TO_END, NETWORKS, OPTIMIZED, PRODUCTS
+from src.evidence.speed.timing import Call, Clock
+from src.evidence.speed.workloads import decisions, lookups, matrix_products, synthetic_market
 from src.trading.gym_env import TradingEnv
 from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_OBS, N_SIDES
 from src.trading.routes import Route, make_vec_env
@@ -183,7 +183,7 @@ SUITE_FUNCTIONS: dict[str, Suite] = {}
 
 
 def suite(cases: Suite) -> Suite:
-    """Register a suite under its function's name; `src.evidence.benchmark_file.SUITES` says what it is."""
+    """Register a suite under its function's name; `src.evidence.speed.file.SUITES` says what it is."""
     SUITE_FUNCTIONS[cases.__name__] = cases
     return cases
 

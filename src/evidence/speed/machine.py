@@ -10,13 +10,13 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _CPU_INFO = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def identity() -> dict[str, Any]:
-    """What makes it this machine: the keys of `src.evidence.benchmark_file.IDENTITY`."""
+    """What makes it this machine: the keys of `src.evidence.speed.file.IDENTITY`."""
     return {
         "processor": processor_name(),
         "architecture": platform.machine(),

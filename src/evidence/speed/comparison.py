@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import UserError
-from src.evidence.benchmark_file import IDENTITY, BenchmarkRun, Row, gemm_share
+from src.evidence.speed.file import IDENTITY, BenchmarkRun, Row, gemm_share
 
 FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference", "too few repeats"
 CONFIDENCE: Final = 0.99

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from src.evidence.benchmark_file import BASELINE, NETWORKS, OPTIMIZED, PRODUCTS
-from src.evidence.comparison import ComparedRow, Comparison
-from src.evidence.wording import duration, ratio_words
+from src.evidence.speed.comparison import ComparedRow, Comparison
+from src.evidence.speed.file import BASELINE, NETWORKS, OPTIMIZED, PRODUCTS
+from src.evidence.speed.wording import duration, ratio_words
 
 LESS, AS_PROMISED, MORE, NOT_MEASURED = "less than promised", "as promised", "more than promised", "not measured"
 Rows = Mapping[tuple[str, str], ComparedRow]

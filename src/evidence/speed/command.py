@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.errors import EXIT_OK, UserError
-from src.evidence.benchmark_file import (
+from src.evidence.speed.file import (
     BASELINE,
     MODES,
     OPTIMIZED,
@@ -23,8 +23,8 @@ from src.evidence.benchmark_file import (
     gemm_share,
     write_run,
 )
-from src.evidence.benchmark_run import LEAST_PROCESSES, in_fresh_process, measure_pair, measure_suites
-from src.evidence.wording import duration
+from src.evidence.speed.measuring import LEAST_PROCESSES, in_fresh_process, measure_pair, measure_suites
+from src.evidence.speed.wording import duration
 from src.suggestions import did_you_mean
 
 COLUMNS = 80

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from src.errors import UserError
-from src.evidence.benchmark_file import BenchmarkRun
-from src.evidence.claims import claims_of, reasons_of
-from src.evidence.comparison import CONFIDENCE, ComparedRow, Comparison
+from src.evidence.speed.claims import claims_of, reasons_of
+from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison
+from src.evidence.speed.file import BenchmarkRun
+from src.evidence.speed.wording import duration, ratio_words, three_digits
 from src.files import write_atomically
-from src.evidence.wording import duration, ratio_words, three_digits
 
 COLUMNS: Final = 80
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"

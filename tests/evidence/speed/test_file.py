@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.errors import UserError
-from src.evidence.benchmark_file import (
+from src.evidence.speed.comparison import compare_runs
+from src.evidence.speed.file import (
     SCHEMA_VERSION,
     BenchmarkFileError,
     Row,
@@ -23,8 +24,7 @@ from src.evidence.benchmark_file import (
     workload_hash,
     write_run,
 )
-from src.evidence.comparison import compare_runs
-from src.evidence.comparison_output import FORMATS
+from src.evidence.speed.output import FORMATS
 from tests.benchmark_makers import row, run, story
 
 texts = st.text(max_size=8)

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from src.errors import EXIT_BAD_INPUT, ConfigError, UserError
-from src.evidence import machine_facts
-from src.evidence.benchmark_file import BenchmarkRun, Row, joined, read_run
-from src.evidence.timing import block_s, calls_in, heap_set_aside
+from src.evidence.speed import machine
+from src.evidence.speed.file import BenchmarkRun, Row, joined, read_run
+from src.evidence.speed.timing import block_s, calls_in, heap_set_aside
 
 Say = Callable[[str], object]
 Measure = Callable[[], BenchmarkRun]
@@ -38,11 +38,11 @@ def measure_suites(
     reason kept, unless `named` says that it was asked for by name. UserErrors of that kind; OSError of what writes.
     """
     # Here and not above: the libraries take seconds, and a pair leaves them to its processes.
-    from src.evidence.benchmark_suites import FULL, QUICK, SUITE_FUNCTIONS, Bench
     from src.evidence.report import versions
+    from src.evidence.speed.suites import FULL, QUICK, SUITE_FUNCTIONS, Bench
 
     scale = QUICK if quick else FULL
-    before = machine_facts.state()
+    before = machine.state()
     not_measured: dict[str, str] = {}
     cases = []
     with Bench(mode, scale) as bench:
@@ -62,15 +62,15 @@ def measure_suites(
                 say(f"round {done + 1} of {repeats}")
                 for (case, n), taken in zip(cases, times, strict=True):
                     taken.append(block_s(case.call, n, case.clock) / (n * case.operations))
-    state = {**before, "load_after": machine_facts.load()}
+    state = {**before, "load_after": machine.load()}
     return BenchmarkRun(
         mode=mode,
         quick=quick,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         repeats=repeats,
         suites=tuple(names),
-        revision=machine_facts.revision(),
-        machine={"identity": machine_facts.identity(), "state": state, "versions": versions()},
+        revision=machine.revision(),
+        machine={"identity": machine.identity(), "state": state, "versions": versions()},
         not_measured=not_measured,
         rows=tuple(
             Row(case.suite, case.name, case.unit, case.way, dict(case.workload), dict(case.facts), (tuple(taken),))

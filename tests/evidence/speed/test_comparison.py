@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.evidence.claims import AS_PROMISED, LESS, MORE, NOT_MEASURED, claims_of
-from src.evidence.comparison import (
+from src.evidence.speed.claims import AS_PROMISED, LESS, MORE, NOT_MEASURED, claims_of
+from src.evidence.speed.comparison import (
     FASTER,
     SAME,
     SLOWER,
@@ -24,7 +24,7 @@ from src.evidence.comparison import (
     compare_runs,
     ratio_interval,
 )
-from src.evidence.comparison_output import (
+from src.evidence.speed.output import (
     BEGIN,
     END,
     ReadmeError,
@@ -35,10 +35,10 @@ from src.evidence.comparison_output import (
     rows_below,
     update_readme,
 )
-from src.evidence.wording import duration, ratio_words
+from src.evidence.speed.wording import duration, ratio_words
 from tests.benchmark_makers import row, run, story
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "comparison_table.txt"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "comparison_table.txt"
 
 times = st.lists(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=6), min_size=1, max_size=9)
 
