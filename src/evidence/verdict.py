@@ -58,14 +58,12 @@ def _evidence_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"Evidence{bars}: {statistics['sample_size']['words']}, {many}."]
     found = {(c["arm"], c["against"]): c for c in statistics["contrasts"]}
     trained = next((record["timesteps"] for record in report["training"] if record["phase"] == "base"), 0)
+    learning, llm = _learning(found[("rl_only", "random_legal")]), llm_words(found, statistics["sample_size"], seeds)
     if trained < ENOUGH_TIMESTEPS:
-        lines.append(
-            f"Learning: not measured, {trained:,} base timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are)."
-        )
-    else:
-        lines.append(f"Learning: {_learning(found[('rl_only', 'random_legal')])}.")
-    lines.append(f"LLM ({report['advice']['advisor']}): {llm_words(found, statistics['sample_size'], seeds)}.")
-    return lines
+        learning = f"not measured, {trained:,} base timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are)"
+        if statistics["sample_size"]["level"] != "none":
+            llm = "not measured, after so short a training the arms differ by chance"
+    return [*lines, f"Learning: {learning}.", f"LLM ({report['advice']['advisor']}): {llm}."]
 
 
 def _learning(contrast: Mapping[str, Any]) -> str:

@@ -133,6 +133,9 @@ def test_a_training_too_short_to_learn_is_not_measured_for_it() -> None:
     short = told(training=[training(timesteps=ENOUGH_TIMESTEPS - 1)])
     assert "Learning: not measured, 49,999 base timesteps are too few to learn (50,000 are)." in short
     assert "not measured" not in told()
+    assert "LLM (mock): not measured, after so short a training the arms differ by chance." in short
+    few = told(training=[training(timesteps=ENOUGH_TIMESTEPS - 1)], statistics__sample_size=FEW)
+    assert "LLM (mock): not enough sessions (2 of 40) to say whether it helps" in few
     without_base = told(training=[{**training(), "phase": "rl_only"}])
     assert "Learning: not measured, 0 base timesteps are too few to learn (50,000 are)." in without_base
 
