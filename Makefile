@@ -1,6 +1,7 @@
-# make run    a quick validation of NQ, in its own virtual environment
-# make test   lint, format, types and tests
-# make clean  remove the virtual environment and the tools' caches
+# make run        a quick validation of NQ, in its own virtual environment
+# make test       lint, format, types and tests
+# make evidence  what takes too long for make test: twenty kills, the canaries over all their seeds, coverage
+# make clean     remove the virtual environment and the tools' caches
 #
 # PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
 
@@ -17,7 +18,7 @@ run_stamp := $(venv)/.requirements-$(call hash_of,requirements.txt)
 model_stamp := $(venv)/.requirements-model-$(call hash_of,requirements.txt requirements-model.txt)
 dev_stamp := $(venv)/.requirements-dev-$(call hash_of,requirements.txt requirements-quant.txt requirements-dev.txt)
 
-.PHONY: run test clean
+.PHONY: run test evidence clean
 .DELETE_ON_ERROR:
 
 run: $(run_stamp) $(model_stamp)
@@ -28,6 +29,14 @@ test: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m ruff format --check .
 	$(bin)/python -m mypy
 	$(bin)/python -m pytest --numprocesses auto --dist loadfile
+
+evidence: $(run_stamp) $(model_stamp)
+	$(bin)/python -m src.runs.kills --kills 20
+	$(bin)/python -m src.evidence.canaries --seeds 10
+	$(bin)/python -m src.evidence.martingale --seeds 3
+	$(bin)/python -m src.evidence.planted_advice --seeds 20
+	$(bin)/python -m src.evidence.planted_advice --seeds 20 --noise
+	$(bin)/python -m src.evidence.coverage
 
 # torch alone and first: later packages then find it and never choose another build of it.
 $(run_stamp):
