@@ -1,6 +1,6 @@
 # make run        a quick validation of NQ, in its own virtual environment
 # make test       lint, format, types and tests
-# make evidence  what takes too long for make test: twenty kills, the canaries over all their seeds, coverage
+# make evidence   what takes too long for make test: twenty kills, the canaries over all their seeds, coverage
 # make clean     remove the virtual environment and the tools' caches
 #
 # PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
