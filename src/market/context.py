@@ -59,8 +59,13 @@ STRUCTURE_FEATURES: tuple[str, ...] = (
     "opening_range_position",
 )
 CONTEXT_FEATURES: tuple[str, ...] = MARKET_FEATURES + TIMEFRAME_FEATURES + STRUCTURE_FEATURES
+_TIMEFRAME, _STRUCTURE = len(MARKET_FEATURES), len(MARKET_FEATURES + TIMEFRAME_FEATURES)
 CONTEXT_GROUPS: Mapping[str, slice] = MappingProxyType(
-    {"market": slice(0, 9), "timeframe": slice(9, 16), "structure": slice(16, 22)}
+    {
+        "market": slice(0, _TIMEFRAME),
+        "timeframe": slice(_TIMEFRAME, _STRUCTURE),
+        "structure": slice(_STRUCTURE, len(CONTEXT_FEATURES)),
+    }
 )
 CONTEXT_CLIP = 5.0
 
