@@ -13,6 +13,7 @@ import json
 import pkgutil
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import TrainingSettings
 from src.agent.training import build_base, train
 from src.errors import UserError
-from src.evidence.speed.timing import block_s, calls_in
+from src.evidence.speed.timing import Clock, block_s, calls_in
 from src.evidence.speed.wording import duration
 from src.evidence.speed.workloads import decisions, matrix_products, synthetic_market
 from src.market.load import build_tables
@@ -227,15 +228,17 @@ def advice() -> Iterator[Comparison]:
     )
 
 
-def measure(name: str, comparison: Comparison, repeats: int, shortest_block_s: float) -> Result:
+def measure(
+    name: str, comparison: Comparison, repeats: int, shortest_block_s: float, clock: Clock = time.perf_counter
+) -> Result:
     """Medians of `repeats` blocks of each way, taken in turns after a warm-up."""
     ways = (comparison.common, comparison.ours)
-    calls = [calls_in(way, shortest_block_s) for way in ways]
+    calls = [calls_in(way, shortest_block_s, clock) for way in ways]
     operations = (comparison.common_calls or comparison.calls, comparison.calls)
     blocks: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for way, n, each, times in zip(ways, calls, operations, blocks, strict=True):
-            times.append(block_s(way, n) / (n * each))
+            times.append(block_s(way, n, clock) / (n * each))
     common_s, ours_s = (statistics.median(times) for times in blocks)
     return Result(name, comparison.case, common_s, ours_s, comparison.target, comparison.at_most_s)
 

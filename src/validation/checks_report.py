@@ -1,4 +1,4 @@
-"""The report: a small run from bars to report.json, and the shape of what it wrote."""
+"""The report: a small run from bars to report.json and its page, and the shape of what it wrote."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from src.errors import UserError
-from src.evidence.schema import check_report
+from src.evidence.schema import ReportError, check_report
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.synthetic import synthetic_bars
@@ -45,16 +44,18 @@ def report(setting: Setting) -> Outcome:
             output_dir=str(folder / "logs"),
         )
         framework = TestingFramework(config, Console(quiet=True))
-        framework.run_hardware_maximized_validation()
-        assert framework.run_folder is not None
-        written = framework.run_folder / "report.json"
-        if not written.is_file():
-            return failed("the run has written no report.json", RESTORE)
         try:
-            content = json.loads(written.read_text(encoding="utf-8"))
+            # It reads its report.json again to make the page, and refuses another shape.
+            framework.run_hardware_maximized_validation()
+            assert framework.run_folder is not None
+            content = json.loads((framework.run_folder / "report.json").read_text(encoding="utf-8"))
             check_report(content, "report.json")
-        except (ValueError, UserError) as error:
+        except ReportError as error:
             return failed("report.json has not the schema's shape", f"{error} {RESTORE}")
+        except FileNotFoundError as error:
+            return failed(f"the run has written no {Path(error.filename).name}", RESTORE)
+        if not (framework.run_folder / "report.html").is_file():
+            return failed("the run has written no report.html", RESTORE)
         left = sorted(path.name for path in framework.run_folder.iterdir())
     return passed(f"{len(content)} sections as the schema has them", sections=sorted(content), files=left)
 

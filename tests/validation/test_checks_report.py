@@ -53,6 +53,13 @@ def test_a_run_that_writes_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_failed(report(small_setting()), "no report.json", "git status")
 
 
+@pytest.mark.slow
+def test_a_run_without_its_page_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "write_page", lambda report, path: None)
+    with quick_calendar():
+        assert_failed(report(small_setting()), "no report.html", "git status")
+
+
 @pytest.mark.parametrize("market", ["NQ", "RTY", "MYM"])
 def test_bars_written_as_a_file_are_read_back_as_they_were(tmp_path: Path, market: str) -> None:
     bars = synthetic_bars(market, 3, 15, seed=0)
