@@ -59,11 +59,6 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "subproc.yaml").write_text(SMALL_YAML.replace("torch_threads", "vec_env: subproc, torch_threads"))
     (folder / "own_env.py").write_text(OWN_ENV)
     (folder / "little.yaml").write_text(LITTLE)
-    shipped = (ROOT / "config" / "test_hardware_maximized.yaml").read_text()
-    assert "seeds: 3 " in shipped
-    assert "pass_attempts: 2000 " in shipped
-    less = shipped.replace("seeds: 3 ", "seeds: 1 ").replace("pass_attempts: 2000 ", "pass_attempts: 200 ")
-    (folder / "shipped.yaml").write_text(less)
     return folder
 
 
@@ -118,9 +113,7 @@ def test_the_base_model_loads_with_the_stock_library_elsewhere(good_run: tuple[F
     ("options", "expected"),
     [
         ([*LESS, "--vectorized-envs", "64", "--batch-size", "2048", "--timesteps", "4096"], ("NQ", 64, 2048)),
-        ([*LESS, "--batch-size", "512", "--vectorized-envs", "16", "--timesteps", "1024"], ("NQ", 16, 512)),
-        (["--market", "RTY", "--quick"], ("RTY", 32, 1024)),
-        (["--config", "shipped.yaml", "--timesteps", "2048"], ("NQ", 32, 1024)),
+        ([*LESS, "--market", "RTY", "--batch-size", "512", "--vectorized-envs", "16", "--quick"], ("RTY", 16, 512)),
     ],
 )
 def test_command_lines_of_the_manual_work(
