@@ -69,8 +69,12 @@ def run_command(command: Callable[[argparse.Namespace], int], args: argparse.Nam
     except InterruptedRun as error:
         _print_paragraph(str(error))
         code = error.exit_code
-    except KeyboardInterrupt:
-        _print_paragraph("Stopped before anything was written.")
+    except KeyboardInterrupt as error:
+        # Another signal, while the first one was being dealt with, comes from within a run that has written something.
+        again = isinstance(error.__context__, KeyboardInterrupt)
+        _print_paragraph(
+            "Stopped at once: what was written is kept." if again else "Stopped before anything was written."
+        )
         code = EXIT_INTERRUPTED
     gc.freeze()  # the interpreter walks every object on its way out: 1.5 s of the 2 s in which a stopped run ends
     sys.exit(code)
