@@ -11,7 +11,7 @@ from src.agent.checkpoints import CheckpointMismatch
 from src.errors import UserError
 from src.evidence.run_folder import make_run_folder
 from src.runs.bench import Bench
-from src.runs.folders import newest_run, set_aside
+from src.runs.folders import MODE, newest_run, set_aside
 from src.runs.ledger import Ledger, PhaseEntry, differences
 from src.runs.results import REPORT_NAME
 
@@ -54,8 +54,8 @@ class Standing:
     def open(self, earlier: Path | None, output_dir: Path) -> None:
         """Make a folder, or read the ledger of the earlier run; nothing of that is touched yet."""
         if earlier is None:
-            run = self._bench.config.test_mode
-            self.folder = make_run_folder(output_dir, run.mode, run.market)
+            # By this name a later run finds it, whatever mode the configuration is of.
+            self.folder = make_run_folder(output_dir, MODE, self._bench.config.test_mode.market)
             self.ledger = Ledger(self.folder, PHASES)
             self.ledger.save()
         else:
