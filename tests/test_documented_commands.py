@@ -45,6 +45,8 @@ SHORTER = {
 }
 LONG = {
     "python benchmark_framework.py --pair": "tests/test_benchmark_framework.py",
+    "python benchmark_framework.py --pair --suite training": "tests/test_benchmark_framework.py",
+    "python benchmark_framework.py --pair --suite steps": "tests/test_benchmark_framework.py",
     "python validate_testing_framework.py --market NQ --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --only planted": "tests/validation/test_checks_canaries.py",

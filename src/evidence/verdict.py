@@ -22,11 +22,10 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             if leak["passed"]
             else f"Look-ahead: LEAK FOUND: {leak['found']}."
         )
-    production = report.get("production_estimate")
-    if production:
+    if production := report.get("production_estimate"):
         lines.append(
             f"Production: {production['timesteps']:,} timesteps would take {_duration(production['hours'])} at the "
-            f"{production['steps_per_s']:,.0f} steps/s measured with its networks."
+            f"{production['steps_per_s']:,.0f} steps/s measured with its networks{_production_memory(report)}."
         )
     if "statistics" in report:
         lines += [*_evidence_lines(report), *_advice_lines(report["advice"]), *_survival_lines(report)]
@@ -49,6 +48,14 @@ def _training_lines(report: Mapping[str, Any]) -> list[str]:
     if kept_s := sum(record["checkpoint_s"] for record in training):
         lines.append(f"Checkpoints: {kept_s:.1f} s, {kept_s / (kept_s + seconds):.1%} of training time.")
     return lines
+
+
+def _production_memory(report: Mapping[str, Any]) -> str:
+    """What was taken while its networks trained: a second or two, in which the sampler may have read nothing."""
+    sampled = report["hardware"]["phases"].get("production", {})
+    gpu, ram = sampled.get("peak_gpu_memory_gb"), sampled.get("peak_ram_gb")
+    told = [f"{peak:.2f} GB of {kind}" for kind, peak in (("GPU memory", gpu), ("RAM", ram)) if peak is not None]
+    return f", in {' and '.join(told)}" if told else ""
 
 
 def _evidence_lines(report: Mapping[str, Any]) -> list[str]:

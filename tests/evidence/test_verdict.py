@@ -52,6 +52,7 @@ PASSES = {"attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_l
 REPORT: dict[str, Any] = {
     "training": [training()],
     "look_ahead": {"checks": 4, "passed": True, "found": ""},
+    "hardware": {"phases": {"production": {"peak_gpu_memory_gb": None, "peak_ram_gb": 0.724}}},
     "production_estimate": {"timesteps": 750_000, "hours": 12.0, "steps_per_s": 987.0},
     "statistics": {"sample_size": LOW, "contrasts": list(contrasts().values())},
     "seeds": {"values": [0, 1, 2]},

@@ -109,7 +109,7 @@ def test_a_defect_in_a_file_names_file_row_value_and_remedy_and_repair_drops_and
     assert "row 138" in text
     assert f"{kind}, " in text
     assert REMEDIES[kind] in text
-    assert "--repair" in text
+    assert "data.repair: true" in text
     assert "\n" not in text
     bars = load_es(file, repair=True)
     assert bars.repairs == {kind: 1}
