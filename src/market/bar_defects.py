@@ -179,8 +179,8 @@ def refuse(raw: RawColumns, findings: Findings) -> None:
     when = "" if first.column == "time" else f" at {raw.time_text.iloc[bad[0]]}"
     raise BarDataError(
         f"{raw.file}: row {first.row}{when}: {first.kind}, {first.column} = {first.value} (rows count from 1 after the "
-        f"header; in the whole file: {_tally(tally)}). Remedy: {REMEDIES[first.kind]}; or set data.repair: true in a --config file, which "
-        f"drops bad rows and counts them."
+        f"header; in the whole file: {_tally(tally)}). Remedy: {REMEDIES[first.kind]}; or set data.repair: true in "
+        f"a --config file, which drops bad rows and counts them."
     )
 
 
