@@ -27,6 +27,7 @@ def masked(text: str) -> str:
     text = re.sub(r"collecting rollouts|the PPO update", "<part>", text)
     text = re.sub(r"[+-]?\d[\d,.:]*%?", "#", text)
     text = re.sub(r"take # (h|min) at", "take # <unit> at", text)
+    text = re.sub(r"(?<=its networks), in # GB of .*?(?=\.\s)", "", text)  # a short phase may see no sample
     text = re.sub(r"(?<=#) +- +(?=#)", " # ", text)
     text = re.sub(r"^Advice on the sealed bars, while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
     for said, masks in HANGS_ON_FIGURES:

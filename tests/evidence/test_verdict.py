@@ -237,11 +237,26 @@ def test_the_last_line_is_whether_the_production_run_is_worth_it() -> None:
 
 
 def test_without_an_evaluation_it_speaks_of_training_and_time_only() -> None:
-    report = {key: REPORT[key] for key in ("training", "production_estimate", "overall")}
+    report = {key: REPORT[key] for key in ("training", "production_estimate", "hardware", "overall")}
     lines = verdict(report)
     assert [line.split(":")[0] for line in lines[:2]] == ["Trains", "Production"]
     assert len(lines) == 3
     assert verdict({"training": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("sampled", "words"),
+    [
+        ({}, "its networks."),
+        ({"production": {"peak_gpu_memory_gb": None, "peak_ram_gb": 0.724}}, "its networks, in 0.72 GB of RAM."),
+        (
+            {"production": {"peak_gpu_memory_gb": 3.2, "peak_ram_gb": 1.0}},
+            "its networks, in 3.20 GB of GPU memory and 1.00 GB of RAM.",
+        ),
+    ],
+)
+def test_production_takes_the_memory_that_was_sampled(sampled: dict[str, Any], words: str) -> None:
+    assert f"steps/s measured with {words}" in told(hardware__phases=sampled)
 
 
 def test_no_word_claims_what_nobody_measured() -> None:
