@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,13 +23,19 @@ ENTRIES = (
 MenuOption = tuple[str, Callable[[], int]]
 
 
-def training_menu_options(market: str = "NQ", options: Sequence[str] = ()) -> list[MenuOption]:
+def training_menu_options(
+    market: str = "NQ", options: Sequence[str] = (), own: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[MenuOption]:
     """Label and callable of each entry.
 
-    A callable runs its script for `market` in the working folder, with `options` of its command line besides, and
-    returns its exit code: 0 done and targets met, 1 one missed, 2 input to mend, 3 interrupted.
+    A callable runs its script for `market` in the working folder and returns its exit code: 0 done and targets met, 1
+    one missed, 2 input to mend, 3 interrupted. `options` go to every script, and all three take `--quick`, `--data`,
+    `--config` and `--debug`; `own` are those of one entry, by its label. ValueError for a label that is none.
     """
-    return [(label, partial(_run, script, market, tuple(options))) for label, script in ENTRIES]
+    labels = [label for label, _ in ENTRIES]
+    if unknown := own.keys() - set(labels):
+        raise ValueError(f"own names {', '.join(sorted(unknown))}; the entries are {', '.join(labels)}")
+    return [(label, partial(_run, script, market, (*options, *own.get(label, ())))) for label, script in ENTRIES]
 
 
 def _run(script: str, market: str, options: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -36,9 +37,21 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("place", range(3))
 def test_an_entry_runs_its_script_and_returns_its_exit_code(recorder: Path, place: int) -> None:
-    _, run = training_menu_options("ES", ["--quick", "--seed", "3"])[place]
+    own = {"Pipeline Test": ["--seed", "3"]}
+    _, run = training_menu_options("ES", ["--quick"], own)[place]
     assert run() == 1
-    assert recorder.read_text() == f"{menu.ENTRIES[place][1]} --market ES --quick --seed 3"
+    assert recorder.read_text() == f"{menu.ENTRIES[place][1]} --market ES --quick" + " --seed 3" * (place == 1)
+
+
+def test_options_of_an_entry_that_is_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="own names Pipeline; the entries are Hardware"):
+        training_menu_options(own={"Pipeline": ["--seed", "3"]})
+
+
+@pytest.mark.parametrize("script", [script for _, script in menu.ENTRIES])
+def test_what_goes_to_every_script_is_taken_by_every_script(script: str) -> None:
+    parser = importlib.import_module(script.removesuffix(".py"))._parser()
+    parser.parse_args(["--market", "ES", "--quick", "--data", "bars.csv", "--config", "my.yaml", "--debug"])
 
 
 def test_ctrl_c_stops_the_script_and_not_the_menu(tmp_path: Path) -> None:
