@@ -50,6 +50,9 @@ LONG = {
     "python validate_testing_framework.py --market NQ --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --only planted": "tests/validation/test_checks_canaries.py",
+    "python validate_testing_framework.py --only advisor": "tests/validation/test_checks_advisor.py",
+    "python -m src.evidence.benchmarks advice": "tests/test_benchmarks.py",
+    "python -m src.evidence.benchmarks training": "tests/test_benchmarks.py",
     "python -m src.evidence.canaries --seeds 10": "tests/evidence/test_canaries.py",
     "python -m src.evidence.martingale --seeds 3": "tests/evidence/test_martingale.py",
     "python -m src.evidence.planted_advice --seeds 20": "tests/evidence/test_planted_advice.py",
@@ -117,7 +120,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bars").mkdir()
     write_bars(synthetic_bars("ES", 24, 15, seed=0), folder / "bars" / "ES_2024.csv")
     for side in story():
-        write_run(side, folder / f"{side.mode}.json")
+        write_run(folder / f"{side.mode}.json", side)
     return folder
 
 
@@ -128,6 +131,10 @@ def test_a_command_of_the_readme_runs(server: CommandServer, reader: Path, line:
     shorter = [*SHORTER.get(script, [])]
     if "--batch-size" not in options and script.startswith("run_"):
         shorter += ["--batch-size", "64"]
+    if "--seeds" in options or "--config" in options:
+        shorter += ["--seeds", "1" if "--config" in options else "2"]
+    if "--walk-forward" in options:
+        shorter += ["--walk-forward", "2"]
     finished = server.run(str(file_of(script).relative_to(ROOT)), *options, *shorter, cwd=reader)
     assert finished.code == 0, finished
     assert "Traceback" not in finished.out + finished.err
