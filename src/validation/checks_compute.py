@@ -13,9 +13,9 @@ import torch
 from src.agent.training import ACTIVATIONS
 from src.configuration import Configuration
 from src.evidence.hardware import GB, Sampler
+from src.machine_limits import usable_cores
 from src.trading.layout import N_ACTIONS, N_OBS
-from src.validation.checks_machine import usable_cores
-from src.validation.outcome import Outcome, failed, not_applicable, passed
+from src.validation.outcome import RESTORE, Outcome, failed, not_applicable, passed
 from src.validation.setting import Setting
 
 NEEDED_GPU_GB = 1.0
@@ -121,9 +121,17 @@ def threads(setting: Setting) -> Outcome:
             threads=asked,
             usable_cores=usable,
         )
-    if usable == 1:
-        return not_applicable("one usable core: torch takes one thread", usable_cores=1)
     taken = setting.threads
+    if taken > usable:
+        return failed(
+            f"a run takes {taken} threads on {usable} usable core{'s' if usable > 1 else ''}",
+            f"Set hardware.torch_threads to {usable}: that many cores the affinity and the container's limit leave. "
+            f"{RESTORE}",
+            threads=taken,
+            usable_cores=usable,
+        )
+    if usable == 1:
+        return not_applicable("one usable core: torch takes one thread", usable_cores=1, threads=taken)
     seconds = update_seconds(setting.config, sorted({1, 2, taken, *(2**n for n in range(2, 8) if 2**n < taken)}))
     torch.set_num_threads(taken)
     best = min(seconds, key=lambda n: seconds[n])

