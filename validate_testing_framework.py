@@ -14,7 +14,8 @@ from pathlib import Path
 
 def _without_library(error: ImportError) -> str:
     """An environment without its libraries is what this command is there to find: it is said without a traceback."""
-    what = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+    name = (error.name or "").partition(".")[0]
+    what = f"{name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
     return f"failed: {what}. Remedy: {sys.executable} -m pip install -r requirements.txt"
 
 
