@@ -53,7 +53,15 @@ def gpu(setting: Setting) -> Outcome:
                 f"Set hardware.device and llm.llm_device to auto or cpu, or install the GPU's driver ({reason}).",
             )
         return not_applicable("no GPU: everything is computed on the CPU", nvml=reason)
-    return _on_cuda(config, watched, reason)
+    try:
+        return _on_cuda(config, watched, reason)
+    except RuntimeError as error:  # every error of CUDA's is one
+        return failed(
+            f"torch finds a GPU and cannot compute on it: {str(error).strip().partition(chr(10))[0]}",
+            f"See with nvidia-smi that the driver is as new as CUDA {torch.version.cuda} wants ({build}; a build for "
+            f"another CUDA knows other GPUs), that the compute mode is Default (nvidia-smi -c 0), and end what else "
+            f"uses the GPU; or set hardware.device and llm.llm_device to cpu.",
+        )
 
 
 def _on_cuda(config: Configuration, watched: bool, reason: str) -> Outcome:

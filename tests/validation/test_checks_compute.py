@@ -89,6 +89,29 @@ def test_a_gpu_without_free_memory_fails(machine: Any) -> None:
     assert_failed(gpu(small_setting()), "0.50 GB free", "nvidia-smi")
 
 
+@pytest.mark.parametrize("where", ["mem_get_info", "get_device_name", "get_device_capability", "product_error"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+        "The NVIDIA driver on your system is too old (found version 11040).",
+    ],
+)
+def test_a_gpu_that_refuses_to_compute_fails_with_what_to_look_at(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, where: str, said: str
+) -> None:
+    def refuses(*_: Any) -> Any:
+        raise RuntimeError(f"{said}\nCUDA kernel errors might be asynchronously reported at some other API call.")
+
+    machine(nvml=True, cuda=True)
+    monkeypatch.setattr(checks_compute if where == "product_error" else torch.cuda, where, refuses)
+    outcome = gpu(small_setting())
+    for word in ("nvidia-smi", "driver", torch.__version__, "compute mode", "uses the GPU"):
+        assert_failed(outcome, said, word)
+    assert "asynchronously" not in outcome.measured
+
+
 @pytest.mark.parametrize("off", [0.1, float("nan")])
 def test_a_gpu_that_computes_wrongly_fails(machine: Any, off: float) -> None:
     machine(nvml=True, cuda=True, off=off)
