@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from src.errors import UserError
-from src.evidence.run_folder import check_writable
+from src.evidence.run_folder import why_unwritable
 from src.machine_limits import GB, affinity_cores, memory_left_gb, quota_cores, usable_cores
 from src.numba_cache import user_cache_folder
 from src.validation.outcome import REINSTALL, Outcome, failed, passed
@@ -87,14 +86,16 @@ def disk(setting: Setting) -> Outcome:
     folders = {
         "output": (Path(setting.config.test_mode.output_dir), "name another folder with test_mode.output_dir"),
         "cache": (user_cache_folder(), "set XDG_CACHE_HOME to a folder of yours"),
-        "temporary": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
+        # An unusable TMPDIR is passed over in silence by gettempdir: what is asked for is what is looked at.
+        "temporary": (Path(os.environ.get("TMPDIR") or tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
     }
     free_gb = {}
     for name, (folder, otherwise) in folders.items():
-        try:
-            check_writable(folder)
-        except UserError as error:
-            return failed(f"the {name} folder {folder} cannot be written", f"{error} Or {otherwise}.")
+        if why := why_unwritable(folder, make=name != "temporary"):
+            return failed(
+                f"the {name} folder {folder} cannot be written: {why}",
+                f"Make the folder and let yourself write in it, or {otherwise}.",
+            )
         free_gb[name] = shutil.disk_usage(folder).free / GB
         if free_gb[name] < NEEDED_DISK_GB[name]:
             return failed(

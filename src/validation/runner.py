@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from src.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_MISSED, InterruptedRun, UserError
-from src.evidence.run_folder import OutputError, check_writable, write_json
+from src.evidence.run_folder import OutputError, why_unwritable, write_json
 from src.market.contracts import get_contract
 from src.validation.catalogue import CHECKS, NAMES, Check
 from src.validation.outcome import (
@@ -128,7 +128,11 @@ def _check_usage(setting: Setting, output: Path | None) -> None:
         raise OutputError(f"--output {output} is a folder: name a file.")
     if not output.parent.is_dir():
         raise OutputError(f"--output {output}: there is no folder {output.parent}. Make it, or name a file elsewhere.")
-    check_writable(output.parent)
+    if why := why_unwritable(output.parent, make=False):
+        raise OutputError(
+            f"--output {output}: the folder {output.parent} cannot be written ({why}). Change its permissions, or name "
+            f"a file elsewhere."
+        )
 
 
 def _run(check: Check, setting: Setting, console: Console, debug: bool) -> Result:

@@ -114,7 +114,22 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
-    assert_failed(disk(small_setting(output_dir=str(tmp_path))), "the cache folder", "XDG_CACHE_HOME")
+    outcome = disk(small_setting(output_dir=str(tmp_path)))
+    assert_failed(outcome, "the cache folder", "XDG_CACHE_HOME")
+    assert "Not a directory" in outcome.measured
+    assert "output" not in outcome.remedy
+
+
+@pytest.mark.parametrize(("named", "why"), [("taken", "Not a directory"), ("absent", "No such file or directory")])
+def test_a_temporary_folder_that_python_passes_over_in_silence_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, why: str
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / named))
+    outcome = disk(small_setting(output_dir=str(tmp_path)))
+    assert_failed(outcome, f"the temporary folder {tmp_path / named} cannot be written: {why}", "set TMPDIR")
+    assert "output" not in outcome.remedy
+    assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +139,7 @@ def test_a_full_disk_is_found_wherever_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, remedy: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(
         shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8 if full in Path(folder).parts else 10**12)
     )

@@ -268,6 +268,18 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_checked(
         validate(Setting(), checks, Console(quiet=True), tmp_path / where)
 
 
+def test_an_output_in_a_folder_without_permission_is_told_by_its_own_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def denied(**_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(UserError, match=r"--output .*Permission denied.*name a file elsewhere") as told:
+        validate(Setting(), stand_in(monkeypatch), Console(quiet=True), tmp_path / "validation.json")
+    assert "--output-dir" not in str(told.value)
+
+
 # ---------------------------------------------------------------- lines
 
 
