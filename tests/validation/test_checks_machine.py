@@ -201,7 +201,41 @@ def test_too_little_free_memory_fails(cgroup: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(**has))
     assert memory(Setting()).status == PASSED
     has["available"] = 1_500_000_000
-    assert_failed(memory(Setting()), "1.50 GB, of 2 GB", "--mock-llm")
+    assert_failed(memory(Setting()), "1.50 GB, of 2 GB", "set llm.model: mock, for which 1 GB will do")
+    assert memory(small_setting()).status == PASSED, "without a language model"
+    has["available"] = 900_000_000
+    assert_failed(memory(small_setting()), "0.90 GB, of 1 GB", "container's memory limit.")
+
+
+def test_the_cache_needs_no_room_for_a_model_that_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    free = {"cache": 7 * 10**8}
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda folder: SimpleNamespace(free=free["cache"] if "cache" in Path(folder).parts else 10**12),
+    )
+    output = str(tmp_path / "output")
+    model = small_setting(output_dir=output, llm_model="bundled:smollm2")
+    assert_failed(disk(model), "0.70 GB free in the cache folder, of 1 GB", "set llm.model: mock, for which 0.5 GB")
+    assert disk(small_setting(output_dir=output)).status == PASSED
+    free["cache"] = 4 * 10**8
+    outcome = disk(small_setting(output_dir=output))
+    assert_failed(outcome, "0.40 GB free in the cache folder, of 0.5 GB", "XDG_CACHE_HOME")
+    assert "llm.model" not in outcome.remedy
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_a_configuration_that_cannot_be_read_leaves_the_memory_to_be_measured(
+    cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_before: bool
+) -> None:
+    (tmp_path / "mine.yaml").write_text("hardwear: {}")
+    setting = Setting(config_file=tmp_path / "mine.yaml", failed={"config"} if told_before else set())
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10**11, available=10**11))
+    outcome = memory(setting)
+    assert (outcome.status, outcome.figures["needed_gb"]) == (PASSED, 2.0)
 
 
 @pytest.mark.parametrize(
