@@ -11,17 +11,33 @@ import argparse
 import sys
 from pathlib import Path
 
+
+def _without_library(error: ImportError) -> str:
+    """An environment without its libraries is what this command is there to find: it is said without a traceback."""
+    name = (error.name or "").partition(".")[0]
+    what = f"{name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+    return f"failed: {what}. Remedy: {sys.executable} -m pip install -r requirements.txt"
+
+
 try:
     from rich.console import Console
 
     from src.command_line import run_command
-except ModuleNotFoundError as error:
-    # An environment without its libraries is what this command is there to find: say so, without a traceback.
-    sys.exit(f"failed: {error.name} is not installed. Remedy: {sys.executable} -m pip install -r requirements.txt")
+except ImportError as error:
+    sys.exit(_without_library(error))
 
 
 def validate(args: argparse.Namespace) -> int:
     """Run the checks; 0 when none failed."""
+    try:
+        return _validate(args)
+    except ImportError as error:  # of what the validation itself needs: one that a check needs fails that check
+        if args.debug:
+            raise
+        sys.exit(_without_library(error))
+
+
+def _validate(args: argparse.Namespace) -> int:
     from src.validation.catalogue import chosen
     from src.validation.runner import listing
     from src.validation.runner import validate as run_checks

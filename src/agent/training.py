@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, NetArch, TrainingSettings
 from src.errors import ConfigError
+from src.machine_limits import affinity_cores, usable_cores
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 PRODUCTION_NET_ARCH = NetArch(pi=(512, 256, 128), vf=(512, 256, 128))
@@ -69,15 +69,15 @@ def resolve_device(hardware: HardwareSettings) -> torch.device:
 
 
 def set_threads(hardware: HardwareSettings) -> int:
-    """Set torch's CPU threads and return them: those asked for, else one for each core that is free now.
+    """Set torch's CPU threads and return them: those asked for, else one for each core that is free now, and no more
+    than a container's limit leaves.
 
     A second thread on a core that is busy makes the update 2.5 to 9 times slower, so busy cores are not counted.
     """
     threads = hardware.torch_threads
     if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
         busy = psutil.cpu_percent(interval=0.2, percpu=False) / 100.0 * (psutil.cpu_count() or 1)
-        threads = max(1, cores - round(busy))
+        threads = min(usable_cores(), max(1, affinity_cores() - round(busy)))
     torch.set_num_threads(threads)
     return threads
 

@@ -20,17 +20,25 @@ class OutputError(UserError):
     """A folder that cannot be written."""
 
 
+def why_unwritable(folder: Path, *, make: bool = True) -> str:
+    """Why no file can be written in `folder`, in the system's words; "" where one can. `make` makes the folder itself;
+    nothing is left in it."""
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def check_writable(output_dir: Path) -> None:
     """OutputError when a run folder could not be made below `output_dir`; makes the folder itself, nothing in it."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
+    if why := why_unwritable(output_dir):
         raise OutputError(
-            f"The output folder {output_dir} cannot be written ({error.strerror or error}): "
-            f"name another with --output-dir, or change its permissions."
-        ) from error
+            f"The output folder {output_dir} cannot be written ({why}): name another with --output-dir, or change its "
+            f"permissions."
+        )
 
 
 def make_run_folder(output_dir: Path, mode: str, market: str) -> Path:

@@ -13,9 +13,9 @@ import torch
 from src.agent.training import ACTIVATIONS
 from src.configuration import Configuration
 from src.evidence.hardware import GB, Sampler
+from src.machine_limits import usable_cores
 from src.trading.layout import N_ACTIONS, N_OBS
-from src.validation.checks_machine import usable_cores
-from src.validation.outcome import Outcome, failed, not_applicable, passed
+from src.validation.outcome import RESTORE, Outcome, failed, not_applicable, passed
 from src.validation.setting import Setting
 
 NEEDED_GPU_GB = 1.0
@@ -53,7 +53,15 @@ def gpu(setting: Setting) -> Outcome:
                 f"Set hardware.device and llm.llm_device to auto or cpu, or install the GPU's driver ({reason}).",
             )
         return not_applicable("no GPU: everything is computed on the CPU", nvml=reason)
-    return _on_cuda(config, watched, reason)
+    try:
+        return _on_cuda(config, watched, reason)
+    except RuntimeError as error:  # every error of CUDA's is one
+        return failed(
+            f"torch finds a GPU and cannot compute on it: {str(error).strip().partition(chr(10))[0]}",
+            f"See with nvidia-smi that the driver is as new as CUDA {torch.version.cuda} wants ({build}; a build for "
+            f"another CUDA knows other GPUs), that the compute mode is Default (nvidia-smi -c 0), and end what else "
+            f"uses the GPU; or set hardware.device and llm.llm_device to cpu.",
+        )
 
 
 def _on_cuda(config: Configuration, watched: bool, reason: str) -> Outcome:
@@ -121,9 +129,17 @@ def threads(setting: Setting) -> Outcome:
             threads=asked,
             usable_cores=usable,
         )
-    if usable == 1:
-        return not_applicable("one usable core: torch takes one thread", usable_cores=1)
     taken = setting.threads
+    if taken > usable:
+        return failed(
+            f"a run takes {taken} threads on {usable} usable core{'s' if usable > 1 else ''}",
+            f"Set hardware.torch_threads to {usable}: that many cores the affinity and the container's limit leave. "
+            f"{RESTORE}",
+            threads=taken,
+            usable_cores=usable,
+        )
+    if usable == 1:
+        return not_applicable("one usable core: torch takes one thread", usable_cores=1, threads=taken)
     seconds = update_seconds(setting.config, sorted({1, 2, taken, *(2**n for n in range(2, 8) if 2**n < taken)}))
     torch.set_num_threads(taken)
     best = min(seconds, key=lambda n: seconds[n])

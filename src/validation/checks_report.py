@@ -42,6 +42,7 @@ def report(setting: Setting) -> Outcome:
             quick=True,
             device="cpu",
             output_dir=str(folder / "logs"),
+            evidence={"trials_path": str(folder / "trials.jsonl")},  # no trial of the user's on sealed sessions
         )
         framework = TestingFramework(config, Console(quiet=True))
         try:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from src.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_MISSED, InterruptedRun, UserError
-from src.evidence.run_folder import OutputError, check_writable, write_json
+from src.evidence.run_folder import OutputError, why_unwritable, write_json
 from src.market.contracts import get_contract
 from src.validation.catalogue import CHECKS, NAMES, Check
 from src.validation.outcome import (
@@ -37,6 +37,7 @@ from src.validation.outcome import (
 from src.validation.setting import QUICK_S, Setting
 
 SCHEMA_VERSION = 1
+OVER = f"over the {QUICK_S:g} s of --quick"
 WIDTH = 80
 _STYLES = {PASSED: "green", FAILED: "bold red", SKIPPED: "yellow", NOT_APPLICABLE: "dim"}
 _NAME_WIDTH = max(map(len, NAMES))
@@ -84,7 +85,7 @@ def validate(
     if all(check.name != "config" for check in checks):
         _ = setting.config
     results: list[Result] = []
-    began, clock = datetime.now(UTC), time.perf_counter()
+    began, clock = datetime.now(UTC), setting.clock()
     interrupted = False
     for check in checks:
         try:
@@ -101,13 +102,14 @@ def validate(
         Result(check, skipped("the validation was stopped before it had ended"), 0.0)
         for check in checks[len(results) :]
     ]
-    content = _content(setting, [*results, *undone], began, time.perf_counter() - clock, interrupted)
+    content = _content(setting, [*results, *undone], began, setting.clock() - clock, interrupted)
     if output is not None:
         write_json(output, content)
     if interrupted:
         kept = f" They are kept in {output}." if output is not None else ""
         raise InterruptedRun(f"Stopped: {len(results)} of {len(checks)} checks had ended.{kept}")
-    for line in textwrap.wrap(_summary(results, content["seconds"]), WIDTH, break_long_words=False):
+    summary = _summary(results, content["seconds"], content["over_quick_limit"])
+    for line in textwrap.wrap(summary, WIDTH, break_long_words=False):
         console.print(Text(line, "bold"), soft_wrap=True)
     return int(content["exit_code"])
 
@@ -128,7 +130,11 @@ def _check_usage(setting: Setting, output: Path | None) -> None:
         raise OutputError(f"--output {output} is a folder: name a file.")
     if not output.parent.is_dir():
         raise OutputError(f"--output {output}: there is no folder {output.parent}. Make it, or name a file elsewhere.")
-    check_writable(output.parent)
+    if why := why_unwritable(output.parent, make=False):
+        raise OutputError(
+            f"--output {output}: the folder {output.parent} cannot be written ({why}). Change its permissions, or name "
+            f"a file elsewhere."
+        )
 
 
 def _run(check: Check, setting: Setting, console: Console, debug: bool) -> Result:
@@ -217,18 +223,24 @@ def lines_of(result: Result) -> list[str]:
             line
             for text in below
             for line in textwrap.wrap(
-                text, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+                text,
+                WIDTH,
+                initial_indent="    ",
+                subsequent_indent="    ",
+                break_long_words=False,
+                break_on_hyphens=False,
             )
         ),
     ]
 
 
-def _summary(results: Sequence[Result], seconds: float) -> str:
+def _summary(results: Sequence[Result], seconds: float, over: bool) -> str:
     counts = _counts(results)
     said = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)
     names = [result.check.name for result in results if result.outcome.status == FAILED]
     blame = f" Failed: {', '.join(names)}." if names else ""
-    return f"{len(results)} checks in {seconds:.1f} s: {said}.{blame}"
+    late = f" ({OVER})" if over else ""
+    return f"{len(results)} checks in {seconds:.1f} s{late}: {said}.{blame}"
 
 
 def _counts(results: Sequence[Result]) -> dict[str, int]:
@@ -248,6 +260,7 @@ def _content(
         "seconds": seconds,
         "quick": setting.quick,
         "quick_limit_s": QUICK_S if setting.quick else None,
+        "over_quick_limit": setting.quick and seconds > QUICK_S,
         "market": setting.market_name,
         "data": None if setting.data is None else str(setting.data),
         "config": None if setting.config_file is None else str(setting.config_file),

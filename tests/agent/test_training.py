@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -10,6 +11,7 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from src import machine_limits
 from src.advisor.settings import LLMSettings
 from src.agent import training
 from src.agent.policy import HybridPolicy
@@ -203,8 +205,32 @@ def test_threads_are_those_asked_for_else_the_cores_that_are_free(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(psutil, "cpu_count", lambda: cores)
     monkeypatch.setattr(psutil, "cpu_percent", lambda **_: busy_percent)
+    monkeypatch.setattr(machine_limits, "quota_cores", lambda: None)
     assert set_threads(HardwareSettings(torch_threads=asked)) == expected
     assert taken == [expected]
+
+
+@pytest.mark.parametrize(
+    ("limit", "busy_percent", "expected"),
+    [
+        ("max", 0.0, 16),
+        ("400000", 0.0, 4),
+        ("400000", 50.0, 4),
+        ("400000", 90.0, 2),
+        ("150000", 0.0, 1),
+        ("50000", 0.0, 1),
+    ],
+)
+def test_no_more_threads_are_taken_than_the_container_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, busy_percent: float, expected: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{limit} 100000\n")
+    monkeypatch.setattr(machine_limits, "CGROUP", tmp_path)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 16)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda **_: busy_percent)
+    assert set_threads(HardwareSettings()) == expected
 
 
 def test_release_drops_what_only_training_needs_and_says_how_much() -> None:

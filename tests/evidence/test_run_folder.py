@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from src.errors import UserError
 from src.evidence import run_folder
-from src.evidence.run_folder import OutputError, RunLog, check_writable, make_run_folder, write_json
+from src.evidence.run_folder import OutputError, RunLog, check_writable, make_run_folder, why_unwritable, write_json
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +32,14 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch
 def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_why_a_folder_cannot_be_written_is_said_in_the_systems_words_and_none_is_made_unasked(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert why_unwritable(tmp_path) == ""
+    assert why_unwritable(tmp_path / "taken" / "below") == "Not a directory"
+    assert why_unwritable(tmp_path / "absent", make=False) == "No such file or directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_naming_it_and_the_remedy(tmp_path: Path) -> None:

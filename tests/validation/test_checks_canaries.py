@@ -71,6 +71,19 @@ def test_a_quick_validation_with_the_time_trains_as_long_as_a_full_one(monkeypat
     assert planted(late).status == SKIPPED
 
 
+def test_a_quick_validation_that_one_seed_used_up_judges_by_no_single_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = learned(monkeypatch, 0.35)
+    monkeypatch.setattr(checks_canaries, "update_seconds", lambda config, counts: {1: 0.05})
+    setting = small_setting(quick=True)
+    setting.clock = lambda: setting._began + 30.0 * len(asked)
+    outcome = planted(setting)
+    assert (outcome.status, outcome.measured) == (SKIPPED, "")
+    assert outcome.reason.startswith("0.35 of the best")
+    assert outcome.reason.endswith("no time for a second seed: run without --quick")
+    assert asked == [(0, 50_000)]
+    assert outcome.figures["shares"] == [0.35]
+
+
 @pytest.mark.slow
 def test_a_learner_that_does_not_learn_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real training, of a tenth of its length and with steps that change nothing."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from src import machine_limits
+from src.agent import training
 from src.evidence import hardware
 from src.validation import checks_compute
 from src.validation.checks_compute import gpu, product_error, threads
 from src.validation.outcome import NOT_APPLICABLE, PASSED
+from src.validation.setting import Setting
 from tests.recorded_nvml import RecordedNvml
 from tests.validation.settings import assert_failed, small_setting
 
@@ -84,6 +89,29 @@ def test_a_gpu_without_free_memory_fails(machine: Any) -> None:
     assert_failed(gpu(small_setting()), "0.50 GB free", "nvidia-smi")
 
 
+@pytest.mark.parametrize("where", ["mem_get_info", "get_device_name", "get_device_capability", "product_error"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+        "The NVIDIA driver on your system is too old (found version 11040).",
+    ],
+)
+def test_a_gpu_that_refuses_to_compute_fails_with_what_to_look_at(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, where: str, said: str
+) -> None:
+    def refuses(*_: Any) -> Any:
+        raise RuntimeError(f"{said}\nCUDA kernel errors might be asynchronously reported at some other API call.")
+
+    machine(nvml=True, cuda=True)
+    monkeypatch.setattr(checks_compute if where == "product_error" else torch.cuda, where, refuses)
+    outcome = gpu(small_setting())
+    for word in ("nvidia-smi", "driver", torch.__version__, "compute mode", "uses the GPU"):
+        assert_failed(outcome, said, word)
+    assert "asynchronously" not in outcome.measured
+
+
 @pytest.mark.parametrize("off", [0.1, float("nan")])
 def test_a_gpu_that_computes_wrongly_fails(machine: Any, off: float) -> None:
     machine(nvml=True, cuda=True, off=off)
@@ -152,6 +180,41 @@ def test_with_one_core_there_is_nothing_to_compare(cores: Any) -> None:
     cores(1)
     outcome = threads(taking(1))
     assert (outcome.status, outcome.measured) == (NOT_APPLICABLE, "")
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sixteen idle cores under a limit of one and a half; threads are set as a run sets them."""
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    monkeypatch.setattr(machine_limits, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda *_, **__: 16)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda **_: 0.0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    return tmp_path
+
+
+def as_a_run_sets_them() -> Setting:
+    made = small_setting()
+    del made.__dict__["threads"]
+    return made
+
+
+def test_under_a_limit_below_two_cores_a_run_takes_the_one_thread_that_is_said(container: Path) -> None:
+    setting = as_a_run_sets_them()
+    outcome = threads(setting)
+    assert (outcome.status, outcome.measured) == (NOT_APPLICABLE, "")
+    assert outcome.figures == {"usable_cores": 1, "threads": 1}
+    assert setting.threads == 1
+
+
+def test_a_run_that_takes_no_notice_of_the_limit_fails_also_with_one_core(
+    container: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "usable_cores", lambda: 16)
+    assert_failed(
+        threads(as_a_run_sets_them()), "a run takes 16 threads on 1 usable core", "hardware.torch_threads to 1"
+    )
 
 
 def test_a_slow_second_thread_is_measured_and_not_taken_from_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

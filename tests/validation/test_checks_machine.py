@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src import machine_limits
 from src.validation import checks_machine
 from src.validation.checks_machine import cpu, disk, memory, pins, public, python_wanted, versions
 from src.validation.outcome import PASSED
@@ -31,7 +32,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The container's limits: none until a file says one."""
     folder = tmp_path / "cgroup"
     folder.mkdir()
-    monkeypatch.setattr(checks_machine, "CGROUP", folder)
+    monkeypatch.setattr(machine_limits, "CGROUP", folder)
     return folder
 
 
@@ -113,7 +114,22 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
-    assert_failed(disk(small_setting(output_dir=str(tmp_path))), "the cache folder", "XDG_CACHE_HOME")
+    outcome = disk(small_setting(output_dir=str(tmp_path)))
+    assert_failed(outcome, "the cache folder", "XDG_CACHE_HOME")
+    assert "Not a directory" in outcome.measured
+    assert "output" not in outcome.remedy
+
+
+@pytest.mark.parametrize(("named", "why"), [("taken", "Not a directory"), ("absent", "No such file or directory")])
+def test_a_temporary_folder_that_python_passes_over_in_silence_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, why: str
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / named))
+    outcome = disk(small_setting(output_dir=str(tmp_path)))
+    assert_failed(outcome, f"the temporary folder {tmp_path / named} cannot be written: {why}", "set TMPDIR")
+    assert "output" not in outcome.remedy
+    assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,7 @@ def test_a_full_disk_is_found_wherever_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, remedy: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(
         shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8 if full in Path(folder).parts else 10**12)
     )
@@ -159,14 +175,14 @@ def test_a_container_with_less_than_a_core_fails(cgroup: Path, files: dict[str, 
 )
 def test_the_containers_limit_is_read_in_cores(cgroup: Path, said: str, quota: float | None) -> None:
     (cgroup / "cpu.max").write_text(said)
-    assert checks_machine.quota_cores() == quota
+    assert machine_limits.quota_cores() == quota
     assert cpu(Setting()).status == PASSED
 
 
 def test_a_limit_below_the_affinity_is_what_is_usable(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks_machine, "affinity_cores", lambda: 16)
+    monkeypatch.setattr(machine_limits, "affinity_cores", lambda: 16)
     (cgroup / "cpu.max").write_text("350000 100000")
-    assert checks_machine.usable_cores() == 3
+    assert machine_limits.usable_cores() == 3
 
 
 def test_torch_without_vector_instructions_fails(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +201,41 @@ def test_too_little_free_memory_fails(cgroup: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(**has))
     assert memory(Setting()).status == PASSED
     has["available"] = 1_500_000_000
-    assert_failed(memory(Setting()), "1.50 GB, of 2 GB", "--mock-llm")
+    assert_failed(memory(Setting()), "1.50 GB, of 2 GB", "set llm.model: mock, for which 1 GB will do")
+    assert memory(small_setting()).status == PASSED, "without a language model"
+    has["available"] = 900_000_000
+    assert_failed(memory(small_setting()), "0.90 GB, of 1 GB", "container's memory limit.")
+
+
+def test_the_cache_needs_no_room_for_a_model_that_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    free = {"cache": 7 * 10**8}
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda folder: SimpleNamespace(free=free["cache"] if "cache" in Path(folder).parts else 10**12),
+    )
+    output = str(tmp_path / "output")
+    model = small_setting(output_dir=output, llm_model="bundled:smollm2")
+    assert_failed(disk(model), "0.70 GB free in the cache folder, of 1 GB", "set llm.model: mock, for which 0.5 GB")
+    assert disk(small_setting(output_dir=output)).status == PASSED
+    free["cache"] = 4 * 10**8
+    outcome = disk(small_setting(output_dir=output))
+    assert_failed(outcome, "0.40 GB free in the cache folder, of 0.5 GB", "XDG_CACHE_HOME")
+    assert "llm.model" not in outcome.remedy
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_a_configuration_that_cannot_be_read_leaves_the_memory_to_be_measured(
+    cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_before: bool
+) -> None:
+    (tmp_path / "mine.yaml").write_text("hardwear: {}")
+    setting = Setting(config_file=tmp_path / "mine.yaml", failed={"config"} if told_before else set())
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10**11, available=10**11))
+    outcome = memory(setting)
+    assert (outcome.status, outcome.figures["needed_gb"]) == (PASSED, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -212,4 +262,4 @@ def test_a_containers_limit_counts_and_what_it_can_drop_is_free(
 def test_no_limit_is_none(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text("max\n")
     (cgroup / "memory.current").write_text("1\n")
-    assert checks_machine.limit_left_gb() is None
+    assert machine_limits.memory_left_gb() is None

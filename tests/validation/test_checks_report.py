@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from src.evidence.trials import LEDGER_NAME
 from src.market.load import load_bars
 from src.market.synthetic import synthetic_bars
+from src.numba_cache import user_cache_folder
 from src.runs import results
 from src.validation.checks_report import report, write_bars
 from src.validation.outcome import PASSED
@@ -19,9 +21,17 @@ from tests.validation.settings import assert_failed, small_setting
 
 
 @pytest.mark.slow
-def test_a_small_run_writes_a_report_in_the_schemas_shape() -> None:
+def test_a_small_run_writes_a_report_in_the_schemas_shape_and_no_trial_into_the_users_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ledger = user_cache_folder() / LEDGER_NAME
+    ledger.parent.mkdir()
+    ledger.write_text("of before\n")
     with quick_calendar():
         outcome = report(small_setting())
+    assert ledger.read_text() == "of before\n"
+    assert [path.name for path in ledger.parent.iterdir()] == [LEDGER_NAME]
     assert outcome.status == PASSED, outcome
     assert "report.json" in outcome.figures["files"]
     assert {"arms", "training", "verdict"} <= set(outcome.figures["sections"])

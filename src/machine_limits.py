@@ -1,0 +1,54 @@
+"""What of the machine this process may use: its affinity, and the limits of the container it runs in."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
+GB = 1e9
+
+
+def usable_cores() -> int:
+    """Whole cores that this process may use, at least one: its affinity, and the container's limit."""
+    quota = quota_cores()
+    return affinity_cores() if quota is None else max(1, min(affinity_cores(), int(quota)))
+
+
+def affinity_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+
+
+def quota_cores() -> float | None:
+    """Processor time that the container may use, in cores; None without a limit."""
+    both = _read(CGROUP / "cpu.max") or " ".join(
+        _read(CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")
+    )
+    numbers = both.split()
+    if len(numbers) != 2 or not numbers[0].isdecimal() or not numbers[1].isdecimal():  # "max", or -1
+        return None
+    return int(numbers[0]) / int(numbers[1])
+
+
+def memory_left_gb() -> float | None:
+    """What a container's memory limit leaves, what it can drop at any time counted as free; None without a limit."""
+    names = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    for limit_name, used_name in names:
+        limit, used = _read(CGROUP / limit_name), _read(CGROUP / used_name)
+        if limit and used and limit.isdecimal() and int(limit) < 2**60:
+            stat = _read((CGROUP / limit_name).with_name("memory.stat")) or ""
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE)
+            return (int(limit) - int(used) + (int(cached[1]) if cached else 0)) / GB
+    return None
+
+
+def _read(path: Path) -> str | None:
+    """A file of the system that not every machine has."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
