@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import psutil
 
+from src.machine_limits import usable_cores
+
 GB = 1e9
 """Memory is reported in units of 10^9 bytes."""
 
@@ -102,7 +104,7 @@ class Sampler:
     ) -> None:
         self.failures: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores = usable_cores()
         self.gpu_available = False
         self.gpu_name = ""
         self.gpu_reason = "" if use_gpu else "monitor_gpu is off"

@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from src.machine_limits import usable_cores
+
 ROOT = Path(__file__).resolve().parents[3]
 _CPU_INFO = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -21,7 +23,7 @@ def identity() -> dict[str, Any]:
         "processor": processor_name(),
         "architecture": platform.machine(),
         "system": platform.system(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
     }
 
@@ -31,17 +33,12 @@ def state() -> dict[str, Any]:
     count = psutil.cpu_count() or 1
     busy = psutil.cpu_percent(interval=0.2) / 100.0 * count
     governor = _GOVERNOR.read_text(encoding="ascii").strip() if _GOVERNOR.is_file() else None
-    return {"cores_free": round(max(0.0, cores() - busy), 1), "governor": governor, "load_before": load()}
+    return {"cores_free": round(max(0.0, usable_cores() - busy), 1), "governor": governor, "load_before": load()}
 
 
 def load() -> float | None:
     """Processes running or waiting on average over the last minute; None where the system does not say."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
 
 
 def processor_name() -> str:
