@@ -155,14 +155,14 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     ),
     "half a character": (
         damage(lambda c: c["machine"]["identity"].update(processor="Slow\ud800matic")),
-        r"\\ud800 in a text of it is no character",
+        r"\\ud800 in one of its texts is no character",
     ),
-    "half a name": (damage(lambda c: c["machine"].update({"\udfff": 1})), r"\\udfff in a text of it"),
+    "half a name": (damage(lambda c: c["machine"].update({"\udfff": 1})), r"\\udfff in one of its texts"),
     "no repeats": (damage(lambda c: c["rows"][0].update(seconds=[[]])), r"rows\[0\].seconds"),
     "flat": (damage(lambda c: c["rows"][0].update(seconds=[1.0])), r"rows\[0\].seconds"),
     "a process short": (damage(lambda c: c["rows"][3]["seconds"].pop()), r"rows\[3\].seconds has 7 processes where"),
     "another work": (damage(lambda c: c["rows"][0].update(workload={"n": 9})), r"rows\[0\].workload_hash is not that"),
-    "twice": (damage(lambda c: c["rows"].append(c["rows"][0])), r"rows\[9\] is a second steps, 32 accounts"),
+    "twice": (damage(lambda c: c["rows"].append(c["rows"][0])), r"rows\[10\] is a second steps, 32 accounts"),
 }
 
 
