@@ -110,6 +110,15 @@ def test_a_readme_is_brought_up_to_date(folder: Path, tmp_path: Path, capsys: py
         in_process(folder, "--update-readme", str(tmp_path / "none.md"))
 
 
+def test_a_readme_does_not_take_what_anyway_let_through(folder: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    ended = run(folder, "baseline.json", "elsewhere.json", "--anyway", "--update-readme", str(readme))
+    assert ended.returncode == 2
+    assert "(cores 2 and 64)" in " ".join(ended.stderr.split())
+    assert readme.read_text() == f"{BEGIN}\n{END}\n"
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "much"])
 def test_a_bound_that_is_no_ratio_ends_with_2(folder: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
     with pytest.raises(SystemExit) as ended:

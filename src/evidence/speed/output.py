@@ -14,8 +14,8 @@ from rich.table import Table
 
 from src.errors import UserError
 from src.evidence.speed.claims import claims_of, reasons_of
-from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison
-from src.evidence.speed.file import BenchmarkRun
+from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison, differences, is_paired
+from src.evidence.speed.file import BASELINE, OPTIMIZED, BenchmarkRun
 from src.evidence.speed.wording import duration, ratio_words, three_digits
 from src.files import write_atomically
 
@@ -136,7 +136,13 @@ def rows_below(comparison: Comparison, bound: float) -> list[ComparedRow]:
 
 
 def update_readme(path: Path, comparison: Comparison) -> None:
-    """Put the Markdown between the marker lines of a file; ReadmeError where they do not stand there once, in order."""
+    """Put the Markdown between the marker lines of a file; ReadmeError where they do not stand there once, in order, or
+    where the comparison is not one that a README may show."""
+    if why := _unfit(comparison):
+        raise ReadmeError(
+            f"{path} is left as it was, since {why}: measure both modes in one go (python benchmark_framework.py "
+            f"--pair) and compare {BASELINE}.json with {OPTIMIZED}.json."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -152,6 +158,20 @@ def update_readme(path: Path, comparison: Comparison) -> None:
         write_atomically(path, f"{before}{BEGIN}\n{as_markdown(comparison)}\n{END}{after}")
     except OSError as error:
         raise ReadmeError(f"{path} cannot be written ({error.strerror or error}): change its permissions.") from error
+
+
+def _unfit(comparison: Comparison) -> str:
+    """Why the tables of a README must not be made of this comparison; empty where they may."""
+    first, second = comparison.first, comparison.second
+    if (first.mode, second.mode) != (BASELINE, OPTIMIZED):
+        return f"its tables hold {BASELINE} against {OPTIMIZED}, and this is {first.mode} against {second.mode}"
+    if first.quick or second.quick:
+        return "a quick run does not show how fast anything is"
+    if found := differences(first, second):
+        return f"the two runs are not of the same work on the same machine ({found[0]})"
+    if not is_paired(first, second):
+        return "the two runs were not measured in turns, as a pair"
+    return ""
 
 
 def _headings(comparison: Comparison) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +25,7 @@ from src.evidence.speed.comparison import (
     compare_runs,
     ratio_interval,
 )
+from src.evidence.speed.file import BenchmarkRun
 from src.evidence.speed.output import (
     BEGIN,
     END,
@@ -384,6 +386,33 @@ def test_a_readme_without_its_markers_is_left_alone(tmp_path: Path, text: str) -
     readme.write_text(text, encoding="utf-8")
     with pytest.raises(ReadmeError, match="add them"):
         update_readme(readme, compare_runs(*story()))
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def elsewhere(side: BenchmarkRun) -> BenchmarkRun:
+    return replace(side, machine={**side.machine, "identity": {**side.machine["identity"], "cores": 64}})
+
+
+UNFIT: dict[str, tuple[Callable[[BenchmarkRun, BenchmarkRun], tuple[BenchmarkRun, BenchmarkRun]], str]] = {
+    "the wrong way round": (lambda a, b: (b, a), "this is optimized against baseline"),
+    "one mode twice": (lambda a, b: (b, b), "this is optimized against optimized"),
+    "quick": (lambda a, b: (replace(a, quick=True), replace(b, quick=True)), "a quick run does not show"),
+    "apart": (lambda a, b: (a, replace(b, pair="another")), "not measured in turns"),
+    "single": (lambda a, b: (replace(a, pair=None), replace(b, pair=None)), "not measured in turns"),
+    "another machine": (lambda a, b: (a, elsewhere(b)), r"same machine \(cores 2 and 64\)"),
+    "a row short": (lambda a, b: (a, replace(b, rows=b.rows[1:])), "steps, 32 accounts is only in the first"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_readme_takes_a_whole_pair_of_baseline_and_optimized_only(tmp_path: Path, name: str) -> None:
+    readme, text = tmp_path / "README.md", f"{BEGIN}\nold\n{END}\n"
+    readme.write_text(text, encoding="utf-8")
+    spoil, said = UNFIT[name]
+    with pytest.raises(ReadmeError, match=said) as refused:
+        update_readme(readme, compare_runs(*spoil(*story()), anyway=True))
+    assert "python benchmark_framework.py --pair" in str(refused.value)
+    assert refused.value.exit_code == 2
     assert readme.read_text(encoding="utf-8") == text
 
 
