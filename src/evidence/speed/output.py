@@ -190,7 +190,7 @@ def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
     first, second = comparison.headings
     lines = [
         f"Times are medians of one operation; the ratio is {first} over {second}, above 1 where {second} is faster.",
-        _measured_on(comparison.second),
+        *_measured(comparison),
         *comparison.notes,
     ]
     if fail_below is not None:
@@ -200,14 +200,24 @@ def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
     return lines
 
 
-def _measured_on(run: BenchmarkRun) -> str:
+def _measured(comparison: Comparison) -> list[str]:
+    """When, where, on which code and how often: one line, or one a side where they differ in more than the time."""
+    runs = (comparison.first, comparison.second)
+    if len({_where(run) for run in runs}) > 1:
+        named = zip(comparison.headings, runs, strict=True)
+        return [f"Measured {run.created[:10]} ({name}) on {_where(run)}." for name, run in named]
+    dates = " and ".join(dict.fromkeys(run.created[:10] for run in runs))
+    return [f"Measured {dates} on {_where(runs[0])}."]
+
+
+def _where(run: BenchmarkRun) -> str:
     machine = run.machine["identity"]
     commit = run.revision.get("commit")
     code = "" if commit is None else f", revision {str(commit)[:12]}{' changed' if run.revision.get('changed') else ''}"
     processes = "one process" if run.processes == 1 else f"{run.processes} processes"
     return (
-        f"Measured {run.created[:10]} on {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
-        f"{code}; {processes} a mode, {run.repeats} repeats each."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB{code}; {processes} a mode, "
+        f"{run.repeats} repeats each"
     )
 
 

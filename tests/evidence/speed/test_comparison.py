@@ -247,6 +247,37 @@ def test_one_process_busy_cores_and_other_libraries_are_said() -> None:
         assert said in notes
 
 
+def measured_lines(second: BenchmarkRun) -> list[str]:
+    page = as_html(compare_runs(run("baseline", [row("s", "c", 1.0)]), second, anyway=True))
+    return [line.removeprefix("<p>").removesuffix("</p>") for line in page.splitlines() if "Measured" in line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"identity": {"processor": "Fastmatic"}}, "Fastmatic, 2 cores, 16 GiB, revision 0123456789ab; 8 processes"),
+        ({"revision": {"commit": "fedcba987654aa", "changed": True}}, "revision fedcba987654 changed; 8 processes"),
+        ({"rows": [row("s", "c", [[1.0] * 5] * 9)]}, "revision 0123456789ab; 9 processes a mode, 5 repeats"),
+        ({"repeats": 7}, "8 processes a mode, 7 repeats each"),
+    ],
+)
+def test_both_files_say_where_they_were_measured_if_not_alike(changes: dict[str, Any], said: str) -> None:
+    lines = measured_lines(run("optimized", **{"rows": [row("s", "c", 1.0)], **changes}))
+    first = "Slowmatic 2000, 2 cores, 16 GiB, revision 0123456789ab; 8 processes a mode, 5 repeats each."
+    assert lines[0] == f"Measured 2026-11-20 (baseline) on {first}"
+    assert len(lines) == 2
+    assert lines[1].startswith("Measured 2026-11-20 (optimized) on ")
+    assert said in lines[1]
+
+
+def test_files_measured_alike_say_it_once() -> None:
+    rows = [row("s", "c", 1.0)]
+    (alike,) = measured_lines(run("optimized", rows))
+    assert alike.startswith("Measured 2026-11-20 on Slowmatic 2000, 2 cores, 16 GiB")
+    (later,) = measured_lines(run("optimized", rows, created="2026-11-21T00:10:00+00:00"))
+    assert later.startswith("Measured 2026-11-20 and 2026-11-21 on Slowmatic 2000")
+
+
 def test_the_share_of_the_bound_is_that_of_each_process() -> None:
     whole = row("training", "end to end", [[2.0] * 3, [4.0] * 3, [10.0] * 3])
     products = row("training", "matrix products alone", [[1.0] * 3, [1.0] * 3, [1.0] * 3])
