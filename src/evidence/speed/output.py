@@ -70,6 +70,7 @@ def as_json(comparison: Comparison, fail_below: float | None = None) -> str:
         "second": _about(comparison.second),
         "confidence": CONFIDENCE,
         "rows": [_row_values(row) for row in comparison.rows],
+        "rows_alike": comparison.rows_alike,
         "claims": [vars(claim) for claim in claims_of(comparison)],
         "notes": list(comparison.notes),
         "fail_below": fail_below,
@@ -188,7 +189,9 @@ def _cells(row: ComparedRow) -> list[str]:
 def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
     """What the figures mean, where they come from, the notes, and which rows fall below the bound."""
     first, second = comparison.headings
+    alike, n = comparison.rows_alike, len(comparison.rows)
     lines = [
+        *([] if alike is None else [f"{alike} of {n} rows show no difference ({alike / n:.1%})."]),
         f"Times are medians of one operation; the ratio is {first} over {second}, above 1 where {second} is faster.",
         *_measured(comparison),
         *comparison.notes,

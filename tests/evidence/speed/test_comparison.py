@@ -70,6 +70,27 @@ def test_the_same_mode_twice_shows_no_difference_in_95_of_100_rows() -> None:
     assert verdicts.count(SAME) >= 0.95 * len(verdicts)
 
 
+def test_one_mode_twice_counts_the_rows_without_a_difference() -> None:
+    seconds = {"same": 1.0, "nearly": 1.02, "slower": 1.5, "faster": 0.5}
+    first = run("optimized", [row("s", case, 1.0) for case in seconds])
+    second = run("optimized", [row("s", case, taken) for case, taken in seconds.items()])
+    compared = compare_runs(first, second)
+    for written in (as_table, as_markdown, as_html):
+        assert "2 of 4 rows show no difference (50.0%)." in written(compared)
+    assert json.loads(as_json(compared))["rows_alike"] == 2
+    assert len(json.loads(as_json(compared))["rows"]) == 4
+    unlike = compare_runs(run("baseline", first.rows), second)
+    assert "rows show no difference" not in as_table(unlike)
+    assert json.loads(as_json(unlike))["rows_alike"] is None
+
+
+def test_too_few_repeats_are_not_counted_as_no_difference() -> None:
+    rows = [row("s", "c", [[1.0, 1.0]])]
+    assert "0 of 1 rows show no difference (0.0%)." in as_table(
+        compare_runs(run("baseline", rows), run("baseline", rows))
+    )
+
+
 def test_a_slow_down_of_20_percent_is_found() -> None:
     verdicts = noisy_verdicts(1.2, n_rows=100, seed=2)
     assert verdicts.count(SLOWER) >= 95
