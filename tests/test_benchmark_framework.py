@@ -282,6 +282,54 @@ def test_the_sides_of_a_pair_take_turns_and_turns_at_beginning() -> None:
     assert not is_paired(first, again)
 
 
+def changed(**changes: object) -> BenchmarkRun:
+    """A process of a side that was unlike the others."""
+    plain = run("optimized", [row("s", "c", [[1.0]])], pair=None)
+    machine = {**plain.machine, **{part: changes.pop(part) for part in ("identity", "versions") if part in changes}}
+    return replace(plain, machine=machine, **changes)
+
+
+@pytest.mark.parametrize(
+    ("unlike", "said"),
+    [
+        (
+            changed(revision={"commit": "fedc", "changed": False}),
+            r"revision \(commit\) .* from 0123456789abcdef to fedc",
+        ),
+        (changed(revision={"commit": "0123456789abcdef", "changed": True}), r"revision \(changed\) .* False to True"),
+        (changed(versions={"torch": "3.0"}), r"versions \(torch\) .* from 2.9.0 to 3.0"),
+        (changed(versions={"torch": "2.9.0", "numpy": "2.4"}), r"versions \(numpy\) .* from None to 2.4"),
+        (changed(identity={**IDENTITY, "cores": 1}), r"machine \(cores\) .* from 2 to 1"),
+        (changed(rows=(row("s", "c", [[1.0]], workload={"size": 2}),)), r"work \(s, c\) .*'size': 1.*'size': 2"),
+        (changed(rows=(row("s", "tiny", [[1.0]]),)), r"work \(s, c\) .* to None"),
+    ],
+)
+def test_what_changes_while_a_side_is_measured_ends_the_pair_at_once(unlike: BenchmarkRun, said: str) -> None:
+    taken: list[BenchmarkRun] = []
+
+    def measure() -> BenchmarkRun:
+        taken.append(unlike if len(taken) == 4 else changed())
+        return taken[-1]
+
+    with pytest.raises(BenchmarkError, match=said) as ended:
+        measure_pair(measure, measure, 8, lambda text: None)
+    assert len(taken) == 5
+    assert "measure again" in str(ended.value)
+
+
+def test_a_suite_that_one_process_could_not_measure_ends_no_pair() -> None:
+    turns = iter(range(4))
+
+    def measure() -> BenchmarkRun:
+        missing = next(turns) >= 2
+        rows = [row("s", "c", [[1.0]])] + ([] if missing else [row("advice", "m", [[1.0]])])
+        return run("optimized", rows, not_measured={"advice": "no model"} if missing else {}, pair=None)
+
+    first, _ = measure_pair(measure, measure, 2, lambda text: None)
+    assert [r.key for r in first.rows] == [("s", "c")]
+    assert first.not_measured == {"advice": "no model"}
+
+
 def test_a_suite_that_cannot_be_measured_is_said_or_ends_the_run_if_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise ConfigError("no model here")
