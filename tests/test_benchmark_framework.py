@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import benchmark_framework
+from src.advisor.encoding import PromptEncoder
+from src.agent.rollout_plan import plan_rollouts
 from src.errors import ConfigError, UserError
 from src.evidence.speed import suites
 from src.evidence.speed.command import Request, UsageError
@@ -27,7 +30,7 @@ from src.evidence.speed.file import SUITES, BenchmarkRun, Row, read_run, workloa
 from src.evidence.speed.machine import revision
 from src.evidence.speed.measuring import BenchmarkError, in_fresh_process, measure_pair, measure_suites
 from src.evidence.speed.suites import QUICK, SUITE_FUNCTIONS, Bench
-from src.evidence.speed.workloads import lookups
+from src.evidence.speed.workloads import lookups, matrix_products
 from src.trading.vec_env import BatchedTradingVecEnv
 from src.trading.workers import WorkerVecEnv
 from tests.benchmark_makers import IDENTITY, row, run
@@ -347,6 +350,33 @@ def test_without_the_bundled_model_the_row_names_the_tiny_one(monkeypatch: pytes
     with Bench("optimized", scale) as bench:
         (case,) = SUITE_FUNCTIONS["advice"](bench)
     assert (case.name, case.workload["model"]) == ("tiny", "tiny")
+
+
+def test_the_matrix_products_of_a_timestep_are_those_of_the_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    flop: list[int] = []
+    multiply = matrix_products([261, 256, 128], plan_rollouts(2048, 32, 1024, 64), 5)
+    monkeypatch.setattr(torch, "mm", lambda left, right: flop.append(2 * left.shape[0] * left.shape[1] * right.shape[1]))
+    multiply()
+    # By hand: two networks; forward 133,632 + 65,536, in the update twice that and 65,536 for the inputs, five times.
+    assert sum(flop) / 2048 == 2 * (199_168 + 5 * (2 * 199_168 + 65_536)) == 5_037_056
+
+
+@pytest.mark.parametrize("mode", ["baseline", "optimized"])
+def test_prompts_are_made_ready_before_an_advice_is_timed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    initialise = PromptEncoder.__init__
+
+    def counted(self: PromptEncoder, *args: object) -> None:
+        made.append(self)
+        initialise(self, *args)
+
+    monkeypatch.setattr(PromptEncoder, "__init__", counted)
+    with Bench(mode, QUICK) as bench:
+        (case,) = SUITE_FUNCTIONS["advice"](bench)
+        assert len(made) == 1
+        case.call()
+        case.call()
+    assert len(made) == 1
 
 
 def test_a_clock_counts_its_own_part_only() -> None:
