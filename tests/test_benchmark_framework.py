@@ -355,7 +355,7 @@ def test_without_the_bundled_model_the_row_names_the_tiny_one(monkeypatch: pytes
 def test_the_matrix_products_of_a_timestep_are_those_of_the_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     flop: list[int] = []
     multiply = matrix_products([261, 256, 128], plan_rollouts(2048, 32, 1024, 64), 5)
-    monkeypatch.setattr(torch, "mm", lambda left, right: flop.append(2 * left.shape[0] * left.shape[1] * right.shape[1]))
+    monkeypatch.setattr(torch, "mm", lambda left, right: flop.append(2 * left.numel() * right.shape[1]))
     multiply()
     # By hand: two networks; forward 133,632 + 65,536, in the update twice that and 65,536 for the inputs, five times.
     assert sum(flop) / 2048 == 2 * (199_168 + 5 * (2 * 199_168 + 65_536)) == 5_037_056
