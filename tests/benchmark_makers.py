@@ -55,6 +55,7 @@ STORY: Mapping[tuple[str, str], tuple[float, float]] = {
     ("fusion", "batch 32"): (20e-6, 4e-6),
     ("fusion", "batch 65,536"): (40e-3, 204.8e-6),
     ("cache", "1,000 rows"): (60e-9, 1.5e-6),
+    ("cache", "10,000 rows"): (70e-9, 2e-6),
     ("pool", "session batch"): (200e-6, 25e-6),
     ("pool", "gymnasium environment"): (50e-6, 50e-6),
 }

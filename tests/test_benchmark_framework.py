@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import benchmark_framework
+from src.advisor.encoding import PromptEncoder
+from src.agent.rollout_plan import plan_rollouts
 from src.errors import ConfigError, UserError
 from src.evidence.speed import suites
 from src.evidence.speed.command import Request, UsageError
@@ -27,7 +30,7 @@ from src.evidence.speed.file import SUITES, BenchmarkRun, Row, read_run, workloa
 from src.evidence.speed.machine import revision
 from src.evidence.speed.measuring import BenchmarkError, in_fresh_process, measure_pair, measure_suites
 from src.evidence.speed.suites import QUICK, SUITE_FUNCTIONS, Bench
-from src.evidence.speed.workloads import lookups
+from src.evidence.speed.workloads import lookups, matrix_products
 from src.trading.vec_env import BatchedTradingVecEnv
 from src.trading.workers import WorkerVecEnv
 from tests.benchmark_makers import IDENTITY, row, run
@@ -282,6 +285,54 @@ def test_the_sides_of_a_pair_take_turns_and_turns_at_beginning() -> None:
     assert not is_paired(first, again)
 
 
+def changed(**changes: object) -> BenchmarkRun:
+    """A process of a side that was unlike the others."""
+    plain = run("optimized", [row("s", "c", [[1.0]])], pair=None)
+    machine = {**plain.machine, **{part: changes.pop(part) for part in ("identity", "versions") if part in changes}}
+    return replace(plain, machine=machine, **changes)
+
+
+@pytest.mark.parametrize(
+    ("unlike", "said"),
+    [
+        (
+            changed(revision={"commit": "fedc", "changed": False}),
+            r"revision \(commit\) .* from 0123456789abcdef to fedc",
+        ),
+        (changed(revision={"commit": "0123456789abcdef", "changed": True}), r"revision \(changed\) .* False to True"),
+        (changed(versions={"torch": "3.0"}), r"versions \(torch\) .* from 2.9.0 to 3.0"),
+        (changed(versions={"torch": "2.9.0", "numpy": "2.4"}), r"versions \(numpy\) .* from None to 2.4"),
+        (changed(identity={**IDENTITY, "cores": 1}), r"machine \(cores\) .* from 2 to 1"),
+        (changed(rows=(row("s", "c", [[1.0]], workload={"size": 2}),)), r"work \(s, c\) .*'size': 1.*'size': 2"),
+        (changed(rows=(row("s", "tiny", [[1.0]]),)), r"work \(s, c\) .* to None"),
+    ],
+)
+def test_what_changes_while_a_side_is_measured_ends_the_pair_at_once(unlike: BenchmarkRun, said: str) -> None:
+    taken: list[BenchmarkRun] = []
+
+    def measure() -> BenchmarkRun:
+        taken.append(unlike if len(taken) == 4 else changed())
+        return taken[-1]
+
+    with pytest.raises(BenchmarkError, match=said) as ended:
+        measure_pair(measure, measure, 8, lambda text: None)
+    assert len(taken) == 5
+    assert "measure again" in str(ended.value)
+
+
+def test_a_suite_that_one_process_could_not_measure_ends_no_pair() -> None:
+    turns = iter(range(4))
+
+    def measure() -> BenchmarkRun:
+        missing = next(turns) >= 2
+        rows = [row("s", "c", [[1.0]])] + ([] if missing else [row("advice", "m", [[1.0]])])
+        return run("optimized", rows, not_measured={"advice": "no model"} if missing else {}, pair=None)
+
+    first, _ = measure_pair(measure, measure, 2, lambda text: None)
+    assert [r.key for r in first.rows] == [("s", "c")]
+    assert first.not_measured == {"advice": "no model"}
+
+
 def test_a_suite_that_cannot_be_measured_is_said_or_ends_the_run_if_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise ConfigError("no model here")
@@ -299,6 +350,33 @@ def test_without_the_bundled_model_the_row_names_the_tiny_one(monkeypatch: pytes
     with Bench("optimized", scale) as bench:
         (case,) = SUITE_FUNCTIONS["advice"](bench)
     assert (case.name, case.workload["model"]) == ("tiny", "tiny")
+
+
+def test_the_matrix_products_of_a_timestep_are_those_of_the_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    flop: list[int] = []
+    multiply = matrix_products([261, 256, 128], plan_rollouts(2048, 32, 1024, 64), 5)
+    monkeypatch.setattr(torch, "mm", lambda left, right: flop.append(2 * left.numel() * right.shape[1]))
+    multiply()
+    # By hand: two networks; forward 133,632 + 65,536, in the update twice that and 65,536 for the inputs, five times.
+    assert sum(flop) / 2048 == 2 * (199_168 + 5 * (2 * 199_168 + 65_536)) == 5_037_056
+
+
+@pytest.mark.parametrize("mode", ["baseline", "optimized"])
+def test_prompts_are_made_ready_before_an_advice_is_timed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    initialise = PromptEncoder.__init__
+
+    def counted(self: PromptEncoder, *args: object) -> None:
+        made.append(self)
+        initialise(self, *args)
+
+    monkeypatch.setattr(PromptEncoder, "__init__", counted)
+    with Bench(mode, QUICK) as bench:
+        (case,) = SUITE_FUNCTIONS["advice"](bench)
+        assert len(made) == 1
+        case.call()
+        case.call()
+    assert len(made) == 1
 
 
 def test_a_clock_counts_its_own_part_only() -> None:

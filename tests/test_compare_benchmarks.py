@@ -63,7 +63,7 @@ def test_the_bound_decides_the_exit_code(folder: Path, capsys: pytest.CaptureFix
     assert in_process(folder, "--fail-below", "0.03") == 0
     assert "No row is below 0.03." in capsys.readouterr().out
     assert in_process(folder, "--fail-below", "0.05") == 1
-    assert "Below 0.05: cache, 1,000 rows (0.0400x)." in capsys.readouterr().out
+    assert "Below 0.05: cache, 1,000 rows (0.0400x); cache, 10,000 rows (0.0350x)." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_each_format_says_the_same(folder: Path, capsys: pytest.CaptureFixture[s
     for said in ("gymnasium environment", "0.04", "no difference", "less than promised"):
         assert said in printed
     if format_ == "json":
-        assert len(json.loads(printed)["rows"]) == 9
+        assert len(json.loads(printed)["rows"]) == 10
 
 
 def test_another_machine_ends_with_2_and_is_compared_when_told_to(folder: Path) -> None:
@@ -108,6 +108,15 @@ def test_a_readme_is_brought_up_to_date(folder: Path, tmp_path: Path, capsys: py
     assert "| fusion | batch 32 | 20.0 us | 4.00 us | 5.00x | 5.00-5.00 | faster |" in text
     with pytest.raises(UserError, match="cannot be read"):
         in_process(folder, "--update-readme", str(tmp_path / "none.md"))
+
+
+def test_a_readme_does_not_take_what_anyway_let_through(folder: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    ended = run(folder, "baseline.json", "elsewhere.json", "--anyway", "--update-readme", str(readme))
+    assert ended.returncode == 2
+    assert "(cores 2 and 64)" in " ".join(ended.stderr.split())
+    assert readme.read_text() == f"{BEGIN}\n{END}\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "much"])

@@ -43,10 +43,17 @@ class GeneratedAdvice:
 
 
 def generate_advice(
-    loaded: LoadedModel, prompts: PromptSet, situations: NDArray[np.int64], max_new_tokens: int = 50
+    loaded: LoadedModel,
+    prompts: PromptSet,
+    situations: NDArray[np.int64],
+    max_new_tokens: int = 50,
+    encoder: PromptEncoder | None = None,
 ) -> GeneratedAdvice:
-    """Ask about situations int64[k] one after another, the likeliest token each time, at most `max_new_tokens`."""
-    encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
+    """Ask about situations int64[k] one after another, the likeliest token each time, at most `max_new_tokens`.
+
+    `encoder`: that of the model and the prompts where the caller asks more than once; it takes tens of ms to make.
+    """
+    encoder = encoder or PromptEncoder(loaded.tokenizer, prompts, loaded.name)
     system = f"{prompts.system}\n\n{INSTRUCTION}"
     actions, texts, tokens = [], [], 0
     start = time.perf_counter()

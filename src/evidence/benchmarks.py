@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from src.advisor.encoding import PromptEncoder
 from src.advisor.generation import generate_advice
 from src.advisor.models import load_model
 from src.advisor.prompts import load_prompts
@@ -217,9 +218,10 @@ def advice() -> Iterator[Comparison]:
     situations = np.random.default_rng(0).choice(np.arange(N_SIDES, N_SITUATIONS), 16, replace=False)
     scorer = LLMScorer(loaded, prompts, batch_size=16)
     pairs = itertools.cycle(situations.reshape(-1, 2))
+    encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
     yield Comparison(
         f"{ADVICE_MODEL}, batch 16",
-        lambda: generate_advice(loaded, prompts, next(pairs)),
+        lambda: generate_advice(loaded, prompts, next(pairs), encoder=encoder),
         lambda: scorer.score(situations),
         calls=16,
         common_calls=2,

@@ -48,12 +48,15 @@ class _Promise:
 
 
 def reasons_of(claims: Sequence[Claim]) -> list[str]:
-    """Why less was measured: of each promise the reason of its first case that fell short."""
-    told: dict[str, str] = {}
+    """Why less was measured, of every row that fell short; rows of a promise with the same reason are told together."""
+    cases: dict[tuple[str, str], list[str]] = {}
     for claim in claims:
         if claim.reason:
-            told.setdefault(claim.promise, f"{claim.what}: {claim.reason}")
-    return list(told.values())
+            cases.setdefault((claim.promise, claim.reason), []).append(claim.case)
+    return [
+        f"{', '.join(filter(None, (promise, ' and '.join(about))))}: {reason}"
+        for (promise, reason), about in cases.items()
+    ]
 
 
 def claims_of(comparison: Comparison) -> list[Claim]:

@@ -80,6 +80,13 @@ class Comparison:
         one, other = self.first.mode, self.second.mode
         return (one, other) if one != other else (f"{one} 1", f"{other} 2")
 
+    @property
+    def rows_alike(self) -> int | None:
+        """How many rows show no difference; None unless one mode was compared with itself."""
+        if self.first.mode != self.second.mode:
+            return None
+        return sum(row.verdict == SAME for row in self.rows)
+
 
 def compare_runs(first: BenchmarkRun, second: BenchmarkRun, *, anyway: bool = False) -> Comparison:
     """Compare the rows both have; ComparisonError naming the first differences of machine or work, unless `anyway`.

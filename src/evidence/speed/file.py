@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -234,7 +235,13 @@ def _content_of(path: Path) -> Mapping[str, Any]:
     if not raw.strip():
         raise BenchmarkFileError(f"{path} is empty: the run that wrote it was cut short; {measure}.")
     try:
-        content = json.loads(raw, parse_constant=_refuse_constant)
+        content = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise BenchmarkFileError(
+            f"{path} is damaged, {half} in one of its texts is no character: {measure}."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise BenchmarkFileError(f"{path} is damaged, it is no JSON ({error}): {measure}.") from error
     if not isinstance(content, dict):
@@ -244,6 +251,19 @@ def _content_of(path: Path) -> Mapping[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    """What can be reckoned with and written again; Python's reader takes 1e999 for infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 @dataclass(frozen=True)

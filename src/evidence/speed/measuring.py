@@ -83,15 +83,35 @@ def measure_pair(
     first: Measure, second: Measure, processes: int, say: Say = logger.info
 ) -> tuple[BenchmarkRun, BenchmarkRun]:
     """`processes` runs of each side in turns; which side begins changes from pair to pair, so that a machine that
-    grows slower steadily favours neither."""
+    grows slower steadily favours neither. BenchmarkError as soon as a process of a side is unlike its first."""
     runs: tuple[list[BenchmarkRun], list[BenchmarkRun]] = ([], [])
     sides = (first, second)
     for pair in range(processes):
         for side in (0, 1) if pair % 2 == 0 else (1, 0):
             say(f"pair {pair + 1} of {processes}: {'second' if side else 'first'} side")
             runs[side].append(sides[side]())
+            check_alike(runs[side][0], runs[side][-1])
     name = uuid.uuid4().hex[:16]
     return joined(runs[0], name), joined(runs[1], name)
+
+
+def check_alike(one: BenchmarkRun, other: BenchmarkRun) -> None:
+    """BenchmarkError where two processes of a side did not run the same code, libraries or work: a file names one."""
+    revisions = [run.revision for run in (one, other)]
+    identities, versions = ([run.machine[part] for run in (one, other)] for part in ("identity", "versions"))
+    skipped = {*one.not_measured, *other.not_measured}
+    works = [
+        {", ".join(row.key): (row.unit, row.workload) for row in run.rows if row.suite not in skipped}
+        for run in (one, other)
+    ]
+    parts = {"revision": revisions, "machine": identities, "versions": versions, "work": works}
+    for what, (before, now) in parts.items():
+        for name in dict.fromkeys([*before, *now]):
+            if before.get(name) != now.get(name):
+                raise BenchmarkError(
+                    f"{what} ({name}) changed while the {one.mode} side was measured, from {before.get(name)} to "
+                    f"{now.get(name)}: leave the checkout and its libraries alone meanwhile, and measure again."
+                )
 
 
 def in_fresh_process(command: Sequence[str]) -> Measure:

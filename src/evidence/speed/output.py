@@ -14,8 +14,8 @@ from rich.table import Table
 
 from src.errors import UserError
 from src.evidence.speed.claims import claims_of, reasons_of
-from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison
-from src.evidence.speed.file import BenchmarkRun
+from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison, differences, is_paired
+from src.evidence.speed.file import BASELINE, OPTIMIZED, BenchmarkRun
 from src.evidence.speed.wording import duration, ratio_words, three_digits
 from src.files import write_atomically
 
@@ -70,6 +70,7 @@ def as_json(comparison: Comparison, fail_below: float | None = None) -> str:
         "second": _about(comparison.second),
         "confidence": CONFIDENCE,
         "rows": [_row_values(row) for row in comparison.rows],
+        "rows_alike": comparison.rows_alike,
         "claims": [vars(claim) for claim in claims_of(comparison)],
         "notes": list(comparison.notes),
         "fail_below": fail_below,
@@ -136,7 +137,13 @@ def rows_below(comparison: Comparison, bound: float) -> list[ComparedRow]:
 
 
 def update_readme(path: Path, comparison: Comparison) -> None:
-    """Put the Markdown between the marker lines of a file; ReadmeError where they do not stand there once, in order."""
+    """Put the Markdown between the marker lines of a file; ReadmeError where they do not stand there once, in order, or
+    where the comparison is not one that a README may show."""
+    if why := _unfit(comparison):
+        raise ReadmeError(
+            f"{path} is left as it was, since {why}: measure both modes in one go (python benchmark_framework.py "
+            f"--pair) and compare {BASELINE}.json with {OPTIMIZED}.json."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -154,6 +161,20 @@ def update_readme(path: Path, comparison: Comparison) -> None:
         raise ReadmeError(f"{path} cannot be written ({error.strerror or error}): change its permissions.") from error
 
 
+def _unfit(comparison: Comparison) -> str:
+    """Why the tables of a README must not be made of this comparison; empty where they may."""
+    first, second = comparison.first, comparison.second
+    if (first.mode, second.mode) != (BASELINE, OPTIMIZED):
+        return f"its tables hold {BASELINE} against {OPTIMIZED}, and this is {first.mode} against {second.mode}"
+    if first.quick or second.quick:
+        return "a quick run does not show how fast anything is"
+    if found := differences(first, second):
+        return f"the two runs are not of the same work on the same machine ({found[0]})"
+    if not is_paired(first, second):
+        return "the two runs were not measured in turns, as a pair"
+    return ""
+
+
 def _headings(comparison: Comparison) -> list[str]:
     return [*comparison.headings, "ratio", _INTERVAL]
 
@@ -168,9 +189,11 @@ def _cells(row: ComparedRow) -> list[str]:
 def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
     """What the figures mean, where they come from, the notes, and which rows fall below the bound."""
     first, second = comparison.headings
+    alike, n = comparison.rows_alike, len(comparison.rows)
     lines = [
+        *([] if alike is None else [f"{alike} of {n} rows show no difference ({alike / n:.1%})."]),
         f"Times are medians of one operation; the ratio is {first} over {second}, above 1 where {second} is faster.",
-        _measured_on(comparison.second),
+        *_measured(comparison),
         *comparison.notes,
     ]
     if fail_below is not None:
@@ -180,14 +203,24 @@ def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
     return lines
 
 
-def _measured_on(run: BenchmarkRun) -> str:
+def _measured(comparison: Comparison) -> list[str]:
+    """When, where, on which code and how often: one line, or one a side where they differ in more than the time."""
+    runs = (comparison.first, comparison.second)
+    if len({_where(run) for run in runs}) > 1:
+        named = zip(comparison.headings, runs, strict=True)
+        return [f"Measured {run.created[:10]} ({name}) on {_where(run)}." for name, run in named]
+    dates = " and ".join(dict.fromkeys(run.created[:10] for run in runs))
+    return [f"Measured {dates} on {_where(runs[0])}."]
+
+
+def _where(run: BenchmarkRun) -> str:
     machine = run.machine["identity"]
     commit = run.revision.get("commit")
     code = "" if commit is None else f", revision {str(commit)[:12]}{' changed' if run.revision.get('changed') else ''}"
     processes = "one process" if run.processes == 1 else f"{run.processes} processes"
     return (
-        f"Measured {run.created[:10]} on {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
-        f"{code}; {processes} a mode, {run.repeats} repeats each."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB{code}; {processes} a mode, "
+        f"{run.repeats} repeats each"
     )
 
 

@@ -27,6 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.choose import BUNDLED
+from src.advisor.encoding import PromptEncoder
 from src.advisor.generation import generate_advice
 from src.advisor.models import TINY, LoadedModel, load_model, torch_threads
 from src.advisor.prompts import load_prompts
@@ -327,10 +328,12 @@ def advice(bench: Bench) -> Iterator[Case]:
         yield Case("advice", loaded.name, "advice", way, lambda: scorer.score(asked), workload, operations=n)
         return
     turns = itertools.cycle(asked.reshape(-1, 1))
+    # Made beforehand, as the scorer makes its own: only answering is timed.
+    encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
     way = f"JSON of at most {GENERATED_TOKENS} tokens generated and parsed"
     yield Case(
         "advice", loaded.name, "advice", way,
-        lambda: generate_advice(loaded, prompts, next(turns), GENERATED_TOKENS), workload,
+        lambda: generate_advice(loaded, prompts, next(turns), GENERATED_TOKENS, encoder), workload,
     )  # fmt: skip
 
 

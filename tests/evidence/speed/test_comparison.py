@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.evidence.speed.claims import AS_PROMISED, LESS, MORE, NOT_MEASURED, claims_of
+from src.evidence.speed.claims import AS_PROMISED, LESS, MORE, NOT_MEASURED, claims_of, reasons_of
 from src.evidence.speed.comparison import (
     FASTER,
     SAME,
@@ -24,6 +25,7 @@ from src.evidence.speed.comparison import (
     compare_runs,
     ratio_interval,
 )
+from src.evidence.speed.file import BenchmarkRun
 from src.evidence.speed.output import (
     BEGIN,
     END,
@@ -66,6 +68,27 @@ def noisy_verdicts(factor: float, n_rows: int, seed: int) -> list[str]:
 def test_the_same_mode_twice_shows_no_difference_in_95_of_100_rows() -> None:
     verdicts = noisy_verdicts(1.0, n_rows=300, seed=1)
     assert verdicts.count(SAME) >= 0.95 * len(verdicts)
+
+
+def test_one_mode_twice_counts_the_rows_without_a_difference() -> None:
+    seconds = {"same": 1.0, "nearly": 1.02, "slower": 1.5, "faster": 0.5}
+    first = run("optimized", [row("s", case, 1.0) for case in seconds])
+    second = run("optimized", [row("s", case, taken) for case, taken in seconds.items()])
+    compared = compare_runs(first, second)
+    for written in (as_table, as_markdown, as_html):
+        assert "2 of 4 rows show no difference (50.0%)." in written(compared)
+    assert json.loads(as_json(compared))["rows_alike"] == 2
+    assert len(json.loads(as_json(compared))["rows"]) == 4
+    unlike = compare_runs(run("baseline", first.rows), second)
+    assert "rows show no difference" not in as_table(unlike)
+    assert json.loads(as_json(unlike))["rows_alike"] is None
+
+
+def test_too_few_repeats_are_not_counted_as_no_difference() -> None:
+    rows = [row("s", "c", [[1.0, 1.0]])]
+    assert "0 of 1 rows show no difference (0.0%)." in as_table(
+        compare_runs(run("baseline", rows), run("baseline", rows))
+    )
 
 
 def test_a_slow_down_of_20_percent_is_found() -> None:
@@ -245,6 +268,37 @@ def test_one_process_busy_cores_and_other_libraries_are_said() -> None:
         assert said in notes
 
 
+def measured_lines(second: BenchmarkRun) -> list[str]:
+    page = as_html(compare_runs(run("baseline", [row("s", "c", 1.0)]), second, anyway=True))
+    return [line.removeprefix("<p>").removesuffix("</p>") for line in page.splitlines() if "Measured" in line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"identity": {"processor": "Fastmatic"}}, "Fastmatic, 2 cores, 16 GiB, revision 0123456789ab; 8 processes"),
+        ({"revision": {"commit": "fedcba987654aa", "changed": True}}, "revision fedcba987654 changed; 8 processes"),
+        ({"rows": [row("s", "c", [[1.0] * 5] * 9)]}, "revision 0123456789ab; 9 processes a mode, 5 repeats"),
+        ({"repeats": 7}, "8 processes a mode, 7 repeats each"),
+    ],
+)
+def test_both_files_say_where_they_were_measured_if_not_alike(changes: dict[str, Any], said: str) -> None:
+    lines = measured_lines(run("optimized", **{"rows": [row("s", "c", 1.0)], **changes}))
+    first = "Slowmatic 2000, 2 cores, 16 GiB, revision 0123456789ab; 8 processes a mode, 5 repeats each."
+    assert lines[0] == f"Measured 2026-11-20 (baseline) on {first}"
+    assert len(lines) == 2
+    assert lines[1].startswith("Measured 2026-11-20 (optimized) on ")
+    assert said in lines[1]
+
+
+def test_files_measured_alike_say_it_once() -> None:
+    rows = [row("s", "c", 1.0)]
+    (alike,) = measured_lines(run("optimized", rows))
+    assert alike.startswith("Measured 2026-11-20 on Slowmatic 2000, 2 cores, 16 GiB")
+    (later,) = measured_lines(run("optimized", rows, created="2026-11-21T00:10:00+00:00"))
+    assert later.startswith("Measured 2026-11-20 and 2026-11-21 on Slowmatic 2000")
+
+
 def test_the_share_of_the_bound_is_that_of_each_process() -> None:
     whole = row("training", "end to end", [[2.0] * 3, [4.0] * 3, [10.0] * 3])
     products = row("training", "matrix products alone", [[1.0] * 3, [1.0] * 3, [1.0] * 3])
@@ -262,11 +316,28 @@ def test_each_promise_stands_beside_its_measurement() -> None:
         "Environment creation, gymnasium environment": ("5-10x", "1.00x", LESS),
         "Reduced network, training": ("2-3x", "2.00x", AS_PROMISED),
         "Features at 70% hits, 1,000 rows": ("3x", "0.0400x", LESS),
+        "Features at 70% hits, 10,000 rows": ("3x", "0.0350x", LESS),
         "Reduced network, parameters": ("0.5 of them", "0.33 of them", MORE),
     }
     assert all(bool(claim.reason) == (claim.verdict == LESS) for claim in claims.values())
     assert claims["Decision fusion, batch 32"].reason.startswith("98% of the 4.00 us is the call itself")
     assert "60.0 ns, through the cache 1.50 us" in claims["Features at 70% hits, 1,000 rows"].reason
+
+
+def test_every_row_that_falls_short_has_its_reason() -> None:
+    sides = []
+    for mode, rest in (("baseline", (60e-9, 70e-9, 70e-9)), ("optimized", (1.5e-6, 2e-6, 2e-6))):
+        cases = zip(("1,000 rows", "10,000 rows", "100,000 rows"), rest, strict=True)
+        sides.append(run(mode, [row("cache", case, seconds) for case, seconds in cases]))
+    compared = compare_runs(*sides)
+    reasons = reasons_of(claims_of(compared))
+    begins = [reason.partition("takes")[0].partition(" The rows")[0] for reason in reasons]
+    # The second and the third took the same, so that one sentence holds for both.
+    assert begins == ["Features at 70% hits, 1,000 rows:", "Features at 70% hits, 10,000 rows and 100,000 rows:"]
+    assert "60.0 ns, through the cache 1.50 us" in reasons[0]
+    assert "70.0 ns, through the cache 2.00 us" in reasons[1]
+    assert all(" ".join(reason.split()) in " ".join(as_table(compared).split()) for reason in reasons)
+    assert all(f"- {reason}" in as_markdown(compared) for reason in reasons)
 
 
 def test_what_was_not_measured_is_not_claimed() -> None:
@@ -302,8 +373,8 @@ def test_json_holds_every_figure() -> None:
     assert fusion["ratio"] == pytest.approx(5.0)
     assert fusion["low"] == fusion["high"] == pytest.approx(5.0)
     assert (fusion["first_s"], fusion["second_s"], fusion["verdict"]) == (20e-6, 4e-6, FASTER)
-    assert content["rows_below"] == [["cache", "1,000 rows"]]
-    assert len(content["claims"]) == 7
+    assert content["rows_below"] == [["cache", "1,000 rows"], ["cache", "10,000 rows"]]
+    assert len(content["claims"]) == 8
     assert content["first"]["machine"]["identity"]["cores"] == 2
 
 
@@ -367,6 +438,33 @@ def test_a_readme_without_its_markers_is_left_alone(tmp_path: Path, text: str) -
     readme.write_text(text, encoding="utf-8")
     with pytest.raises(ReadmeError, match="add them"):
         update_readme(readme, compare_runs(*story()))
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def elsewhere(side: BenchmarkRun) -> BenchmarkRun:
+    return replace(side, machine={**side.machine, "identity": {**side.machine["identity"], "cores": 64}})
+
+
+UNFIT: dict[str, tuple[Callable[[BenchmarkRun, BenchmarkRun], tuple[BenchmarkRun, BenchmarkRun]], str]] = {
+    "the wrong way round": (lambda a, b: (b, a), "this is optimized against baseline"),
+    "one mode twice": (lambda a, b: (b, b), "this is optimized against optimized"),
+    "quick": (lambda a, b: (replace(a, quick=True), replace(b, quick=True)), "a quick run does not show"),
+    "apart": (lambda a, b: (a, replace(b, pair="another")), "not measured in turns"),
+    "single": (lambda a, b: (replace(a, pair=None), replace(b, pair=None)), "not measured in turns"),
+    "another machine": (lambda a, b: (a, elsewhere(b)), r"same machine \(cores 2 and 64\)"),
+    "a row short": (lambda a, b: (a, replace(b, rows=b.rows[1:])), "steps, 32 accounts is only in the first"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_readme_takes_a_whole_pair_of_baseline_and_optimized_only(tmp_path: Path, name: str) -> None:
+    readme, text = tmp_path / "README.md", f"{BEGIN}\nold\n{END}\n"
+    readme.write_text(text, encoding="utf-8")
+    spoil, said = UNFIT[name]
+    with pytest.raises(ReadmeError, match=said) as refused:
+        update_readme(readme, compare_runs(*spoil(*story()), anyway=True))
+    assert "python benchmark_framework.py --pair" in str(refused.value)
+    assert refused.value.exit_code == 2
     assert readme.read_text(encoding="utf-8") == text
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from src.evidence.speed.file import (
 )
 from src.evidence.speed.output import FORMATS
 from tests.benchmark_makers import row, run, story
+
+ROOT = Path(__file__).resolve().parents[3]
 
 texts = st.text(max_size=8)
 values = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | texts
@@ -138,12 +143,26 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "free": (damage(lambda c: c["machine"]["state"].update(cores_free="2")), "machine.state.cores_free"),
     "no machine": (damage(lambda c: c.pop("machine")), "machine is missing, not an object"),
     "negative": (damage(lambda c: c["rows"][1].update(seconds=[[-1.0]])), r"rows\[1\].seconds is .*above 1e-15"),
-    "infinite": (lambda c: json.dumps(c).replace("2e-05", "1e999", 1), "above 1e-15 and below 1e12"),
+    "infinite": (lambda c: json.dumps(c).replace("2e-05", "1e999", 1), "1e999 is too large a number"),
+    "too slow": (lambda c: json.dumps(c).replace("2e-05", "1e99", 1), "above 1e-15 and below 1e12"),
+    "infinite load": (
+        lambda c: json.dumps(c).replace('"load_before": 0.1', '"load_before": 1e999', 1),
+        "1e999 is too large a number",
+    ),
+    "countless": (
+        lambda c: json.dumps(c).replace('"parameters": 600', '"parameters": 6' + "0" * 400, 1),
+        "is too large a number",
+    ),
+    "half a character": (
+        damage(lambda c: c["machine"]["identity"].update(processor="Slow\ud800matic")),
+        r"\\ud800 in one of its texts is no character",
+    ),
+    "half a name": (damage(lambda c: c["machine"].update({"\udfff": 1})), r"\\udfff in one of its texts"),
     "no repeats": (damage(lambda c: c["rows"][0].update(seconds=[[]])), r"rows\[0\].seconds"),
     "flat": (damage(lambda c: c["rows"][0].update(seconds=[1.0])), r"rows\[0\].seconds"),
     "a process short": (damage(lambda c: c["rows"][3]["seconds"].pop()), r"rows\[3\].seconds has 7 processes where"),
     "another work": (damage(lambda c: c["rows"][0].update(workload={"n": 9})), r"rows\[0\].workload_hash is not that"),
-    "twice": (damage(lambda c: c["rows"].append(c["rows"][0])), r"rows\[9\] is a second steps, 32 accounts"),
+    "twice": (damage(lambda c: c["rows"].append(c["rows"][0])), r"rows\[10\] is a second steps, 32 accounts"),
 }
 
 
@@ -159,6 +178,21 @@ def test_a_damaged_file_is_refused_with_the_reason_and_the_remedy(tmp_path: Path
     assert str(path) in text
     assert "python benchmark_framework.py --pair" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["infinite load", "half a character"])
+def test_what_python_reads_and_cannot_print_ends_the_command_with_2(tmp_path: Path, name: str) -> None:
+    paths = [tmp_path / "baseline.json", tmp_path / "optimized.json"]
+    for path, made in zip(paths, story(), strict=True):
+        write_run(path, made)
+        spoil, said = DAMAGES[name]
+        path.write_text(spoil(content_of(path)), encoding="utf-8")
+    for format_ in ("json", "table"):
+        command = [sys.executable, str(ROOT / "compare_benchmarks.py"), *map(str, paths), "--format", format_]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert re.search(said, " ".join(ended.stderr.split()))
+        assert "Traceback" not in ended.stderr
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
