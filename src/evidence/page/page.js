@@ -227,12 +227,13 @@
   tip.addEventListener("mouseenter", () => clearTimeout(leaving));
   tip.addEventListener("mouseleave", hideSoon);
   addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  // It goes with its word, and away with it. Capturing: tables scroll too.
+  // It goes with its word, out of sight and back with it: charts that are drawn push a focused word around. Capturing:
+  // tables scroll too.
   addEventListener("scroll", () => {
     if (!shownFor) return;
     const at = shownFor.getBoundingClientRect();
-    if (at.bottom < 0 || at.top > innerHeight) hide();
-    else put(at);
+    tip.hidden = at.bottom < 0 || at.top > innerHeight;
+    if (!tip.hidden) put(at);
   }, { passive: true, capture: true });
 
   // Contents: folded where there is no room beside the text, and marking the section being read.
