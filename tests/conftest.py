@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 import src.numba_cache  # noqa: F401  (where compiled code is kept is decided before the fixture below)
+from tests.forked_command import CommandServer
 
 # For all property tests: no deadline (the first call compiles), printed blobs so that a CI failure can be replayed.
 settings.register_profile("project", deadline=None, print_blob=True)
@@ -23,6 +24,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real market bars are not on this machine ({SHARED_DATA} is absent)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    """Runs the repository's scripts as a shell does."""
+    made = CommandServer(tmp_path_factory.mktemp("output"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

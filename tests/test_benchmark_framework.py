@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,13 +58,6 @@ class Slow(framework.VectorizedDecisionFusion):
 framework.VectorizedDecisionFusion = Slow
 runpy.run_path({str(ROOT / SCRIPT)!r}, run_name="__main__")
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    made = CommandServer(tmp_path_factory.mktemp("output"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -101,13 +100,6 @@ def test_a_printed_command_names_a_script_and_options_that_exist(line: str) -> N
     for option in options:
         if option.startswith("--"):
             assert re.search(rf"{option}\b(?!-)", help_of(script)), f"{script} has no option {option}"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    made = CommandServer(tmp_path_factory.mktemp("output"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,13 +41,6 @@ class Mine(gym.Env):
 class NoEnv:
     pass
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    made = CommandServer(tmp_path_factory.mktemp("output"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

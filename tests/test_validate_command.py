@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from tests.market.bar_makers import bar_table, write_csv
 SCRIPT = "validate_testing_framework.py"
 LONG = ("advisor", "invariance", "planted", "martingale")
 """Half a minute and more; their own tests run them in parts."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    made = CommandServer(tmp_path_factory.mktemp("output"))
-    yield made
-    made.close()
 
 
 def only(*names: str) -> list[str]:
