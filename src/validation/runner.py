@@ -240,7 +240,7 @@ def _summary(results: Sequence[Result], seconds: float, over: bool) -> str:
     names = [result.check.name for result in results if result.outcome.status == FAILED]
     blame = f" Failed: {', '.join(names)}." if names else ""
     late = f" ({OVER})" if over else ""
-    return f"{len(results)} checks in {seconds:.1f} s{late}: {said}.{blame}"
+    return f"{len(results)} check{"s" * (len(results) != 1)} in {seconds:.1f} s{late}: {said}.{blame}"
 
 
 def _counts(results: Sequence[Result]) -> dict[str, int]:
