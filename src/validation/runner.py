@@ -240,7 +240,8 @@ def _summary(results: Sequence[Result], seconds: float, over: bool) -> str:
     names = [result.check.name for result in results if result.outcome.status == FAILED]
     blame = f" Failed: {', '.join(names)}." if names else ""
     late = f" ({OVER})" if over else ""
-    return f"{len(results)} check{"s" * (len(results) != 1)} in {seconds:.1f} s{late}: {said}.{blame}"
+    many = "check" if len(results) == 1 else "checks"
+    return f"{len(results)} {many} in {seconds:.1f} s{late}: {said}.{blame}"
 
 
 def _counts(results: Sequence[Result]) -> dict[str, int]:
