@@ -10,8 +10,10 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from src import machine_limits
 from src.evidence import hardware
 from src.evidence.hardware import SAMPLE_FIELDS, Sampler, find_device
+from src.evidence.speed.machine import identity
 from tests.recorded_nvml import RecordedNvml, read_trace
 
 MIB = 1024 * 1024
@@ -20,6 +22,14 @@ MIB = 1024 * 1024
 @pytest.fixture(autouse=True)
 def all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_the_cores_are_those_that_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr(machine_limits, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert Sampler(use_gpu=False).cores == 3
+    assert identity()["cores"] == 3
 
 
 def child(program: str) -> subprocess.Popen[str]:

@@ -183,6 +183,8 @@ def test_the_keyboard_reaches_definitions_and_legends(tab: Browser, pages: Path)
     tab.until(f"Math.abs({gap} - 6) < 1")
     tab.value("scrollBy({top: 3000, behavior: 'instant'})")
     tab.until("document.getElementById('tip').hidden")
+    tab.value("scrollBy({top: -3000, behavior: 'instant'})")
+    tab.until("!document.getElementById('tip').hidden")
     tab.value("document.getElementById('equity').scrollIntoView({behavior: 'instant'})")
     visible = "document.querySelectorAll('#equity-chart .plot .scatterlayer .trace').length"
     before = tab.value(visible)
