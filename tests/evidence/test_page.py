@@ -102,6 +102,19 @@ def test_the_verdict_stands_word_for_word() -> None:
         assert sentence in verdict or sentence == full()["overall"]["status"]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "lead"),
+    [
+        ("LLM (bundled:smollm2): no evidence either way.", "<strong>LLM (bundled:smollm2):</strong> no evidence"),
+        ("Evidence: 3 seeds.", "<strong>Evidence:</strong> 3 seeds."),
+        ("Of 11 sessions: none.", "Of 11 sessions: none."),
+        ("No colon here.", "No colon here."),
+    ],
+)
+def test_a_sentence_begins_with_its_subject(sentence: str, lead: str) -> None:
+    assert lead in re.sub(r"</?bdi[^>]*>", "", render({**full(), "verdict": [sentence]}))
+
+
 def test_every_element_is_closed() -> None:
     assert read_full().unclosed == []
     assert PageReader(render(poisoned(HOSTILE["attribute"]))).unclosed == []

@@ -47,9 +47,9 @@ def verdict_section(report: Report, arrays: Arrays) -> Section:
 
 
 def _lead(sentence: str) -> Markup:
-    """The words before a first colon stand out, if they are few."""
+    """The words before a first colon stand out, if they are few and hold no figure."""
     lead, colon, rest = sentence.partition(": ")
-    if colon and len(lead) <= 32 and not any(c.isdigit() for c in lead):
+    if colon and len(lead) <= 32 and not any(word[0].isdigit() for word in lead.split()):
         return Markup("<strong>{}:</strong> {}").format(given(lead), given(rest))
     return given(sentence)
 
