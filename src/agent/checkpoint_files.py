@@ -1,8 +1,7 @@
-"""The files of one checkpoint: tensors as safetensors, the rest as strict JSON, and a manifest that names and hashes
-them.
+"""Files of one checkpoint: tensors as safetensors, the rest as strict JSON, and a manifest with their hashes.
 
-Reading trusts nothing: the list of files comes first, then the manifest, then each file against its size and SHA-256;
-only bytes that were hashed are parsed. Nothing is ever unpickled.
+Reading trusts nothing: it checks the list of files, then the manifest, then each file's size and SHA-256, and parses
+only bytes that it hashed. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ LAST_STEP: Final = 10**12 - 1
 STATE: Final = "state.json"
 MANIFEST: Final = "manifest.json"
 DEEPEST: Final = 50
-"""Levels of lists and mappings in a state; one that holds itself has no end."""
+"""Deepest nesting of lists and mappings in a state; one that contains itself would never end."""
 PART_NAME: Final = r"[a-z0-9_]{1,100}"
 HASHED_NAME: Final = rf"{PART_NAME}\.safetensors|{re.escape(STATE)}"
 FILE_NAME: Final = rf"{HASHED_NAME}|{re.escape(MANIFEST)}"
@@ -50,17 +49,17 @@ DTYPES: Final = (
     torch.float32,
     torch.float64,
 )
-# Wider integers are written in base 16: Python converts no text of more than 4300 decimal digits.
+# Wider integers are written in base 16: Python refuses to parse more than 4300 decimal digits.
 EXACT_INT_BITS: Final = 53
 
 
 class Damage(Exception):
-    """Why a folder is no checkpoint to go on from: one line naming the file and what is wrong with it."""
+    """Why a folder is not a usable checkpoint: one line naming the file and the fault."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of a checkpoint hold; tensors are fresh memory of torch, by part, in order of their names."""
+    """Content of a checkpoint's files; tensors are new torch memory, by part, in order of name."""
 
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
@@ -90,8 +89,8 @@ class _Manifest(BaseModel):
 def encode(contents: Contents) -> dict[str, bytes]:
     """The files of a checkpoint by name, the manifest last.
 
-    Raises TypeError for a value or tensor of a kind that is not stored, ValueError for a step, name or text that cannot
-    be; before anything is written.
+    Raises TypeError for an unsupported kind of value or tensor, ValueError for an invalid step, name or text, before
+    anything is written.
     """
     if type(contents.step) is not int or not 0 <= contents.step <= LAST_STEP:
         raise ValueError(f"step is {contents.step!r}; it must be a whole number from 0 to {LAST_STEP}")
@@ -116,12 +115,12 @@ def encode(contents: Contents) -> dict[str, bytes]:
 
 
 def plain_facts(facts: Mapping[str, str], what: str) -> dict[str, str]:
-    """A copy; TypeError unless names and values are text, ValueError for text that UTF-8 cannot hold."""
+    """A copy. Raises TypeError unless names and values are text, ValueError for text that UTF-8 cannot encode."""
     return {_text(key, what): _text(value, f"{what}.{key}") for key, value in facts.items()}
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make `folder` with these files in this order, each on the disk before the next. Raises OSError."""
+    """Create `folder` with these files in order, fsyncing each before the next. Raises OSError."""
     os.mkdir(folder)
     for name, raw in files.items():
         with open(folder / name, "xb") as file:
@@ -132,7 +131,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_folder(folder: Path) -> Contents:
-    """The checkpoint in `folder`, every file checked first. Raises Damage."""
+    """Read the checkpoint in `folder`, verifying every file first. Raises Damage."""
     try:
         found = _regular_files(folder)
         if MANIFEST not in found:
@@ -155,14 +154,14 @@ def read_folder(folder: Path) -> Contents:
 
 
 def _regular_files(folder: Path) -> set[str]:
-    """Names in the folder; Damage where one could be anything but a checkpoint's file. Opens none of them."""
+    """Names in the folder, without opening any. Raises Damage for a name that is not a checkpoint's file."""
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
         raise Damage("it is a link or a file, not a folder")
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         if not re.fullmatch(FILE_NAME, entry.name):
-            raise Damage(f"{entry.name!r} is an unknown file: refused unread, with the whole checkpoint")
+            raise Damage(f"{entry.name!r} is an unknown file: the checkpoint is refused unread")
         if not entry.is_file(follow_symlinks=False):
             raise Damage(f"{entry.name} is a link or a folder, not a file")
     return {entry.name for entry in found}
@@ -177,7 +176,7 @@ def _checked_manifest(raw: bytes) -> _Manifest:
         if type(version) is not int or version < 1:
             raise Damage(f"{MANIFEST} is unreadable: its version is {version!r}")
         if version > FORMAT_VERSION:
-            raise Damage(f"{MANIFEST} is of a future version: format {version}, this toolkit reads {FORMAT_VERSION}")
+            raise Damage(f"{MANIFEST} is from a future version: format {version}, this toolkit reads {FORMAT_VERSION}")
         content.pop("sha256", None)
         if _sealed(content) != raw:
             raise Damage(f"{MANIFEST} is changed: its content differs from its own SHA-256")
@@ -202,7 +201,7 @@ def _checked_bytes(path: Path, found: set[str], facts: _FileFacts) -> bytes:
         raise Damage(f"{path.name} is {kind}: {size} bytes, the manifest says {facts.size}")
     raw = path.read_bytes()
     if hashlib.sha256(raw).hexdigest() != facts.sha256:
-        raise Damage(f"{path.name} is changed: its SHA-256 is not the manifest's")
+        raise Damage(f"{path.name} is changed: its SHA-256 does not match the manifest")
     return raw
 
 
@@ -211,11 +210,11 @@ def _tensor_bytes(part: str, tensors: Mapping[str, torch.Tensor]) -> bytes:
     for name, tensor in tensors.items():
         where = f"tensor {_text(name, f'a name in {part}')!r} of {part}"
         if name == "__metadata__":
-            raise ValueError(f"{where} has the one name that safetensors keeps for itself")
+            raise ValueError(f"{where} has the name that safetensors reserves")
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
             kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise TypeError(f"{where} is {kind}; stored are dense tensors of {', '.join(map(str, DTYPES))}")
-        # A copy even where it is contiguous: safetensors refuses tensors that share memory.
+            raise TypeError(f"{where} is {kind}; only dense tensors can be stored, of {', '.join(map(str, DTYPES))}")
+        # Copied even if contiguous: safetensors refuses tensors that share memory.
         copies[name] = _owned(tensor.detach())
     return format_safetensors(copies)
 
@@ -229,12 +228,12 @@ def _tensors(file_name: str, raw: bytes) -> dict[str, torch.Tensor]:
 
 
 def _owned(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values, bit by bit, in memory that torch allocated: alignment changes what a product rounds to."""
+    """The same values in memory that torch allocated: alignment changes how a product rounds."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def _encoded(value: Any, where: str, depth: int) -> Any:
-    """What JSON can hold and `_decoded` turns back; a name that begins with $ stands for a value, or is doubled."""
+    """Encode for JSON so that `_decoded` can restore it; a name that begins with $ marks a value, or is doubled."""
     if value is None or type(value) is bool:
         return value
     if type(value) is str:
@@ -244,7 +243,7 @@ def _encoded(value: Any, where: str, depth: int) -> Any:
     if type(value) is float:
         return value if math.isfinite(value) else {"$float64": struct.pack(">d", value).hex()}
     if depth >= DEEPEST:
-        raise ValueError(f"{where} is nested deeper than {DEEPEST} levels, or holds itself")
+        raise ValueError(f"{where} is nested deeper than {DEEPEST} levels, or contains itself")
     if isinstance(value, list | tuple):
         return [_encoded(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
@@ -281,12 +280,12 @@ def _text(value: Any, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} is {value!r}, which UTF-8 cannot hold") from error
+        raise ValueError(f"{where} is {value!r}, which UTF-8 cannot encode") from error
     return value
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
-    """The one way to write this manifest, with its own SHA-256 in it: any other byte is damage."""
+    """Canonical bytes of this manifest, including its own SHA-256; any other byte is damage."""
     seal = hashlib.sha256(_json_bytes(content, sort_keys=True)).hexdigest()
     return _json_bytes({**content, "sha256": seal}, sort_keys=True)
 
@@ -303,5 +302,5 @@ def _parsed_json(raw: bytes) -> Any:
 
 
 def _one_line(error: object) -> str:
-    """A library's message, short and in one line."""
+    """A library's message, shortened to one line."""
     return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are written whole or not at all, checked before a byte of them is used, never pickled."""
+"""Checkpoints: folders written atomically, verified before use, never pickled."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ from src.errors import UserError
 from src.files import sync_folder
 
 NAME: Final = re.compile(r"checkpoint-(\d{12})", re.ASCII)
-# Names of folders on the way in, out of the way of one of the same step, and on the way out.
+# Temporary names: being written, replaced by one of the same step, being removed.
 PASSING: Final = re.compile(r"\.(checkpoint-\d{12})\.(partial|replaced|removed)", re.ASCII)
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written, or a folder of checkpoints that cannot be used."""
+    """A checkpoint cannot be written, or a folder of checkpoints cannot be used."""
 
 
 class CheckpointMismatch(UserError):
-    """A checkpoint of a training that would give another result than the one asked for."""
+    """A checkpoint belongs to a training with other inputs, so it would give another result."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds, apart from how it is stored.
+    """Content of a checkpoint, independent of its storage.
 
     `tensors`: by part ("policy", "optimizer", "environment", "generators"), each a flat mapping of name to CPU tensor.
     `state`: text, truth values, integers of any size, any floats, None, lists, mappings by text; tuples become lists.
     """
 
     step: int
-    """num_timesteps of the phase at the moment it was taken."""
+    """num_timesteps of the phase when it was taken."""
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
     state: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint that held, in fresh memory; names of parts and tensors in alphabetical order."""
+    """A verified checkpoint in new memory; parts and tensors in alphabetical order."""
 
     snapshot: Snapshot
     path: Path
     not_bitwise: list[str]
-    """What of the machine differs, in words; empty where going on gives the same bits."""
+    """Differences of the machine in words; empty if resuming gives the same bits."""
 
 
 class CheckpointStore:
     """The checkpoints of one training phase, below `folder`; one process at a time may use it.
 
-    inputs: by flat name, everything the result of the training depends on; a checkpoint of others is not loaded.
-    machine: by flat name, what only bitwise equality depends on (threads, CPU capability, versions of libraries).
-    keep_last: how many intact checkpoints stay. Nothing is read or written before the first call of a method.
-    Raises TypeError where inputs or machine are not text, ValueError for a keep_last below 1.
+    inputs: by flat name, everything the training's result depends on; a checkpoint with other inputs is not loaded.
+    machine: by flat name, facts that affect only bitwise equality (threads, CPU capability, library versions).
+    keep_last: how many intact checkpoints to keep. Nothing is read or written before the first method call.
+    Raises TypeError if inputs or machine are not text, ValueError for a keep_last below 1.
     """
 
     def __init__(
         self, folder: Path, inputs: Mapping[str, str], *, keep_last: int = 3, machine: Mapping[str, str]
     ) -> None:
         if keep_last < 1:
-            raise ValueError(f"keep_last is {keep_last}; at least 1 checkpoint must stay")
+            raise ValueError(f"keep_last is {keep_last}; it must be at least 1")
         self.folder = Path(folder)
         self._inputs = plain_facts(inputs, "inputs")
         self._machine = plain_facts(machine, "machine")
@@ -76,21 +76,21 @@ class CheckpointStore:
         self._known_intact: set[str] = set()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoint folders by name, oldest first; none of them is checked. Raises CheckpointError."""
+        """Steps of the checkpoint folders by name, oldest first, unverified. Raises CheckpointError."""
         return [_step_of(name) for name, is_folder in self._listing().items() if is_folder and NAME.fullmatch(name)]
 
     @property
     def latest_path(self) -> Path | None:
-        """Folder of the last of `steps`, None where there is none."""
+        """Folder of the last of `steps`, or None."""
         steps = self.steps()
         return self.folder / _name_of(steps[-1]) if steps else None
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint and bring it to the disk, then delete all but the newest `keep_last` intact ones.
+        """Write and fsync a checkpoint, then delete all but the newest `keep_last` intact ones.
 
-        A checkpoint of the same step is replaced; those of later steps belong to a training that was left, and go.
-        Raises CheckpointError when the disk refuses: the store then holds what it held before. Raises TypeError or
-        ValueError for a snapshot that cannot be stored, before anything is written.
+        A checkpoint of the same step is replaced; later steps belong to an abandoned training and are deleted. Raises
+        CheckpointError if the disk refuses; the store then keeps its previous content. Raises TypeError or ValueError
+        for a snapshot that cannot be stored, before anything is written.
         """
         contents = Contents(
             snapshot.step,
@@ -112,25 +112,25 @@ class CheckpointStore:
             self._tidy()
             self._remove(self._surplus(snapshot.step))
         except OSError as error:
-            raise self._refused(f"checkpoint {name} is written, an older one cannot be deleted", error) from error
+            raise self._refused(f"checkpoint {name} was written, but an older one cannot be deleted", error) from error
         return self.folder / name
 
     def newest(self, say: Callable[[str], None]) -> Loaded | None:
-        """The newest checkpoint whose files are all as its manifest says; None where there is none.
+        """The newest checkpoint whose files all match its manifest, or None.
 
-        say: told in one line of each newer one that is passed over, and why. Raises CheckpointMismatch where it was
-        made from other inputs, CheckpointError where the folder cannot be read or cleared of a dead write's rest.
+        say: receives one line for each newer one that is skipped, and why. Raises CheckpointMismatch if it was made
+        from other inputs, CheckpointError if the folder cannot be read or cleared of an interrupted write.
         """
         try:
             self._tidy()
         except OSError as error:
-            raise self._refused("the rest of a write that died cannot be cleared away", error) from error
+            raise self._refused("the remains of an interrupted write cannot be removed", error) from error
         for name in reversed(self._names()):
             try:
                 contents = self._read(name)
             except Damage as damage:
                 self._known_intact.discard(name)
-                say(f"checkpoint {self.folder / name} is passed over: {damage}")
+                say(f"checkpoint {self.folder / name} was skipped: {damage}")
                 continue
             self._known_intact.add(name)
             self._check_inputs(name, contents.inputs)
@@ -139,7 +139,7 @@ class CheckpointStore:
         return None
 
     def clear(self) -> None:
-        """Delete every checkpoint, damaged ones too: the phase begins anew. Raises CheckpointError."""
+        """Delete every checkpoint, including damaged ones; the phase restarts. Raises CheckpointError."""
         try:
             self._tidy()
             self._remove(self._names())
@@ -147,11 +147,11 @@ class CheckpointStore:
             raise self._refused("checkpoints cannot be deleted", error) from error
 
     def _names(self) -> list[str]:
-        """Names that a checkpoint may have, oldest first, whatever they are."""
+        """Names in the folder that a checkpoint may have, oldest first."""
         return [name for name in self._listing() if NAME.fullmatch(name)]
 
     def _listing(self) -> dict[str, bool]:
-        """By name in order, whether each entry is a folder and no link to one."""
+        """Whether each entry is a real folder (not a link), by name in order."""
         try:
             with os.scandir(self.folder) as entries:
                 return dict(sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries))
@@ -160,7 +160,7 @@ class CheckpointStore:
         except OSError as error:
             raise CheckpointError(
                 f"The checkpoint folder {self.folder} cannot be read ({error.strerror or error}): "
-                f"make it a folder that can be read and written, then go on with --auto-resume."
+                f"make it a readable and writable folder, then continue with --auto-resume."
             ) from error
 
     def _read(self, name: str) -> Contents:
@@ -170,7 +170,7 @@ class CheckpointStore:
         return contents
 
     def _is_intact(self, name: str) -> bool:
-        """Whether the checkpoint held when this store wrote or last read it, else whether it holds now."""
+        """Whether the checkpoint was intact when this store last wrote or read it, else whether it is now."""
         if name not in self._known_intact:
             try:
                 self._read(name)
@@ -184,11 +184,11 @@ class CheckpointStore:
         if differences:
             raise CheckpointMismatch(
                 f"The checkpoint {self.folder / name} is of another training: {'; '.join(differences)}. "
-                f"Go on with the same options as then, or begin that phase anew with --start-phase N (N: its number)."
+                f"Continue with the original options, or restart that phase with --start-phase N (N: its number)."
             )
 
     def _publish(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Write beside, then rename; what was there under the name stays in reach until the new one is on the disk."""
+        """Write to a temporary name, then rename; the previous folder is kept until the new one is on disk."""
         final, partial, replaced = self.folder / name, self._passing(name, "partial"), self._passing(name, "replaced")
         placed = False
         try:
@@ -206,7 +206,7 @@ class CheckpointStore:
             raise
 
     def _tidy(self) -> None:
-        """Undo or end what a dead write began: a replaced checkpoint without its successor gets its name back."""
+        """Undo or finish an interrupted write: a replaced checkpoint without its successor gets its name back."""
         for name in self._listing():
             passing = PASSING.fullmatch(name)
             if passing is None:
@@ -218,7 +218,7 @@ class CheckpointStore:
                 _delete(self.folder / name)
 
     def _surplus(self, step: int) -> list[str]:
-        """All but the newest intact checkpoints up to `step`; damaged ones between those stay to be looked at."""
+        """Checkpoints to delete: all but the newest intact ones up to `step`; damaged ones between them are kept."""
         surplus, kept = [], 0
         for name in reversed(self._names()):
             if _step_of(name) > step or kept >= self._keep_last:
@@ -228,7 +228,7 @@ class CheckpointStore:
         return surplus
 
     def _remove(self, names: Sequence[str]) -> None:
-        """Take the names away and bring that to the disk before a file goes: no checkpoint is ever half there."""
+        """Rename and fsync before deleting files, so that no checkpoint is ever partly there."""
         if not names:
             return
         self._known_intact.difference_update(names)
@@ -244,10 +244,10 @@ class CheckpointStore:
     def _refused(self, what: str, error: OSError) -> CheckpointError:
         self._known_intact.clear()
         intact = next((name for name in reversed(self._names()) if self._is_intact(name)), None)
-        kept = f"{intact} is kept" if intact else "there is no earlier checkpoint, so the phase begins again"
+        kept = f"{intact} is kept" if intact else "there is no earlier checkpoint, so the phase restarts"
         remedy = "Free space on that disk" if error.errno in NO_SPACE else "See that the folder can be written"
         return CheckpointError(
-            f"In {self.folder} {what} ({error.strerror or error}). {remedy}, then go on with --auto-resume: {kept}."
+            f"In {self.folder} {what} ({error.strerror or error}). {remedy}, then continue with --auto-resume: {kept}."
         )
 
 
@@ -260,7 +260,7 @@ def _step_of(name: str) -> int:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each name brought to the disk."""
+    """Make a folder and its parents, and fsync each name."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -269,7 +269,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Delete a folder with its files, or a link or file that took its name; never what a link points to."""
+    """Delete a folder with its files, or a link or file of that name; never the target of a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""A training that diverged: seen at once, and told with what a user needs to mend it."""
+"""Detect a diverged training at once and explain how to fix it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from src.agent.log_sink import train_values
 from src.errors import TrainingDiverged
 
 LOSSES = ("train/loss", "train/policy_gradient_loss", "train/value_loss", "train/entropy_loss")
-"""Not train/explained_variance, which is NaN where all returns are equal, nor approx_kl, which may be infinite."""
+"""Excluded: train/explained_variance (NaN if all returns are equal) and approx_kl (may be infinite)."""
 MOST_NAMED = 4
-"""Weights named one by one; the others are counted."""
+"""Weights named individually; the others are counted."""
 
 
 def is_finite(model: MaskablePPO) -> bool:
-    """Whether the losses of the last update and all weights are: a fraction of a percent of an update's time."""
+    """Whether all losses of the last update and all weights are finite; costs a fraction of a percent of an update."""
     weights = torch.stack([torch.isfinite(weight).all() for weight in model.policy.parameters()])
     return not any(_bad_losses(model)) and bool(weights.all())
 
@@ -28,7 +28,7 @@ def is_finite(model: MaskablePPO) -> bool:
 def raise_if_diverged(
     model: MaskablePPO, while_: Literal["acting", "updating"], log_before: Mapping[str, Any], cause: Exception | None
 ) -> None:
-    """TrainingDiverged, from `cause`, if anything is not finite that training reads or makes.
+    """Raise TrainingDiverged, from `cause`, if any input or result of training is not finite.
 
     `log_before`: SB3's pending values of the time before the update, for the last finite ones.
     """
@@ -66,7 +66,7 @@ def _bad_losses(model: MaskablePPO) -> Iterator[str]:
 
 
 def _bad_rollout(model: MaskablePPO) -> Iterator[str]:
-    """What the environment gave and what was made of it; rows that are not filled yet are zeros."""
+    """The environment's output and the values derived from it; rows that are not filled yet are zero."""
     arrays = {"the newest observations": model._last_obs}
     for name in ("observations", "rewards", "values", "advantages"):
         arrays[name] = getattr(model.rollout_buffer, name)

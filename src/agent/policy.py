@@ -1,11 +1,11 @@
-"""The policy of phase 3: the RL agent's logits and the advisor's opinion pooled into one distribution.
+"""The hybrid policy: pools the RL agent's logits and the advisor's opinion into one distribution.
 
     logits = RL logits + llm_weight x (clip(log p, -4, 0) - its mean over the legal actions)
 
-p is the opinion slice of the observation itself, so a stored rollout re-evaluates to what was acted on and PPO stays
-on-policy. A zero slice is an abstention and adds nothing. The sum is made before the action mask.
+p is the opinion slice of the observation itself, so re-evaluating a stored rollout reproduces the distribution that was
+acted on and PPO stays on-policy. A zero slice is an abstention and adds nothing. The sum precedes the action mask.
 
-`export.py` pickles this module by value: no class or function of another room may be used here, only its constants.
+`export.py` pickles this module by value: it may use constants of other rooms, but no class or function.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch import nn
 from src.trading.layout import N_ACTIONS, N_OBS, OPINION
 
 LOG_P_MIN = -4.0
-"""An opinion under e^-4 counts as e^-4: one answer of the advisor can lean against an action, never forbid it."""
+"""Floor of log p: one answer of the advisor can lean against an action but never forbid it."""
 
 
 def opinion_pool(opinion: th.Tensor, weight: th.Tensor) -> th.Tensor:
-    """What the opinion adds to the RL logits: float32[k, 6] of probabilities, weight float32[] -> float32[k, 6].
+    """Term that the opinion adds to the RL logits: probabilities float32[k, 6], weight float32[] -> float32[k, 6].
 
-    p > 0 says which actions are legal. Where nothing is to be added (abstention, illegal action, weight 0) the value is
-    -0.0: x + -0.0 is x to the bit, while x + 0.0 would turn a logit of -0.0 into 0.0.
+    p > 0 marks the legal actions. Where nothing is added (abstention, illegal action, weight 0) the value is -0.0:
+    x + -0.0 equals x bit for bit, while x + 0.0 would turn a logit of -0.0 into 0.0.
     """
     legal = opinion > 0.0
     log_p = th.where(legal, opinion.log().clamp(LOG_P_MIN, 0.0), 0.0)
@@ -41,7 +41,7 @@ def opinion_pool(opinion: th.Tensor, weight: th.Tensor) -> th.Tensor:
 
 
 class FlattenWithoutOpinion(FlattenExtractor):
-    """The observation with its six opinion columns set to zero: what the networks see with opinion features off."""
+    """The observation with its six opinion columns zeroed: the networks' input when opinion features are off."""
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         features = super().forward(observations).clone()
@@ -52,13 +52,13 @@ class FlattenWithoutOpinion(FlattenExtractor):
 class HybridPolicy(MaskableActorCriticPolicy):
     """MaskablePPO's actor-critic policy with the opinion pooled into its logits.
 
-    `llm_weight` (buffer, float32[]) is the current pool weight: saved with the weights, not trained. With
-    `use_opinion_features=False` the networks see zeros for the opinion; the pool sees it all the same. With that and
-    weight 0 the policy is stock to the bit.
+    `llm_weight` (buffer, float32[]) is the current pool weight; it is saved with the weights but not trained. With
+    `use_opinion_features=False` the networks see zeros for the opinion, while the pool still reads it. With that and
+    weight 0 the policy equals the stock policy bit for bit.
 
-    forward (rollouts), evaluate_actions (updates) and get_distribution (predict) each build their distribution in stock
-    code, so all three are overridden; each follows the stock order of operations. ValueError for another observation
-    than float[261], another action space than Discrete(6), or a negative or infinite weight.
+    In stock code forward (rollouts), evaluate_actions (updates) and get_distribution (predict) each build their own
+    distribution, so all three are overridden, each in the stock order of operations. Raises ValueError for an
+    observation other than float[261], an action space other than Discrete(6), or a negative or infinite weight.
     """
 
     llm_weight: th.Tensor
@@ -85,9 +85,9 @@ class HybridPolicy(MaskableActorCriticPolicy):
         self.set_llm_weight(llm_weight)
 
     def set_llm_weight(self, weight: float) -> None:
-        """Set the pool weight. Between rollouts only: within one, the update would not know what was acted on."""
+        """Set the pool weight, between rollouts only: within one, the update would use another policy than acted."""
         if not 0.0 <= weight < float("inf"):
-            raise ValueError(f"llm_weight is {weight}, needs a finite number of at least 0")
+            raise ValueError(f"llm_weight is {weight}; it must be finite and at least 0")
         self.llm_weight.fill_(weight)
 
     def forward(
@@ -114,7 +114,7 @@ class HybridPolicy(MaskableActorCriticPolicy):
     def get_distribution(  # type: ignore[override]
         self, obs: th.Tensor, action_masks: np.ndarray | None = None
     ) -> MaskableDistribution:
-        """The masked distribution `predict` acts by."""
+        """The masked distribution that `predict` uses."""
         features = super(MaskableActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
         return self._pooled_distribution(self.mlp_extractor.forward_actor(features), obs, action_masks)
 
@@ -148,12 +148,12 @@ Weights = Mapping[str, th.Tensor]
 
 
 def transfer_weights(base: MaskableActorCriticPolicy | Weights, target: MaskableActorCriticPolicy) -> None:
-    """Start `target`, hybrid or stock, from a base policy or its state dict: deaf to the opinion, with a fresh Adam.
+    """Initialize `target`, hybrid or stock, from a base policy or its state dict; opinion weights start at zero.
 
-    Base training saw zeros in the opinion columns, so their first-layer weights kept the random initialisation; live
-    opinions through them would shift the critic by 11-17% of its standard deviation. They start at zero, in both
-    networks. Values are copied into tensors that torch allocated, since the alignment of others' memory changes
-    results. A pool weight stays as it is. Raises RuntimeError where the architectures differ.
+    Base training saw zeros in the opinion columns, so their first-layer weights kept the random initialization; live
+    opinions through them would shift the critic by 11-17% of its standard deviation. They start at zero in both
+    networks. Values are copied into tensors that torch allocated, since the alignment of foreign memory changes
+    results. A pool weight is kept. Raises RuntimeError if the architectures differ.
     """
     state = dict(base.state_dict() if isinstance(base, nn.Module) else base)
     if isinstance(target, HybridPolicy):
@@ -166,7 +166,7 @@ def transfer_weights(base: MaskableActorCriticPolicy | Weights, target: Maskable
 
 
 def first_layers(policy: MaskableActorCriticPolicy) -> tuple[nn.Linear, nn.Linear]:
-    """The layers that read the observation: the policy network's and the value network's."""
+    """The layers that read the observation, of policy network and value network."""
     extractor = policy.mlp_extractor
     policy_layers = [layer for layer in (*extractor.policy_net, policy.action_net) if isinstance(layer, nn.Linear)]
     value_layers = [layer for layer in (*extractor.value_net, policy.value_net) if isinstance(layer, nn.Linear)]

@@ -1,6 +1,6 @@
-"""MaskablePPO as it is trained here: timed, split where memory is short, stopped where it diverges.
+"""MaskablePPO with timing, updates split when memory is short, and a stop on divergence.
 
-How PPO learns is the library's: nothing of its update is written a second time.
+The update itself is the library's; none of it is rewritten here.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from src.errors import UserError
 logger = logging.getLogger(__name__)
 
 MIN_MICRO_BATCH = 16
-"""Rows below which an update is not split further: what is left is weights, Adam and the rollout."""
+"""Rows below which an update is not split further: the rest of the memory is weights, Adam and the rollout."""
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
 
 
 class TimedMaskablePPO(MaskablePPO):
-    """Adds up seconds spent collecting rollouts (`rollout_s`) and updating (`update_s`).
+    """MaskablePPO that adds up the seconds spent on rollouts (`rollout_s`) and updates (`update_s`).
 
-    `bf16_update` runs the update under bf16 autocast; for CUDA only (on a CPU without AMX it is 8-13 times slower).
-    `micro_batch`: rows of a minibatch evaluated at once in an update, None for all of them. An update that runs out of
-    memory is undone, `micro_batch` halved and the update begun again; `split_updates` counts those that ran split:
-    equal to whole ones but for rounding. `after_update` is called at every rollout boundary, where nothing of a step is
-    pending; what it raises ends `learn`.
+    `bf16_update` runs the update under bf16 autocast, on CUDA only (on a CPU without AMX it is 8-13 times slower).
+    `micro_batch` is the number of minibatch rows evaluated at once, None for all. An update that runs out of memory is
+    undone, `micro_batch` is halved and the update restarts; `split_updates` counts split updates, which equal whole
+    ones except for rounding. `after_update` is called at every rollout boundary, where no step is pending; an exception
+    from it ends `learn`.
 
-    `learn` raises TrainingDiverged where a loss, a weight or what the environment gave is not finite (`after_update` is
-    not called for that update), UserError where memory is short with 16 rows too.
+    `learn` raises TrainingDiverged if a loss, a weight or the environment's output is not finite (`after_update` is not
+    called for that update), and UserError if 16 rows still exceed the memory.
     """
 
     rollout_s = 0.0
     update_s = 0.0
     checkpoint_s = 0.0
-    """Seconds spent on taking and writing checkpoints; whoever takes them counts them."""
+    """Seconds spent taking and writing checkpoints, counted by the code that takes them."""
     bf16_update = False
     micro_batch: int | None = None
     split_updates = 0
@@ -82,7 +82,7 @@ class TimedMaskablePPO(MaskablePPO):
         return min(self.batch_size or rollout, rollout)
 
     def _update(self) -> None:
-        """One update, split as far as memory needs it; whatever an attempt changed that failed is undone."""
+        """One update, split as far as memory requires; a failed attempt is undone."""
         before = _BeforeUpdate(self)
         while (said := self._attempt(before)) is not None:
             before.put_back(self)
@@ -95,7 +95,7 @@ class TimedMaskablePPO(MaskablePPO):
             raise_if_diverged(self, "updating", before.log[0], None)
 
     def _attempt(self, before: _BeforeUpdate) -> str | None:
-        """Update; what the allocator said where memory was short: its text, as the error would hold on to tensors."""
+        """Update; on out-of-memory return the allocator's message (the exception itself would keep tensors alive)."""
         try:
             with (
                 torch.autocast("cuda", torch.bfloat16, enabled=self.bf16_update),
@@ -110,7 +110,7 @@ class TimedMaskablePPO(MaskablePPO):
         return None
 
     def _halve_micro_batch(self, said: str) -> None:
-        """Next time with half the rows; UserError where they are few already."""
+        """Halve the rows for the next attempt. Raises UserError if they cannot be halved further."""
         rows = min(self.micro_batch or self._minibatch, self._minibatch)
         if rows <= MIN_MICRO_BATCH:
             weights = sum(parameter.numel() for parameter in self.policy.parameters())
@@ -119,12 +119,12 @@ class TimedMaskablePPO(MaskablePPO):
                 f"rows of a minibatch of {self._minibatch} at a time: the rollout of {self.n_steps} steps x "
                 f"{self.n_envs} accounts and {weights:,} weights do not fit. Take a smaller hardware.batch_size or "
                 f"hardware.vectorized_envs, smaller networks (training.policy_kwargs.net_arch), or free memory that "
-                f"other programs hold. The allocator said: {said}"
+                f"other programs use. Allocator message: {said}"
             )
         self.micro_batch = max(MIN_MICRO_BATCH, rows // 2)
         logger.warning(
-            "Out of memory in the update at timestep %d: from here on a minibatch of %d rows is evaluated %d rows at a "
-            "time, which is slower and equal but for rounding.",
+            "Out of memory in the update at timestep %d: from now on a minibatch of %d rows is evaluated %d rows at a "
+            "time, which is slower and gives equal results except for rounding.",
             self.num_timesteps,
             self._minibatch,
             self.micro_batch,
@@ -132,7 +132,7 @@ class TimedMaskablePPO(MaskablePPO):
 
 
 class _BeforeUpdate:
-    """What an update changes, as it was before it. Taken before every one, so it copies the weights and no more."""
+    """State that an update changes, saved before it. Taken before every update, so it copies only the weights."""
 
     def __init__(self, model: TimedMaskablePPO) -> None:
         self._policy = {name: value.clone() for name, value in model.policy.state_dict().items()}
@@ -164,8 +164,8 @@ class _BeforeUpdate:
         set_generator_states(self._generators)
 
     def _fold(self, buffer: RolloutBuffer) -> None:
-        """SB3 flattens a rollout's arrays one by one before its first minibatch. If memory ran out amid them, the flat
-        ones would be flattened once more and come out in disorder."""
+        """Restore the rollout's shapes. SB3 flattens its arrays one by one before the first minibatch; if memory ran
+        out in between, the flat ones would be flattened again and scrambled."""
         for key, array in _arrays_of(buffer).items():
             if array.shape != self._shapes[key] and not buffer.generator_ready:
                 n_steps, n_envs, *rest = self._shapes[key]
@@ -173,7 +173,7 @@ class _BeforeUpdate:
 
 
 def _pending(logger: Logger) -> tuple[dict[str, Any], ...]:
-    """What SB3 has recorded and not dumped."""
+    """Values SB3 has recorded but not dumped."""
     return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
 
 
@@ -183,9 +183,9 @@ def _arrays_of(buffer: RolloutBuffer) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _evaluated_in_parts(policy: MaskableActorCriticPolicy, rows: int | None) -> Iterator[None]:
-    """The policy evaluates a minibatch `rows` at a time and keeps none of it for the backward pass but the results.
+    """Evaluate a minibatch `rows` at a time and keep only the results for the backward pass.
 
-    The results come back joined, so losses, normalised advantages and clipped gradients are those of the minibatch.
+    The results are joined, so losses, normalized advantages and clipped gradients are those of the minibatch.
     """
     if rows is None:
         yield
@@ -214,14 +214,14 @@ def _evaluated_in_parts(policy: MaskableActorCriticPolicy, rows: int | None) -> 
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Also for torch's CPU allocator and cuBLAS, which raise plain RuntimeErrors."""
+    """Whether an error means out of memory; torch's CPU allocator and cuBLAS raise plain RuntimeErrors."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 class GeneratorStates(NamedTuple):
-    """The global generators training draws from; `cuda` by device, empty where CUDA was not used."""
+    """State of the global generators that training draws from; `cuda` by device, empty if CUDA was not used."""
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
@@ -250,10 +250,9 @@ def set_generator_states(states: GeneratorStates) -> None:
 
 @contextmanager
 def global_generators_kept() -> Iterator[None]:
-    """Leave numpy's, Python's and torch's global generators as they were found.
+    """Restore numpy's, Python's and torch's global generators on exit.
 
-    Building a model seeds them, and its training draws from them: a probe between two phases must not change the
-    second.
+    Building a model seeds them and training draws from them: a probe between two phases must not change the second.
     """
     states = generator_states()
     try:

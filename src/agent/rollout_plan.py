@@ -1,4 +1,4 @@
-"""How a budget of timesteps becomes whole rollouts."""
+"""Plan whole rollouts for a budget of timesteps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from src.errors import ConfigError
 
-MINIBATCHES_PER_ROLLOUT = 2  # the number of updates decides how much is learned, so a rollout is kept short
+MINIBATCHES_PER_ROLLOUT = 2  # the number of updates decides how much is learned, so rollouts are short
 ROLLOUTS_PER_BUDGET = 4  # fewer would leave the policy that collected most of the data nearly untrained
 
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """Whole rollouts of `n_envs x n_steps` timesteps, each cut into whole minibatches of `batch_size`."""
+    """Whole rollouts of `n_envs x n_steps` timesteps, each split into whole minibatches of `batch_size`."""
 
     n_envs: int
     n_steps: int
@@ -26,9 +26,9 @@ class RolloutPlan:
 def plan_rollouts(requested_timesteps: int, n_envs: int, batch_size: int, n_steps: int | None = None) -> RolloutPlan:
     """Plan whole rollouts that train at least `requested_timesteps`.
 
-    `n_steps` given is kept, and so is `batch_size`: if a rollout is no whole number of minibatches, ConfigError.
-    `n_steps` None is derived: two minibatches a rollout, less where that would be more than a quarter of the budget.
-    `batch_size` shrinks only where the smallest rollout of whole minibatches would be larger than the whole budget.
+    A given `n_steps` is kept, and so is `batch_size`: a rollout that is not a whole number of minibatches is a
+    ConfigError. `n_steps` None is derived: two minibatches per rollout, fewer if that would exceed a quarter of the
+    budget. `batch_size` shrinks only if the smallest rollout of whole minibatches would exceed the whole budget.
 
     Raises ConfigError for a count below its minimum (1; 2 for the minibatch) and for an impossible combination.
     """
@@ -55,15 +55,15 @@ def _check_whole_minibatches(n_envs: int, n_steps: int, batch_size: int) -> None
     unit = batch_size // math.gcd(batch_size, n_envs)
     nearest = max(1, round(n_steps / unit)) * unit
     raise ConfigError(
-        f"vectorized_envs {n_envs} x n_steps {n_steps} makes rollouts of {rollout} timesteps, which is no whole number "
+        f"vectorized_envs {n_envs} x n_steps {n_steps} makes rollouts of {rollout} timesteps, not a whole number "
         f"of minibatches of batch_size {batch_size}. Set n_steps to {nearest} (or another multiple of {unit}), or "
         f"leave n_steps out and it is derived."
     )
 
 
 def _derive(budget: int, n_envs: int, batch_size: int) -> tuple[int, int]:
-    """n_steps and the batch_size that goes with it."""
-    unit = batch_size // math.gcd(batch_size, n_envs)  # fewest steps that fill whole minibatches
+    """n_steps and the matching batch_size."""
+    unit = batch_size // math.gcd(batch_size, n_envs)  # smallest n_steps that fills whole minibatches
     if n_envs * unit > budget:
         return _shrink(budget, n_envs, batch_size)
     preferred = max(1, round(MINIBATCHES_PER_ROLLOUT * batch_size / (n_envs * unit))) * unit
@@ -73,9 +73,9 @@ def _derive(budget: int, n_envs: int, batch_size: int) -> tuple[int, int]:
 
 
 def _shrink(budget: int, n_envs: int, batch_size: int) -> tuple[int, int]:
-    """The smallest rollout exceeds the budget: minibatches that the accounts divide, within a quarter of the budget."""
+    """If the smallest rollout exceeds the budget: minibatches divisible by the accounts, within a quarter of it."""
     quarter_steps = budget // ROLLOUTS_PER_BUDGET // n_envs
     batch_steps = max(1, min(batch_size // n_envs, quarter_steps))
     if n_envs == 1:
-        batch_steps = max(2, batch_steps)  # an advantage cannot be normalised over one timestep
+        batch_steps = max(2, batch_steps)  # an advantage cannot be normalized over one timestep
     return batch_steps * max(1, min(MINIBATCHES_PER_ROLLOUT, quarter_steps // batch_steps)), batch_steps * n_envs

@@ -1,4 +1,4 @@
-"""What can be wrong with a row of bars: every kind found, named and either reported or dropped and counted."""
+"""Defects in rows of bars: find every kind, then report it or drop the rows and count them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from src.market.contracts import Contract
 MINUTE_NS = 60_000_000_000
 LONGEST_INTERVAL_MIN = 15
 SAME_STEP_RUN = 20
-"""So many equal steps in a row, longer than the bar, are another interval and not bars without trades."""
+"""This many equal steps in a row, longer than the bar, mean another interval rather than bars without trades."""
 
 _MOST_POINTS = 10_000_000.0
 _MOST_VOLUME = 1e12
 _NEAR_BARS = 31
 _NEAR_FACTOR = 5.0  # no index moves fivefold within 31 bars
-_FILE_FACTOR = 30.0  # nor thirtyfold away from a file's median price in the decades these futures trade
+_FILE_FACTOR = 30.0  # nor is it thirtyfold away from a file's median price in the decades these futures have traded
 _TICK_TOLERANCE = 0.01  # of a tick: what float32 columns lose
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
@@ -43,12 +43,12 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "mixed interval": "keep bars of one interval in the file",
     }
 )
-"""Every kind of defect, in the order in which a row with several is given one, and what to do about it."""
+"""Every kind of defect and its fix. A row with several defects is given the first in this order."""
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One bad row: `row` counts bars from 1 as the file has them."""
+    """One bad row; `row` counts bars from 1 in file order."""
 
     kind: str
     row: int
@@ -63,14 +63,14 @@ class Findings:
     kind: NDArray[np.int8]
     """Index into REMEDIES' keys, -1 for a sound row."""
     column: NDArray[np.int8]
-    """Where: 0 time, 1-4 prices, 5 volume, 6 contract."""
+    """Column of the defect: 0 time, 1-4 prices, 5 volume, 6 contract."""
     interval_ns: int
     interval_problem: str
     """Why no interval fits; empty where one does."""
 
 
 class _Marks:
-    """The kinds and columns while the rows are being looked at: the first defect of a row is the one it keeps."""
+    """Kinds and columns found so far; a row keeps its first defect."""
 
     def __init__(self, n: int) -> None:
         self.kind = np.full(n, -1, dtype=np.int8)
@@ -87,18 +87,18 @@ class _Marks:
         self.column[fresh] = column
 
     def cells(self, name: str, bad: NDArray[np.bool_], first_column: int) -> None:
-        """`bad` bool[n, k]: the first bad column of a row is the one that is named."""
+        """Record bad cells, bool[n, k]; the first bad column of a row is named."""
         fresh = bad.any(axis=1) & (self.kind == -1)
         self.kind[fresh] = self._codes[name]
         self.column[fresh] = bad.argmax(axis=1)[fresh] + first_column
 
     def among_sound(self, name: str, bad: NDArray[np.bool_]) -> None:
-        """`bad` has one entry for each row of `sound()`; the time is what is wrong."""
+        """Record bad times; `bad` has one entry for each row of `sound()`."""
         self.kind[self.sound()[bad]] = self._codes[name]
 
 
 def check_rows(raw: RawColumns, contract: Contract, interval_min: int | None) -> Findings:
-    """Look at every row of one file; each gets at most one defect."""
+    """Check every row of one file; each row gets at most one defect."""
     marks = _Marks(len(raw))
     _mark_values(marks, raw, contract)
     marks.among_sound("unsorted time", _out_of_order(raw.open_ns[marks.sound()]))
@@ -144,14 +144,17 @@ def list_defects(raw: RawColumns, findings: Findings) -> list[Defect]:
 
 
 def repaired(raw: RawColumns, findings: Findings) -> tuple[RawColumns, dict[str, int]]:
-    """The sound rows and how many were dropped per kind; BarDataError if most of the file, or a bad interval."""
+    """The sound rows and the number dropped per kind.
+
+    Raises BarDataError if repair would drop most of the file, and for a bad interval.
+    """
     keep = findings.kind == -1
     counts = np.bincount(findings.kind[~keep], minlength=len(REMEDIES))
     dropped = {name: int(count) for name, count in zip(REMEDIES, counts, strict=True) if count}
     if keep.sum() * 2 < len(raw):
         raise BarDataError(
             f"{raw.file}: repair would drop {len(raw) - int(keep.sum())} of {len(raw)} rows ({_tally(dropped)}): that "
-            f"is another file, not a repaired one. Export it again."
+            f"is too many to repair. Export the file again."
         )
     _refuse_interval(raw, findings)
     return (
@@ -168,7 +171,7 @@ def repaired(raw: RawColumns, findings: Findings) -> tuple[RawColumns, dict[str,
 
 
 def refuse(raw: RawColumns, findings: Findings) -> None:
-    """Raise BarDataError naming the first bad row and counting the others, else a bad interval; sound files pass."""
+    """Raise BarDataError for the first bad row (the others are counted) or a bad interval; sound files pass."""
     bad = np.flatnonzero(findings.kind >= 0)
     if not bad.size:
         _refuse_interval(raw, findings)
@@ -194,7 +197,7 @@ def _tally(counts: Mapping[str, int]) -> str:
 
 
 def _glitches(prices: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Prices absurdly far from their neighbours or from the file's median, bool[n, 4]."""
+    """Whether a price is absurdly far from its neighbors or from the file's median, bool[n, 4]."""
     flags = prices > _MOST_POINTS
     if not usable.any():
         return flags
@@ -207,7 +210,10 @@ def _glitches(prices: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray
 
 
 def _out_of_order(times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The fewest rows without which the times never fall, bool[k]: those outside a longest non-falling subsequence."""
+    """The smallest set of rows to drop so that times never decrease, bool[k].
+
+    These are the rows outside a longest non-decreasing subsequence.
+    """
     bad = np.zeros(len(times), dtype=bool)
     if len(times) < 2 or (np.diff(times) >= 0).all():
         return bad
@@ -231,7 +237,7 @@ def _out_of_order(times: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _interval_ns(times: NDArray[np.int64], interval_min: int | None) -> tuple[int, str]:
-    """The most frequent step between moments, and why it cannot be the bars' interval (empty if it can)."""
+    """The most frequent step between times, and why it cannot be the bar interval (empty if it can)."""
     steps = np.diff(np.unique(times))
     if steps.size == 0:
         if interval_min is not None:
@@ -253,7 +259,7 @@ def _interval_ns(times: NDArray[np.int64], interval_min: int | None) -> tuple[in
 
 
 def _of_another_interval(times: NDArray[np.int64], interval_ns: int) -> NDArray[np.bool_]:
-    """Rows off the interval's grid, or inside a long run of equal longer steps, bool[k]."""
+    """Whether a row is off the interval's grid or inside a long run of equal longer steps, bool[k]."""
     bad = np.zeros(len(times), dtype=bool)
     if len(times) == 0:
         return bad
@@ -265,6 +271,6 @@ def _of_another_interval(times: NDArray[np.int64], interval_ns: int) -> NDArray[
         edges = np.flatnonzero(np.concatenate(([True], steps[1:] != steps[:-1], [True])))
         long_runs = (np.diff(edges) >= SAME_STEP_RUN) & (steps[edges[:-1]] != interval_ns)
         for start, end in zip(edges[:-1][long_runs], edges[1:][long_runs], strict=True):
-            # A bar's length is the step after it; the file's last bar has none and goes with the one before.
+            # A bar's length is the step after it; the last bar takes the length of the one before.
             bad |= (member >= start) & ((member < end) | (end == steps.size))
     return bad

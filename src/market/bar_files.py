@@ -1,4 +1,4 @@
-"""Reading CSV and Parquet files of bars into plain columns. What is wrong with the rows is `bar_defects`' business."""
+"""Read CSV and Parquet files of bars into plain columns; `bar_defects` checks the rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIXES = (".csv", ".parquet")
 NO_TIME = np.iinfo(np.int64).min
 """`open_ns` of a row whose time is missing or unreadable."""
 
-# Outside these years a time is a damaged one: no market here is older, and calendars are built for every year between.
+# A time outside these years is damaged: no market here is older, and calendars are built for every year between.
 _FIRST_TIME = pd.Timestamp("1980-01-01", tz="UTC")
 _LAST_TIME = pd.Timestamp("2100-01-01", tz="UTC")
 _MOST_CONTRACTS = 1_000
@@ -35,7 +35,7 @@ _EPOCH_UNITS = ((1e11, 1_000_000_000), (1e14, 1_000_000), (1e17, 1_000), (np.inf
 
 @dataclass(frozen=True, eq=False)
 class RawColumns:
-    """One file's rows as they are: nothing is checked but that every row can be asked about. Arrays of length n."""
+    """One file's rows, unchecked; arrays of length n."""
 
     file: Path
     time_text: pd.Series
@@ -54,14 +54,14 @@ class RawColumns:
 
 
 def name_token(file: Path) -> str:
-    """The first token of a file name, split on _ - . and space, in capitals: the market a file in a folder is for."""
+    """The market a file in a folder is for: the first token of its name, split on _ - . and space, in capitals."""
     return re.split(r"[_\-. ]", file.name, maxsplit=1)[0].upper()
 
 
 def files_for_market(path: Path, market: str) -> tuple[list[Path], str]:
-    """The files under `path` (one file, or a folder's files named for the market or its parent), and whose they are.
+    """The files under `path` (one file, or a folder's files named for the market or its parent), and their market.
 
-    No files where a folder holds none. Errors: BarDataError for a missing path or a file named for another market.
+    Empty if a folder holds none. Raises BarDataError for a missing path or a file named for another market.
     """
     contract = get_contract(market)
     kin = [contract.symbol, *([contract.parent] if contract.parent else [])]
@@ -79,14 +79,14 @@ def files_for_market(path: Path, market: str) -> tuple[list[Path], str]:
     owner = name_token(path)
     if owner in CONTRACTS and owner not in kin:
         raise BarDataError(
-            f"{path}: its name says {owner}, but the market is {contract.symbol}, whose ticks are worth other money. "
+            f"{path}: its name says {owner}, but the market is {contract.symbol}, which has a different tick value. "
             f"Use --market {owner}, or rename the file if it does hold {contract.symbol} bars."
         )
     return [path], owner if owner in kin else contract.symbol
 
 
 def read_columns(file: Path) -> RawColumns:
-    """Read one file. Errors: BarDataError if it is empty, not a table, or lacks a column (those it has are listed)."""
+    """Read one file. Raises BarDataError if it is empty, not a table, or lacks a column."""
     table = _read_table(file)
     table.columns = [str(name).strip().lower() for name in table.columns]
     if table.columns.has_duplicates:
@@ -99,10 +99,10 @@ def read_columns(file: Path) -> RawColumns:
     if time_column is None or absent:
         raise BarDataError(
             f"{file}: columns missing: {'; '.join(absent)}. The file has: {', '.join(table.columns) or 'none'}. "
-            f"Rename its columns (upper or lower case alike) or export it again."
+            f"Rename its columns (case does not matter) or export it again."
         )
     if table.empty:
-        raise BarDataError(f"{file}: the file has its columns but not a single bar. Export it again.")
+        raise BarDataError(f"{file}: the file has a header but no bars. Export it again.")
     _refuse_several_instruments(file, table)
     names: tuple[str, ...] = ()
     codes = np.zeros(len(table), dtype=np.int16)
@@ -110,12 +110,12 @@ def read_columns(file: Path) -> RawColumns:
         labels, uniques = pd.factorize(table["contract"].astype("string"))
         if len(uniques) > _MOST_CONTRACTS:
             raise BarDataError(
-                f"{file}: its contract column names {len(uniques)} contracts, more than {_MOST_CONTRACTS}: that is no "
+                f"{file}: its contract column names {len(uniques)} contracts, more than {_MOST_CONTRACTS}: it is not a "
                 f"column of contracts. Rename or remove it."
             )
         codes, names = labels.astype(np.int16), tuple(str(name) for name in uniques)
     if not _says_zone(table[time_column]):
-        logger.info("%s: its times carry no zone and are taken as UTC", file)
+        logger.info("%s: its times have no zone and are read as UTC", file)
     return RawColumns(
         file=file,
         time_text=table[time_column],
@@ -128,7 +128,7 @@ def read_columns(file: Path) -> RawColumns:
 
 
 def _refuse_several_instruments(file: Path, table: pd.DataFrame) -> None:
-    """Nothing would tell their rows apart, and repair would keep whichever comes first."""
+    """Refuse several instruments: their rows could not be told apart, and repair would keep whichever comes first."""
     for name in ("symbol", "instrument_id"):
         if name in table.columns and "contract" not in table.columns and table[name].nunique() > 1:
             held = ", ".join(str(value) for value in table[name].unique()[:4])
@@ -149,7 +149,7 @@ def _read_table(file: Path) -> pd.DataFrame:
         return _read_parquet(file) if file.suffix.lower() == ".parquet" else _read_csv(file)
     except OSError as error:
         raise BarDataError(
-            f"{file}: cannot be read ({_one_line(error)}). Check that it is whole and yours to read."
+            f"{file}: cannot be read ({_one_line(error)}). Check that the file is complete and that you may read it."
         ) from error
 
 
@@ -157,12 +157,12 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     try:
         table = pyarrow.parquet.read_table(file)
         table.validate(full=True)
-        # pandas' own notes in the file (index, dtypes) are not needed, and damaged ones raise all kinds of errors.
+        # pandas' own metadata (index, dtypes) is not needed, and damaged metadata raises all kinds of errors.
         frame = table.to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowException, ValueError) as error:
         raise BarDataError(
-            f"{file}: not a whole Parquet file ({_one_line(error)}). It may be truncated or another kind of file: copy "
-            f"or export it again."
+            f"{file}: not a complete Parquet file ({_one_line(error)}). It may be truncated or of another "
+            f"kind: copy or export it again."
         ) from error
     return frame.rename(columns={_NAMELESS_INDEX: TIME_COLUMNS[0]}) if _is_time(frame, _NAMELESS_INDEX) else frame
 
@@ -193,7 +193,7 @@ def _read_csv(file: Path) -> pd.DataFrame:
 
 
 def _times_ns(column: pd.Series) -> NDArray[np.int64]:
-    """UTC nanoseconds, int64[n]: zoned times are converted, those without a zone are UTC, integers an epoch."""
+    """UTC nanoseconds, int64[n]: zoned times are converted, times without a zone are UTC, integers are an epoch."""
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return _epoch_ns(column)
     if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(column):
@@ -203,14 +203,14 @@ def _times_ns(column: pd.Series) -> NDArray[np.int64]:
         if text.str.fullmatch(r"\d{9,19}").fillna(False).all():
             return _epoch_ns(pd.to_numeric(text))
         times = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
-    # Before the change of unit: nanoseconds cannot hold every year that a damaged digit makes.
+    # Before the unit changes: nanoseconds cannot hold every year that a damaged digit produces.
     readable = (times >= _FIRST_TIME) & (times < _LAST_TIME)
     whole = times.where(readable).dt.as_unit("ns")
     return np.where(readable.to_numpy(), whole.astype("int64").to_numpy(), NO_TIME)
 
 
 def _says_zone(column: pd.Series) -> bool:
-    """Whether the first time tells its zone; an epoch is UTC by definition."""
+    """Whether the first time states its zone; an epoch is UTC by definition."""
     if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_numeric_dtype(column):
         return True
     return re.search(r"(Z|[+-]\d\d:?\d\d)$|^\d+$", str(column.iloc[0]).strip()) is not None
@@ -225,12 +225,12 @@ def _epoch_ns(column: pd.Series) -> NDArray[np.int64]:
     middle = float(np.median(np.abs(rough[known])))
     factor = next(scale for limit, scale in _EPOCH_UNITS if middle < limit)
     known &= (rough >= _FIRST_TIME.value / factor) & (rough < _LAST_TIME.value / factor)
-    # The floats above only tell sizes: nanoseconds do not fit their 53 bits.
+    # The floats above only show magnitudes: nanoseconds do not fit their 53 bits.
     return np.where(known, column.where(known, 0).astype("int64").to_numpy() * factor, NO_TIME)
 
 
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
-    # As text first where cells may be anything: to_numeric refuses lists whatever it is told about errors.
+    # Convert to text first if cells may hold anything: to_numeric rejects lists regardless of `errors`.
     numbers: Any = pd.to_numeric(column.astype("string") if column.dtype == object else column, errors="coerce")
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 

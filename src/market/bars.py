@@ -1,4 +1,4 @@
-"""Bars as the rest of the project sees them: frozen integer columns with a fingerprint of their content."""
+"""Bars as the rest of the project reads them: frozen integer columns with a fingerprint of their content."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray:
 
 
 def content_fingerprint(market: str, interval_s: int, contract_names: Sequence[str], columns: Sequence[NDArray]) -> str:
-    """SHA-256 over market, interval, contract names and arrays: the same bars of any file give one text."""
+    """SHA-256 over market, interval, contract names and arrays; the same bars from any file give the same text."""
     digest = hashlib.sha256()
     digest.update("\0".join((market, str(interval_s), *contract_names)).encode())
     for column in columns:

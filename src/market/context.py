@@ -1,7 +1,7 @@
 """The 22 context features: market context, higher timeframes, and the levels that structure a session.
 
-The window row tells the last 20 bars; this one tells where they stand in the hour, the day and the days before. All of
-it is made of rolling windows and completed sessions, never of a higher-timeframe bar that is still forming.
+Window rows describe the last 20 bars; context rows place them in the hour, the day and the days before. They use only
+rolling windows and completed sessions, never a higher-timeframe bar that is still forming.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ EFFICIENCY_BARS = 20
 SLOW_ATR_BARS = 100
 REGIME_VOLUME_BARS = 5
 USUAL_SESSIONS = 10
-"""Memory of the usual range and volume at a time of day: two weeks follow a regime and still average ten values."""
+"""Sessions averaged for the typical range and volume at a time of day: two weeks, ten values."""
 DAY_MINUTES = 23 * 60
 SESSION_CLOCK_S = DAY_MINUTES * 60
 OPENING_RANGE_START_S = 15 * 3600 + 1800  # 09:30 New York, counted from 18:00
@@ -84,8 +84,8 @@ OPENING_RANGE_END_S = 16 * 3600  # 10:00
 def context_features(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> NDArray[np.float32]:
     """Context rows, float32[n, 22] in the order of CONTEXT_FEATURES, each within +-5.
 
-    A row is zero until its run has FEATURE_BARS bars; a column whose own lookback is longer is zero until the run has
-    that. `run_start[t]` is the index of the first bar of bar t's run (no hole and no roll since then).
+    A row is zero until its run has FEATURE_BARS bars; a column with a longer lookback is zero until the run has that
+    many. `run_start[t]` is the index of the first bar of bar t's run (no hole and no roll since then).
     """
     columns = columns_of(bars, sessions, run_start)
     base = indicators_of(columns)
@@ -182,7 +182,7 @@ def _bars_in(minutes: int, interval_s: int) -> int:
 
 
 def _log_ratio(value: NDArray[Any], reference: NDArray[Any]) -> Float64:
-    """ln(value / reference), and 0.0 where there is no reference yet."""
+    """ln(value / reference); 0.0 where there is no reference yet."""
     known = reference > 0.0
     return np.where(known, np.log(value / np.where(known, reference, 1.0)), 0.0)
 
@@ -193,7 +193,7 @@ def usual_at_slot(
 ) -> Float64:
     """Average of `values` at the same scheduled slot in the run's earlier sessions; 0.0 where there was none.
 
-    The first `sessions` values weigh alike, later ones enter with 1/sessions.
+    A plain mean for the first `sessions` values; later ones enter with weight 1/sessions.
     """
     out = np.zeros(values.size, np.float64)
     average = np.zeros(slots, np.float64)
@@ -214,7 +214,7 @@ def usual_at_slot(
 
 @njit(cache=True)
 def range_position(top: Int64, bottom: Int64, path: Int64, run_start: Int64, bars: int) -> Float64:
-    """Where the close stands in the range of the last `bars` bars, -1 at its low to +1 at its high; 0.0 before."""
+    """Position of the close in the range of the last `bars` bars: -1 at its low, +1 at its high, 0.0 before."""
     out = np.zeros(path.size, np.float64)
     for t in range(path.size):
         if t - run_start[t] < bars - 1:

@@ -1,4 +1,4 @@
-"""The futures the toolkit knows. Tick size and point value are exchange facts, commission and slippage assumptions."""
+"""Supported futures. Tick size and point value are exchange facts; commission and slippage are assumptions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import MappingProxyType
 from src.errors import MarketError
 
 _COSTS = (
-    "Commission is an assumption: a typical all-in retail price a side, exchange fees included, of 2026. "
+    "Commission is an assumption: a typical all-in retail price per side in 2026, exchange fees included. "
     "Slippage of one tick is an assumption too. Set your broker's own figures under `environment`."
 )
 
 
 @dataclass(frozen=True)
 class Contract:
-    """One futures contract; money is whole US cents, prices are points, `commission_cents` is a side and a contract."""
+    """One futures contract: money in whole US cents, prices in points, `commission_cents` per side and contract."""
 
     symbol: str
     name: str
@@ -27,12 +27,12 @@ class Contract:
     commission_cents: int
     slippage_ticks: int
     parent: str | None
-    """The big brother of a micro: the same index and the same tick size, ten times the point value."""
+    """The parent of a micro: same index, same tick size, ten times the point value."""
     source: str
 
     @property
     def tick_value_cents(self) -> int:
-        """What one tick of one contract is worth, in whole cents (exact for every market listed here)."""
+        """Value of one tick of one contract in whole cents (exact for every market listed here)."""
         cents = self.tick_size * self.point_value_usd * 100
         if cents != cents.to_integral_value():
             raise MarketError(f"{self.symbol}: a tick is worth {cents} cents; money here is whole cents.")
@@ -62,7 +62,7 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType({contract.symbol: contract 
 
 
 def get_contract(symbol: str) -> Contract:
-    """The contract of a market symbol, upper or lower case; MarketError lists the known ones and the nearest name."""
+    """The contract of a market symbol in any case. Raises MarketError with the known symbols and the nearest name."""
     wanted = str(symbol).strip().upper()
     if wanted in CONTRACTS:
         return CONTRACTS[wanted]

@@ -1,7 +1,7 @@
-"""The two causal feature tables: 11 window features and 22 context features a bar, clipped to +-5.
+"""The two causal feature tables: 11 window features and 22 context features per bar, clipped to +-5.
 
-Prices are scaled by the market's own recent range (ATR), so there is no running normaliser that would have to be saved
-or could leak. A row is zero until its run has FEATURE_BARS bars. docs/features.md has each column's formula and scale.
+Prices are scaled by the market's own recent range (ATR), so there is no running normalizer to save or to leak.
+A row is zero until its run has FEATURE_BARS bars. docs/features.md has each column's formula and scale.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 WINDOW_BARS = 20
 WARMUP_BARS = FEATURE_BARS + WINDOW_BARS - 1
-"""Bars of its run, t included, that a bar needs before all 20 rows of its window are whole."""
+"""Bars of its run, t included, that bar t needs before all 20 rows of its window are complete."""
 FEATURE_CLIP = 5.0
 WINDOW_FEATURES: tuple[str, ...] = (
     "bar_return",
@@ -65,7 +65,7 @@ WINDOW_FEATURES: tuple[str, ...] = (
 
 
 def window_features(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> NDArray[np.float32]:
-    """Window feature rows, float32[n, 11] in the order of WINDOW_FEATURES, each within +-5; zero rows where not whole.
+    """Window feature rows, float32[n, 11] in the order of WINDOW_FEATURES, each within +-5; incomplete rows are zero.
 
     `run_start[t]` is the index of the first bar of bar t's run (no hole and no roll since then).
     """

@@ -1,4 +1,4 @@
-"""One contract at a time from files that hold several."""
+"""Select the front-month contract from files that hold several."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def front_month(
 ) -> NDArray[np.bool_]:
     """Which rows belong to the session's front month, bool[n]; rows in time order, `contract` a code per row.
 
-    The rule anticipates nothing: a session's front month is the contract with the most volume in the file's session
-    before it. Where there is none before it, or that contract does not trade in it, it is the contract with the most
-    volume at the session's first time. A contract once left is not taken up again while another one trades.
+    The rule uses no future data: a session's front month is the contract with the most volume in the file's previous
+    session. If there is no previous session, or that contract does not trade in this one, it is the contract with the
+    most volume at the session's first time. A contract that was rolled out of is not used again while another trades.
     """
     owner = np.searchsorted(schedule_around(open_ns).open_ns, open_ns, side="right")
     edges = np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1], [True])))

@@ -1,7 +1,7 @@
-"""Causal recursions over bars that both feature tables are made of.
+"""Causal recursions over bars, shared by both feature tables.
 
-Every function runs forward from the first bar of a run and reads nothing outside that run, so a value at bar t is a
-function of bars run_start[t]..t alone: recomputing on a prefix gives the same bits, and nothing reaches across a hole
+Every function runs forward from the first bar of a run and reads nothing outside that run, so a value at bar t
+depends on bars run_start[t]..t alone: recomputing on a prefix gives the same bits, and nothing reaches across a hole
 or a roll. Sums of ticks and volumes are int64 and therefore exact. The jitted functions do not call each other: numba's
 cache hashes one file only.
 """
@@ -30,9 +30,9 @@ MACD_SIGNAL_BARS = 9
 VOLUME_BARS = 20
 
 FEATURE_BARS = MACD_SLOW_BARS + MACD_SIGNAL_BARS - 1
-"""Bars of its run, t included, that bar t needs for a whole window row: those of the MACD signal, the longest."""
+"""Bars of its run, t included, that bar t needs for a complete window row: the lookback of the MACD signal."""
 ATR_FLOOR_TICKS = 1.0
-"""An average range below one tick cannot be resolved, and dividing by it would turn a one-tick move into a signal."""
+"""Floor of the average range, ticks: dividing by less would turn a one-tick move into a signal."""
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -42,9 +42,9 @@ GLOBEX_OPEN_S = 18 * 3600
 
 @dataclass(frozen=True)
 class Columns:
-    """Bars as writable int64 columns: numba compiles once, whatever the flags of the arrays that came in.
+    """Bars as writable int64 columns, so that numba compiles once regardless of the input arrays' flags.
 
-    `session_first` marks the first bar of a session or of a run: no price before it is looked at. `slot` counts
+    `session_first` marks the first bar of a session or of a run: no earlier price is used. `slot` counts
     scheduled bars since the session's open, `clock_s` the seconds from 18:00 New York to the bar's close.
     """
 
@@ -67,7 +67,7 @@ class Columns:
 
 
 def columns_of(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> Columns:
-    """Gather the columns; of the sessions only the scheduled opens are read, never their first or last bar."""
+    """Gather the columns; only the sessions' scheduled opens are read, never their first or last bar."""
     session = np.array(bars.session_id, dtype=np.int64)
     if session.size and session.min() < 0:
         raise ValueError("features need every bar in a session: place the bars in sessions first")
@@ -104,7 +104,7 @@ def _open_after_1800(open_ns: Int64) -> Int64:
 
 @njit(cache=True)
 def bar_changes(open_: Int64, close: Int64, session_first: NDArray[np.bool_]) -> Int64:
-    """Ticks from the previous close; at the first bar of a session or run from its own open: no overnight gap."""
+    """Ticks from the previous close; at the first bar of a session or run from its own open, so no overnight gap."""
     out = np.empty(close.size, np.int64)
     for t in range(close.size):
         out[t] = close[t] - (open_[t] if session_first[t] else close[t - 1])
@@ -174,7 +174,7 @@ def seeded_averages(values: Float64, run_start: Int64, seed_bars: int, alpha: fl
 def session_vwaps(price_sums: Int64, volume: Int64, session_first: NDArray[np.bool_]) -> tuple[Float64, Int64]:
     """Volume-weighted mean of (high + low + close) / 3 since the session's or run's first bar, and the bars since then.
 
-    `price_sums` is high + low + close. Until something trades, the bar's own (high + low + close) / 3 stands in.
+    `price_sums` is high + low + close. Until something trades, it is the bar's own (high + low + close) / 3.
     """
     vwap = np.empty(volume.size, np.float64)
     bars = np.empty(volume.size, np.int64)
@@ -196,11 +196,11 @@ def session_vwaps(price_sums: Int64, volume: Int64, session_first: NDArray[np.bo
 
 @dataclass(frozen=True)
 class Indicators:
-    """What window and context features share; float64[n] or int64[n] in ticks, 0 before a value is whole.
+    """What window and context features share; float64[n] or int64[n] in ticks, 0 before the lookback is complete.
 
-    `path` is the sum of bar changes since the run's start: closes with the overnight gaps taken out. Averages and
-    oscillators work on it, so that a session's first bars are not one long echo of the gap. `scale` is the ATR held at
-    or above one tick, the divisor of price distances. `rsi` is 0..100, 50 before it is whole.
+    `path` is the sum of bar changes since the run's start: closes with the overnight gaps removed. Averages and
+    oscillators use it, so that the gap does not distort a session's first bars. `scale` is the ATR floored at one tick,
+    the divisor of price distances. `rsi` is 0..100, and 50 before its lookback is complete.
     """
 
     change: Int64
@@ -251,7 +251,7 @@ def average_true_range(true_range: Int64, run_start: Int64) -> Float64:
 
 
 def relative_strength(change: Int64, run_start: Int64) -> Float64:
-    """Wilder's RSI over 14 bar changes, 0..100, float64[n]; 50 where nothing moved or before it is whole."""
+    """Wilder's RSI over 14 bar changes, 0..100, float64[n]; 50 without moves or before its lookback is complete."""
     gains = seeded_averages(np.maximum(change, 0).astype(np.float64), run_start, RSI_BARS, 1.0 / RSI_BARS, 0)
     losses = seeded_averages(np.maximum(-change, 0).astype(np.float64), run_start, RSI_BARS, 1.0 / RSI_BARS, 0)
     moved = gains + losses

@@ -1,4 +1,4 @@
-"""From the `data` section to the tables everything else reads: find the bars, validate, place in sessions, derive."""
+"""Build the market tables from the `data` section: find the bars, validate, place them in sessions, derive features."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from src.market.tables import MarketTables, bar_flags, judge_sessions, run_start
 logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = Path("data")
-"""Where bars are looked for when no path is given; relative to the folder the command runs in."""
+"""Folder searched for bars when no path is given; relative to the working directory."""
 
 
 def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed: int) -> MarketTables:
     """The market's tables from `settings.path`, else from data/, else from the synthetic generator (`seed`).
 
-    Errors: MarketError (unknown market), BarDataError (unusable bars), ConfigError (trading hours, overrides).
+    Raises MarketError (unknown market), BarDataError (unusable bars), ConfigError (trading hours, overrides).
     """
     contract = get_contract(market)
     bars = load_bars(settings.path, contract.symbol, repair=settings.repair, interval_min=settings.interval_min)
@@ -68,8 +68,8 @@ def build_tables(bars: Bars, settings: DataSettings, *, trading_hours: str) -> M
 def load_bars(path: Path | None, market: str, *, repair: bool = False, interval_min: int | None = None) -> Bars | None:
     """Validated bars of a file, or of a folder's files for the market joined in time order; not yet placed in sessions.
 
-    A micro without files of its own takes its parent's. None if no path is given and data/ holds none for the market.
-    Errors: BarDataError for anything that cannot be used, naming file, row, value and remedy.
+    A micro without its own files uses its parent's. None if no path is given and data/ holds none for the market.
+    Raises BarDataError for anything that cannot be used, naming file, row, value and fix.
     """
     contract = get_contract(market)
     folder = DEFAULT_FOLDER if path is None else Path(path)
@@ -89,7 +89,7 @@ def load_bars(path: Path | None, market: str, *, repair: bool = False, interval_
     )
     source = ", ".join(str(part.raw.file) for part in parts)
     if owner != contract.symbol:
-        source += f" ({owner} bars stand in for {contract.symbol}: same index and tick size)"
+        source += f" ({owner} bars used for {contract.symbol}: same index and tick size)"
     return _joined(parts, contract, source)
 
 
@@ -136,7 +136,7 @@ def _joined(parts: list[_CheckedFile], contract: Contract, source: str) -> Bars:
     if (open_ns[1:] == open_ns[:-1]).any():
         keep = front_month(open_ns, codes, volume)
         open_ns, ticks, volume, codes = open_ns[keep], ticks[keep], volume[keep], codes[keep]
-        source += " (front month by the volume of the session before)"
+        source += " (front month by the previous session's volume)"
     present, codes = _by_appearance(codes)
     return make_bars(
         market=contract.symbol,
@@ -160,7 +160,7 @@ def _recoded(raw: RawColumns, names: tuple[str, ...]) -> NDArray[np.int16]:
 
 
 def _by_appearance(codes: NDArray[np.int16]) -> tuple[list[int], NDArray[np.int64]]:
-    """The codes that occur, in the order of their first bar, and every bar's place in that list."""
+    """The codes that occur, in order of first bar, and each bar's index into that list."""
     values, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(values), dtype=np.int64)

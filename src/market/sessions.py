@@ -1,7 +1,8 @@
 """Globex sessions: 18:00 to 17:00 New York, from a calendar and a dated file of overrides.
 
-The calendar is pandas_market_calendars' `CME Globex Equity`. Against real ES bars of 2024-2026 it errs on three days
-only (2025-01-09 and the Good Fridays 2024-03-29 and 2025-04-18); `CME_Equity` closes 15 minutes early on six half days.
+The calendar is pandas_market_calendars' `CME Globex Equity`. Compared with real ES bars of 2024-2026 it is wrong on
+three days (2025-01-09 and the Good Fridays 2024-03-29 and 2025-04-18); `CME_Equity` closes 15 minutes early
+on six half days.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _DAY = np.timedelta64(1, "D")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What the calendar and its overrides say, bars or none: one entry a trade date, in time order."""
+    """The calendar with its overrides, independent of bars: one entry per trade date, in time order."""
 
     date: NDArray[np.datetime64]
     open_ns: NDArray[np.int64]
     close_ns: NDArray[np.int64]
     halt_start_ns: NDArray[np.int64]
-    """Start and end of a daily trading halt inside the session; both are the close where there is none."""
+    """Start and end of a daily trading halt inside the session; both equal the close if there is none."""
     halt_end_ns: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Schedule:
 class Sessions:
     """The sessions that hold at least one bar, in time order; arrays of length m, times in UTC nanoseconds.
 
-    `first_decision` and `usable` are what `tables.judge_sessions` finds; before it every session counts as usable.
+    `tables.judge_sessions` sets `first_decision` and `usable`; before that, every session counts as usable.
     """
 
     date: NDArray[np.datetime64]
@@ -70,22 +71,22 @@ class Sessions:
     """The session's bars are [first_bar, end_bar)."""
     end_bar: NDArray[np.int32]
     first_decision: NDArray[np.int32]
-    """First DECISION bar whose feature window is whole; -1 if none."""
+    """First DECISION bar whose feature window is complete; -1 if none."""
     usable: NDArray[np.bool_]
     reason: tuple[str, ...]
     """Why a session is not usable; empty for a usable one."""
     halt_start_ns: NDArray[np.int64]
-    """A scheduled trading halt inside the session: no bar is missing in it. Both are the close where there is none."""
+    """A scheduled trading halt inside the session; its bars are not missing. Both equal the close if there is none."""
     halt_end_ns: NDArray[np.int64]
     missing_dates: NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, dtype="datetime64[D]"))
-    """Trade dates between the first and the last session of which the file holds nothing."""
+    """Trade dates between the first and the last session for which the file holds no bar."""
 
     def __len__(self) -> int:
         return len(self.date)
 
 
 def _clock(value: object) -> object:
-    """Text, or minutes since midnight: what YAML makes of 16:15 without quotes (a sexagesimal number)."""
+    """Text, or minutes since midnight: YAML reads an unquoted 16:15 as a sexagesimal number."""
     return time(value // 60, value % 60) if isinstance(value, int) and 0 <= value < 24 * 60 else value
 
 
@@ -131,7 +132,7 @@ class CalendarOverrides(BaseModel):
 
 
 def load_overrides(path: Path = OVERRIDES_FILE) -> CalendarOverrides:
-    """Read the override file; ConfigError names the file and the entry that cannot be used."""
+    """Read the override file. Raises ConfigError naming the file and the bad entry."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return CalendarOverrides.model_validate(content or {})
@@ -189,7 +190,7 @@ def calendar_schedule(first: date, last: date, overrides: CalendarOverrides | No
 def schedule_around(open_ns: NDArray[np.int64], overrides: CalendarOverrides | None = None) -> Schedule:
     """The schedule from before the first to after the last of these bar times (any order, at least one)."""
     days = np.array([open_ns.min(), open_ns.max()], dtype="datetime64[ns]").astype("datetime64[D]")
-    # Five days beyond: the trade date of a Sunday bar may lie behind a long holiday weekend.
+    # Five extra days: a Sunday bar's trade date may follow a long holiday weekend.
     return calendar_schedule((days[0] - 5 * _DAY).item(), (days[1] + 5 * _DAY).item(), overrides)
 
 
@@ -205,9 +206,9 @@ def session_index(schedule: Schedule, open_ns: NDArray[np.int64]) -> NDArray[np.
 def place_in_sessions(
     bars: Bars, trading_hours: Literal["rth", "globex"] | str, schedule: Schedule | None = None
 ) -> tuple[Bars, Sessions]:
-    """Give every bar its session; bars outside the calendar are dropped, counted in `repairs` and warned of.
+    """Give every bar its session. Bars outside the calendar are dropped, counted in `repairs` and logged as a warning.
 
-    Errors: BarDataError if no bar lies in a session or one is off its session's grid; ConfigError for other hours.
+    Raises BarDataError if no bar lies in a session or one is off its session's grid; ConfigError for unknown hours.
     """
     if trading_hours not in TRADING_HOURS:
         raise ConfigError(
@@ -226,7 +227,7 @@ def place_in_sessions(
                 f"{first}). Times must be UTC bar-open times; convert them and try again."
             )
         logger.warning(
-            "%s: %d of %d bars lie outside the calendar and are left out (the first at %s)",
+            "%s: %d of %d bars lie outside the calendar and were dropped (the first at %s)",
             bars.source, outside, len(bars), first,
         )  # fmt: skip
         repairs = MappingProxyType({**bars.repairs, OUTSIDE_CALENDAR: bars.repairs.get(OUTSIDE_CALENDAR, 0) + outside})

@@ -13,25 +13,21 @@ class DataSettings(Section):
     """Where the bars come from, what is tolerated in them, and how their sessions are split."""
 
     path: Path | None = Field(
-        default=None, description="CSV or Parquet file, or a folder of them; not given: data/, else synthetic bars"
+        default=None, description="CSV or Parquet file, or a folder of them; null: data/ if it has bars, else synthetic"
     )
-    repair: bool = Field(
-        default=False, description="drop defective rows and count them, instead of stopping at the first"
-    )
-    interval_min: int | None = Field(
-        default=None, ge=1, le=15, description="minutes a bar; not given: read from the bars"
-    )
+    repair: bool = Field(default=False, description="drop bad rows and count them instead of stopping at the first")
+    interval_min: int | None = Field(default=None, ge=1, le=15, description="minutes per bar; null: read from the bars")
     no_trade_bars: int = Field(
         default=2,
         ge=0,
         le=60,
-        description="most scheduled bars in a row that may be missing as bars without trades; more is a hole",
+        description="consecutive missing bars that count as bars without trades; more is a hole",
     )
     max_hole_bars: int = Field(
         default=6,
         ge=0,
         le=10_000,
-        description="most bars a session's holes may lack within its trading hours before it is left out",
+        description="bars a session may lack to holes in its trading hours; with more it is left out",
     )
     train_frac: float = Field(default=0.6, gt=0.0, lt=1.0, description="share of the usable sessions to train on")
     validation_frac: float = Field(
@@ -41,7 +37,7 @@ class DataSettings(Section):
         default=None,
         ge=0,
         le=20,
-        description="usable sessions left out at either split; not given: 1 from 40 sessions on, else 0",
+        description="usable sessions left out at each split; null: 1 from 40 sessions on, else 0",
     )
     synthetic_sessions: int = Field(default=60, ge=60, le=5_000, description="sessions of synthetic bars")
     synthetic_interval_min: int = Field(default=5, ge=1, le=15, description="minutes a synthetic bar")

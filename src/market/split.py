@@ -12,12 +12,12 @@ from src.market.bars import frozen
 from src.market.sessions import Sessions
 
 EMBARGO_FROM_SESSIONS = 40
-"""With fewer usable sessions than this, leaving some out at the splits would cost more than it protects."""
+"""With fewer usable sessions than this, an embargo would cost more than it protects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Session ids (int32, rising) of the three parts, and how many usable sessions lie unused at either split."""
+    """Session ids (int32, rising) of the three parts, and the number of usable sessions left out at each split."""
 
     train: NDArray[np.int32]
     validation: NDArray[np.int32]
@@ -37,7 +37,7 @@ def _fits(n: int, train_frac: float, validation_frac: float, embargo: int | None
 
 
 def embargo_for(n_usable: int, embargo: int | None = None) -> int:
-    """Sessions left out at either split: as asked, else 1 where there are at least EMBARGO_FROM_SESSIONS, else 0."""
+    """Sessions left out at each split: as given, else 1 with at least EMBARGO_FROM_SESSIONS sessions, else 0."""
     return embargo if embargo is not None else int(n_usable >= EMBARGO_FROM_SESSIONS)
 
 
@@ -46,7 +46,7 @@ def split_sessions(
 ) -> Split:
     """Split the usable sessions in time order; the embargo is taken from the start of the later part.
 
-    Errors: BarDataError with the number of usable sessions needed, where a part would be empty.
+    Raises BarDataError with the number of usable sessions needed if a part would be empty.
     """
     usable = np.flatnonzero(sessions.usable)
     n = len(usable)

@@ -1,9 +1,9 @@
-"""Seeded bars for whom there is no file, and two canary markets for the checks of learning and of leaks.
+"""Seeded synthetic bars for runs without a file, and two canary markets that test learning and leaks.
 
-Every bar of all three is the exact record of an inner walk of +-1 tick steps. Bars with drawn wicks or Gaussian
-sub-steps give every stop-and-target bracket a positive expectation and so hide or fake a leak; here a stop and a target
-have the chances of a fair game. Volatility enters through the *number* of steps; it, the volume and the gaps are drawn
-without looking at any direction.
+Every bar of all three records an inner walk of +-1 tick steps exactly. Bars with drawn wicks or Gaussian sub-steps give
+every stop-and-target bracket a positive expectation, which would hide or fake a leak; here a stop and a target have the
+odds of a fair game. Volatility enters through the *number* of steps. It, the volume and the gaps are drawn
+independently of direction.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ INNER_STEPS = 400
 _HOUR_NS = 3_600_000_000_000
 _RTH_OPEN_NS = 15 * _HOUR_NS + _HOUR_NS // 2  # 09:30 New York after the 18:00 open
 _RTH_CLOSE_NS = 22 * _HOUR_NS
-_LEAD_BARS = WARMUP_BARS + 7  # a whole window at the bar that closes at 09:30, and a few more
+_LEAD_BARS = WARMUP_BARS + 7  # a complete window at the bar that closes at 09:30, and a few more
 _DAY_HOURS = 23.0
 
 
 @dataclass(frozen=True)
 class _Character:
-    """What a market's synthetic bars look like: rounded magnitudes of 2024-2026, not a fit to anybody's data."""
+    """Scale of a market's synthetic bars: rounded magnitudes of 2024-2026, not fitted to any data set."""
 
     level_points: int
     day_volatility: float  # standard deviation of a session's return
@@ -65,7 +65,7 @@ _CHARACTERS = {
 _SHAPE_HOURS = (0.0, 0.5, 6.0, 8.5, 9.0, 11.0, 14.4, 14.5, 15.4, 15.5, 16.5, 18.5, 20.5, 21.5, 21.99, 22.0, 23.0)
 _SHAPE_SD = (0.8, 0.5, 0.4, 0.55, 0.75, 0.6, 0.7, 1.0, 0.95, 2.0, 1.55, 1.05, 1.1, 1.3, 1.6, 0.7, 0.5)
 _VOLUME_POWER = (
-    2.5  # volume follows volatility over the day more than linearly: the regular hours trade some 20 times the night's
+    2.5  # volume rises more than linearly with volatility over the day: regular hours trade about 20 times the night's
 )
 _SESSION_LOG_VOL = (0.90, 0.30)  # autocorrelation from session to session, standard deviation
 _BAR_LOG_VOL = (120.0, 0.35)  # half-life in minutes, standard deviation
@@ -80,8 +80,8 @@ def synthetic_bars(
 ) -> Bars:
     """Bars of `n_sessions` real calendar sessions from `start` on, every scheduled slot filled, labelled SYNTHETIC.
 
-    Volatility clusters over bars and sessions, follows the hours of the day, has fat tails; sessions open with a gap.
-    Prices are a martingale, with nothing to learn in them. Errors: MarketError, BarDataError (interval, sessions).
+    Volatility clusters over bars and sessions, follows the time of day and has fat tails; sessions open with a gap.
+    Prices are a martingale: there is nothing to learn. Raises MarketError, BarDataError (interval, sessions).
     """
     tick = get_contract(market).tick_size
     character = _CHARACTERS[market]
@@ -109,11 +109,11 @@ def martingale_bars(
     hours: Hours = "globex",
     inner_steps: int = INNER_STEPS,
 ) -> Bars:
-    """Canary market without any edge: each bar opens at the last close (across sessions too) and walks in fair steps.
+    """Canary market without an edge: each bar opens at the last close (across sessions too) and walks in fair steps.
 
-    A bar has `inner_steps` steps (a multiple of 8) and, by a coin that knows no direction, one more, so that changes
-    are odd as well as even. `hours="rth"` keeps the slots from a feature window before 09:30 to 16:00. The level has no
-    meaning: it is high enough that the walk stays positive. Errors: MarketError, BarDataError.
+    A bar has `inner_steps` steps (a multiple of 8), plus one by a fair coin, so that changes are odd as well as even.
+    `hours="rth"` keeps the slots from one feature window before 09:30 to 16:00. The price level is arbitrary, high
+    enough that the walk stays positive. Raises MarketError, BarDataError.
     """
     get_contract(market)
     open_ns, session_id = _slots(n_sessions, interval_min, start, hours)
@@ -141,8 +141,9 @@ def planted_bars(
 ) -> tuple[Bars, NDArray[np.float32]]:
     """Canary market with a known edge: bars, and the sign (+1 or -1) as float32[n].
 
-    sign[t], constant for `hold_bars` bars, is what may be shown at the close of bar t: bar t + 1 walks with a drift of
-    sign[t] x `drift_sigma` standard deviations of a bar. Else as `martingale_bars`. Errors: MarketError, BarDataError.
+    sign[t], constant for `hold_bars` bars, may be shown at the close of bar t: bar t + 1 walks with a drift of
+    sign[t] x `drift_sigma` standard deviations of a bar. Otherwise as `martingale_bars`. Raises MarketError,
+    BarDataError.
     """
     get_contract(market)
     steps = _whole_bytes(inner_steps)
@@ -171,7 +172,7 @@ def _slots(n_sessions: int, interval_min: int, start: date, hours: Hours) -> tup
         raise BarDataError(f"synthetic bars: the interval is {interval_min} minutes, it must be 1 to 15.")
     if n_sessions < 1:
         raise BarDataError(f"synthetic bars: {n_sessions} sessions were asked for, at least 1 is needed.")
-    # 252 sessions a year: 1.5 calendar days each and a fortnight over always hold enough.
+    # 252 sessions a year: 1.5 calendar days each plus two weeks always cover enough.
     schedule = calendar_schedule(start, start + timedelta(days=int(1.5 * n_sessions) + 14))
     step = interval_min * 60_000_000_000
     opens = [_session_slots(schedule, k, step, hours) for k in range(n_sessions)]
@@ -189,7 +190,7 @@ def _session_slots(schedule: Schedule, k: int, step_ns: int, hours: Hours) -> In
 
 
 def _generator(market: str, seed: int, kind: str) -> np.random.Generator:
-    """A stream of its own for each market, seed and kind of bars."""
+    """A separate random stream for each market, seed and kind of bars."""
     return np.random.default_rng([zlib.crc32(f"{kind} {market}".encode()), seed])
 
 
@@ -223,7 +224,7 @@ def _variances(
     half_life_min, fast_sd = _BAR_LOG_VOL
     slow = autoregression(rng.standard_normal(int(session_id[-1]) + 1), slow_phi) * slow_sd
     fast = autoregression(rng.standard_normal(n), 0.5 ** (interval_min / half_life_min)) * fast_sd
-    # exp(2 h) has the mean exp(2 var h): without it every market would be wilder than its character.
+    # exp(2 h) has the mean exp(2 var h): without the correction every market would be more volatile than specified.
     state = np.exp(2.0 * (slow[session_id] + fast) - 2.0 * (slow_sd**2 + fast_sd**2))
     tails = (_TAIL_DF - 2.0) / rng.chisquare(_TAIL_DF, n)
     usual = day_volatility**2 * interval_min / (_DAY_HOURS * 60) * shape**2
@@ -248,7 +249,7 @@ def _whole_bytes(inner_steps: int) -> int:
 
 
 def _safe_level(n_bars: int, steps: int, drift: float) -> int:
-    """A first price in ticks, ten standard deviations of the whole walk above zero; held drifts widen that walk."""
+    """First price in ticks, ten standard deviations of the whole walk above zero; held drifts widen the walk."""
     spread = np.sqrt(float(n_bars) * (steps + 1)) * (1.0 + 6.0 * drift)
     return int(20_000 + 10.0 * spread)
 

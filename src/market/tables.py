@@ -1,4 +1,4 @@
-"""Everything known about a market's bars, as the frozen tables that environments and evaluation read."""
+"""Everything known about a market's bars: the frozen tables that environments and evaluation read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.market.sessions import Sessions
 
 @dataclass(frozen=True, eq=False)
 class MarketTables:
-    """Bars, sessions and one row a bar of all that is derived from them; read-only arrays of length n."""
+    """Bars, sessions, and everything derived from them with one row per bar; read-only arrays of length n."""
 
     bars: Bars
     sessions: Sessions
@@ -23,7 +23,7 @@ class MarketTables:
     flags: NDArray[np.uint8]
     """Bits of `src.market.flags`."""
     atr_ticks: NDArray[np.float32]
-    """Average true range in ticks; 0.0 where its lookback is not whole."""
+    """Average true range in ticks; 0.0 where its lookback is not complete."""
     window: NDArray[np.float32]
     """float32[n, 11]."""
     context: NDArray[np.float32]
@@ -37,14 +37,14 @@ def missing_slots(
     halt_end_ns: NDArray[np.int64],
     interval_ns: int,
 ) -> NDArray[np.int64]:
-    """Scheduled bar slots strictly between two times of one session, those inside its trading halt not counted."""
+    """Scheduled bar slots strictly between two times of one session, not counting its trading halt."""
     slots = -(-(after_ns - before_ns) // interval_ns) - 1
     halted_ns = np.minimum(after_ns, halt_end_ns) - np.maximum(before_ns + interval_ns, halt_start_ns)
     return np.maximum(slots - np.maximum(halted_ns, 0) // interval_ns, 0)
 
 
 def run_starts(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDArray[np.int32]:
-    """For each bar the index of the first bar of its run, int32[n]; a run has no gap but the closed time.
+    """For each bar the index of the first bar of its run, int32[n]; a run has no gap except closed hours.
 
     A hole (more than `no_trade_bars` scheduled bars missing inside a session, at its start or at its end, or a whole
     session missing) and a change of contract start a new run. Entry t depends on bars up to t and the schedule only.
@@ -80,7 +80,7 @@ def judge_sessions(
 ) -> Sessions:
     """Sessions with `usable`, `reason` and `first_decision` filled in.
 
-    Which sessions take part is decided with hindsight, for every arm alike; inside a session nothing depends on it.
+    Which sessions take part is decided with hindsight, equally for every arm; nothing inside a session depends on it.
     """
     lacking = missing_in_hours(bars, sessions, no_trade_bars)
     stand = _may_stand(bars, sessions)
@@ -109,9 +109,9 @@ def judge_sessions(
 
 
 def missing_in_hours(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDArray[np.int64]:
-    """Per session, int64[m]: scheduled bars its holes lack between the trading open and the flat slot, both included.
+    """Scheduled bars missing to holes between the trading open and the flat slot, both included; int64[m] per session.
 
-    Up to `no_trade_bars` missing in a row are bars without trades and not counted.
+    Up to `no_trade_bars` missing in a row count as bars without trades, not as a hole.
     """
     step = bars.interval_ns
     first, last = sessions.first_bar, sessions.end_bar - 1
@@ -132,7 +132,7 @@ def bar_flags(bars: Bars, sessions: Sessions, run_start: NDArray[np.int32], *, w
     """The bits of `src.market.flags`, uint8[n], from judged sessions.
 
     ENTRY_ALLOWED of bar t depends on bars up to t and the schedule only. BREAK_AFTER is also set where the
-    forced exit's own bar had no trades: an account that cannot leave at that bar's open leaves at the close before.
+    forced exit's bar had no trades: an account that cannot exit at that bar's open exits at the previous close.
     """
     n = len(bars)
     decision = _may_stand(bars, sessions) & sessions.usable[bars.session_id]

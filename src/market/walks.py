@@ -22,7 +22,7 @@ _TO_UNIT = 1.0 / 9007199254740992.0  # 2**-53
 
 
 def byte_walks() -> tuple[Int64, Int64, Int64]:
-    """Sum, highest and lowest point of the eight steps that the bits of each byte stand for, int64[256] each."""
+    """Sum, highest and lowest point of the eight steps encoded by the bits of each byte, int64[256] each."""
     bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
     path = np.cumsum(2 * bits - 1, axis=1)
     return path[:, -1].copy(), path.max(axis=1), path.min(axis=1)
@@ -52,7 +52,7 @@ def random_bits(seed: np.uint64, counter: int) -> np.uint64:
 def walk_bytes(
     price: int, n_bytes: int, extra: int, sums: Int64, tops: Int64, bottoms: Int64, seed: np.uint64, counter: int
 ) -> tuple[int, int, int, int]:
-    """One bar of 8 x n_bytes fair steps and `extra` (0 or 1) more: high, low, close and the next counter."""
+    """One bar of 8 x n_bytes fair steps plus `extra` (0 or 1): high, low, close and the next counter."""
     high = price
     low = price
     bits = np.uint64(0)
@@ -101,7 +101,7 @@ def walk_in_proportion(
     bottoms: Int64,
     seed: np.uint64,
 ) -> Int64:
-    """Bars of as many fair steps as give the bar's return its `variance`, after a gap; int64[n, 4] ticks."""
+    """Bars with enough fair steps to give the return its `variance`, after a gap; int64[n, 4] ticks."""
     out = np.empty((variance.size, 4), np.int64)
     price = level
     counter = 0

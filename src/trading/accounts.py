@@ -1,4 +1,4 @@
-"""A block of accounts over one tape: the arrays the kernel works on, and its calls with the tape's arrays filled in."""
+"""A block of accounts over one tape: the arrays the kernel works on, and the kernel calls with the tape filled in."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 from src.trading.tape import Tape
 
 CARRIED = ("consecutive_losses", "recent_wins", "n_recent", "target_reached")
-"""What an account takes into its next session besides balance, peak and days left."""
+"""Fields an account carries into its next session besides balance, peak and days left."""
 
 
 class AccountBlock:
-    """`n` accounts, their masks bool[n, 6] and how the ended ones stood; training episodes begin again by themselves.
+    """`n` accounts, their masks bool[n, 6] and the final records of ended ones; training episodes auto-restart.
 
-    Account i's random sequence depends on its own seed alone, never on how many stand beside it.
+    Account i's random sequence depends on its own seed alone, not on the number of accounts.
     """
 
     def __init__(self, tape: Tape, params: np.ndarray, n: int) -> None:
@@ -33,20 +33,20 @@ class AccountBlock:
         self.last_masks = np.zeros((n, N_ACTIONS), np.bool_)
 
     def seed(self, index: int, seed: int) -> None:
-        """Give one account its random sequence and begin it anew."""
-        # Mixed once here, so that neighbouring seeds do not make neighbouring sequences.
+        """Set one account's random seed and restart its sequence."""
+        # Mixed once here, so that adjacent seeds do not give correlated sequences.
         self.accounts["key"][index] = kernel.mix64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
         self.accounts["episode"][index] = 0
 
     def begin_training_episodes(self, obs: np.ndarray) -> None:
         """Begin every account's next episode and write its first observation into `obs` (float32[n, 261])."""
         if not len(self.tape.starts):
-            raise ValueError("the tape names no bar where a training episode may begin")
+            raise ValueError("the tape has no bar where a training episode may begin")
         kernel.reset_batch(self.accounts, self.tape.starts, self.params)
         self.observe(obs)
 
     def begin_at(self, index: int, bar: int) -> None:
-        """A new account of the rule profile at `bar`, as evaluation begins; ValueError where no account may stand."""
+        """Start a new account of the rule profile at `bar`. Raises ValueError if that is no DECISION bar."""
         self._check_begin(bar)
         p = self.params[0]
         start = p["start_balance_cents"]
@@ -55,41 +55,41 @@ class AccountBlock:
     def carry_on(self, ended: np.ndarray, bars: Sequence[int] | np.ndarray) -> None:
         """Begin the next session of accounts that ended one: `ended` ACCOUNT[n], `bars` int[n].
 
-        Balance, peak and threshold, days left and the record of trades go on; the daily lock is gone, the daily limit
-        counts from today's balance, and what is counted by session (trades, costs, steps) begins at zero. ValueError
-        for an account that is breached or not flat: it has no next session.
+        Balance, peak, threshold, days left and the trade record carry over. The daily lock is cleared, the daily limit
+        counts from today's balance, and session counts (trades, costs, steps) restart at zero. Raises ValueError for
+        an account that is breached or not flat: it has no next session.
         """
         if np.any(ended["position"] != 0) or np.any(ended["breached"] != 0):
             at = int(np.argmax((ended["position"] != 0) | (ended["breached"] != 0)))
             raise ValueError(
-                f"account {at} cannot go on: it ended with position {ended['position'][at]} and breached "
-                f"{bool(ended['breached'][at])}, needs to be flat and alive"
+                f"account {at} cannot continue: it ended with position {ended['position'][at]} and breached "
+                f"{bool(ended['breached'][at])}, but must be flat and not breached"
             )
-        # A copy first: `ended` may be the very array that is written to.
+        # Copy first: `ended` may be the array that is written to.
         kept = ended.copy()
         self.accounts[:] = kept
         for i, bar in enumerate(bars):
             self._check_begin(int(bar))
-            # Python's own integers, for which the function is compiled already.
+            # Python integers, for which the function is already compiled.
             balance, peak, days = (int(kept[name][i]) for name in ("cash_cents", "peak_cents", "days_left"))
             kernel.reset_account(self.accounts[i], int(bar), balance, peak, days, self.params[0])
         for name in CARRIED:
             self.accounts[name] = kept[name]
 
     def _check_begin(self, bar: int) -> None:
-        # Compiled code does not check: a bar beyond the tape would be read from whatever lies there.
+        # Compiled code does not check bounds: a bar beyond the tape would read arbitrary memory.
         if not 0 <= bar < len(self.tape.flags) or not self.tape.flags[bar] & DECISION:
             raise ValueError(f"an account cannot begin at bar {bar} of {len(self.tape.flags)}: it is no DECISION bar")
 
     def restore(self, accounts: np.ndarray) -> None:
-        """Take over a snapshot of all records, `ACCOUNT`[n]; ValueError for one that was taken on a longer tape."""
+        """Restore a snapshot of all records, `ACCOUNT`[n]. Raises ValueError for one taken on a longer tape."""
         bars, n = accounts["bar"], len(self.tape.flags)
         if np.any((bars < 0) | (bars >= n)):
             raise ValueError(f"state with an account at bar {bars.max()}, but the tape has {n}: taken on another tape")
         self.accounts[:] = accounts
 
     def observe(self, obs: np.ndarray, with_tables: bool = True) -> None:
-        """Write masks and observations of every account as it stands."""
+        """Write the current masks and observations of every account."""
         t = self.tape
         kernel.observe_batch(
             self.accounts, t.prices, t.flags, t.window_flat, t.context, t.situation, t.advice, self.params,
@@ -107,7 +107,7 @@ class AccountBlock:
 
 
 def episode_summary(account: np.void) -> dict[str, Any]:
-    """What SB3 and our logs want to know of an ended episode, from the record as it stood.
+    """Summary of an ended episode for SB3 and the logs, from the account's final record.
 
     `r` and `l` are SB3's names for the episode's reward sum and length.
     """

@@ -17,7 +17,7 @@ from src.trading.tape import Tape
 
 ENV_ID = "FuturesTrading-v0"
 OBS_LIMIT = 5.0
-"""Every feature is clipped to this; the space is finite so that checkers and wrappers may sample it."""
+"""Bound of every feature; the space is finite so that checkers and wrappers can sample it."""
 
 
 def observation_space() -> spaces.Box:
@@ -33,9 +33,9 @@ def action_space() -> spaces.Discrete:
 class TradingEnv(gym.Env[np.ndarray, np.int64]):
     """One account over a tape, or over a folder written by `Tape.save` (mapped read-only, for worker processes).
 
-    `reset(seed=s)` begins the account's random sequence anew; without a seed the next episode of the sequence begins.
-    `reset(options={"bar": b})` begins a new account of the rule profile at the close of bar b instead. An illegal
-    action acts as HOLD and is counted in `info["illegal_actions"]`.
+    `reset(seed=s)` restarts the account's random sequence; without a seed the next episode of the sequence begins.
+    `reset(options={"bar": b})` starts a new account of the rule profile at the close of bar b instead. An illegal
+    action is treated as HOLD and counted in `info["illegal_actions"]`.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own declaration)
@@ -65,9 +65,9 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         return self._obs[0].copy(), {}
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One timestep; on the last one `info["episode"]` sums the episode up, and a reset must follow."""
+        """One timestep; on the last one `info["episode"]` summarizes the episode, and a reset must follow."""
         if self._over:
-            raise gym.error.ResetNeeded("the episode is over, or none has begun: call reset() before step()")
+            raise gym.error.ResetNeeded("the episode is over or has not begun: call reset() before step()")
         block = self._block
         tape = block.tape
         account = block.accounts[0]

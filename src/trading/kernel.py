@@ -1,10 +1,10 @@
 """One account's transition, compiled: the same functions serve one environment and a batch of thousands.
 
 Prices are integer ticks and money is integer cents, so every sum is exact. All jitted functions that call each other
-live in this file and take facts as arguments: numba would serve an edited callee of another file stale. Never
+live in this file and take facts as arguments, because numba's cache misses edits to a callee in another file. Never use
 `parallel=True` here: with `cache=True` it crashes across processes.
 
-Prices are compared on the position's own side (price x sign), where for long and short alike a lower number is worse.
+Prices are compared on the position's side (price x sign): a lower number is worse for long and short alike.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ TRUNCATED = 2
 
 @njit(cache=True)
 def mix64(value):
-    """The splitmix64 finaliser (Steele, Lea and Flood, 2014): uint64 -> uint64."""
+    """The splitmix64 finalizer (Steele, Lea and Flood, 2014): uint64 -> uint64."""
     z = value + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
@@ -102,13 +102,13 @@ def _contracts(p):
 
 @njit(cache=True)
 def equity_cents(a, price_ticks, p):
-    """Balance plus the open position marked at `price_ticks`, exit costs not counted. int64 cents."""
+    """Balance plus the open position marked at `price_ticks`, before exit costs; int64 cents."""
     return a.cash_cents + a.position * (np.int64(price_ticks) - a.entry_ticks) * p.tick_value_cents
 
 
 @njit(cache=True)
 def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
-    """A flat account at the close of `bar`; its random sequence and episode counter are left alone."""
+    """Reset to a flat account at the close of `bar`; random sequence and episode counter are unchanged."""
     a.cash_cents = balance_cents
     a.start_cash_cents = balance_cents
     a.day_start_cents = balance_cents
@@ -138,10 +138,11 @@ def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
 def draw_training_account(a, starts, p):
     """Begin the account's next training episode: where, and with how much buffer left.
 
-    The start is a golden-ratio step through all start bars from the account's own offset: evenly spread over sessions
-    and bars within one account's sequence, whatever stands beside it. Under a trailing rule, a `fresh_account_frac`
-    share are new accounts; of the others the peak is uniform on [start, start + target], the buffer uniform on
-    [min_buffer_frac, 1] x the trailing amount (the balance never above the peak), days left uniform on 1..expiry.
+    The start is a golden-ratio step through all start bars from the account's own offset, so one account's sequence is
+    spread evenly over sessions and bars, independent of other accounts. Under a trailing rule, a share
+    `fresh_account_frac` are new accounts. In the others the peak is uniform on [start, start + target], the buffer
+    uniform on [min_buffer_frac, 1] x the trailing amount (balance never above the peak), days left uniform on
+    1..expiry.
     """
     place = mix64(a.key) + a.episode * _GOLDEN
     where = np.int64(np.float64(place >> np.uint64(11)) * _TO_UNIT * len(starts))
@@ -160,7 +161,7 @@ def draw_training_account(a, starts, p):
 
 @njit(cache=True)
 def _break_even_stop(a, p):
-    """Entry plus round-turn cost, rounded in the position's favour. Entry slippage is in the entry price already."""
+    """Entry plus round-turn cost, rounded in the position's favor; the entry price already includes entry slippage."""
     cost = 2 * p.commission_cents + p.slippage_ticks * p.tick_value_cents
     ticks = -((-cost) // p.tick_value_cents)
     return a.entry_ticks + ticks if a.position > 0 else a.entry_ticks - ticks
@@ -206,7 +207,7 @@ def _clear_position(a):
 
 @njit(cache=True)
 def _exit(a, price_ticks, slipped, p):
-    """Close the position at `price_ticks`, from which slippage is still to be taken when `slipped`."""
+    """Close the position at `price_ticks`, less slippage if `slipped`."""
     sign = 1 if a.position > 0 else -1
     size = abs(a.position)
     if slipped:
@@ -230,7 +231,7 @@ def _exit(a, price_ticks, slipped, p):
 
 @njit(cache=True)
 def enter(a, sign, open_ticks, atr_ticks, p):
-    """Open a position on the side of `sign` at `open_ticks` and slippage; stop and target as of this ATR."""
+    """Open a position on the side of `sign` at `open_ticks` plus slippage; this ATR sets stop and target."""
     size = _contracts(p)
     a.position = sign * size
     a.entry_ticks = open_ticks + sign * p.slippage_ticks
@@ -253,7 +254,7 @@ def _trail_stop(a, sign, p):
 
 @njit(cache=True)
 def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
-    """An open position within a bar: the peak is credited, then the nearest adverse level tested, then the target."""
+    """An open position within a bar: raise the peak, test the nearest adverse level, then the target."""
     sign = 1 if a.position > 0 else -1
     best = sign * (high_ticks if sign > 0 else low_ticks)
     worst = sign * (low_ticks if sign > 0 else high_ticks)
@@ -299,7 +300,7 @@ def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
 
 @njit(cache=True)
 def _settle(a, p):
-    """What a flat account's balance means for its rules, after all exits of a step."""
+    """Apply the rules to a flat account's balance, after all exits of a step."""
     if p.trail_mode != TRAIL_END_OF_DAY:
         a.peak_cents = max(a.peak_cents, a.cash_cents)
         a.threshold_cents = _threshold_of(a.peak_cents, p)
@@ -313,7 +314,7 @@ def _settle(a, p):
 
 @njit(cache=True)
 def order_stop(a, action, sign, p):
-    """Orders on the stop take effect before the next bar. `sign` is that of the position."""
+    """Apply a stop order before the next bar; `sign` is the position's."""
     if action == MOVE_TO_BE:
         a.stop_ticks = _break_even_stop(a, p)
     elif action == ENABLE_TRAIL:
@@ -342,8 +343,8 @@ def _at_open(a, action, closing, open_ticks, atr_ticks, is_flat_bar, p):
 def step_account(a, action, prices, flags, atr_ticks, p, mask):
     """Decide at the close of the account's bar, act from the next one.
 
-    `mask` is the bool[6] of what is legal now; an illegal action acts as HOLD and is counted. Returns (reward float32,
-    ending): 0, TERMINATED or TRUNCATED.
+    `mask` (bool[6]) holds the actions that are legal now; an illegal action is treated as HOLD and counted. Returns
+    (reward float32, ending), where ending is 0, TERMINATED or TRUNCATED.
     """
     t = np.int64(a.bar)
     if action < 0 or action >= N_ACTIONS or not mask[action]:
@@ -390,7 +391,7 @@ def step_account(a, action, prices, flags, atr_ticks, p, mask):
         ending = TRUNCATED
     if not (broken and session_over):
         a.bar = t + 1
-    # Rounded before it is summed, so that an episode's sum is that of the rewards SB3 saw.
+    # Rounded before summing, so that the episode sum matches the rewards SB3 saw.
     reward32 = np.float32(reward)
     a.reward_sum += np.float64(reward32)
     return reward32, ending
@@ -467,9 +468,9 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
     """Fill `obs` (float32[261]) at the close of the account's bar.
 
     `window_flat` is the window table as one row (float32[n * 11]). Without `with_tables` the context and opinion slices
-    are left alone: whoever assembles them outside the kernel writes them.
+    are not written; the caller fills them.
     """
-    # Unsigned indices: with signed ones numba checks for wrap-around at every element (130 against 45 ns a window).
+    # Unsigned indices: with signed ones numba checks wrap-around at every element (130 ns vs. 45 ns per window).
     first = np.int64(a.bar) - _LOOKBACK
     start = 0
     if first < 0:
@@ -492,7 +493,7 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
 
 @njit(cache=True)
 def observe_batch(accounts, prices, flags, window_flat, context, situation, advice, params, masks, obs, with_tables):
-    """Masks (bool[n, 6]) and observations (float32[n, 261]) of every account as it stands."""
+    """Current masks (bool[n, 6]) and observations (float32[n, 261]) of every account."""
     p = params[0]
     for i in range(len(accounts)):
         write_action_mask(accounts[i], prices, flags, p, masks[i])
@@ -516,8 +517,8 @@ def step_batch(
     """Step every account and begin the next episode of those that ended.
 
     Shapes: actions int64[n]; masks bool[n, 6] (read, then overwritten); obs float32[n, 261]; rewards float32[n];
-    endings uint8[n]. For an account that ended, `last_accounts`, `last_obs` and `last_masks` at its row hold how it
-    stood before the reset. Returns how many ended.
+    endings uint8[n]. For an account that ended, row i of `last_accounts`, `last_obs` and `last_masks` holds its
+    state before the reset. Returns how many ended.
     """
     p = params[0]
     ended = 0
@@ -541,7 +542,7 @@ def step_batch(
 
 @njit(cache=True)
 def step_sessions(accounts, actions, over, prices, flags, atr_ticks, params, masks, rewards):
-    """Step every account that is not `over` (bool[n], updated); no episode begins again. Masks are read only."""
+    """Step every account that is not `over` (bool[n], updated); episodes do not restart. Masks are only read."""
     p = params[0]
     for i in range(len(accounts)):
         rewards[i] = 0.0

@@ -1,4 +1,4 @@
-"""The action codes, the observation's slices, and the records of an account and its constants."""
+"""Action codes, observation slices, and the records of an account and its constants."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FLAT, LONG_WINNING, LONG_LOSING, SHORT_WINNING, SHORT_LOSING = range(5)
 N_SIDES = 5
 
 NO_THRESHOLD_CENTS = -(2**62)
-"""The threshold of an account without one: below any balance."""
+"""Threshold of an account without a drawdown rule: below any balance."""
 N_RECENT_TRADES = 10
-"""The win rate the agent sees is over this many trades."""
+"""Trades in the recent win rate that the agent observes."""
 
 ACCOUNT = np.dtype(
     [
         ("key", np.uint64),  # names the account's own random sequence
         ("episode", np.uint64),  # episodes begun: the counter of that sequence
-        ("cash_cents", np.int64),  # realised balance, commissions paid
+        ("cash_cents", np.int64),  # realized balance, commissions paid
         ("peak_cents", np.int64),
         ("threshold_cents", np.int64),
         ("day_start_cents", np.int64),

@@ -1,4 +1,4 @@
-"""The constants of an account, built once from contract, settings and rule profile."""
+"""Constants of an account, built once from contract, settings and rule profile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.trading.settings import EnvironmentSettings
 
 
 def commission_cents(settings: EnvironmentSettings, contract: Contract) -> int:
-    """Commission a contract and side in whole cents; the market's own unless the settings name one."""
+    """Commission per contract and side in whole cents; the market's default unless the settings give one."""
     if settings.commission_usd is None:
         return contract.commission_cents
     cents = Decimal(str(settings.commission_usd)) * 100
@@ -29,7 +29,7 @@ def commission_cents(settings: EnvironmentSettings, contract: Contract) -> int:
 def make_params(settings: EnvironmentSettings, contract: Contract, rules: RuleProfile) -> np.ndarray:
     """The kernel's constants: a structured array of `PARAMS`, length 1, read-only.
 
-    Micros count against the profile's own limit for micros. Raises ConfigError for a commission that is no whole cents.
+    Micros count against the profile's limit for micros. Raises ConfigError if the commission is not in whole cents.
     """
     params = np.zeros(1, PARAMS)
     values = {

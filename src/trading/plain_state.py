@@ -1,8 +1,8 @@
-"""State as JSON values and arrays of bytes, and back with every type and bit: what is kept without pickling.
+"""Pack state into JSON values and byte arrays and restore it exactly, without pickling.
 
-None, bool, int, float, str, lists, tuples, mappings by text, numpy scalars and arrays of numbers or dates are kept. A
-type is kept too, since numpy computes otherwise with a float than with a float64. A marker is a mapping of one key that
-begins with "$".
+Supported: None, bool, int, float, str, lists, tuples, mappings with string keys, numpy scalars, and arrays of numbers
+or dates. Types are restored too, since numpy computes differently with a float than with a float64. A marker is a
+mapping with one key that begins with "$".
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _KINDS = "biufcmM"  # of numpy's dtypes: bool, integers, floats, complex, durati
 
 
 class NotPlainError(TypeError):
-    """A value that only pickling could keep."""
+    """A value that only pickling could store."""
 
 
 def pack(value: Any, arrays: dict[str, np.ndarray] | None = None, name: str = "") -> Any:
-    """`value` as what strict JSON has; its arrays go into `arrays` as uint8 (copies; uint8 in their own shape).
+    """Convert `value` to strict JSON; arrays go into `arrays` as uint8 copies (uint8 arrays keep their shape).
 
-    NotPlainError names the first part that cannot be kept; without `arrays` no array can.
+    Raises NotPlainError naming the first part that cannot be stored; without `arrays`, no array can.
     """
     kind = type(value)
     if value is None or kind in (bool, int, str):
@@ -45,7 +45,7 @@ def pack(value: Any, arrays: dict[str, np.ndarray] | None = None, name: str = ""
 
 
 def unpack(value: Any, arrays: Mapping[str, np.ndarray] | None = None) -> Any:
-    """What was packed; arrays are copies."""
+    """Restore what was packed; arrays are copies."""
     if isinstance(value, list):
         return [unpack(item, arrays) for item in value]
     if not isinstance(value, Mapping):

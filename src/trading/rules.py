@@ -1,7 +1,7 @@
-"""Dated rule profiles of prop firms, and what the kernel needs of them.
+"""Dated rule profiles of prop firms, and what the kernel needs from them.
 
-A profile says what some source said on some day. What is computed from it is always called a *simulated rule check*:
-firms change their rules, and passing here says nothing about being allowed to trade that way.
+A profile records what a source said on a given day. Results computed from it are always called a *simulated rule
+check*: firms change their rules, and passing here does not mean that a firm allows trading that way.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RESULT_NAME: Final = "simulated rule check"
 PROFILES_FOLDER: Final = Path(__file__).resolve().parents[2] / "config" / "prop_firms"
 
 NO_CONTRACT_LIMIT: Final = 10**9
-"""Stands for a profile without a limit: more contracts than any setting allows."""
+"""Contract limit of a profile without one: more than any setting allows."""
 
 TRAIL_MODES: Final[Mapping[str, int]] = {"none": 0, "live_peak": 1, "end_of_day": 2}
 
 
 def _no_bool(value: Any) -> Any:
-    # YAML reads `yes` as true, and pydantic would take true as 1.
+    # YAML reads `yes` as true, and pydantic would accept true as 1.
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -42,7 +42,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class RuleProfile(Section):
-    """One account type of one firm on one date; null means no such rule. Money is US dollars, whole cents."""
+    """One account type of one firm on one date; null means no such rule. Money is in US dollars, whole cents."""
 
     name: Text = Field(description="the file's name without its ending")
     title: Text = Field(description="what a report calls the account")
@@ -52,15 +52,15 @@ class RuleProfile(Section):
     start_balance_usd: Usd = Field(description="balance of a new account")
     profit_target_usd: Usd | None = Field(None, description="profit that passes the evaluation")
     trail_mode: Literal["none", "live_peak", "end_of_day"] = Field(
-        description="what the threshold follows: the live unrealised peak, the balance at a session's end, or nothing"
+        description="what the threshold follows: the live unrealized peak, the end-of-session balance, or nothing"
     )
     trail_usd: Usd | None = Field(None, description="distance of the threshold below that peak")
     lock_usd: Usd | None = Field(None, description="balance at which the threshold stops rising; null: never")
     daily_limit_usd: Usd | None = Field(None, description="loss that pauses the account until the next session")
-    max_contracts: Count | None = Field(None, ge=1, description="contracts of a full-size market held at once")
-    micro_contracts: Count | None = Field(None, ge=1, description="contracts of a micro market held at once")
-    expiry_days: Count | None = Field(None, ge=1, description="sessions after which the evaluation is over")
-    min_days: Count = Field(0, description="sessions before a pass counts; not a matter of the account itself")
+    max_contracts: Count | None = Field(None, ge=1, description="most contracts of a full-size market held at once")
+    micro_contracts: Count | None = Field(None, ge=1, description="most contracts of a micro market held at once")
+    expiry_days: Count | None = Field(None, ge=1, description="sessions after which the evaluation expires")
+    min_days: Count = Field(0, description="sessions before a pass counts; does not affect the account")
 
     @model_validator(mode="after")
     def _rules_fit_together(self) -> RuleProfile:
@@ -73,7 +73,7 @@ class RuleProfile(Section):
                 lowest = self.start_balance_usd - self.trail_usd
                 raise ValueError(
                     f"lock_usd must be at least start_balance_usd - trail_usd = {lowest}, "
-                    "where the threshold of a new account stands"
+                    "the threshold of a new account"
                 )
         for key in ("trail_usd", "daily_limit_usd"):
             loss = getattr(self, key)
@@ -88,8 +88,8 @@ class RuleProfile(Section):
     def to_params_fields(self, *, micro: bool = False) -> dict[str, int]:
         """The rule constants of an account: money in cents, modes as codes.
 
-        `trail_mode` is 0 none, 1 live peak, 2 end of day; `lock_mode` 0 none, 1 at `lock_cents`. `micro` chooses the
-        limit on micro contracts. 0 stands for no rule, but for `max_contracts` (NO_CONTRACT_LIMIT).
+        `trail_mode` is 0 none, 1 live peak, 2 end of day; `lock_mode` is 0 none, 1 at `lock_cents`. `micro` selects the
+        limit for micro contracts. 0 means no rule, except for `max_contracts` (NO_CONTRACT_LIMIT).
         """
         limit = self.micro_contracts if micro else self.max_contracts
         return {
@@ -105,7 +105,7 @@ class RuleProfile(Section):
         }
 
     def summary(self) -> str:
-        """One sentence for console and report: which rules, of what date, and how the lock is read."""
+        """One sentence for console and report: the rules, their date, and how the lock is interpreted."""
         rules = [f"start ${self.start_balance_usd:,}"]
         if self.profit_target_usd is not None:
             rules.append(f"target ${self.profit_target_usd:,}")
@@ -128,7 +128,7 @@ def available_rule_profiles(folder: Path = PROFILES_FOLDER) -> tuple[str, ...]:
 
 
 def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
-    """The profile of that name. Raises ConfigError for an unknown name, and for a file or field that cannot be used."""
+    """Load a profile by name. Raises ConfigError for an unknown name or an invalid file or field."""
     known = available_rule_profiles(folder)
     if name not in known:
         listed = ", ".join(known) if known else "none at all"
@@ -140,15 +140,15 @@ def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Mend the file.") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Fix the file.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values, but holds {type(content).__name__}.")
     try:
         profile = RuleProfile.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path} is no usable rule profile. {_explain(error)}") from error
+        raise ConfigError(f"{path} is not a valid rule profile. {_explain(error)}") from error
     if profile.name != name:
-        raise ConfigError(f"{path}: name is {profile.name!r}, but must be the file's own, {name!r}.")
+        raise ConfigError(f"{path}: name is {profile.name!r}, but must match the file name, {name!r}.")
     return profile
 
 

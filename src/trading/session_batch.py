@@ -1,4 +1,4 @@
-"""Evaluation: account i plays session i once, from its first tradable bar."""
+"""Evaluation batch: account i trades session i once, from its first tradable bar."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from src.trading.tape import Tape
 
 
 class SessionBatch:
-    """New accounts of the rule profile, one a session, stepped together until all sessions are over.
+    """New accounts of the rule profile, one per session, stepped together until all sessions are over.
 
-    `begin(first_bars)` starts them; it leaves nothing of what was played before, so one object may serve many policies
-    in turn; an account that lives for several sessions is taken out (a copy of its record) and handed in again. With
-    `with_tables=False` the context and opinion slices of the observation are left to the caller, who finds the rows in
-    `bars` and `situations`.
+    `begin(first_bars)` starts them and clears everything from before, so one object can serve many policies in turn. An
+    account that spans several sessions is taken out (a copy of its record) and passed in again. With
+    `with_tables=False` the caller fills the context and opinion slices of the observation, using `bars` and
+    `situations` for the rows.
     """
 
     def __init__(self, tape: Tape, params: np.ndarray, with_tables: bool = True) -> None:
@@ -28,14 +28,14 @@ class SessionBatch:
         self.reset()
 
     def reset(self, *, seed: int | None = None) -> None:
-        """No sessions. Evaluation draws nothing, so `seed` has no effect; pools of environments pass one."""
+        """Reset to no sessions. `seed` has no effect, since evaluation draws nothing; environment pools pass one."""
         self._resize(0)
 
     def begin(self, first_bars: Sequence[int] | np.ndarray, carried: np.ndarray | None = None) -> np.ndarray:
         """Begin a session at each of `first_bars` (int[n]); returns the observations float32[n, 261], a buffer.
 
-        Without `carried` every account is new. With it, the accounts ACCOUNT[n] go on from how they ended an earlier
-        session (`AccountBlock.carry_on`); they may be a copy of other rows than these.
+        Without `carried` every account is new. With it, the accounts ACCOUNT[n] continue from the end of an earlier
+        session (`AccountBlock.carry_on`); they may come from other rows.
         """
         if carried is not None and len(carried) != len(first_bars):
             raise ValueError(f"{len(carried)} accounts cannot begin {len(first_bars)} sessions")
@@ -77,7 +77,7 @@ class SessionBatch:
 
     @property
     def accounts(self) -> np.ndarray:
-        """The account records as they stand (a view)."""
+        """The current account records (a view)."""
         return self._block.accounts
 
     @property
@@ -91,7 +91,7 @@ class SessionBatch:
         return self._block.masks
 
     def bars(self) -> np.ndarray:
-        """The bar each account stands at, int32[n] (a view)."""
+        """Each account's current bar, int32[n] (a view)."""
         return self._block.accounts["bar"]
 
     def equities_cents(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The frozen arrays an account reads: one tape is shared by every account, environment and worker."""
+"""The frozen arrays an account reads; all accounts, environments and workers share one tape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES: dict[str, Any] = {
 
 
 def _fitting(name: str, array: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """The array if every value survives the conversion to `dtype` (floats may lose digits), else ValueError."""
+    """The array if every value survives conversion to `dtype` (floats may lose digits). Raises ValueError otherwise."""
     given = np.asarray(array)
     if given.dtype == dtype or not given.size:
         return given
@@ -97,7 +97,7 @@ class Tape:
         open_ended = np.flatnonzero(ends & ~broken & ~before_flat_bar)
         if len(open_ended):
             raise ValueError(
-                f"Tape.flags end a session after bar {open_ended[0]} with neither a forced exit nor a break behind it: "
+                f"Tape.flags end a session after bar {open_ended[0]} with neither a forced exit nor a break after it: "
                 f"a position would outlive its session"
             )
         decides = (self.flags & DECISION) != 0
@@ -105,12 +105,12 @@ class Tape:
         stranded = np.flatnonzero(decides & ~ends & ~goes_on)
         if len(stranded):
             raise ValueError(
-                f"Tape.flags let an account decide at bar {stranded[0]} of {len(self.flags)} and go on, but at the "
-                f"next bar it may not stand: set END_AFTER"
+                f"Tape.flags let an account decide at bar {stranded[0]} of {len(self.flags)} and continue, but "
+                f"the next bar is not a decision bar: set END_AFTER"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles go through the checks, and are read-only, too."""
+        """Copies and pickles pass through the checks and are read-only too."""
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
 
     @property
@@ -130,7 +130,7 @@ class Tape:
 
     @classmethod
     def load(cls, folder: Path) -> Tape:
-        """Map the arrays of `save` read-only: workers of one machine share the pages."""
+        """Map the arrays written by `save` read-only; workers on one machine share the pages."""
         return cls(
             **{f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r", allow_pickle=False) for f in fields(cls)}
         )

@@ -619,7 +619,7 @@ def test_another_market_configuration_or_data_is_named_with_both_values(two: Che
     assert isinstance(error.value, UserError)
     for words in ("market was NQ, is ES", "data was sha256:aa11, is sha256:bb22", "new_key was not set, is on"):
         assert words in text
-    for words in ("same options", "--start-phase N", "checkpoint-000000000200"):
+    for words in ("original options", "--start-phase N", "checkpoint-000000000200"):
         assert words in text
     assert "gamma" not in text
     assert "\n" not in text
@@ -788,7 +788,7 @@ def test_a_disk_that_fills_at_any_call_leaves_what_was_and_says_what_to_do(
         assert isinstance(error, UserError)
         for words in (str(store.folder), "No space left on device", "Free space on that disk", "--auto-resume"):
             assert words in text
-        written = "is written" in text
+        written = "was written" in text
         kept = step if written else 200
         assert f"checkpoint-{kept:012d} is kept" in text
         if not written:

@@ -110,7 +110,7 @@ def test_a_hybrid_that_runs_out_in_its_first_update_too(caplog: pytest.LogCaptur
         found = facts(one.learn(2))
     assert found == expected
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "at timestep 128: from here on a minibatch of 64 rows is evaluated 32 rows at a time" in said
+    assert "at timestep 128: from now on a minibatch of 64 rows is evaluated 32 rows at a time" in said
     with built("hybrid") as one:
         assert facts(one.learn(2))["weights"] != expected["weights"]
 

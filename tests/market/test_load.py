@@ -78,7 +78,7 @@ def test_a_micro_takes_its_parent_s_bars_and_says_so_but_prefers_its_own(tmp_pat
     save(tmp_path, "ES_5m.csv")
     parents = load_bars(tmp_path, "MES")
     assert parents.market == "MES"
-    assert "ES bars stand in for MES" in parents.source
+    assert "ES bars used for MES" in parents.source
     save(tmp_path, "MES_5m.csv", end=500)
     own = load_bars(tmp_path, "MES")
     assert len(own) == 500

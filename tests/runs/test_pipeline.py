@@ -711,7 +711,7 @@ def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
     damage(run_of(home) / f"phase2/base/checkpoint-{96:012d}/{file}", how)
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.error is None
-    assert f"checkpoint-{96:012d} is passed over: {file}" in ended.said
+    assert f"checkpoint-{96:012d} was skipped: {file}" in ended.said
     assert "going on from 64" in ended.said
     assert base_results(home) == base_of_whole
 
@@ -723,7 +723,7 @@ def test_with_all_checkpoints_damaged_the_training_begins_anew(
     for checkpoint in (run_of(home) / "phase2/base").iterdir():
         damage(checkpoint / "policy.safetensors", "flipped")
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
-    assert ended.said.count("is passed over") == 3
+    assert ended.said.count("was skipped") == 3
     assert "going on from" not in ended.said
     assert base_results(home) == base_of_whole
 

@@ -196,7 +196,7 @@ def test_a_live_peak_of_yesterday_ends_the_account_today() -> None:
     assert batch.over.all()
     assert Seat(batch, 0).breached == 1
     assert Seat(batch, 0).cash_cents == 4_998_500
-    with pytest.raises(ValueError, match="account 0 cannot go on: it ended with position 0 and breached True"):
+    with pytest.raises(ValueError, match="account 0 cannot continue: it ended with position 0 and breached True"):
         batch.begin([0], batch.accounts)
     # A new account lives through the same bars.
     batch.begin([4])

@@ -153,7 +153,7 @@ def test_a_tape_without_starts_cannot_train_but_can_be_played() -> None:
     tape = make_tape(3)
     fields = {name: getattr(tape, name) for name in tape.__dataclass_fields__}
     env = TradingEnv(type(tape)(**{**fields, "starts": np.zeros(0, np.int32)}), make_params())
-    with pytest.raises(ValueError, match="names no bar"):
+    with pytest.raises(ValueError, match="has no bar where"):
         env.reset()
     env.reset(options={"bar": int(tape.starts[0])})
     env.step(HOLD)

@@ -162,7 +162,7 @@ def test_an_empty_folder_has_no_profiles(tmp_path: Path) -> None:
         ({"max_contracts": 6, "micro_contracts": 5}, "micro_contracts must be at least max_contracts = 6"),
         ({"expiry_days": 0}, "expiry_days is 0"),
         ({"min_days": -1}, "min_days is -1"),
-        ({"name": "other"}, "name is 'other', but must be the file's own"),
+        ({"name": "other"}, "name is 'other', but must match the file name"),
         ({"daily_limit": 1_000}, "Unknown key 'daily_limit' (did you mean 'daily_limit_usd'?)"),
     ],
 )
