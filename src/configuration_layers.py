@@ -76,8 +76,9 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseM
     """`above` over `below`, section by section; a value that is a mapping itself (env_kwargs) is replaced whole."""
     result = dict(below)
     for name, value in above.items():
-        inner = section_of(model.model_fields[name])
-        if inner is not None and isinstance(value, Mapping | None):
+        field = model.model_fields.get(name)  # names are checked later
+        inner = None if field is None else section_of(field)
+        if inner is not None and isinstance(value, Mapping | None) and isinstance(result.get(name), Mapping | None):
             value = merged(result.get(name) or {}, value or {}, inner)
         result[name] = value
     return result
