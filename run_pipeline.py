@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
 from src.command_line import overrides_of, run_command, run_parser
 
 OWN_OPTIONS = ("start_phase", "auto_resume")
@@ -26,11 +29,18 @@ def pipeline(args: argparse.Namespace) -> int:
     from src.testing_framework import TestConfig, TestingFramework, create_test_config
 
     overrides = {name: value for name, value in overrides_of(args).items() if name not in OWN_OPTIONS}
-    file = args.config or _file_of_earlier_run(args, overrides)
+    earlier = None if args.config else _file_of_earlier_run(args, overrides)
+    file = args.config or earlier
     config = (
         TestConfig.from_file(file, "pipeline", **overrides) if file else create_test_config("pipeline", **overrides)
     )
-    report = TestingFramework(config).run_automated_pipeline(
+    console = Console()
+    if earlier:
+        from src.runs.inheritance import inherited_words
+
+        words = inherited_words(earlier, TestConfig.from_file(earlier, "pipeline"), config)
+        console.print(Text(words), highlight=False)
+    report = TestingFramework(config, console).run_automated_pipeline(
         start_phase=args.start_phase, auto_resume=args.auto_resume, command=command_to_go_on(sys.argv)
     )
     return EXIT_OK if report["validation_passed"] else EXIT_TARGET_MISSED
@@ -56,7 +66,7 @@ def command_to_go_on(argv: list[str]) -> str:
     for option in options:
         if option == "--start-phase":
             next(options, None)
-        elif option != "--auto-resume" and not option.startswith("--start-phase="):
+        elif option not in ("--auto-resume", "--no-auto-resume") and not option.startswith("--start-phase="):
             kept.append(option)
     return shlex.join(["python", argv[0], *kept, "--auto-resume"])
 
@@ -70,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="begin this phase anew, on what the run before it made",
     )
-    parser.add_argument("--auto-resume", action="store_true", help="go on with the newest run of the output folder")
+    parser.add_argument(
+        "--auto-resume",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="resume the newest run of the output folder with its settings; --no-auto-resume: begin a new run "
+        "(default: resume only an unfinished one of the same settings)",
+    )
     return parser
 
 

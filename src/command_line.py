@@ -28,7 +28,12 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     option("--market", help="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K (default NQ)")
     option("--data", metavar="PATH", help="bars: a CSV or Parquet file, or a folder (default data/, else synthetic)")
     option("--config", metavar="FILE", help="YAML file of settings; options given here win over it")
-    option("--quick", action="store_true", default=None, help="train 1%% of production: too short to learn")
+    option(
+        "--quick",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train 1%% of production: too short to learn; --no-quick: not so, whatever a file or an earlier run says",
+    )
     option("--mock-llm", action="store_true", default=None, help="advice by rules, without a language model")
     option("--llm-model", metavar="NAME", help="bundled:smollm2 (default), a folder or hub id, tiny, or mock")
     option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,18 @@ from src.agent.settings import (
 )
 from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
 from src.configuration_file import commented_yaml, read_mapping
+from src.configuration_layers import (
+    PHASES,
+    KeyPath,
+    holds,
+    merged,
+    nested,
+    over,
+    paths_of,
+    placed,
+    value_at,
+    written_out,
+)
 from src.errors import ConfigError
 from src.evidence.settings import EvidenceSettings, MonitoringSettings
 from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
@@ -32,16 +44,14 @@ from src.settings import Section
 from src.suggestions import did_you_mean
 from src.trading.settings import EnvironmentSettings
 
-KeyPath = tuple[str, ...]  # from a section down to one of its keys
-
 # Options whose names say more than their keys would, and the keys.
+ASKING: KeyPath = ("llm", "tabulation_budget_s")
+ASKING_QUICK: KeyPath = ("llm", "quick_budget_s")
 ALIASES: Mapping[str, KeyPath] = {
     "data": ("data", "path"),
     "llm_model": ("llm", "model"),
-    "llm_budget": ("llm", "tabulation_budget_s"),
+    "llm_budget": ASKING,
 }
-
-PHASES = ("phase1", "phase2", "phase3")
 
 # What a mode changes of the models' defaults.
 MODES: Mapping[str, Mapping[str, Any]] = {
@@ -49,8 +59,24 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "pipeline": {
         "hardware": {"vectorized_envs": 8, "batch_size": 256},
         "evidence": {"seeds": 1},
+        "phase1": {"gpu_usage": {"memory_fraction": 0.3}, "gpu_utilization_target": 0.3},
+        "phase2": {"gpu_usage": {"memory_fraction": 0.8}, "gpu_utilization_target": 0.8},
+        "phase3": {
+            "estimated_duration": 2400.0,
+            "gpu_usage": {"memory_fraction": 0.9},
+            "gpu_utilization_target": 0.9,
+        },
         "validation": {
-            "required": ["execution_time", "peak_memory", "phase1_duration", "phase2_duration", "phase3_duration"]
+            "max_execution_time_s": 5400.0,
+            "required": [
+                "execution_time",
+                "peak_memory",
+                "phase1_duration",
+                "phase2_duration",
+                "phase3_duration",
+                "phase2_gpu_utilization",
+                "phase3_gpu_utilization",
+            ],
         },
     },
 }
@@ -120,7 +146,7 @@ ConfigT = TypeVar("ConfigT", bound=Configuration)
 def flat_paths() -> Mapping[str, tuple[KeyPath, ...]]:
     """Every key below a section, with the paths it stands at: one, or its flat name would mean two things."""
     found: dict[str, tuple[KeyPath, ...]] = {}
-    for path in _paths(Configuration):
+    for path in paths_of(Configuration):
         if len(path) > 1:
             found[flat_name(path)] = (*found.get(flat_name(path), ()), path)
     return found
@@ -133,10 +159,18 @@ def flat_name(path: KeyPath) -> str:
 
 def load_config_file(path: Path | str) -> dict[str, Any]:
     """The checked values of a YAML file, by section. ConfigError names file, key, value and what is allowed."""
-    values = read_mapping(path)
-    _check_names(values, Configuration, str(path))
+    values = _from_file(read_mapping(path), str(path))
     values = {section: keys for section, keys in values.items() if keys is not None}
     _validated(Configuration, values, lambda key: f"{path}: {'.'.join(key)}")
+    return values
+
+
+def _from_file(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What a file says, each key in its place and short forms written out. ConfigError for a name that is none."""
+    flat = {name: paths[0] for name, paths in flat_paths().items() if len(paths) == 1}
+    values = placed(values, Configuration, flat, source)
+    values = written_out(values, lambda key: f"{source}: {'.'.join(key)}")
+    _check_names(values, Configuration, source)
     return values
 
 
@@ -155,7 +189,7 @@ def build_config(
     returns can be passed on. `source` names the file in errors.
     Raises ConfigError, and MarketError for an unknown market.
     """
-    _check_names(yaml_values, Configuration, source)
+    yaml_values = _from_file(yaml_values, source)
     given = _by_section(overrides)
     written = (yaml_values.get("test_mode") or {}).get("mode")
     mode = mode or given.get("test_mode", {}).get("mode") or written or "hardware_maximized"
@@ -168,21 +202,20 @@ def build_config(
             f"{source}: test_mode.mode is {written!r}, but this run is {mode}. Name a file written for {mode}, "
             f"or set test_mode.mode to {mode}."
         )
-    chosen = _merged(yaml_values, given)
-    values = _merged(_merged({"test_mode": {"mode": mode}}, MODES[mode]), chosen)
-    if (values["test_mode"].get("quick") is True) and not _holds(chosen, ("evidence", "seeds")):
-        values = _merged(values, {"evidence": {"seeds": 1}})
+    chosen = over(yaml_values, given, Configuration)
+    values = over(merged({"test_mode": {"mode": mode}}, MODES[mode], Configuration), chosen, Configuration)
+    values = merged(values, _implied(values, chosen, given), Configuration)
 
     def place(path: KeyPath) -> str:
         key = ".".join(path)
-        if not _holds(given, path):
+        if not holds(given, path):
             return f"{source}: {key}"
         return f"option {flat_name(path)} ({key})" if len(path) > 1 else f"options over {source}: {key}"
 
     config = _validated(model, values, place)
     contract = get_contract(config.test_mode.market)
     if contract.symbol != config.test_mode.market:
-        values = _merged(values, {"test_mode": {"market": contract.symbol}})
+        values = merged(values, {"test_mode": {"market": contract.symbol}}, Configuration)
         config = _validated(model, values, place)
     _check_phase_targets(config, place(("validation", "required")))
     _check_can_go_on(config, place)
@@ -192,6 +225,30 @@ def build_config(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
         )
     return config
+
+
+def _implied(values: Mapping[str, Any], chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from the values where nobody has chosen: one seed and the time asked for of a quick run, and no
+    required target of a phase whose limit was taken away."""
+    implied: dict[str, Any] = {}
+    if values["test_mode"].get("quick") is True:
+        if not holds(chosen, ("evidence", "seeds")):
+            implied["evidence"] = {"seeds": 1}
+        asked_s = value_at(given, ASKING) if holds(given, ASKING) else None
+        if isinstance(asked_s, int | float) and asked_s > 0 and not holds(given, ASKING_QUICK):
+            implied["llm"] = {ASKING_QUICK[1]: asked_s}
+    if not holds(chosen, ("validation", "required")) and holds(values, ("validation", "required")):
+        implied["validation"] = {
+            "required": [name for name in values["validation"]["required"] if _has_limit(name, values)]
+        }
+    return implied
+
+
+def _has_limit(target: str, values: Mapping[str, Any]) -> bool:
+    """Whether the values leave a target of a phase its limit; other targets have theirs checked by their section."""
+    phase, _, what = target.partition("_")
+    limit = (phase, "gpu_utilization_target")
+    return what != "gpu_utilization" or not holds(values, limit) or value_at(values, limit) is not None
 
 
 def _check_phase_targets(config: Configuration, place: str) -> None:
@@ -231,17 +288,28 @@ def _check_one_training(config: Configuration, place: Callable[[KeyPath], str]) 
             )
 
 
+def changed_keys(config: Configuration, other: Configuration) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    leaves = [path for path in paths_of(Configuration) if section_of(_field_at(path)) is None]
+    values = {".".join(path): (value_at(config.to_dict(), path), value_at(other.to_dict(), path)) for path in leaves}
+    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+
+
+def gpu_settings(config: Configuration) -> list[str]:
+    """Keys that act on a GPU only and are not at their mode's default."""
+    changed = changed_keys(config, build_config(config.test_mode.mode, {}, {}))
+    pipeline = config.test_mode.mode == "pipeline"
+    return [
+        key
+        for key, (value, _) in changed.items()
+        if (key in ("hardware.mixed_precision", "hardware.memory_fraction"))
+        or (pipeline and key.endswith("gpu_usage.memory_fraction") and value is not None)
+    ]
+
+
 def effective_yaml(config: Configuration) -> str:
     """The configuration as commented YAML that `load_config_file` and `build_config` turn back into an equal one."""
     return commented_yaml(config)
-
-
-def _paths(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[KeyPath]:
-    for name, field in model.model_fields.items():
-        yield (*prefix, name)
-        inner = section_of(field)
-        if inner is not None:
-            yield from _paths(inner, (*prefix, name))
 
 
 def _check_names(values: Mapping[Any, Any], model: type[BaseModel], source: str, prefix: KeyPath = ()) -> None:
@@ -268,6 +336,11 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
     named = overrides.get("llm_model")
     if overrides.get("mock_llm") is True and named not in (None, "mock"):
         raise ConfigError(f"The options mock_llm and llm_model {shown(named)} exclude each other: give one of them.")
+    if overrides.get("quick") is True and overrides.get("timesteps_reduction") is not None:
+        raise ConfigError(
+            "The options quick and timesteps_reduction exclude each other: quick trains test_mode.quick_frac of "
+            "production. Give one of them, or quick_frac with quick."
+        )
     for name, value in overrides.items():
         if value is None or (name == "mock_llm" and value is False):
             continue
@@ -278,9 +351,7 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
             path: KeyPath = ("llm", "model")
             value = "mock"
         elif name in Configuration.model_fields and isinstance(value, Mapping):
-            _check_names({name: value}, Configuration, "options")
-            values = _merged(values, {name: value})
-            continue
+            path = (name,)
         elif name in ALIASES:
             path = ALIASES[name]
         elif len(paths) == 1:
@@ -291,38 +362,16 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
                 f"There is no option {name!r}{did_you_mean(name, known)}. An option is named as its key in the "
                 f"configuration file."
             )
-        for step in reversed(path):
-            value = {step: value}
-        values = _merged(values, value)
+        one = written_out(nested(path, value), lambda key: f"option {name} ({'.'.join(key)})")  # noqa: B023
+        _check_names(one, Configuration, "options" if len(path) == 1 else f"option {name}")
+        values = merged(values, one, Configuration)
     return values
 
 
-def _merged(
-    below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseModel] = Configuration
-) -> dict[str, Any]:
-    """`above` over `below`, section by section; a value that is a mapping itself (env_kwargs) is replaced whole."""
-    result = dict(below)
-    for name, value in above.items():
-        inner = section_of(model.model_fields[name])
-        if inner is not None:
-            value = _merged(result.get(name) or {}, value or {}, inner)
-        result[name] = value
-    return result
-
-
-def _holds(values: Mapping[str, Any], path: KeyPath) -> bool:
-    inner: Any = values
-    for step in path:
-        if not isinstance(inner, Mapping) or step not in inner:
-            return False
-        inner = inner[step]
-    return True
-
-
 def _validated(model: type[ConfigT], values: Mapping[str, Any], place: Callable[[KeyPath], str]) -> ConfigT:
-    for path in _paths(Configuration):
-        if _holds(values, path):
-            field, value = _field_and_value(values, path)
+    for path in paths_of(Configuration):
+        if holds(values, path):
+            field, value = _field_at(path), value_at(values, path)
             if is_number_in_disguise(field, value):
                 raise ConfigError(bad_value(place(path), value, field))
     try:
@@ -331,10 +380,9 @@ def _validated(model: type[ConfigT], values: Mapping[str, Any], place: Callable[
         raise ConfigError(explain(error, Configuration, place)) from None
 
 
-def _field_and_value(values: Any, path: KeyPath) -> tuple[Any, Any]:
+def _field_at(path: KeyPath) -> Any:
     model: Any = Configuration
     for step in path:
         field = model.model_fields[step]
-        values = values[step]
         model = section_of(field)
-    return field, values
+    return field

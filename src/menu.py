@@ -15,8 +15,8 @@ from types import MappingProxyType
 ROOT = Path(__file__).resolve().parents[1]
 
 ENTRIES = (
-    ("Hardware-Maximized Test", "run_hardware_maximized.py"),
-    ("Pipeline Test", "run_pipeline.py"),
+    ("Hardware-Maximized Test (Phase 3)", "run_hardware_maximized.py"),
+    ("Pipeline Test (Phase 3)", "run_pipeline.py"),
     ("Validate Testing Framework", "validate_testing_framework.py"),
 )
 

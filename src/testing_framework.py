@@ -608,9 +608,11 @@ class TestingFramework:
         return run_validation(self._bench)
 
     def run_automated_pipeline(
-        self, *, start_phase: int = 1, auto_resume: bool = False, command: str = ""
+        self, *, start_phase: int = 1, auto_resume: bool | None = None, command: str = ""
     ) -> dict[str, Any]:
-        """The three phases, resumable at any instant (`src.runs.pipeline`); `command` is what a stopped run says to
-        type. UserError for input to mend, InterruptedRun when stopped; the report has no arms where it stopped early.
+        """The three phases, resumable at any instant (`src.runs.pipeline`).
+
+        `auto_resume` None leaves it to `checkpoint.auto_resume`, `command` is what a stopped run says to type.
+        UserError for input to mend, InterruptedRun when stopped; the report has no arms where it stopped early.
         """
         return run_pipeline(self._bench, start_phase=start_phase, auto_resume=auto_resume, command=command)

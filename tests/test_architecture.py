@@ -17,13 +17,13 @@ SRC = ROOT / "src"
 
 # A module may import those of its own row and of the rows above it.
 LAYERS = (
-    {"errors", "files", "settings", "suggestions", "numba_cache", "machine_limits"},
+    {"errors", "files", "settings", "shares", "suggestions", "numba_cache", "machine_limits"},
     {"market"},
     {"trading"},
     {"advisor"},
     {"agent"},
     {"evidence"},
-    {"configuration", "configuration_errors", "configuration_file"},
+    {"configuration", "configuration_errors", "configuration_file", "configuration_layers"},
     {"runs"},
     {"testing_framework"},
     {"validation"},

@@ -7,8 +7,13 @@ import argparse
 import pytest
 
 from src import command_line
-from src.command_line import run_command
+from src.command_line import overrides_of, run_command, run_parser
 from src.errors import InterruptedRun, UserError
+
+
+def test_quick_can_be_given_taken_back_or_left_open() -> None:
+    parsed = [overrides_of(run_parser("").parse_args(options)) for options in ([], ["--quick"], ["--no-quick"])]
+    assert parsed == [{}, {"quick": True}, {"quick": False}]
 
 
 def stopped_early(args: argparse.Namespace) -> int:

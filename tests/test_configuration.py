@@ -224,7 +224,8 @@ def test_a_quick_run_trains_one_seed_unless_told_otherwise(written: Any) -> None
     assert create_test_config().evidence.seeds == 3
     assert create_test_config(quick=True).evidence.seeds == 1
     assert create_test_config(quick=True, seeds=2).evidence.seeds == 2
-    assert TestConfig.from_file(written("evidence: {seeds: 4}\n"), quick=True).evidence.seeds == 4
+    assert TestConfig.from_file(written("test_mode: {quick: true}\nevidence: {seeds: 4}\n")).evidence.seeds == 4
+    assert TestConfig.from_file(written("evidence: {seeds: 4}\n"), quick=True).evidence.seeds == 1
     assert create_test_config("pipeline").evidence.seeds == 1
 
 
@@ -283,7 +284,10 @@ def test_a_market_is_found_in_any_case_or_refused() -> None:
         ("phase1:\n  total_timesteps: 5\n", ["phase1.total_timesteps", "Known here: estimated_duration, timeout"]),
         ("phase2:\n  timeout: 0\n", ["phase2.timeout is 0", "above 0"]),
         ("phase3:\n  gpu_usage:\n    memory_share: 1\n", ["phase3.gpu_usage.memory_share", "'memory_fraction'"]),
-        ("phase3:\n  gpu_usage: 0.5\n", ["phase3.gpu_usage is 0.5", "memory_fraction, torch_threads"]),
+        ("phase3:\n  gpu_usage: -0.5\n", ["phase3.gpu_usage is -0.5", "a share", "memory_fraction, torch_threads"]),
+        ("phase3:\n  gpu_usage: 101\n", ["phase3.gpu_usage is 101", "a share", "memory_fraction, torch_threads"]),
+        ("phase3:\n  gpu_usage: [0.5]\n", ["phase3.gpu_usage is [0.5]", "memory_fraction, torch_threads"]),
+        ("phase3:\n  gpu_usage: 1\n", ["phase3.gpu_usage is 1", "1% or 100%"]),
         ("phase3:\n  gpu_usage:\n    memory_fraction: 2\n", ["phase3.gpu_usage.memory_fraction is 2", "at most 1"]),
     ],
 )
@@ -316,7 +320,7 @@ def test_a_file_that_cannot_be_used_says_where_and_what_is_wrong(written: Any, t
         ),
         (
             "pipeline",
-            "validation: {required: [phase3_gpu_utilization]}\n",
+            "validation: {required: [phase3_gpu_utilization]}\nphase3: {gpu_utilization_target: null}\n",
             {},
             "mine.yaml: validation.required lists 'phase3_gpu_utilization', but phase3.gpu_utilization_target, its "
             "limit, is not set. Set it, or leave the target out.",
@@ -414,12 +418,22 @@ def test_the_shipped_file_holds_every_key_with_its_default(mode: str) -> None:
         ("hardware", "vectorized_envs"): 8,
         ("hardware", "batch_size"): 256,
         ("evidence", "seeds"): 1,
+        ("phase1", "gpu_utilization_target"): 0.3,
+        ("phase2", "gpu_utilization_target"): 0.8,
+        ("phase3", "gpu_utilization_target"): 0.9,
+        ("phase1", "gpu_usage", "memory_fraction"): 0.3,
+        ("phase2", "gpu_usage", "memory_fraction"): 0.8,
+        ("phase3", "gpu_usage", "memory_fraction"): 0.9,
+        ("phase3", "estimated_duration"): 2400.0,
+        ("validation", "max_execution_time_s"): 5400.0,
         ("validation", "required"): [
             "execution_time",
             "peak_memory",
             "phase1_duration",
             "phase2_duration",
             "phase3_duration",
+            "phase2_gpu_utilization",
+            "phase3_gpu_utilization",
         ],
     }
     defaults = Configuration().to_dict()

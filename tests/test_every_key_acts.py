@@ -93,7 +93,7 @@ def accounts(config: TestConfig) -> Seen:
 
 def judged(config: TestConfig) -> Seen:
     """The targets of a run on a GPU that was used half of the time."""
-    targets = judge_targets(config.validation, {"gpu_utilization": 0.5}, {})
+    targets = judge_targets(config.validation, {"gpu_utilization": 50.0}, {})
     return {name: target["status"] for name, target in targets.items()}
 
 
@@ -176,6 +176,16 @@ def pausing(config: TestConfig) -> Seen:
         patch.setattr(time, "sleep", slept.append)
         seen = whole_run(config)
     return {**seen, "slept": slept}
+
+
+def runs_after_one_that_stopped(config: TestConfig) -> Seen:
+    """How many runs two begin: one that stops after its first phase, and the same again."""
+    folder = Path("two_runs") / str(config.checkpoint.auto_resume)
+    run = config.test_mode.model_copy(update={"output_dir": str(folder)})
+    stops = config.pipeline.model_copy(update={"auto_advance": False})
+    whole_run(config.model_copy(update={"test_mode": run, "pipeline": stops}))
+    whole_run(config.model_copy(update={"test_mode": run}))
+    return {"outcome": "", "runs": len(list(folder.glob("pipeline_*/ledger.json")))}
 
 
 def failing_once(config: TestConfig) -> Seen:
@@ -356,6 +366,10 @@ CASES: Mapping[str, Case] = {
     ),
     "llm.llm_threads": Case(2, ("loaded.threads",), ("named.device", "loaded.device"), TINY_MODEL, language_model),
     "llm.tabulation_budget_s": Case(60.0, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, TINY_MODEL),
+    "llm.quick_budget_s": Case(
+        60.0, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED,
+        {**TINY_MODEL, "llm.tabulation_budget_s": 60.0, "llm.quick_budget_s": 1e-3, "test_mode.quick": True},
+    ),
     "llm.extend_advice": Case(
         True, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, TINY_MODEL, second_run
     ),
@@ -438,6 +452,7 @@ CASES: Mapping[str, Case] = {
     "checkpoint.enabled": Case(False, ("checkpoints",), BASE_ALONE, OWN_PIPELINE),
     "checkpoint.strategy": Case("phase_based", ("checkpoints",), BASE_ALONE, {**OWN_PIPELINE, **EVERY_ROLLOUT}),
     "checkpoint.interval_steps": Case(64, ("checkpoints",), BASE_ALONE, OWN_PIPELINE),
+    "checkpoint.auto_resume": Case(True, ("runs",), base=OWN_PIPELINE, observe=runs_after_one_that_stopped),
     "checkpoint.keep_last": Case(1, ("checkpoints",), BASE_ALONE, {**OWN_PIPELINE, **EVERY_ROLLOUT}),
     # pipeline
     "pipeline.auto_advance": Case(False, ("ledger.phase2.status", "report.test_name"), base=OWN_PIPELINE),
@@ -502,6 +517,7 @@ class Runs:
         # So with the ledger of trials.
         run = len(self._made)
         own = {"llm.store_path": f"stores/{run}.sqlite3", "evidence.trials_path": f"trials/{run}.jsonl"}
+        own["checkpoint.auto_resume"] = False  # nor is another case's unfinished run this one's
         return observe(tiny_config({**own, **changes, "data.path": None if path is None else str(self._files[path])}))
 
 

@@ -97,7 +97,7 @@ def test_the_report_holds_what_was_promised() -> None:
     report = finished("plain").written
     for name in PROMISED:
         assert name in report
-    assert report["test_name"] == "hardware_maximized_validation"
+    assert report["test_name"] == "Hardware-Maximized Validation"
     assert report["validation_passed"] is True
     assert report["gpu_utilization"] is None
     assert report["timesteps_completed"] == 512 + 256
@@ -239,5 +239,5 @@ def test_the_pipelines_configuration_runs_the_same_phases(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="market"):
         framework.env_pool.acquire()
     report = framework.run_automated_pipeline()
-    assert report["test_name"] == "automated_pipeline"
+    assert report["test_name"] == "Automated Pipeline"
     assert list(report["arms"]) == list(finished("plain").report["arms"])

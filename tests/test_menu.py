@@ -16,7 +16,7 @@ import pytest
 from src import menu
 from src.menu import ROOT, training_menu_options
 
-LABELS = ["Hardware-Maximized Test", "Pipeline Test", "Validate Testing Framework"]
+LABELS = ["Hardware-Maximized Test (Phase 3)", "Pipeline Test (Phase 3)", "Validate Testing Framework"]
 
 
 def test_the_three_entries_name_scripts_that_exist() -> None:
@@ -37,7 +37,7 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("place", range(3))
 def test_an_entry_runs_its_script_and_returns_its_exit_code(recorder: Path, place: int) -> None:
-    own = {"Pipeline Test": ["--seed", "3"]}
+    own = {"Pipeline Test (Phase 3)": ["--seed", "3"]}
     _, run = training_menu_options("ES", ["--quick"], own)[place]
     assert run() == 1
     assert recorder.read_text() == f"{menu.ENTRIES[place][1]} --market ES --quick" + " --seed 3" * (place == 1)

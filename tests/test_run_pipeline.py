@@ -213,6 +213,8 @@ def test_a_phase_is_begun_anew_with_the_settings_of_the_run_before(
     finished = server.run(SCRIPT, *options, cwd=elsewhere)
     assert finished.code == 0, finished.err
     said = in_one_line(finished.out)
+    assert f"Settings are those of {tmp_path / 'logs'}" in finished.out.replace("\n", "")
+    assert "training.timesteps 256" in said
     assert "phase2 (base training) is done" in said
     assert "what phase3 had made is kept in" in said
     assert "hybrid: 128 timesteps" in said
@@ -336,6 +338,7 @@ def test_two_at_once_in_one_folder_the_second_is_told_of_the_first(
     [
         ("", "--auto-resume"),
         ("--auto-resume", "--auto-resume"),
+        ("--no-auto-resume --no-quick", "--no-quick --auto-resume"),
         ("--start-phase 2 --seed 3", "--seed 3 --auto-resume"),
         ("--seed 3 --start-phase=3 --quick", "--seed 3 --quick --auto-resume"),
         ("--data 'my bars.csv' --auto-resume --market ES", "--data 'my bars.csv' --market ES --auto-resume"),

@@ -10,8 +10,6 @@ from src.advisor.table import Advisor
 
 MOCK = "mock"
 BUNDLED = "bundled:smollm2"
-QUICK_BUDGET_S = 15.0
-"""Most a quick run spends on asking."""
 
 
 @dataclass(frozen=True)
@@ -54,4 +52,4 @@ def _language_model(settings: LLMSettings) -> LanguageModel:
 
 def budget_s(settings: LLMSettings, *, quick: bool) -> float:
     """Seconds a run may ask for."""
-    return min(settings.tabulation_budget_s, QUICK_BUDGET_S) if quick else settings.tabulation_budget_s
+    return min(settings.tabulation_budget_s, settings.quick_budget_s) if quick else settings.tabulation_budget_s

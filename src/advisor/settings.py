@@ -30,7 +30,10 @@ class LLMSettings(Section):
         None, ge=1, le=1024, description="CPU threads while it is asked; null: the threads of training"
     )
     tabulation_budget_s: float = Field(
-        120.0, gt=0.0, le=10**6, description="seconds to ask it, model loading not counted; quick runs: at most 15"
+        120.0, gt=0.0, le=10**6, description="seconds to ask it, model loading not counted"
+    )
+    quick_budget_s: float = Field(
+        15.0, gt=0.0, le=10**6, description="the most of it under quick; an option tabulation_budget_s sets both"
     )
     extend_advice: bool = Field(
         False, description="ask for another budget's worth beyond what an earlier run has tabulated"

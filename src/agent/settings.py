@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from src.settings import Section
+from src.shares import as_fraction
 
 
 class RunSettings(Section):
@@ -33,7 +34,9 @@ class HardwareSettings(Section):
     )
     vectorized_envs: int = Field(32, ge=1, le=65_536, description="accounts stepped together")
     batch_size: int = Field(1024, ge=2, le=2**20, description="timesteps in a minibatch of the PPO update")
-    memory_fraction: float = Field(0.9, gt=0, le=1, description="share of the GPU's memory the run may take (GPU only)")
+    memory_fraction: float = Field(
+        0.95, gt=0, le=1, description="share of the GPU's memory the run may take (GPU only)"
+    )
     mixed_precision: bool = Field(False, description="bf16 autocast around the update (GPU only)")
     optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
     torch_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of torch; null: the free cores")
@@ -52,7 +55,7 @@ class NetArch(Section):
 class PolicySettings(Section):
     """The networks: `training.policy_kwargs`."""
 
-    net_arch: NetArch = Field(NetArch(), description="hidden layers")
+    net_arch: NetArch = Field(NetArch(), description="hidden layers; one list serves both networks")
     activation_fn: Literal["tanh", "relu"] = Field("tanh", description="between the layers")
 
 
@@ -119,6 +122,9 @@ class CheckpointSettings(Section):
         10_000, ge=1, le=10**9, description="timesteps between two checkpoints; the rollout's end after them counts"
     )
     keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept of one training")
+    auto_resume: bool = Field(
+        True, description="resume the newest unfinished run of the same market and settings; false: begin a new one"
+    )
 
 
 class PipelineSettings(Section):
@@ -149,18 +155,22 @@ class PhaseUsage(Section):
 class PhaseSettings(Section):
     """Limits and targets of one phase: section `phase1`."""
 
-    estimated_duration: float = Field(120.0, gt=0, le=10**7, description="seconds it should take: a target")
+    estimated_duration: float = Field(600.0, gt=0, le=10**7, description="seconds it should take: a target")
     timeout: float = Field(3600.0, gt=0, le=10**7, description="seconds after which it is stopped, all tries together")
     gpu_utilization_target: float | None = Field(
-        None, ge=0, le=1, description="least mean GPU utilisation during it, fraction; null: none (GPU only)"
+        None, ge=0, le=1, description="least mean GPU utilisation during it, fraction or %; null: none (GPU only)"
     )
-    gpu_usage: PhaseUsage = Field(PhaseUsage(), description="what it may use of the machine")
+    gpu_usage: PhaseUsage = Field(
+        PhaseUsage(), description="what it may use of the machine; one number: memory_fraction and utilisation target"
+    )
+
+    _share = field_validator("gpu_utilization_target", mode="before")(as_fraction)
 
 
 class TrainingPhaseSettings(PhaseSettings):
     """The same with a budget of its own: sections `phase2` and `phase3`."""
 
-    estimated_duration: float = Field(900.0, gt=0, le=10**7, description="seconds it should take: a target")
+    estimated_duration: float = Field(3600.0, gt=0, le=10**7, description="seconds it should take: a target")
     timeout: float = Field(
         86_400.0, gt=0, le=10**7, description="seconds after which it is stopped, all tries together"
     )

@@ -16,6 +16,9 @@ from src.evidence.statistics import break_even_slippage, holm, interquartile_mea
 from src.evidence.trials import SELECTABLE_ARMS, TrialLedger
 
 PRIMARY, SECONDARY, EXPLORATORY = "primary", "secondary", "exploratory"
+ENOUGH_TIMESTEPS = 50_000
+"""Base timesteps in which the defaults learn a planted edge (`src.evidence.canaries`)."""
+
 CONTRASTS = (
     ("hybrid", "hybrid_placebo", PRIMARY),
     ("hybrid", "rl_only", SECONDARY),
@@ -175,6 +178,11 @@ def seed_facts(sealed: SeededResults) -> dict[str, Any]:
     return {"values": list(sealed.values), "net_usd_by_session": seeded}
 
 
+def base_timesteps(report: Mapping[str, Any]) -> int:
+    """Timesteps that base training of the first seed really took; 0 where there was none."""
+    return next((record["timesteps"] for record in report.get("training", ()) if record["phase"] == "base"), 0)
+
+
 def overall(report: Mapping[str, Any]) -> dict[str, str]:
     """Whether the production run is worth its hours, in one sentence, and the figure that decides."""
     leak = report.get("look_ahead")
@@ -183,11 +191,15 @@ def overall(report: Mapping[str, Any]) -> dict[str, str]:
     statistics = report.get("statistics")
     if statistics is None:
         return _judged("not_measured", "Cannot say: nothing was evaluated.", "These environments have no advice.")
-    if report["run"]["quick"]:
+    sample, trained = statistics["sample_size"], base_timesteps(report)
+    too_short = trained < ENOUGH_TIMESTEPS
+    if too_short and report["run"]["quick"]:
         return _judged("not_measured", "Cannot say yet: a quick run is too short to learn.", "Run it without --quick.")
-    sample = statistics["sample_size"]
     if sample["level"] == "none":
         return _judged("not_measured", "Cannot say: not enough sessions.", f"{sample['words'].capitalize()}.")
+    if too_short:
+        said = f"Cannot say yet: {trained:,} base timesteps are too few to learn."
+        return _judged("not_measured", said, f"Train {ENOUGH_TIMESTEPS:,} or more.")
     edge = next(c for c in statistics["contrasts"] if (c["arm"], c["against"]) == ("hybrid", "flat"))
     reason = f"Hybrid against not trading: {edge['words']}."
     if shown(edge) > 0:

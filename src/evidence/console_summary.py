@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.evidence.report import MET, MISSED
+from src.evidence.targets import GPU_UTILIZATION
 from src.evidence.verdict import count_words
 
 _STYLES = {MET: "green", MISSED: "red"}
@@ -37,6 +38,9 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     console.print()
     outcome = "All required targets met." if report["validation_passed"] else f"Missed: {', '.join(_missed(report))}."
     console.print(Text(outcome, style="bold"))
+    for name, target in report["targets"].items():
+        if target["required"] and "remedy" in target:
+            console.print(Text(f"{name}: {target['remedy']}."))
     console.print(Text(f"Report: {folder / 'report.json'}"), soft_wrap=True)
 
 
@@ -111,8 +115,9 @@ def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading in ("target", "status") else "right")
     for name, target in targets.items():
         bound = "at most" if target["at_most"] else "at least"
-        limit = "-" if target["target"] is None else f"{bound} {_figure(target['target'])}"
-        measured = "-" if target["measured"] is None else _figure(target["measured"])
+        unit = "%" if name.endswith(GPU_UTILIZATION) else ""
+        limit = "-" if target["target"] is None else f"{bound} {_figure(target['target'])}{unit}"
+        measured = "-" if target["measured"] is None else f"{_figure(target['measured'])}{unit}"
         status = target["status"] + (f": {target['reason']}" if "reason" in target else "")
         table.add_row(
             name + (" *" if target["required"] else ""),

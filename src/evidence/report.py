@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +27,7 @@ from src.agent.phases import Market
 from src.agent.settings import HardwareSettings, RunSettings
 from src.evidence.evaluation import AdviceUse, ArmResult, FeatureAssembly
 from src.evidence.forecast import advice_mix
-from src.evidence.targets import TARGETS, ValidationSettings
+from src.evidence.targets import GPU_REMEDY, GPU_UTILIZATION, TARGETS, ValidationSettings
 from src.trading.layout import ACTIONS
 from src.trading.routes import WHY
 
@@ -37,35 +37,55 @@ LIBRARIES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", 
 
 
 def judge_targets(
-    validation: ValidationSettings, measured: Mapping[str, float | None], why_not: Mapping[str, str]
+    validation: ValidationSettings,
+    measured: Mapping[str, float | None],
+    why_not: Mapping[str, str],
+    inapplicable: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Each target with its limit, what was measured and its status.
 
-    `measured` has a value per target of `TARGETS`, None where there was nothing to measure; `why_not` says why.
+    `measured` has a value per target of `TARGETS`, None where there was nothing to measure; `why_not` says why. GPU
+    utilisation is in percent. A target in `inapplicable` is not required of this run, whatever the settings say.
     """
     return {
         name: judge(
-            getattr(validation, field),
+            percent_of(getattr(validation, field)) if name == GPU_UTILIZATION else getattr(validation, field),
             measured.get(name),
             at_most="max" in field,
-            required=name in validation.required,
+            required=name in validation.required and name not in inapplicable,
             unset=f"{field} is not set",
             why_not=why_not.get(name, "not measured"),
+            remedy=GPU_REMEDY if name == GPU_UTILIZATION else "",
         )
         for name, field in TARGETS.items()
     }
 
 
+def percent_of(fraction: float | None) -> float | None:
+    """A fraction in percent, without the last bits of the product."""
+    return None if fraction is None else round(fraction * 100.0, 9)
+
+
 def judge(
-    limit: float | None, measured: float | None, *, at_most: bool, required: bool, unset: str, why_not: str
+    limit: float | None,
+    measured: float | None,
+    *,
+    at_most: bool,
+    required: bool,
+    unset: str,
+    why_not: str,
+    remedy: str = "",
 ) -> dict[str, Any]:
-    """One target: `unset` says that it has no limit, `why_not` why there was nothing to measure."""
+    """One target: `unset` says that it has no limit, `why_not` why there was nothing to measure, `remedy` what would
+    meet it where it is missed."""
     entry: dict[str, Any] = {"target": limit, "measured": measured, "required": required, "at_most": at_most}
     if limit is None or measured is None:
         entry["status"] = NOT_APPLICABLE
         entry["reason"] = unset if limit is None else why_not
     else:
         entry["status"] = MET if (measured <= limit if at_most else measured >= limit) else MISSED
+        if remedy and entry["status"] == MISSED:
+            entry["remedy"] = remedy
     return entry
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.evidence.conclusions import shown
-
-ENOUGH_TIMESTEPS = 50_000
-"""Base timesteps in which the defaults learn a planted edge (`src.evidence.canaries`)."""
+from src.evidence.conclusions import ENOUGH_TIMESTEPS, base_timesteps, shown
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
@@ -64,7 +61,7 @@ def _evidence_lines(report: Mapping[str, Any]) -> list[str]:
     many = f"{seeds} seeds" if seeds > 1 else "one seed"
     lines = [f"Evidence{bars}: {statistics['sample_size']['words']}, {many}."]
     found = {(c["arm"], c["against"]): c for c in statistics["contrasts"]}
-    trained = next((record["timesteps"] for record in report["training"] if record["phase"] == "base"), 0)
+    trained = base_timesteps(report)
     learning, llm = _learning(found[("rl_only", "random_legal")]), llm_words(found, statistics["sample_size"], seeds)
     if trained < ENOUGH_TIMESTEPS:
         learning = f"not measured, {trained:,} base timesteps are too few to learn ({ENOUGH_TIMESTEPS:,} are)"

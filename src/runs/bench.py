@@ -21,12 +21,14 @@ from src.agent.phases import Market, Trainer, prepare_market, supports_advice
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import release, resolve_device
-from src.configuration import Configuration, effective_yaml
+from src.configuration import Configuration, effective_yaml, gpu_settings
 from src.evidence.display import RunDisplay
 from src.evidence.evaluation import Fusion, SessionPool
 from src.evidence.run_folder import RunLog
 from src.files import write_atomically
 from src.trading.session_batch import SessionBatch
+
+CONFIG_NAME = "config.yaml"
 
 
 class Monitor(Protocol):
@@ -80,6 +82,16 @@ class CountingFusion(Fusion, Protocol):
 
 MakeCallback = Callable[[int, Sequence[Sink], int, str], Any]
 """From log interval, sinks, total timesteps and phase to the callback that logs a training."""
+
+
+def plans_of(config: Configuration) -> tuple[RolloutPlan, RolloutPlan]:
+    """The rollouts of base training and of fine-tuning under a configuration."""
+    hardware, n_steps = config.hardware, config.training.n_steps
+    base, finetune = (
+        plan_rollouts(timesteps, hardware.vectorized_envs, hardware.batch_size, n_steps)
+        for timesteps in (config.base_timesteps, config.finetune_timesteps)
+    )
+    return base, finetune
 
 
 class Bench:
@@ -137,7 +149,7 @@ class Bench:
         self.folder = folder
         self._stack.callback(self._write_hardware, folder)
         self._log.write_to(folder / "run.log")
-        write_atomically(folder / "config.yaml", effective_yaml(self.config))
+        write_atomically(folder / CONFIG_NAME, effective_yaml(self.config))
 
     def trainer(self) -> Trainer:
         """What the trainings of this run share; ConfigError for CUDA that is not there."""
@@ -147,13 +159,15 @@ class Bench:
 
     def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
         """The rollouts of base training and of fine-tuning."""
-        config = self.config
-        hardware, n_steps = config.hardware, config.training.n_steps
-        base, finetune = (
-            plan_rollouts(timesteps, hardware.vectorized_envs, hardware.batch_size, n_steps)
-            for timesteps in (config.base_timesteps, config.finetune_timesteps)
-        )
-        return base, finetune
+        return plans_of(self.config)
+
+    def warn_of_gpu_settings(self, trainer: Trainer) -> None:
+        """One line for settings of a GPU that are set on a run that trains on the CPU."""
+        if trainer.device.type == "cpu" and (keys := gpu_settings(self.config)):
+            self.display.say(
+                f"warning: {' and '.join(keys)} {'acts' if len(keys) == 1 else 'act'} on a GPU only; this run trains "
+                "on the CPU"
+            )
 
     def own_env(self, trainer: Trainer) -> VecEnv | None:
         """The user's own environments where the configuration names a class."""

@@ -55,8 +55,13 @@ def only_run_in(output_dir: Path) -> Iterator[None]:
 
 def newest_run(output_dir: Path, market: str | None) -> Path | None:
     """The pipeline run of a market (None: of any) that was begun last; None where there is none."""
+    return next(iter(runs_of(output_dir, market)), None)
+
+
+def runs_of(output_dir: Path, market: str | None) -> list[Path]:
+    """The pipeline runs of a market (None: of any), the one begun last first."""
     runs = [path.parent for path in output_dir.glob(f"{MODE}_{market or '*'}_*/{LEDGER_NAME}")]
-    return max((folder for folder in runs if _NAME.fullmatch(folder.name)), key=_begun, default=None)
+    return sorted((folder for folder in runs if _NAME.fullmatch(folder.name)), key=_begun, reverse=True)
 
 
 def _begun(folder: Path) -> tuple[str, int]:

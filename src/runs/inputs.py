@@ -63,8 +63,14 @@ def hybrid_inputs(config: Configuration, plan: RolloutPlan, base_result: str) ->
 
 def trial_inputs(config: Configuration, plans: Sequence[RolloutPlan]) -> dict[str, str]:
     """Of the arms somebody may choose: what decides their trades, the seed and the bars aside."""
+    inputs = run_inputs(config, plans)
+    del inputs["test_mode.seed"]
+    return inputs
+
+
+def run_inputs(config: Configuration, plans: Sequence[RolloutPlan]) -> dict[str, str]:
+    """Of a whole run: every setting that decides what is trained, advised and traded; the bars aside."""
     chosen = _chosen(config, *DATA) | _chosen(config, *BASE) | _chosen(config, *HYBRID)
-    del chosen["test_mode.seed"]
     trained = {f"{key} of training {i}": value for i, plan in enumerate(plans) for key, value in _planned(plan).items()}
     return {**chosen, **trained, "test_mode.quick": str(config.test_mode.quick)}
 

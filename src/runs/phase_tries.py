@@ -12,7 +12,7 @@ from src.errors import EnvironmentWorkerError, TrainingDiverged, UserError
 from src.runs.bench import Bench
 from src.runs.folders import log_length
 from src.runs.ledger import PhaseEntry
-from src.runs.resources import apply_usage, memory_now, release_all
+from src.runs.resources import apply_usage, freed_words, gpu_share, memory_now, release_all
 from src.runs.standing import PHASES, TITLES, Standing
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 
@@ -116,14 +116,25 @@ class PhaseTries:
             usage, config.hardware, entry.torch_threads, reallocate=config.pipeline.reallocate_resources
         )
 
+    def _transition(self, name: str, entry: PhaseEntry, freed: str) -> str:
+        """One line: what was given back before a phase, and what the phase may use."""
+        config = self._bench.config
+        share = gpu_share(config.sections[name].gpu_usage, config.hardware, reallocate=True)  # type: ignore[attr-defined]
+        gpu = "no GPU" if share is None else f"{share:.0%} of the GPU's memory"
+        threads = "1 torch thread" if entry.torch_threads == 1 else f"{entry.torch_threads} torch threads"
+        return f"resources for {name}: {freed}; {gpu}; {threads}"
+
     @contextmanager
     def _resources(self, name: str, entry: PhaseEntry) -> Iterator[None]:
         """What the phase may use of the machine, and what it had when it came and went."""
         config = self._bench.config
+        held = memory_now()
         if config.pipeline.reallocate_resources:
             release_all()
         entry.memory_before = memory_now()
         self.prepare(name)
+        if config.pipeline.reallocate_resources and name != PHASES[0]:
+            self._say(self._transition(name, entry, freed_words(held, entry.memory_before)))
         seen = len(self._bench.monitor.metrics_history)
         try:
             yield

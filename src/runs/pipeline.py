@@ -38,7 +38,7 @@ from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
-from src.runs.results import finish, look_ahead, seeded
+from src.runs.results import finish, gpu_use, look_ahead, seeded
 from src.runs.resumable import Job, ends_whole, kept_weights, store_of, train_resumably
 from src.runs.standing import PHASES, TITLES, Standing
 from src.runs.stopping import Deadline, StopRequest
@@ -50,9 +50,13 @@ TRAININGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = False, command: str = "") -> dict[str, Any]:
+def run_pipeline(
+    bench: Bench, *, start_phase: int = 1, auto_resume: bool | None = None, command: str = ""
+) -> dict[str, Any]:
     """Run the phases from `start_phase` on, or with `auto_resume` from wherever the newest run below the output folder
-    stands. Returns the report, or where the run stops after a phase {"stopped_after", "phases", "validation_passed"}.
+    stands. With None `checkpoint.auto_resume` decides: then only an unfinished run of the same settings is resumed.
+
+    Returns the report, or where the run stops after a phase {"stopped_after", "phases", "validation_passed"}.
 
     Raises UserError for input to mend and for phases that failed, InterruptedRun when stopped.
     """
@@ -83,7 +87,9 @@ def run_pipeline(bench: Bench, *, start_phase: int = 1, auto_resume: bool = Fals
 class _Pipeline:
     """One process's part of a run."""
 
-    def __init__(self, bench: Bench, stop: StopRequest, start_phase: int, auto_resume: bool, command: str) -> None:
+    def __init__(
+        self, bench: Bench, stop: StopRequest, start_phase: int, auto_resume: bool | None, command: str
+    ) -> None:
         self._bench = bench
         self._stop = stop
         self._command = command
@@ -102,11 +108,12 @@ class _Pipeline:
         self._trainer, self._plans = bench.trainer(), bench.plans()
         earlier = standing.earlier_run(output_dir)
         with bench.open():
+            bench.warn_of_gpu_settings(self._trainer)
             self._first_env = bench.own_env(self._trainer)
             began = time.perf_counter()
             bench.load_market(self._first_env)
             loading_s = time.perf_counter() - began
-            standing.open(earlier, output_dir)
+            standing.open(earlier or standing.unfinished_run(output_dir, self._plans), output_dir)
             standing.check_what_is_there()
             if (report := standing.complete()) is not None:
                 return report
@@ -320,5 +327,7 @@ class _Pipeline:
         if "look_ahead" in parts:
             report["look_ahead"] = parts["look_ahead"]
         report["phases"] = phase_facts(ledger)
-        targets = phase_targets(config, ledger)
-        return finish(bench, "automated_pipeline", report, str(self._trainer.device), self._folder, targets)
+        device = str(self._trainer.device)
+        gpu_counts, no_gpu = gpu_use(bench, device)
+        targets = phase_targets(config, ledger, gpu_counts=gpu_counts, why_not=no_gpu)
+        return finish(bench, "Automated Pipeline", report, device, self._folder, targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 
 import psutil
 import torch
@@ -36,14 +37,32 @@ def apply_usage(usage: PhaseUsage, hardware: HardwareSettings, recorded: int | N
     Where the configuration leaves the threads open, those that an earlier process began the phase with (`recorded`) are
     kept, or the result would differ in its last bits. Without `reallocate` the run's own settings hold for every phase.
     """
-    own = usage if reallocate else PhaseUsage()
+    own = _own(usage, reallocate)
     threads = own.torch_threads or hardware.torch_threads or recorded
     if threads is None:
         threads = set_threads(hardware)
     torch.set_num_threads(threads)
-    if torch.cuda.is_available() and hardware.device != "cpu":
-        torch.cuda.set_per_process_memory_fraction(own.memory_fraction or hardware.memory_fraction)
+    if (share := gpu_share(usage, hardware, reallocate=reallocate)) is not None:
+        torch.cuda.set_per_process_memory_fraction(share)
     return threads
+
+
+def gpu_share(usage: PhaseUsage, hardware: HardwareSettings, *, reallocate: bool) -> float | None:
+    """Share of the GPU's memory that a phase may take; None where nothing runs on a GPU."""
+    if not torch.cuda.is_available() or hardware.device == "cpu":
+        return None
+    return _own(usage, reallocate).memory_fraction or hardware.memory_fraction
+
+
+def _own(usage: PhaseUsage, reallocate: bool) -> PhaseUsage:
+    return usage if reallocate else PhaseUsage()
+
+
+def freed_words(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """What was given back between two measurements of `memory_now`."""
+    kinds = (("ram_gb", "RAM"), ("gpu_reserved_gb", "GPU memory"))
+    freed = [(max(0.0, before[key] - after[key]), kind) for key, kind in kinds if key in before and key in after]
+    return "freed " + " and ".join(f"{gb * 1000:,.0f} MB of {kind}" for gb, kind in freed)
 
 
 def machine_facts(torch_threads: int | None) -> dict[str, str]:

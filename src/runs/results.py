@@ -13,6 +13,7 @@ from src.evidence.look_ahead import check_prefixes
 from src.evidence.page import write_page
 from src.evidence.report import SCHEMA_VERSION, is_passed, judge_targets
 from src.evidence.run_folder import write_json
+from src.evidence.targets import GPU_UTILIZATION
 from src.evidence.timelines import hardware_timeline, learning_curves
 from src.evidence.verdict import verdict
 from src.runs.bench import Bench
@@ -75,21 +76,23 @@ def _measured(
 ) -> dict[str, Any]:
     monitor, training = bench.monitor, report["training"]
     summary = monitor.get_summary()
-    on_gpu = summary["gpu_available"] and device.startswith("cuda")
+    gpu_counts, no_gpu = gpu_use(bench, device)
+    on_gpu = gpu_counts and summary["gpu_available"]
     hit_rate = bench.cache_hit_rate()
     measured = {
         "execution_time": bench.total_time,
         "peak_memory": monitor.get_peak_memory_usage() if on_gpu else monitor.get_peak_ram_usage(),
-        "gpu_utilization": monitor.get_average_gpu_utilization() / 100.0 if on_gpu else None,
+        "gpu_utilization": monitor.get_average_gpu_utilization() if on_gpu else None,
         "cache_hit_rate": hit_rate,
         "steps_per_s": training[0]["steps_per_s"] if training else None,
     }
     why_not = {
-        "gpu_utilization": "trained on the CPU" if summary["gpu_available"] else "no GPU",
+        "gpu_utilization": no_gpu,
         "cache_hit_rate": "the cache was not used",
         "steps_per_s": "no training was finished",
     }
-    targets = {**judge_targets(bench.config.validation, measured, why_not), **own_targets}
+    inapplicable = () if gpu_counts else (GPU_UTILIZATION,)
+    targets = {**judge_targets(bench.config.validation, measured, why_not, inapplicable), **own_targets}
     first = training[0].get("seed") if training else None
     return {
         "schema_version": SCHEMA_VERSION,
@@ -113,6 +116,17 @@ def _measured(
         "env_pool": bench.pool.get_stats(),
         "memory_released_mb": bench.released_bytes / 1e6,
     }
+
+
+def gpu_use(bench: Bench, device: str) -> tuple[bool, str]:
+    """Whether GPU utilisation counts in this run (it trains on one that is to be watched), and why there may be no
+    figure of it."""
+    summary = bench.monitor.get_summary()
+    if not device.startswith("cuda"):
+        return False, "trained on the CPU" if summary["gpu_available"] else "no GPU"
+    if not bench.config.monitoring.monitor_gpu:
+        return False, "monitoring.monitor_gpu is false"
+    return True, summary["gpu_reason"] or "NVML read nothing"
 
 
 def seeded(record_facts: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from src.agent.checkpoints import CheckpointMismatch
+from src.agent.rollout_plan import RolloutPlan
+from src.configuration import Configuration, build_config, load_config_file
 from src.errors import UserError
 from src.evidence.run_folder import make_run_folder
-from src.runs.bench import Bench
-from src.runs.folders import MODE, newest_run, set_aside
+from src.runs.bench import CONFIG_NAME, Bench, plans_of
+from src.runs.folders import MODE, newest_run, runs_of, set_aside
+from src.runs.inputs import run_inputs
 from src.runs.ledger import Ledger, PhaseEntry, differences
 from src.runs.results import REPORT_NAME
 
@@ -26,11 +29,12 @@ class Standing:
     ledger: Ledger
 
     def __init__(
-        self, bench: Bench, start_phase: int, auto_resume: bool, inputs: Callable[[str], dict[str, str]]
+        self, bench: Bench, start_phase: int, auto_resume: bool | None, inputs: Callable[[str], dict[str, str]]
     ) -> None:
         self._bench = bench
         self._start_phase = start_phase
-        self._auto_resume = auto_resume
+        self._auto_resume = bool(auto_resume)
+        self._look_for_unfinished = auto_resume is None and start_phase == 1 and bench.config.checkpoint.auto_resume
         self._inputs = inputs
         self._say = bench.display.say
 
@@ -51,6 +55,38 @@ class Standing:
             self._say(f"{output_dir} holds no pipeline run of {market} to go on with: a new one begins")
         return earlier if self._auto_resume or self._start_phase > 1 else None
 
+    def unfinished_run(self, output_dir: Path, plans: tuple[RolloutPlan, RolloutPlan]) -> Path | None:
+        """What `checkpoint.auto_resume` resumes: the newest run of this market and these settings that left no report.
+
+        The market must be loaded. Where unfinished runs have other settings, the newest one is named and what differs.
+        """
+        if not self._look_for_unfinished:
+            return None
+        passed_over = ""
+        for folder in runs_of(output_dir, self._bench.config.test_mode.market):
+            if (folder / REPORT_NAME).exists():
+                continue
+            if not (why_not := self._unlike(folder, plans)):
+                self._say(f"resuming {folder}, unfinished and of the same settings (--no-auto-resume begins a new run)")
+                return folder
+            passed_over = passed_over or f"{folder} is unfinished, but {why_not}: a new run begins"
+        if passed_over:
+            self._say(passed_over)
+        return None
+
+    def _unlike(self, folder: Path, plans: tuple[RolloutPlan, RolloutPlan]) -> str:
+        """What of a run is not as it would be now; empty where all of it is."""
+        try:
+            file = folder / CONFIG_NAME
+            config: Configuration = build_config(None, load_config_file(file), {}, source=str(file))
+            self.ledger = Ledger.read(folder, PHASES)
+            recorded = run_inputs(config, plans_of(config))
+        except UserError as error:
+            return f"cannot be read ({error})"
+        found = differences(recorded, run_inputs(self._bench.config, plans))
+        found += [difference for name in PHASES for difference in self.changed(name) if difference not in found]
+        return f"has other settings ({'; '.join(found)})" if found else ""
+
     def open(self, earlier: Path | None, output_dir: Path) -> None:
         """Make a folder, or read the ledger of the earlier run; nothing of that is touched yet."""
         if earlier is None:
@@ -61,7 +97,8 @@ class Standing:
         else:
             self.folder = earlier
             self.ledger = Ledger.read(earlier, PHASES)
-            self._say(f"going on with {earlier}")
+            if self._auto_resume or self._start_phase > 1:
+                self._say(f"going on with {earlier}")
 
     def check_what_is_there(self) -> None:
         """Forget what was made from other inputs, or is to be begun anew; nothing of it is deleted.

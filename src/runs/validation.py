@@ -42,6 +42,7 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
     trainer, plans = bench.trainer(), bench.plans()
     check_writable(Path(config.test_mode.output_dir))
     with bench.open():
+        bench.warn_of_gpu_settings(trainer)
         threads = set_threads(config.hardware)
         own_env = bench.own_env(trainer)
         bench.load_market(own_env)
@@ -59,7 +60,7 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
             _with_advice(bench, bench.market, trainer, plans, base, report)
         else:
             bench.release(base)
-        report = finish(bench, "hardware_maximized_validation", report, str(trainer.device), folder)
+        report = finish(bench, "Hardware-Maximized Validation", report, str(trainer.device), folder)
     print_summary(bench.console, report, folder)
     return report
 

@@ -256,7 +256,11 @@ def _content(
     ended = EXIT_INTERRUPTED if interrupted else EXIT_TARGET_MISSED if counts[FAILED] else EXIT_OK
     return {
         "schema_version": SCHEMA_VERSION,
-        "test_name": "installation_validation",
+        "test_name": "Installation Validation",
+        "validation_passed": ended == EXIT_OK,
+        "execution_time": seconds,
+        **_run_figures(results),
+        "failed": [result.check.name for result in results if result.outcome.status == FAILED],
         "began": began.isoformat(timespec="seconds"),
         "seconds": seconds,
         "quick": setting.quick,
@@ -271,6 +275,13 @@ def _content(
         "counts": counts,
         "checks": [result.to_dict() for result in results],
     }
+
+
+def _run_figures(results: Sequence[Result]) -> dict[str, Any]:
+    """Figures of the small run that the check `report` makes; null where it was not made or did not pass."""
+    made = next((r.outcome for r in results if r.check.name == "report" and r.outcome.status == PASSED), None)
+    names = ("gpu_utilization", "cache_hit_rate", "peak_memory_gb", "timesteps_completed")
+    return {name: None if made is None else made.figures.get(name) for name in names}
 
 
 def _machine() -> dict[str, Any]:

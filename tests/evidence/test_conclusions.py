@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from src.evidence.conclusions import (
     CONTRASTS,
+    ENOUGH_TIMESTEPS,
     contrast_facts,
     contrast_words,
     overall,
@@ -185,10 +186,14 @@ def test_the_seeds_section_holds_every_session_of_every_seed() -> None:
     assert facts["net_usd_by_session"]["flat"] == [[0.0] * 3] * 2
 
 
+SHORT = [{"phase": "base", "timesteps": ENOUGH_TIMESTEPS - 1}]
+
+
 def a_report(edge: dict[str, Any], level: str = "enough", **more: Any) -> dict[str, Any]:
     sample = {"n": 50, "level": level, "words": "enough sessions (50)" if level == "enough" else "not enough (2 of 40)"}
     return {
         "run": {"quick": False},
+        "training": [{"phase": "base", "timesteps": ENOUGH_TIMESTEPS}],
         "look_ahead": {"checks": 4, "passed": True, "found": ""},
         "statistics": {"sample_size": sample, "contrasts": [edge]},
         **more,
@@ -205,7 +210,13 @@ def a_report(edge: dict[str, Any], level: str = "enough", **more: Any) -> dict[s
         (a_report(contrast(-9.0, -13.0, -5.0, 0.08)), "not_measured", "No edge shown"),
         (a_report(contrast(9.0, None, None)), "not_measured", "No edge shown"),
         (a_report(contrast(9.0, None, None), level="none"), "not_measured", "Cannot say: not enough sessions."),
-        (a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}), "not_measured", "Cannot say yet: a quick run"),
+        (a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}), "met", "Worth the production run: it earns"),
+        (a_report(contrast(9.0, 5.0, 13.0, 0.01), training=SHORT), "not_measured", "Cannot say yet: 49,999 base"),
+        (
+            a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}, training=SHORT),
+            "not_measured",
+            "Cannot say yet: a quick run",
+        ),
         (a_report(contrast(9.0, 5.0, 13.0, 0.01), statistics=None), "not_measured", "Cannot say: nothing"),
         (
             a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead={"checks": 1, "passed": False, "found": "bar 7"}),

@@ -57,10 +57,15 @@ def test_a_target_is_met_missed_or_not_applicable_by_what_was_measured(
     assert set(judged) == set(TARGETS)
     for name, entry in judged.items():
         limit, value = limits[TARGETS[name]], measured.get(name)
+        if name == "gpu_utilization":
+            limit = pytest.approx(100 * limit)
         assert (entry["target"], entry["measured"], entry["required"]) == (limit, value, name in required)
         if limit is None or value is None:
             assert entry["status"] == NOT_APPLICABLE
             assert entry["reason"]
+        elif name == "gpu_utilization":
+            assert entry["status"] == (MET if value >= entry["target"] else MISSED)
+            assert ("remedy" in entry) == (entry["status"] == MISSED)
         elif name in AT_MOST:
             assert entry["status"] == (MET if value <= limit else MISSED)
         else:

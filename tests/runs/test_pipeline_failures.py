@@ -551,6 +551,7 @@ def test_a_phase_gets_its_share_of_the_gpus_memory(monkeypatch: pytest.MonkeyPat
 def test_durations_are_targets_that_decide_unless_told_otherwise(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
     slow = {**COUNTING, "phase2.estimated_duration": 0.001, "phase3.gpu_utilization_target": 0.9}
+    slow |= {"phase1.gpu_utilization_target": None, "phase2.gpu_utilization_target": None}
     ended = pipelines.run(home, slow)
     targets = ended.report["targets"]
     assert {name for name in targets if name.startswith("phase")} == {
@@ -585,8 +586,9 @@ def test_a_validation_in_one_go_has_no_phases_whose_targets_it_could_require(pip
     assert "this run is hardware_maximized" in text
     assert "execution_time, peak_memory" in text
     assert text.count("\n") == 0
+    unset = {"validation.required": ["phase2_gpu_utilization"], "phase2.gpu_utilization_target": None}
     with pytest.raises(ConfigError, match=r"phase2_gpu_utilization.*phase2.gpu_utilization_target.*not set"):
-        pipelines.config(pipelines.folder, {"validation.required": ["phase2_gpu_utilization"]})
+        pipelines.config(pipelines.folder, unset)
 
 
 # Environments of a user's own

@@ -35,6 +35,9 @@ def test_a_small_run_writes_a_report_in_the_schemas_shape_and_no_trial_into_the_
     assert outcome.status == PASSED, outcome
     assert "report.json" in outcome.figures["files"]
     assert {"arms", "training", "verdict"} <= set(outcome.figures["sections"])
+    assert outcome.figures["timesteps_completed"] == 512 + 256
+    assert outcome.figures["peak_memory_gb"] > 0.1
+    assert outcome.figures["gpu_utilization"] is None
 
 
 def without_training(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

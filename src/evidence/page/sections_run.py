@@ -43,14 +43,14 @@ STATUS = {
 ROWS_SHOWN = 8
 METRIC_TERMS = {"entropy": "policy_entropy"}
 """Where the glossary has a metric under another key."""
-TARGET_UNITS = {
+TARGET_UNITS = {  # %: kept as a fraction; percent: kept in percent
     "execution_time": "s",
     "peak_memory": "GB",
-    "gpu_utilization": "%",
+    "gpu_utilization": "percent",
     "cache_hit_rate": "%",
     "steps_per_s": "steps/s",
     **{f"phase{n}_duration": "s" for n in (1, 2, 3)},
-    **{f"phase{n}_gpu_utilization": "%" for n in (1, 2, 3)},
+    **{f"phase{n}_gpu_utilization": "percent" for n in (1, 2, 3)},
 }
 
 
@@ -295,9 +295,12 @@ def _with_unit(name: str, value: float | None) -> str:
     unit = TARGET_UNITS.get(name, "")
     if value is None or not unit:
         return significant(value)
-    return percent(value, 1) if unit == "%" else f"{significant(value)} {unit}"
+    if unit in ("%", "percent"):
+        return percent(value if unit == "%" else value / 100.0, 1)
+    return f"{significant(value)} {unit}"
 
 
 def _status_words(target: Mapping[str, Any]) -> Markup:
     words = Markup('<span class="status {}">{}</span>').format(target["status"], STATUS[target["status"]])
-    return words + Markup(": {}").format(given(target["reason"])) if "reason" in target else words
+    said = target.get("reason") or target.get("remedy")
+    return words + Markup(": {}").format(given(said)) if said else words
