@@ -192,6 +192,7 @@ class _Pipeline:
         with closing(first or self._trainer.make_env(bench.market)) as env:
             model = self._trainer.new_base(env, plan)
             self._train(entry, "base", model, plan, [])
+            bench.count_lookups(env)
             if "production" not in entry.parts:
                 with bench.phase("production", "a rollout with the production networks"):
                     estimate = estimate_production(self._trainer, env, plan)
@@ -218,6 +219,7 @@ class _Pipeline:
             with closing(self._trainer.make_env(market, heard)) as env:
                 models[name], callbacks = self._trainer.new_finetuned(base, env, plan, settings)
                 self._train(entry, name, models[name], plan, callbacks)
+                bench.count_lookups(env)
             bench.release(models[name])
         export_hybrid(models["hybrid"], self._folder / "hybrid.zip")
         rl_only, hybrid, permuted = (models[name].policy for name in ("rl_only", "hybrid", "hybrid_placebo"))
@@ -258,6 +260,7 @@ class _Pipeline:
                 quick=bench.config.test_mode.quick,
                 say=self._say,
                 progress=progress,
+                cache=bench.kept_features(),
             )
         save_table(table, path)
         self._finished("phase3", "advice", asking.to_dict())

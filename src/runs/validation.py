@@ -88,6 +88,7 @@ def _trained_base(
     label = f"{fold}{_label(bench, 'base', trainer)}"
     with bench.phase(f"{fold}base", what), bench.logged(label, plan) as (callback, _):
         base, record = trainer.base(env, plan, [callback])
+    bench.count_lookups(env)
     report["training"].append(seeded(record.to_dict(), trainer.seed))
     return base
 
@@ -107,7 +108,9 @@ def _with_advice(
     report |= {"data": data_facts(market), "rules": rules_facts(market)}
     say, progress, quick = bench.display.say, bench.display.record, config.test_mode.quick
     with bench.phase("advice", f"{advisor.name} on the training sessions' situations"):
-        table, asking = tabulate_advice(market, advisor, config.llm, quick=quick, say=say, progress=progress)
+        table, asking = tabulate_advice(
+            market, advisor, config.llm, quick=quick, say=say, progress=progress, cache=bench.kept_features()
+        )
     trained: dict[int, Trained] = {}
     for seed in range(trainer.seed, trainer.seed + config.evidence.seeds):
         of_seed = replace(trainer, seed=seed)
@@ -148,6 +151,7 @@ def fine_tuned(
             bench.logged(f"{fold}{_label(bench, name, trainer)}", plan) as (callback, _),
         ):
             model, record = trainer.finetune(base, env, plan, [callback], settings)
+            bench.count_lookups(env)
         if name == "hybrid" and first and bench.folder is not None:
             export_hybrid(model, bench.folder / "hybrid.zip")
         bench.release(model)
