@@ -36,16 +36,6 @@ class FeatureCache(Protocol):
     def get_or_compute(self, key: Hashable, compute: Callable[[], Any]) -> Float32: ...
 
 
-def content_key(data: ArrayLike, index: int = 0) -> str:
-    """A key made of every value of an array (or a data frame), its shape and type, and an index; the same in every
-    process, unlike `hash`."""
-    array = np.asarray(data)
-    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}\0{index}\0".encode(), digest_size=16)
-    # The bytes of objects are their addresses.
-    digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def answer_key(identity: str, situation: int) -> tuple[str, str, int]:
     """The key of an advisor's raw answer, float32[6], to one situation."""
     return "answer", identity, situation

@@ -1,15 +1,16 @@
 """The run's feature cache in environments of the user's own: one that has an attribute `feature_cache` is given it.
 
-In this process (`dummy`) all environments share it. A worker process (`subproc`) looks up in a copy of its own; what it
-has counted is added when its training is over.
+In this process (`dummy`) all environments share it. A worker process (`subproc`) has one of its own of the same size;
+what it has counted is added when its training is over.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Protocol
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
+from src.trading.row_cache import RowCache
 
 ATTRIBUTE = "feature_cache"
 
@@ -19,6 +20,7 @@ class CountingCache(Protocol):
 
     hits: int
     misses: int
+    max_size: int
 
 
 def share_cache(env: VecEnv, cache: CountingCache) -> bool:
@@ -26,8 +28,7 @@ def share_cache(env: VecEnv, cache: CountingCache) -> bool:
     if not env.has_attr(ATTRIBUTE):
         return False
     if isinstance(env, SubprocVecEnv):
-        cache = copy.deepcopy(cache)
-        cache.hits = cache.misses = 0
+        cache = RowCache(cache.max_size)  # not the public class, whose module loads torch in every worker
     # Not `set_attr`, which sets it on the outermost wrapper.
     env.env_method("set_wrapper_attr", ATTRIBUTE, cache)
     return True

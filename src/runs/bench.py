@@ -58,6 +58,7 @@ class Cache(Protocol):
 
     hits: int
     misses: int
+    max_size: int
 
     def get_stats(self) -> dict[str, float]: ...
 

@@ -192,11 +192,11 @@ class _Pipeline:
         with closing(first or self._trainer.make_env(bench.market)) as env:
             model = self._trainer.new_base(env, plan)
             self._train(entry, "base", model, plan, [])
-            bench.count_lookups(env)
             if "production" not in entry.parts:
                 with bench.phase("production", "a rollout with the production networks"):
                     estimate = estimate_production(self._trainer, env, plan)
                 self._finished("phase2", "production", asdict(estimate))
+            bench.count_lookups(env)
         export_base(model, self._folder / "base.zip")
         self._base_weights = weights = dict(model.policy.state_dict())
         bench.release(model)

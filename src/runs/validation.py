@@ -77,6 +77,7 @@ def _first_base(
         base = _trained_base(bench, trainer, plan, env, report)
         with bench.phase("production", "a rollout with the production networks"):
             report["production_estimate"] = asdict(estimate_production(trainer, env, plan))
+        bench.count_lookups(env)
     export_base(base, bench.folder / "base.zip")
     return base
 
@@ -88,7 +89,6 @@ def _trained_base(
     label = f"{fold}{_label(bench, 'base', trainer)}"
     with bench.phase(f"{fold}base", what), bench.logged(label, plan) as (callback, _):
         base, record = trainer.base(env, plan, [callback])
-    bench.count_lookups(env)
     report["training"].append(seeded(record.to_dict(), trainer.seed))
     return base
 
@@ -117,6 +117,7 @@ def _with_advice(
         if seed != trainer.seed:
             with closing(of_seed.make_env(market)) as env:
                 base = _trained_base(bench, of_seed, plans[0], env, report)
+                bench.count_lookups(env)
         trained[seed] = fine_tuned(bench, market, of_seed, plans[1], base, table, report, first=seed == trainer.seed)
         bench.release(base)
     report |= evaluated(bench, market, table, trained)

@@ -69,6 +69,7 @@ def walk_forward(
         )
         with closing(trainer.make_env(own)) as env:
             base = train_base(bench, trainer, plans[0], env, unused, fold=f"{FOLD}{k}-")
+            bench.count_lookups(env)
         trained = fine_tune(bench, own, trainer, plans[1], base, table, unused, first=False, fold=f"{FOLD}{k}-")
         bench.release(base)
         arms = standard_arms(

@@ -291,3 +291,17 @@ def test_rules_need_neither_store_nor_budget() -> None:
 def test_the_record_is_plain(path: Path) -> None:
     _, record = tabulated(path)
     assert json.loads(json.dumps(record.to_dict()))["count_k"] == len(ORDER)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_cache_of_any_size_changes_no_bit_and_counts_who_was_asked(tmp_path: Path, size: int) -> None:
+    cache = OptimizedFeatureCache(size)
+    with AdviceStore(tmp_path / "advice.sqlite3") as store:
+        plain, record = tabulate_stored(FakeModel(), store, ORDER, AMPLE_S)
+        known, _ = tabulate_stored(FakeModel(), store, ORDER, AMPLE_S, cache=cache)
+        assert (cache.hits, cache.misses) == (record.count_k, 0)
+    with AdviceStore(tmp_path / "empty.sqlite3") as store:
+        cache.clear()
+        asked, _ = tabulate_stored(FakeModel(), store, ORDER, AMPLE_S, cache=cache)
+        assert (cache.hits, cache.misses) == (0, record.count_k)
+    assert plain.sha256 == known.sha256 == asked.sha256
