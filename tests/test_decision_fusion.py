@@ -525,3 +525,22 @@ def test_the_test_configuration_reaches_every_setting() -> None:
     fusion = VectorizedDecisionFusion(config)
     assert (fusion.llm_weight, fusion.confidence_threshold, fusion.sequential) == (0.25, 0.75, True)
     assert (fusion.risk.enable_risk_veto, fusion.risk.max_consecutive_losses) == (False, 9)
+
+
+def sum_of_steps(losses: np.ndarray, drawdown: np.ndarray, win_rate: np.ndarray) -> np.ndarray:
+    """The score of docs/trading.md's comparison, under the limits of our defaults."""
+    steps = np.where(losses >= 5, 0.4, 0.2 * losses / 5) + 0.3 * (drawdown > 0.8) + 0.3 * (win_rate < 0.3)
+    return np.minimum(steps, 1.0)
+
+
+def test_the_documented_shares_of_vetoed_random_states() -> None:
+    rng, n = np.random.default_rng(0), 100_000
+    losses, drawdown, win_rate = rng.integers(0, 11, n), rng.random(n), rng.random(n)
+    random_states = {"consecutive_losses": losses, "drawdown_current": drawdown, "win_rate_recent": win_rate}
+    near_the_limit = drawdown >= 0.8
+    ours = VectorizedDecisionFusion(sequential=True).calculate_risk_scores(random_states)
+    assert (ours[near_the_limit] > 0.7).all()
+    assert (sum_of_steps(losses, drawdown, win_rate)[near_the_limit] > 0.7).mean() == pytest.approx(0.22, abs=0.01)
+    carried_over = {"max_consecutive_losses": 3, "dd_buffer_threshold": 0.2, "min_win_rate_threshold": 0.4}
+    scores = VectorizedDecisionFusion({"risk": carried_over}, sequential=True).calculate_risk_scores(random_states)
+    assert (scores > 0.7).mean() == pytest.approx(0.97, abs=0.01)

@@ -16,6 +16,7 @@ from src.advisor.store import AdviceStore
 from src.advisor.table import tabulate
 from src.advisor.tabulation import order_hash, tabulate_at_once, tabulate_stored
 from src.errors import UserError
+from src.testing_framework import OptimizedFeatureCache
 from src.trading.layout import N_SIDES
 from tests.advisor.fake_model import AMPLE_S, ORDER, FakeModel, tabulated
 
