@@ -54,12 +54,20 @@ def together(n: int, work: Callable[[int], Any]) -> list[Any]:
         return [future.result(timeout=60) for future in [pool.submit(begin, number) for number in range(n)]]
 
 
+class SlowKey(int):
+    """A key in whose hash another thread takes its turn: between finding a row and marking it as used, say."""
+
+    def __hash__(self) -> int:
+        time.sleep(0)
+        return super().__hash__()
+
+
 def test_a_cache_counts_every_lookup_and_keeps_every_row_whole() -> None:
-    cache, n, turns = OptimizedFeatureCache(20), 8, 1_500
+    cache, n, turns = OptimizedFeatureCache(20), 8, 300
 
     def work(number: int) -> int:
         rng, wrong = np.random.default_rng(number), 0
-        for key in rng.integers(0, 60, turns).tolist():
+        for key in map(SlowKey, rng.integers(0, 60, turns).tolist()):
             row = cache.get(key)
             if row is None:
                 cache.put(key, np.full(33, key))
@@ -142,6 +150,23 @@ def test_fusion_counts_every_decision() -> None:
         assert fusion.get_stats()["total"] == n * (6 * turns + 1)
 
 
+def test_two_batches_are_never_fused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled loop adds to the counts without the interpreter's lock: two at once would lose some."""
+    fusion, inside, most = VectorizedDecisionFusion(), [0], []
+    real = fusion._fuse
+
+    def fuse(*args: Any) -> int:
+        inside[0] += 1
+        most.append(inside[0])
+        time.sleep(0.001)
+        inside[0] -= 1
+        return real(*args)
+
+    monkeypatch.setattr(fusion, "_fuse", fuse)
+    together(6, lambda _: [fusion.fuse_batch([1], [0.9], [1], [0.9], [0.0]) for _ in range(10)])
+    assert (max(most), len(most)) == (1, 60)
+
+
 def test_a_monitor_started_and_stopped_by_many_threads_has_one_sampler_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -186,6 +211,7 @@ class Kept:
         self.records: list[dict[str, Any]] = []
 
     def write(self, record: dict[str, Any]) -> None:
+        time.sleep(0.0002)  # another thread takes its turn
         self.records.append(record)
 
     def close(self) -> None: ...
