@@ -20,6 +20,15 @@ ENTRIES = (
     ("Validate Testing Framework", "validate_testing_framework.py"),
 )
 
+MENU_ENTRIES: Mapping[str, str] = MappingProxyType(
+    {
+        "9": "Hardware-Maximized Test (Phase 3)",
+        "10": "Pipeline Test (Phase 3)",
+        "11": "Validate Testing Framework",
+    }
+)
+"""The same three for a menu that is a dictionary of labels by choice; `run_menu_entry` runs what was chosen."""
+
 MenuOption = tuple[str, Callable[[], int]]
 
 
@@ -36,6 +45,16 @@ def training_menu_options(
     if unknown := own.keys() - set(labels):
         raise ValueError(f"own names {', '.join(sorted(unknown))}; the entries are {', '.join(labels)}")
     return [(label, partial(_run, script, market, (*options, *own.get(label, ())))) for label, script in ENTRIES]
+
+
+def run_menu_entry(choice: str, market: str = "NQ", options: Sequence[str] = ()) -> int:
+    """Run the script of an entry of `MENU_ENTRIES`, named by its choice or its label, and return its exit code.
+    ValueError for what is none."""
+    for (number, label), (_, script) in zip(MENU_ENTRIES.items(), ENTRIES, strict=True):
+        if choice in (number, label):
+            return _run(script, market, options)
+    entries = ", ".join(f"{number} ({label})" for number, label in MENU_ENTRIES.items())
+    raise ValueError(f"{choice!r} is no entry; the entries are {entries}")
 
 
 def _run(script: str, market: str, options: Sequence[str]) -> int:

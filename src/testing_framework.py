@@ -6,12 +6,13 @@ Nothing below this module imports it; what is not surface lives in the rooms.
 from __future__ import annotations
 
 import csv
+import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,12 +20,16 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 
 from src.advisor import fusion
-from src.agent.log_sink import Sink, train_values
+from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
 from src.evidence import hardware
 from src.runs.bench import Bench
+from src.runs.loans import TemporaryLoans
 from src.runs.pipeline import run_pipeline
 from src.runs.validation import run_validation
+from src.trading.row_cache import RowCache
+
+logger = logging.getLogger(__name__)
 
 
 class HardwareMonitor:
@@ -45,30 +50,52 @@ class HardwareMonitor:
         self.metrics_history: list[hardware.Reading] = []
         self._monitor_gpu = monitor_gpu
         self._nvml = nvml
+        self._lock = threading.Lock()  # of starting and stopping
         self._sampler: hardware.Sampler | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._late_samples = 0
         self._thread_error = ""
 
+    @property
+    def monitoring(self) -> bool:
+        """Whether it is sampling now."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    @property
+    def gpu_available(self) -> bool:
+        """Whether a GPU is read; before the first start NVML is asked once."""
+        with self._lock:
+            if self._sampler is None:
+                self._sampler = hardware.Sampler(use_gpu=self._monitor_gpu, nvml=self._nvml)
+                self._sampler.close()
+            return self._sampler.gpu_available
+
     def start_monitoring(self) -> None:
-        """Start sampling; does nothing while it already runs. Started again after a stop, it goes on with the same
+        """Start sampling; does nothing while it already runs. Started again after a stop, it continues the same
         history."""
-        if self._thread is not None:
-            return
-        self._stop.clear()
-        self._sampler = hardware.Sampler(use_gpu=self._monitor_gpu, nvml=self._nvml)
-        self._thread = threading.Thread(target=self._run, args=(self._sampler,), name="hardware-monitor", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._sampler = hardware.Sampler(use_gpu=self._monitor_gpu, nvml=self._nvml)
+            self._stop = threading.Event()
+            thread = threading.Thread(
+                target=self._run, args=(self._sampler, self._stop), name="hardware-monitor", daemon=True
+            )
+            thread.start()
+            self._thread = thread
 
     def stop_monitoring(self) -> None:
         """Take a last sample and stop; does nothing when not running."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._stop.set()
-            thread.join()
+        # The lock is held until the thread has ended, so that no second one can start beside it.
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._stop.set()
+                thread.join()
 
-    def _run(self, sampler: hardware.Sampler) -> None:
+    def _run(self, sampler: hardware.Sampler, stop: threading.Event) -> None:
         try:
             due = time.monotonic()
             while True:
@@ -80,7 +107,7 @@ class HardwareMonitor:
                     skipped = int(behind // self.log_interval) + 1
                     self._late_samples += skipped
                     due += skipped * self.log_interval
-                if self._stop.wait(max(0.0, due - time.monotonic())):
+                if stop.wait(max(0.0, due - time.monotonic())):
                     break
             self.metrics_history.append(sampler.sample(self.phase))
         except Exception as error:
@@ -88,9 +115,14 @@ class HardwareMonitor:
         finally:
             sampler.close()
 
-    def get_average_gpu_utilization(self) -> float:
-        """Mean of NVML's utilisation rate in percent; 0.0 without a GPU (see `gpu_available` of the summary)."""
-        return hardware.mean(self.metrics_history, "gpu_percent") or 0.0
+    def get_average_gpu_utilization(self, last_n: int | None = None) -> float:
+        """Mean of NVML's utilisation rate in percent, of the newest `last_n` samples or (None) of all.
+
+        0.0 without a GPU (see `gpu_available`). ValueError for a `last_n` under 1.
+        """
+        if last_n is not None and last_n < 1:
+            raise ValueError(f"last_n is {last_n}; it must be at least 1 sample, or None for all")
+        return hardware.mean(self.metrics_history[-last_n if last_n else 0 :], "gpu_percent") or 0.0
 
     def get_peak_memory_usage(self) -> float:
         """Highest GPU memory used, GB (10^9 bytes), of the whole device; 0.0 without a GPU."""
@@ -102,8 +134,13 @@ class HardwareMonitor:
         return hardware.peak(self.metrics_history, "tree_rss_gb") or 0.0
 
     def get_summary(self) -> dict[str, Any]:
-        """Averages and peaks of the run and of each phase, what could not be read, and whether a GPU was watched."""
+        """Averages and peaks of the run and of each phase, what could not be read, and whether a GPU was watched.
+
+        `avg_gpu_utilization` (percent) is 0.0 where `gpu_available` is False; `duration_seconds` lie between the first
+        and the last sample.
+        """
         history = list(self.metrics_history)
+        times = hardware.values(history, "time")
         sampler = self._sampler
         phases = dict.fromkeys(str(reading["phase"]) for reading in history)
         return {
@@ -112,6 +149,8 @@ class HardwareMonitor:
             "gpu_reason": sampler.gpu_reason if sampler else "monitoring was not started",
             "cores": sampler.cores if sampler else None,
             **hardware.summarise(history),
+            "avg_gpu_utilization": hardware.mean(history, "gpu_percent") or 0.0,
+            "duration_seconds": times[-1] - times[0] if times else 0.0,
             "phases": {phase: hardware.summarise([r for r in history if r["phase"] == phase]) for phase in phases},
             "late_samples": self._late_samples,
             "failed_readings": dict(sampler.failures) if sampler else {},
@@ -136,78 +175,13 @@ class HardwareMonitor:
         self.stop_monitoring()
 
 
-class OptimizedFeatureCache:
+class OptimizedFeatureCache(RowCache):
     """Keeps the `max_size` most recently used feature rows: float32 vectors of any length under any hashable key.
 
-    A row is copied in and handed out read-only, so nobody can change what is stored. With `record=False`
-    (pre-warming) a lookup is left out of the hits and misses. ValueError for a `max_size` under 1 or features that
-    are not one vector.
+    Safe to use from several threads. A row is copied in and handed out read-only, so nobody can change what is stored.
+    With `record=False` (pre-warming) a lookup is left out of the hits and misses. `get_or_compute` computes what is
+    missing, once. ValueError for a `max_size` under 1 or features that are not one vector.
     """
-
-    def __init__(self, max_size: int = 1000) -> None:
-        if max_size < 1:
-            raise ValueError(f"max_size is {max_size}; the cache must hold at least 1 row")
-        self.max_size = max_size
-        self.hits = 0
-        self.misses = 0
-        self._rows: OrderedDict[Hashable, NDArray[np.float32]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, key: Hashable) -> bool:
-        """Whether the key is stored; neither counted nor a use."""
-        return key in self._rows
-
-    def get(self, key: Hashable, *, record: bool = True) -> NDArray[np.float32] | None:
-        """The row stored under `key`, which becomes the most recently used, or None."""
-        row = self._rows.get(key)
-        if row is None:
-            self.misses += record
-            return None
-        self._rows.move_to_end(key)
-        self.hits += record
-        return row
-
-    def put(self, key: Hashable, features: ArrayLike) -> None:
-        """Store a copy as the most recently used row; the least recently used one leaves when there are too many."""
-        row = np.asarray(features, dtype=np.float32)
-        if row.ndim != 1:
-            raise ValueError(f"features under key {key!r} have shape {row.shape}; one vector is needed")
-        rows = self._rows
-        # Over bytes, because the owner of a plain array could make it writeable again.
-        rows[key] = np.frombuffer(row.tobytes(), dtype=np.float32)
-        rows.move_to_end(key)
-        if len(rows) > self.max_size:
-            rows.popitem(last=False)
-
-    def get_batch(self, keys: Iterable[Hashable], *, record: bool = True) -> list[NDArray[np.float32] | None]:
-        """`get` for each key in turn."""
-        return [self.get(key, record=record) for key in keys]
-
-    def put_batch(self, keys: Sequence[Hashable], rows: Sequence[ArrayLike] | NDArray[Any]) -> None:
-        """`put` for each pair in turn; ValueError, before anything is stored, if the lengths differ."""
-        if len(keys) != len(rows):
-            raise ValueError(f"{len(keys)} keys came with {len(rows)} rows")
-        for key, row in zip(keys, rows, strict=True):
-            self.put(key, row)
-
-    def get_stats(self) -> dict[str, float]:
-        """hits, misses, hit_rate (0.0 before the first lookup), size, max_size."""
-        lookups = self.hits + self.misses
-        hit_rate = self.hits / lookups if lookups else 0.0
-        return {
-            "hits": self.hits,
-            "misses": self.misses,
-            "hit_rate": hit_rate,
-            "size": len(self._rows),
-            "max_size": self.max_size,
-        }
-
-    def clear(self) -> None:
-        """Forget all rows and counts."""
-        self._rows.clear()
-        self.hits = self.misses = 0
 
 
 _INT64 = np.dtype(np.int64)
@@ -219,17 +193,26 @@ class VectorizedDecisionFusion:
     `config`: a mapping or an object with llm_weight, confidence_threshold and risk
     (`src.advisor.fusion.read_config`); what it lacks takes the default. `sequential` True, or
     `vectorized_decision_fusion: false` in the config, uses the plain loop: same actions, same counts, slower.
-    `counts` (float64[9]: `fusion.RULES`, then advice_changed) is what a checkpoint stores and restores.
+    `counts` (float64[9]: `fusion.RULES`, then advice_changed) is what a checkpoint stores and restores. Safe to use
+    from several threads.
     """
 
     def __init__(self, config: object = None, *, sequential: bool | None = None) -> None:
         settings, self.llm_weight, compiled = fusion.read_config(config)
+        self.config = {} if config is None else config
         self.confidence_threshold = settings.confidence_threshold
         self.risk = settings.risk
         self.sequential = not compiled if sequential is None else sequential
         self._state = fusion.new_state(settings, self.llm_weight)
         self.counts = self._state[fusion.N_LIMITS :]
         self._fuse: fusion.Fuse = fusion.fuse_sequential if self.sequential else fusion.compiled_fuse()
+        self._lock = threading.Lock()  # of the counts: the compiled loop runs without the interpreter's own lock
+
+    @property
+    def risk_config(self) -> Mapping[str, Any]:
+        """The risk settings in effect, by key and read-only: those given (`risk` or `risk_config` of the config) over
+        the defaults."""
+        return MappingProxyType(self.risk.model_dump())
 
     def fuse_batch(
         self,
@@ -259,25 +242,27 @@ class VectorizedDecisionFusion:
         if (masks is not None and len(columns[5]) != n) or (positions is not None and len(columns[6]) != n):
             raise ValueError(fusion.explain(fusion.LENGTHS_DIFFER, columns))
         actions = np.empty(n, _INT64)
-        try:
-            bad = self._fuse(*columns, self._state, actions)
-        except TypeError:  # the right types in a layout or of a shape that the compiled loop does not take
-            columns = fusion.coerce(columns)
-            bad = self._fuse(*columns, self._state, actions)
+        with self._lock:
+            try:
+                bad = self._fuse(*columns, self._state, actions)
+            except TypeError:  # the right types in a layout or of a shape that the compiled loop does not take
+                columns = fusion.coerce(columns)
+                bad = self._fuse(*columns, self._state, actions)
         if bad != fusion.ALL_USABLE:
             raise ValueError(fusion.explain(bad, columns))
         return actions
 
     def calculate_risk_scores(self, position_states: object) -> NDArray[np.float32]:
         """float32[n] in [0, 1] from a list of dicts, or columns (mapping of arrays, structured array), with
-        consecutive_losses, drawdown_current (fraction of the drawdown buffer used) and win_rate_recent; formula:
-        `src.advisor.fusion.risk_scores`."""
+        consecutive_losses, drawdown_current (fraction of the drawdown buffer used) and win_rate_recent; one that is
+        missing adds no risk. Formula: `src.advisor.fusion.risk_scores`."""
         return fusion.risk_scores(position_states, self.risk)
 
     def get_stats(self) -> dict[str, Any]:
         """How many elements each rule decided, `total`, `rates` per rule (0.0 before the first), how often advice
         changed the action, and which `loop` fused: compiled or sequential."""
-        *rules, changed = map(int, self.counts)
+        with self._lock:
+            *rules, changed = map(int, self.counts)
         total = sum(rules)
         return {
             **dict(zip(fusion.RULES, rules, strict=True)),
@@ -294,9 +279,11 @@ class BatchedCallback(BaseCallback):
     at the end.
 
     Each sink has `write(record)` and `close()` (`src.agent.log_sink`); the caller closes them, or `close()` here
-    does. It reads and never changes training; an interval of 1 writes more often and gives the same totals.
+    does. Without sinks records go to SB3's logger, as `run/...` over timesteps. `writes` counts the records that were
+    written somewhere. `verbose` 1 logs a line a record as well. It reads and never changes training; an interval of 1
+    writes more often and gives the same totals.
     `stop_requested` is asked at every step: once it answers True training ends within that step and `stopped` is
-    True. ValueError for an interval under 1.
+    True. ValueError for an interval under 1, or a `verbose` that is not 0, 1 or 2.
     """
 
     _KEPT = "total_reward", "total_steps", "total_episodes", "writes", "_steps", "_timesteps", "_reward", "_episodes"
@@ -304,17 +291,21 @@ class BatchedCallback(BaseCallback):
     def __init__(
         self,
         log_interval: int = 100,
+        verbose: int = 0,
+        *,
         sinks: Iterable[Sink] = (),
         total_timesteps: int | None = None,
         phase: str = "",
-        *,
         stop_requested: Callable[[], bool] | None = None,
     ) -> None:
-        super().__init__()
+        if verbose not in (0, 1, 2):
+            raise ValueError(f"verbose is {verbose!r}; it must be 0, 1 or 2, and sinks are given by name: sinks=[...]")
+        super().__init__(verbose)
         if log_interval < 1:
             raise ValueError(f"log_interval is {log_interval}; it must be at least 1 vec-env step")
         self.log_interval = log_interval
         self.sinks = tuple(sinks)
+        self._lock = threading.RLock()
         self.total_timesteps = total_timesteps
         self.phase = phase
         self.stop_requested = stop_requested
@@ -336,7 +327,8 @@ class BatchedCallback(BaseCallback):
 
     def get_state(self) -> dict[str, Any]:
         """The totals and the interval under way, without its clock: what a checkpoint keeps."""
-        return {name: getattr(self, name) for name in self._KEPT} | {"_episodes": [*self._episodes]}
+        with self._lock:
+            return {name: getattr(self, name) for name in self._KEPT} | {"_episodes": [*self._episodes]}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there; timesteps from before the restart count in no speed."""
@@ -344,6 +336,13 @@ class BatchedCallback(BaseCallback):
             setattr(self, name, state[name])
 
     def _on_step(self) -> bool:
+        with self._lock:
+            self._count_step()
+        if self.stop_requested is not None and self.stop_requested():
+            self.stopped = True
+        return not self.stopped
+
+    def _count_step(self) -> None:
         rewards = self.locals["rewards"]
         step_reward = float(rewards.sum(dtype=np.float64))
         self.total_reward += step_reward
@@ -361,21 +360,21 @@ class BatchedCallback(BaseCallback):
                     self._episodes.append((float(episode["r"]), int(episode["l"])))
         if self._steps >= self.log_interval:
             self.flush()
-        if self.stop_requested is not None and self.stop_requested():
-            self.stopped = True
-        return not self.stopped
 
     def _on_training_end(self) -> None:
         self.flush()
 
     def flush(self) -> None:
         """Write what was gathered since the last record; nothing gathered writes nothing."""
-        if self._steps:
-            record = self._record()
-            for sink in self.sinks:
-                sink.write(record)
-            self.writes += 1
-        self._start_interval()
+        with self._lock:
+            if self._steps:
+                record = self._record()
+                for sink in self.sinks:
+                    sink.write(record)
+                self.writes += bool(self.sinks) or write_to_logger(self.logger, record)
+                if self.verbose:
+                    logger.info("%s", in_words(record))
+            self._start_interval()
 
     def _record(self) -> dict[str, Any]:
         seconds, timed = time.perf_counter() - self._since, self._timesteps - self._untimed
@@ -403,11 +402,13 @@ class BatchedCallback(BaseCallback):
 class EnvironmentStatePool:
     """Lends environments (anything with `reset(seed=)` and `close()`) out again instead of building them anew.
 
-    Safe to use from several threads. Environments are built when first needed. Every one handed out, built just now
-    or used before, stands where a fresh one stands after `reset(seed=seed)`: its reset is the whole of what it
-    remembers (Gymnasium's contract), and where it has `get_state`/`set_state` the state it was born with is put back
-    first. When all `pool_size` are out, `acquire` builds a temporary one with id -1, closed on release; `pool_size` 0
-    always does (`environment_state_pooling: false`), with the same results. ValueError for a negative size.
+    Safe to use from several threads. Environments are built when first needed, or all at once with `prefill`. Every one
+    handed out, built just now or used before, is as a fresh one after its reset: with the seed given to `acquire`,
+    else with the slot's own, `seed` plus its id (a temporary one: plus `pool_size` and its place among those that are
+    out). Its reset is the whole of what it remembers (Gymnasium's contract), and where it has `get_state`/`set_state`
+    the state it was born with is put back first. When all `pool_size` are out, `acquire` builds a temporary one with
+    id -1, closed on release; `pool_size` 0 always does (`environment_state_pooling: false`), with the same results.
+    ValueError for a negative size.
     """
 
     def __init__(
@@ -417,6 +418,7 @@ class EnvironmentStatePool:
         pool_size: int = 8,
         *,
         seed: int = 0,
+        prefill: bool = False,
     ) -> None:
         if pool_size < 0:
             raise ValueError(f"pool_size is {pool_size}; it must be at least 0")
@@ -425,17 +427,25 @@ class EnvironmentStatePool:
         self.pool_size = pool_size
         self.seed = seed
         self._lock = threading.Lock()
+        self._slot_locks = [threading.Lock() for _ in range(pool_size)]
         self._envs: list[Any] = [None] * pool_size
         self._born: list[Any] = [None] * pool_size
         self._free = list(range(pool_size - 1, -1, -1))
         self._lent: set[int] = set()
-        self._temporary: list[Any] = []
+        self._temporary = TemporaryLoans()
         self._uses = 0
         self._temporary_uses = 0
         self._closed = False
+        if prefill:
+            try:
+                for env_id in range(pool_size):
+                    self._restart(env_id, None)
+            except BaseException:
+                self.close()
+                raise
 
     def acquire(self, seed: int | None = None) -> tuple[int, Any]:
-        """An environment, reset with `seed` (the pool's where None), and its id; -1 for a temporary one.
+        """An environment, reset with `seed` (the slot's own where None), and its id; -1 for a temporary one.
         RuntimeError once closed."""
         with self._lock:
             if self._closed:
@@ -443,45 +453,55 @@ class EnvironmentStatePool:
             env_id = self._free.pop() if self._free else -1
             if env_id >= 0:
                 self._lent.add(env_id)
+            place = self._temporary.reserve() if env_id < 0 else env_id
         # Building and resetting take long and touch only this slot: the lock is not held.
         try:
             if env_id < 0:
                 env = self.env_class(**self.env_kwargs)
-                env.reset(seed=self.seed if seed is None else seed)
+                env.reset(seed=self.seed + self.pool_size + place if seed is None else seed)
             else:
                 env = self._restart(env_id, seed)
         except BaseException:
-            if env_id >= 0:
-                self._give_back(env_id)
+            self._give_back(env_id, place)
             raise
         with self._lock:
-            self._uses += 1
-            if env_id < 0:
-                self._temporary_uses += 1
-                self._temporary.append(env)
+            closed = self._closed
+            if not closed:
+                self._uses += 1
+                if env_id < 0:
+                    self._temporary_uses += 1
+                    self._temporary.lend(place, env)
+        if closed:  # while it was built
+            env.close()
+            raise RuntimeError("the environment pool is closed")
         return env_id, env
 
     def _restart(self, env_id: int, seed: int | None) -> Any:
-        env = self._envs[env_id]
-        if env is None:
-            env = self._envs[env_id] = self.env_class(**self.env_kwargs)
-            if hasattr(env, "get_state") and hasattr(env, "set_state"):
-                self._born[env_id] = env.get_state()
-        elif self._born[env_id] is not None:
-            env.set_state(self._born[env_id])
-        env.reset(seed=self.seed if seed is None else seed)
-        return env
+        with self._slot_locks[env_id]:
+            env = self._envs[env_id]
+            if env is None:
+                env = self._envs[env_id] = self.env_class(**self.env_kwargs)
+                if hasattr(env, "get_state") and hasattr(env, "set_state"):
+                    self._born[env_id] = env.get_state()
+            elif self._born[env_id] is not None:
+                env.set_state(self._born[env_id])
+            env.reset(seed=self.seed + env_id if seed is None else seed)
+            return env
 
-    def _give_back(self, env_id: int) -> None:
+    def _give_back(self, env_id: int, place: int) -> None:
         with self._lock:
-            self._lent.remove(env_id)
-            self._free.append(env_id)
+            if env_id < 0:
+                self._temporary.cancel(place)
+            else:
+                self._lent.remove(env_id)
+                self._free.append(env_id)
 
     def release(self, env_id: int, env: Any = None) -> None:
-        """Give an environment back. A temporary one (-1) is closed; `env` says which, and is needed when several are
-        out.
+        """Give an environment back. A temporary one (-1) is closed.
 
-        ValueError for an id that is not in use, or a temporary environment that is not this pool's.
+        `env` says which temporary one. Without it, one that this thread has acquired is meant (where it has none, any):
+        with several out it cannot be told which of them is still in use, so they are closed once all of them are
+        given back. ValueError for an id that is not in use, or a temporary environment that is not this pool's.
         """
         if env_id != -1:
             with self._lock:
@@ -491,12 +511,9 @@ class EnvironmentStatePool:
                 self._free.append(env_id)
             return
         with self._lock:
-            matching = [i for i, other in enumerate(self._temporary) if env is None or other is env]
-            if len(matching) != 1:
-                temporary = len(self._temporary)
-                raise ValueError(f"environment -1 with env={env!r} names {len(matching)} of {temporary} in use, not 1")
-            leaving = self._temporary.pop(matching[0])
-        leaving.close()
+            leaving = [] if self._closed else self._temporary.give_back(env)
+        for one in leaving:
+            one.close()
 
     def reset_all(self) -> None:
         """Put every pooled environment built so far at its fresh start, those in use too; who holds them does not
@@ -524,8 +541,8 @@ class EnvironmentStatePool:
         """Close every environment, temporary ones too; nothing can be acquired afterwards."""
         with self._lock:
             self._closed = True
-            envs = [env for env in self._envs if env is not None] + self._temporary
-            self._envs, self._temporary = [None] * self.pool_size, []
+            envs = [env for env in self._envs if env is not None] + self._temporary.clear()
+            self._envs = [None] * self.pool_size
         for env in envs:
             env.close()
 
@@ -539,10 +556,25 @@ class EnvironmentStatePool:
 class TestConfig(Configuration):
     """Everything a run can be told: frozen sections, any key of which reads flat as well (`config.vectorized_envs`).
 
-    Built by `create_test_config` or `from_file`; `sections`, `to_dict` and the flat keys come from `Configuration`.
+    Built by `create_test_config`, `from_file`, or by `TestConfig(mode="pipeline", market="ES", batch_size=512)`, which
+    takes what `create_test_config` takes; `sections`, `to_dict` and the flat keys come from `Configuration`.
     """
 
     __test__: ClassVar[bool] = False  # the name would have pytest collect it
+
+    def __init__(self, mode: str | None = None, market: str | None = None, **values: Any) -> None:
+        if mode is None and market is None and values.keys() <= Configuration.model_fields.keys():
+            super().__init__(**values)  # sections, as they are read from a file
+            return
+        overrides = values if market is None else {"market": market, **values}
+        checked = build_config(mode, {}, overrides, source="TestConfig", model=Configuration)
+        super().__init__(**{name: getattr(checked, name) for name in Configuration.model_fields})
+
+    @property
+    def total_timesteps(self) -> int:
+        """Timesteps asked for of base training and hybrid fine-tuning, one seed, before rounding to whole rollouts:
+        what `timesteps_completed` of the report reaches."""
+        return self.base_timesteps + self.finetune_timesteps
 
     @classmethod
     def from_file(cls, path: Path | str, mode: str | None = None, **overrides: Any) -> TestConfig:
@@ -565,26 +597,33 @@ def create_test_config(mode: str = "hardware_maximized", market: str = "NQ", **o
 class TestingFramework:
     """Runs a configuration from bars to report: `logs/<run>/` holds everything, the methods return the report.
 
-    A framework serves one run. `env_pool` lends evaluation environments (`SessionBatch`) once the market is loaded.
-    `phase_times` are seconds by phase, `total_time` those of the whole run, `run_folder` where it writes.
+    A framework serves one run. The run uses `hardware_monitor`, `feature_cache` and `decision_fusion`: those given
+    here, or set on the framework before the run. `env_pool` lends evaluation environments (`SessionBatch`) once the
+    market is loaded. `phase_times` are seconds by phase, `total_time` those of the whole run, `start_time` when it
+    began (unix seconds; None before), `total_timesteps` what all its trainings have done, `run_folder` where it writes,
+    `logger` whose messages go into its run.log.
     """
 
     __test__: ClassVar[bool] = False  # the name would have pytest collect it
 
-    def __init__(self, config: TestConfig, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        config: TestConfig,
+        console: Console | None = None,
+        *,
+        hardware_monitor: HardwareMonitor | None = None,
+        feature_cache: OptimizedFeatureCache | None = None,
+        decision_fusion: VectorizedDecisionFusion | None = None,
+    ) -> None:
         self.config = config
-        performance = config.performance
-        self.hardware_monitor = HardwareMonitor(
-            config.monitoring.hardware_interval_s, monitor_gpu=config.monitoring.monitor_gpu
-        )
-        self.feature_cache = OptimizedFeatureCache(config.llm.cache_size)
-        self.decision_fusion = VectorizedDecisionFusion(config)
+        self.logger = logger
+        performance, monitoring = config.performance, config.monitoring
         self._bench = Bench(
             config,
             console or Console(),
-            self.hardware_monitor,
-            self.feature_cache,
-            self.decision_fusion,
+            hardware_monitor or HardwareMonitor(monitoring.hardware_interval_s, monitor_gpu=monitoring.monitor_gpu),
+            OptimizedFeatureCache(config.llm.cache_size) if feature_cache is None else feature_cache,
+            decision_fusion or VectorizedDecisionFusion(config),
             BatchedCallback,
         )
         pool_size = performance.env_pool_size if performance.environment_state_pooling else 0
@@ -592,8 +631,43 @@ class TestingFramework:
         self._bench.pool = self.env_pool
 
     @property
+    def hardware_monitor(self) -> HardwareMonitor:
+        """Watches the machine during the run."""
+        return cast(HardwareMonitor, self._bench.monitor)
+
+    @hardware_monitor.setter
+    def hardware_monitor(self, monitor: HardwareMonitor) -> None:
+        self._bench.replace_tool("monitor", monitor)
+
+    @property
+    def feature_cache(self) -> OptimizedFeatureCache:
+        """Keeps what the run would otherwise have to compute or ask again (`src.runs.cached`)."""
+        return cast(OptimizedFeatureCache, self._bench.cache)
+
+    @feature_cache.setter
+    def feature_cache(self, cache: OptimizedFeatureCache) -> None:
+        self._bench.replace_tool("cache", cache)
+
+    @property
+    def decision_fusion(self) -> VectorizedDecisionFusion:
+        """Decides for the fused arm."""
+        return cast(VectorizedDecisionFusion, self._bench.fusion)
+
+    @decision_fusion.setter
+    def decision_fusion(self, fusion: VectorizedDecisionFusion) -> None:
+        self._bench.replace_tool("fusion", fusion)
+
+    @property
+    def start_time(self) -> float | None:
+        return self._bench.start_time
+
+    @property
     def total_time(self) -> float:
         return self._bench.total_time
+
+    @property
+    def total_timesteps(self) -> int:
+        return self._bench.total_timesteps
 
     @property
     def phase_times(self) -> dict[str, float]:
@@ -602,6 +676,14 @@ class TestingFramework:
     @property
     def run_folder(self) -> Path | None:
         return self._bench.folder
+
+    def get_summary(self) -> dict[str, Any]:
+        """The run in a few figures, also under `summary` of the report; 0 for what has not happened yet.
+
+        Keys: mode, market, vectorized_envs, duration_seconds, total_timesteps, avg_gpu_utilization (percent),
+        peak_gpu_memory_gb (both 0.0 without a GPU), gpu_available, cache_hit_rate (None: not measured).
+        """
+        return self._bench.summary()
 
     def run_hardware_maximized_validation(self) -> dict[str, Any]:
         """The hardware-maximized validation; UserError for input to mend, InterruptedRun when stopped."""

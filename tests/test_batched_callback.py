@@ -99,7 +99,7 @@ def test_training_is_bitwise_the_same_with_and_without_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize("log_interval", [1, 5, 7, 32, 100])
 def test_records_hold_what_happened_since_the_record_before(log_interval: int) -> None:
     kept, watch = Kept(), Watch()
-    train(watch, BatchedCallback(log_interval, [kept], total_timesteps=96, phase="base"))
+    train(watch, BatchedCallback(log_interval, sinks=[kept], total_timesteps=96, phase="base"))
     n_steps = len(watch.rewards)
     assert n_steps == 32
     ends = sorted({*range(log_interval, n_steps + 1, log_interval), n_steps})
@@ -123,7 +123,7 @@ def test_records_hold_what_happened_since_the_record_before(log_interval: int) -
 
 
 def test_unbatched_logging_writes_more_often_and_totals_the_same() -> None:
-    every, batched = BatchedCallback(log_interval=1), BatchedCallback(log_interval=10)
+    every, batched = BatchedCallback(1, sinks=[Kept()]), BatchedCallback(10, sinks=[Kept()])
     train(every, batched)
     assert (every.writes, batched.writes) == (32, 4)
     assert every.total_reward == batched.total_reward > 0
@@ -133,7 +133,7 @@ def test_unbatched_logging_writes_more_often_and_totals_the_same() -> None:
 
 def test_figures_of_the_last_update_are_in_the_records_after_it() -> None:
     kept = Kept()
-    model = train(BatchedCallback(N_STEPS, [kept]))
+    model = train(BatchedCallback(N_STEPS, sinks=[kept]))
     first, second = kept.records
     assert not any(name.startswith("train/") for name in first)
     assert second["train/learning_rate"] == 3e-4
@@ -149,7 +149,7 @@ def test_a_stop_request_ends_training_within_that_step() -> None:
         return len(asked) == 20
 
     kept = Kept()
-    callback = BatchedCallback(100, [kept], stop_requested=stop_requested)
+    callback = BatchedCallback(100, sinks=[kept], stop_requested=stop_requested)
     model = train(callback)
     assert model.num_timesteps == 20 * N_ENVS
     assert callback.stopped
@@ -164,7 +164,7 @@ def test_a_training_that_ran_to_its_end_was_not_stopped() -> None:
 
 def test_closing_closes_its_sinks_and_leaves_nothing_unwritten() -> None:
     kept = Kept()
-    callback = BatchedCallback(100, [kept])
+    callback = BatchedCallback(100, sinks=[kept])
     callback.close()
     assert kept.closed
     assert kept.records == []
@@ -185,7 +185,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_display_is_handed_each_record() -> None:
     shown: list[Any] = []
-    train(BatchedCallback(16, [DisplaySink(shown.append)]))
+    train(BatchedCallback(16, sinks=[DisplaySink(shown.append)]))
     assert [record["num_timesteps"] for record in shown] == [48, 96]
 
 

@@ -458,13 +458,57 @@ def test_dicts_columns_and_structured_arrays_score_alike(given_states) -> None:
     assert fusion.calculate_risk_scores(table).tolist() == expected
 
 
-def test_states_that_lack_a_field_or_hold_nan_are_refused() -> None:
+@given(
+    given_states=st.lists(states, min_size=1, max_size=4),
+    known=st.sets(st.sampled_from(["consecutive_losses", "drawdown_current", "win_rate_recent"]), min_size=1),
+)
+def test_a_missing_field_adds_no_risk(given_states, known) -> None:
+    fusion = VectorizedDecisionFusion({"risk": LIMITS}, sequential=True)
+    neutral = {"consecutive_losses": 0.0, "drawdown_current": 0.0, "win_rate_recent": float("nan")}
+    partly = [{name: value for name, value in s.items() if name in known} for s in given_states]
+    columns = {name: [s[name] for s in given_states] for name in sorted(known)}
+    table = np.zeros(len(given_states), dtype=[(name, "f8") for name in columns])
+    for name, column in columns.items():
+        table[name] = column
+    expected = fusion.calculate_risk_scores([neutral | s for s in partly]).tolist()
+    for given_partly in (partly, columns, table):
+        assert fusion.calculate_risk_scores(given_partly).tolist() == expected
+    assert fusion.calculate_risk_scores([{}]).tolist() == [0.0]
+    with pytest.raises(ValueError, match=r"\['drawdown'\]; known are .*drawdown_current"):
+        fusion.calculate_risk_scores({"drawdown": [0.1]})
+
+
+@given(
+    given_states=st.lists(states, min_size=1, max_size=5),
+    weights=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+)
+def test_weights_scale_what_each_limit_adds_and_the_score_stays_in_0_to_1(given_states, weights) -> None:
+    names = ("consecutive_losses_weight", "drawdown_weight", "win_rate_weight")
+    risk = LIMITS | dict(zip(names, weights, strict=True))
+    scores = VectorizedDecisionFusion({"risk": risk}, sequential=True).calculate_risk_scores(given_states)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    for score, s in zip(scores, given_states, strict=True):
+        losses = weights[0] * min(s["consecutive_losses"] / 4, 1)
+        drawdown = weights[1] * min(max(s["drawdown_current"], 0) / 0.8, 1)
+        win_rate = weights[2] * max(0, (0.5 - s["win_rate_recent"]) / 0.5)
+        near = max(losses, drawdown)
+        assert score == pytest.approx(near + (1 - near) * win_rate, abs=1e-6)
+
+
+def test_the_config_and_the_risk_settings_in_effect_can_be_read() -> None:
+    config = {"llm_weight": 0.2, "risk_config": {"max_consecutive_losses": 3}}
+    fusion = VectorizedDecisionFusion(config)
+    assert fusion.config is config
+    assert fusion.risk_config.get("max_consecutive_losses") == fusion.risk.max_consecutive_losses == 3
+    assert fusion.risk_config["dd_buffer_threshold"] == 0.8
+    with pytest.raises(TypeError):
+        fusion.risk_config["max_consecutive_losses"] = 9  # type: ignore[index]  # it would change nothing
+    both = {"risk_config": {"max_consecutive_losses": 3}, "risk": {"max_consecutive_losses": 2}}
+    assert VectorizedDecisionFusion(both).risk.max_consecutive_losses == 2
+
+
+def test_states_that_hold_nan_are_refused() -> None:
     fusion = VectorizedDecisionFusion({}, sequential=True)
-    incomplete = {"consecutive_losses": 1, "win_rate_recent": 1}
-    table = np.zeros(2, dtype=[("consecutive_losses", "f8")])
-    for states_given in ([state(), incomplete], {"consecutive_losses": [1]}, table):
-        with pytest.raises(ValueError, match=r"lacks .*drawdown_current"):
-            fusion.calculate_risk_scores(states_given)
     with pytest.raises(ValueError, match="drawdown_current of state 1 is NaN"):
         fusion.calculate_risk_scores([state(), state(drawdown=float("nan"))])
     with pytest.raises(ValueError, match="differ in length"):
@@ -481,3 +525,22 @@ def test_the_test_configuration_reaches_every_setting() -> None:
     fusion = VectorizedDecisionFusion(config)
     assert (fusion.llm_weight, fusion.confidence_threshold, fusion.sequential) == (0.25, 0.75, True)
     assert (fusion.risk.enable_risk_veto, fusion.risk.max_consecutive_losses) == (False, 9)
+
+
+def sum_of_steps(losses: np.ndarray, drawdown: np.ndarray, win_rate: np.ndarray) -> np.ndarray:
+    """The score of docs/trading.md's comparison, under the limits of our defaults."""
+    steps = np.where(losses >= 5, 0.4, 0.2 * losses / 5) + 0.3 * (drawdown > 0.8) + 0.3 * (win_rate < 0.3)
+    return np.minimum(steps, 1.0)
+
+
+def test_the_documented_shares_of_vetoed_random_states() -> None:
+    rng, n = np.random.default_rng(0), 100_000
+    losses, drawdown, win_rate = rng.integers(0, 11, n), rng.random(n), rng.random(n)
+    random_states = {"consecutive_losses": losses, "drawdown_current": drawdown, "win_rate_recent": win_rate}
+    near_the_limit = drawdown >= 0.8
+    ours = VectorizedDecisionFusion(sequential=True).calculate_risk_scores(random_states)
+    assert (ours[near_the_limit] > 0.7).all()
+    assert (sum_of_steps(losses, drawdown, win_rate)[near_the_limit] > 0.7).mean() == pytest.approx(0.22, abs=0.01)
+    carried_over = {"max_consecutive_losses": 3, "dd_buffer_threshold": 0.2, "min_win_rate_threshold": 0.4}
+    scores = VectorizedDecisionFusion({"risk": carried_over}, sequential=True).calculate_risk_scores(random_states)
+    assert (scores > 0.7).mean() == pytest.approx(0.97, abs=0.01)

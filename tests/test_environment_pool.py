@@ -110,12 +110,35 @@ def test_environments_are_built_when_first_needed_and_lent_again() -> None:
     assert 0 <= first_id < 4
 
 
-def test_without_a_seed_every_environment_stands_at_the_pools_own() -> None:
-    pool = EnvironmentStatePool(Walk, pool_size=2, seed=11)
-    fresh = Walk()
-    fresh.reset(seed=11)
-    expected = play(fresh)
-    assert [play(pool.acquire()[1]) for _ in range(4)] == [expected] * 4
+@pytest.mark.parametrize("prefill", [False, True])
+def test_without_a_seed_every_slot_has_its_own(prefill: bool) -> None:
+    def from_seed(seed: int) -> list[float]:
+        fresh = Walk()
+        fresh.reset(seed=seed)
+        return play(fresh)
+
+    pool = EnvironmentStatePool(Walk, pool_size=2, seed=11, prefill=prefill)
+    # Ids 0 and 1, then two temporary ones: of one seed all would walk alike, and teach a learner one walk only.
+    assert [play(pool.acquire()[1]) for _ in range(4)] == [from_seed(seed) for seed in (11, 12, 13, 14)]
+    pool.release(1)
+    assert play(pool.acquire()[1]) == from_seed(12)
+    pool.reset_all()
+    assert [play(env) for env in pool._envs] == [from_seed(11), from_seed(12)]
+
+
+def test_prefilling_builds_every_environment_at_once() -> None:
+    with EnvironmentStatePool(Walk, {"origin": 1.0}, pool_size=3, prefill=True) as pool:
+        assert Walk.built == pool.get_stats()["built"] == pool.get_stats()["available"] == 3
+        pool.acquire()
+        assert Walk.built == 3
+    assert sum(Walk.closed.values()) == 3
+
+
+def test_a_prefill_that_fails_closes_what_it_has_built() -> None:
+    Walk.fail_at = 3
+    with pytest.raises(OSError, match="no memory left"):
+        EnvironmentStatePool(Walk, pool_size=4, prefill=True)
+    assert sum(Walk.closed.values()) == 2
 
 
 def test_an_exhausted_pool_makes_temporary_environments_closed_on_release() -> None:
@@ -123,16 +146,76 @@ def test_an_exhausted_pool_makes_temporary_environments_closed_on_release() -> N
     pool.acquire()
     temporary = [pool.acquire() for _ in range(2)]
     assert [env_id for env_id, _ in temporary] == [-1, -1]
-    with pytest.raises(ValueError, match="names 2 of 2"):
-        pool.release(-1)
     pool.release(-1, env=temporary[1][1])
     assert Walk.closed == {id(temporary[1][1]): 1}
-    with pytest.raises(ValueError, match="names 0 of 1"):
+    with pytest.raises(ValueError, match="none of the 1 temporary"):
         pool.release(-1, env=temporary[1][1])
     pool.release(-1)
     assert Walk.closed[id(temporary[0][1])] == 1
     with pytest.raises(ValueError, match="environment -1"):
         pool.release(-1)
+
+
+def test_an_unnamed_temporary_environment_is_not_closed_while_it_may_be_in_use() -> None:
+    pool = EnvironmentStatePool(Walk, pool_size=0)
+    envs = [pool.acquire()[1] for _ in range(3)]
+    pool.release(-1)
+    assert not Walk.closed, "any of three could still be in use"
+    pool.release(-1, env=envs[0])
+    pool.release(-1)
+    assert Walk.closed == {id(env): 1 for env in envs}
+    with pytest.raises(ValueError, match="no temporary environment is out"):
+        pool.release(-1)
+
+
+def test_a_thread_that_names_none_gives_back_its_own() -> None:
+    pool = EnvironmentStatePool(Walk, pool_size=0)
+    ours = pool.acquire()[1]
+    theirs: list[gymnasium.Env] = []
+
+    def borrow() -> None:
+        theirs.append(pool.acquire()[1])
+        pool.release(-1)
+
+    thread = threading.Thread(target=borrow)
+    thread.start()
+    thread.join()
+    assert Walk.closed == {id(theirs[0]): 1}
+    pool.release(-1)
+    assert Walk.closed[id(ours)] == 1
+
+
+def test_an_environment_that_is_built_while_the_pool_closes_is_closed() -> None:
+    building, go_on = threading.Event(), threading.Event()
+
+    class Slow(Walk):
+        closed = Counter()  # noqa: RUF012  (its own)
+
+        def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+            building.set()
+            go_on.wait(10)
+            return super().reset(**kwargs)
+
+    for size in (0, 1):
+        Slow.closed.clear()
+        building.clear()
+        go_on.clear()
+        pool, errors = EnvironmentStatePool(Slow, pool_size=size), []
+
+        def borrow(pool: EnvironmentStatePool = pool, errors: list[str] = errors) -> None:
+            try:
+                pool.acquire()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=borrow)
+        thread.start()
+        building.wait(10)
+        pool.close()
+        go_on.set()
+        thread.join()
+        assert errors == ["the environment pool is closed"]
+        assert len(Slow.closed) == 1
 
 
 @pytest.mark.parametrize("env_id", [0, 1, 2, 7, -2])

@@ -51,7 +51,7 @@ COMMANDS = [shlex.split(line) for line in commands(RECIPES)]
 
 
 def test_every_recipe_has_a_command() -> None:
-    assert len(COMMANDS) == RECIPES.count("\n## ") == 6
+    assert len(COMMANDS) == RECIPES.count("\n## ") == 9
 
 
 @pytest.mark.slow
@@ -72,6 +72,27 @@ def test_every_recipe_is_found_sound_by_its_command(extended: Path) -> None:
     )  # fmt: skip
     outcome = json.loads((extended / "outcome.json").read_text())
     assert [check["status"] for check in outcome["checks"]] == ["passed"] * len(set(checks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "target"), [("my_env.yaml", "cache_hit_rate"), ("my_target.yaml", "processes")])
+def test_a_target_of_ones_own_is_measured_and_decides(extended: Path, config: str, target: str) -> None:
+    (command,) = (command for command in COMMANDS if config in command)
+    run(extended, sys.executable, *command[1:], "--output-dir", f"logs-{target}")
+    (folder,) = (extended / f"logs-{target}").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["targets"][target]["status"] == "met"
+    assert report["targets"][target]["required"] is True
+    assert report["targets"][target]["measured"] > (0.9 if target == "cache_hit_rate" else 0)
+
+
+@pytest.mark.slow
+def test_a_batch_method_reaches_its_target(extended: Path) -> None:
+    (command,) = (command for command in COMMANDS if "disagreement" in command)
+    line = json.loads(run(extended, sys.executable, *command[1:]).splitlines()[-1])
+    (result,) = line["results"]
+    assert (result["part"], result["target"]) == ("disagreement", 3.0)
+    assert result["ratio"] > result["target"]
 
 
 @pytest.mark.slow

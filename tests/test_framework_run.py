@@ -115,7 +115,13 @@ def test_the_report_holds_what_was_promised() -> None:
     assert targets["execution_time"]["measured"] == report["execution_time"] < targets["execution_time"]["target"]
     assert targets["execution_time"]["status"] == targets["peak_memory"]["status"] == "met"
     assert targets["gpu_utilization"]["status"] == targets["steps_per_s"]["status"] == "not_applicable"
-    assert targets["cache_hit_rate"]["measured"] == report["cache_hit_rate"] == report["cache"]["hit_rate"]
+    # Rules and tables answer faster than a cache: a rate would be made up.
+    assert targets["cache_hit_rate"]["measured"] is report["cache_hit_rate"] is report["cache"]["hit_rate"] is None
+    assert targets["cache_hit_rate"]["reason"] == report["cache"]["words"]
+    assert report["cache"]["words"].startswith("not measured: nothing dear was looked up (rules answer")
+    assert report["summary"] == finished("plain").framework.get_summary()
+    assert report["summary"]["total_timesteps"] == report["timesteps_total"]
+    assert report["summary"]["duration_seconds"] == report["execution_time"]
     assert report["advice"]["advice_without_model"] > 0.5
     assert report["look_ahead"] == {"checks": 4, "passed": True, "found": ""}
     assert report["memory_released_mb"] > 0
@@ -145,10 +151,9 @@ def test_every_way_of_running_gives_the_same_weights_advice_and_arms(way: str) -
 
 def test_without_its_shortcuts_a_run_counts_other_things() -> None:
     plain, unassisted = finished("plain").report, finished("unassisted").report
-    assert plain["cache_hit_rate"] > 0.7
-    assert unassisted["cache_hit_rate"] is None
-    assert unassisted["targets"]["cache_hit_rate"]["status"] == "not_applicable"
-    assert unassisted["targets"]["cache_hit_rate"]["reason"] == "the cache was not used"
+    for report in (plain, unassisted):
+        assert report["targets"]["cache_hit_rate"]["status"] == "not_applicable"
+    assert "cached_llm_features is false" in unassisted["targets"]["cache_hit_rate"]["reason"]
     assert unassisted["log_writes"] > plain["log_writes"]
     assert (plain["env_pool"]["built"], plain["env_pool"]["temporary"]) == (7, 0)
     assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 20)

@@ -20,7 +20,7 @@ from src.agent.phases import Market, Trainer, prepare_market, tabulate_advice
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.training import build_finetuned
 from src.evidence.evaluation import FeatureAssembly
-from src.testing_framework import OptimizedFeatureCache, TestConfig, TestingFramework
+from src.testing_framework import TestConfig, TestingFramework
 from src.trading.layout import CONTEXT, N_ACTIONS, N_OBS, OPINION
 from tests.agent.opinion_env import random_masks, random_observations
 from tests.tiny_runs import Seen, at, bar_files, quick_calendar, tiny_config, whole_run
@@ -287,8 +287,8 @@ def table_of(situations: list[int]) -> AdviceTable:
 
 def test_the_counters_count_what_they_are_named_for() -> None:
     context = np.arange(22 * 10, dtype=np.float32).reshape(10, 22)
-    table, cache = table_of([50, 55]), OptimizedFeatureCache(100)
-    assembly = FeatureAssembly(context, table, cache)
+    table = table_of([50, 55])
+    assembly = FeatureAssembly(context, table)
     # Four accounts, the last one's session is over; bar 3 twice; situations 50 and 55 are covered, 60 is not.
     batch: Any = Standing([3, 3, 4, 9], [50, 60, 55, 55], [False, False, False, True])
     assembly.write_context(batch)
@@ -298,11 +298,7 @@ def test_the_counters_count_what_they_are_named_for() -> None:
     assert not opinions[[1, 3]].any()
     # An abstention is no advice: two of three look-ups were answered from the table.
     assert (assembly.opinion_lookups, assembly.opinions_given) == (3, 2)
-    # All six look-ups of the cache missed (a batch is fetched before it is put); an abstention's row is kept as well.
-    assert (cache.hits, cache.misses) == (0, 6)
-    assembly.write_context(batch)
     assembly.opinions(batch)
-    assert (cache.hits, cache.misses) == (6, 6)
     assert (assembly.opinion_lookups, assembly.opinions_given) == (6, 4)
 
 

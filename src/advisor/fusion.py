@@ -34,10 +34,6 @@ N_ACTIONS = 6
 HOLD, BUY, SELL, DISABLE_TRAIL = 0, 1, 2, 5
 ABSTAIN = -1
 RISK_VETO_SCORE = 0.7
-WIN_RATE_SHARE = 0.4
-"""Share of the distance to a full risk score that a collapsed win rate closes. Below the veto on purpose: one lost
-trade is a win rate of zero, and an account vetoed for it could never trade its way out."""
-
 RULES = (
     *("risk_veto", "agreement", "rl_confident", "llm_confident"),
     *("weighted_rl", "weighted_llm", "abstained", "bypassed"),
@@ -48,6 +44,8 @@ N_COUNTS = 9
 """One count per rule, and last how often the advice changed the action."""
 
 RISK_FIELDS = ("consecutive_losses", "drawdown_current", "win_rate_recent")
+NEUTRAL = (0.0, 0.0, float("nan"))
+"""What a position state that lacks one of `RISK_FIELDS` counts as: no loss, no drawdown, no recent trade."""
 
 NO_MASKS = np.ones((1, N_ACTIONS), dtype=np.bool_)
 NOWHERE = -(2**63)
@@ -312,8 +310,8 @@ def read_config(config: object) -> tuple[FusionSettings, float, bool]:
     """Fusion settings, llm_weight and whether the compiled loop is wanted, from a mapping or an object with
     attributes of those names.
 
-    Keys: llm_weight, confidence_threshold, risk (mapping or object; its keys may also stand flat beside it),
-    vectorized_decision_fusion. Absent keys take the defaults of `FusionSettings` and `LLMSettings`, other keys are
+    Keys: llm_weight, confidence_threshold, risk or risk_config (mapping or object; its keys may also stand flat beside
+    it), vectorized_decision_fusion. Absent keys take the defaults of `FusionSettings` and `LLMSettings`, other keys are
     ignored. A value outside its limits raises pydantic's ValidationError (a ValueError).
     """
 
@@ -323,8 +321,10 @@ def read_config(config: object) -> tuple[FusionSettings, float, bool]:
         return {name: getattr(source, name) for name in names if hasattr(source, name)}
 
     risk_names = tuple(RiskSettings.model_fields)
-    top = look_up(config, ("llm_weight", "confidence_threshold", "risk", "vectorized_decision_fusion"))
-    risk = look_up(config, risk_names) | look_up(top.pop("risk", {}), risk_names)
+    top = look_up(config, ("llm_weight", "confidence_threshold", "risk", "risk_config", "vectorized_decision_fusion"))
+    risk = look_up(config, risk_names)
+    for section in ("risk_config", "risk"):
+        risk |= look_up(top.pop(section, {}), risk_names)
     llm = LLMSettings(**{name: top.pop(name) for name in ("llm_weight",) if name in top})
     compiled = bool(top.pop("vectorized_decision_fusion", True))
     return FusionSettings(risk=RiskSettings(**risk), **top), llm.llm_weight, compiled
@@ -335,22 +335,27 @@ def risk_scores(states: object, limits: RiskSettings) -> NDArray[np.float32]:
 
     `states`: a sequence of mappings, or a mapping or structured array of columns, with the fields of `RISK_FIELDS`:
     losing trades in a row, fraction of the drawdown buffer used, fraction of recent trades won (NaN: none yet, no
-    risk).
+    risk). A missing field takes its value of `NEUTRAL`. ValueError for NaN in one of the first two, columns that
+    differ in length, or a mapping of columns that holds none of the fields.
 
-    near = max(consecutive_losses / max_consecutive_losses, drawdown_current / dd_buffer_threshold), each clipped to
-    [0, 1];
+    losses = consecutive_losses_weight x consecutive_losses / max_consecutive_losses,
+    drawdown = drawdown_weight x drawdown_current / dd_buffer_threshold, ratios clipped to [0, 1];
+    near = max(losses, drawdown);
     short = (min_win_rate_threshold - win_rate_recent) / min_win_rate_threshold, clipped to [0, 1];
-    score = near + (1 - near) x WIN_RATE_SHARE x short. It never falls when a loss or drawdown grows or the win rate
-    falls.
+    score = near + (1 - near) x win_rate_weight x short. Weights lie in [0, 1], and so does the score. It never falls
+    when a loss or drawdown grows or the win rate falls.
     """
     losses, drawdown, win_rate = _risk_columns(states)
     for name, column in ((RISK_FIELDS[0], losses), (RISK_FIELDS[1], drawdown)):
         if np.isnan(column).any():
             raise ValueError(f"{name} of state {int(np.isnan(column).argmax())} is NaN; a number is needed")
-    near = np.maximum(_share(losses, limits.max_consecutive_losses), _share(drawdown, limits.dd_buffer_threshold))
+    near = np.maximum(
+        limits.consecutive_losses_weight * _share(losses, limits.max_consecutive_losses),
+        limits.drawdown_weight * _share(drawdown, limits.dd_buffer_threshold),
+    )
     least = limits.min_win_rate_threshold
     short = 1.0 - _share(np.nan_to_num(win_rate, nan=least), least) if least > 0.0 else 0.0
-    return (near + (1.0 - near) * (WIN_RATE_SHARE * short)).astype(np.float32)
+    return (near + (1.0 - near) * (limits.win_rate_weight * short)).astype(np.float32)
 
 
 def _share(column: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
@@ -360,19 +365,21 @@ def _share(column: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
 
 def _risk_columns(states: Any) -> NDArray[np.float64]:
     """float64[3, n]: the columns of RISK_FIELDS."""
-    columnar = isinstance(states, Mapping) or (isinstance(states, np.ndarray) and states.dtype.names is not None)
-    try:
-        if columnar:
-            columns = [np.atleast_1d(np.asarray(states[name], dtype=np.float64)) for name in RISK_FIELDS]
-        else:
-            rows = [
-                (state["consecutive_losses"], state["drawdown_current"], state["win_rate_recent"]) for state in states
-            ]
-            return np.array(rows, dtype=np.float64).reshape(-1, len(RISK_FIELDS)).T
-    except (KeyError, ValueError) as error:
-        if isinstance(error, ValueError) and "no field of name" not in str(error):
-            raise
-        raise ValueError(f"a position state lacks {error}; it needs {', '.join(RISK_FIELDS)}") from error
+    if isinstance(states, np.ndarray) and states.dtype.names is not None:
+        given = {name: states[name] for name in RISK_FIELDS if name in states.dtype.names}
+        n = states.size
+    elif isinstance(states, Mapping):
+        given = {name: states[name] for name in RISK_FIELDS if name in states}
+        if not given:
+            raise ValueError(f"the columns of position states are {list(states)}; known are {', '.join(RISK_FIELDS)}")
+        n = np.size(next(iter(given.values())))
+    else:
+        rows = [[state.get(name, value) for name, value in zip(RISK_FIELDS, NEUTRAL, strict=True)] for state in states]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(RISK_FIELDS)).T
+    columns = [
+        np.atleast_1d(np.asarray(given[name], dtype=np.float64)) if name in given else np.full(n, value)
+        for name, value in zip(RISK_FIELDS, NEUTRAL, strict=True)
+    ]
     if len({column.shape for column in columns}) != 1:
         raise ValueError(f"columns of position states differ in length: {[column.shape for column in columns]}")
     return np.stack(columns)

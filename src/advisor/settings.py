@@ -70,6 +70,18 @@ class RiskSettings(Section):
     dd_buffer_threshold: float = Field(
         0.8, gt=0.0, le=1.0, description="fraction of the drawdown buffer used at which the risk score is 1"
     )
+    consecutive_losses_weight: float = Field(
+        1.0, ge=0.0, le=1.0, description="risk score that max_consecutive_losses losses in a row make alone"
+    )
+    drawdown_weight: float = Field(
+        1.0, ge=0.0, le=1.0, description="risk score that dd_buffer_threshold of the buffer used makes alone"
+    )
+    win_rate_weight: float = Field(
+        0.4,
+        ge=0.0,
+        le=1.0,
+        description="share of the way to a full score that a win rate of 0 adds; up to 0.7 it never vetoes alone",
+    )
     enable_risk_veto: bool = Field(True, description="turn risk-increasing actions into HOLD above a risk score of 0.7")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.advisor.calibration import served_scores
+from src.advisor.live import answer_key
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
 from src.advisor.table import AdviceTable, Advisor, Float32, checked_scores, freeze_table, softmax, tabulate
@@ -27,6 +28,16 @@ from src.trading.layout import N_ACTIONS
 
 Say = Callable[[str], None]
 Progress = Callable[[Mapping[str, Any]], None]
+
+
+class AnswerCache(Protocol):
+    """What asking needs of a cache of answers."""
+
+    def __contains__(self, key: Hashable) -> bool: ...
+
+    def get(self, key: Hashable) -> Float32 | None: ...
+
+    def put(self, key: Hashable, features: Any) -> None: ...
 
 
 class ModelAdvisor(Protocol):
@@ -94,6 +105,7 @@ def tabulate_stored(
     calibrate: bool = True,
     say: Say | None = None,
     progress: Progress | None = None,
+    cache: AnswerCache | None = None,
 ) -> tuple[AdviceTable, TabulationRecord]:
     """The frozen table over the first K situations of `order` int64[n] (`situation_order`), asked or from the store.
 
@@ -101,7 +113,8 @@ def tabulate_stored(
     measured and recorded. A larger budget than all recorded ones together adds a round with the rest of it, so that a
     full run goes on from where a quick one stopped. `extend` adds a round with another whole budget, except where an
     extension was cut short: that one is finished. `say` gets lines that stay, `progress` a mapping (fraction_done,
-    advices_per_s, seconds_left) a batch.
+    advices_per_s, seconds_left) a batch. `cache` keeps the answers of the table for whoever asks next in this process:
+    looking up a situation that was answered before is a hit, one that was asked now a miss.
     Raises ValueError for a bad list or answer, UserError for a store that cannot be used (what was stored stays).
     """
     order = np.array(order, dtype=np.int64)
@@ -122,7 +135,10 @@ def tabulate_stored(
     asking.fill(order[:count_k], batch_size)
     if not asking.asked_now:
         asking.say_nothing_was_asked(count_k, rounds)
-    table = _table(advisor, store, order[:count_k], calibrate)
+    answers = store.answers(advisor.identity)
+    if cache is not None:
+        answers = _through_cache(cache, advisor.identity, answers, before, order[:count_k])
+    table = _table(advisor, answers, order[:count_k], calibrate)
     record = TabulationRecord(
         model=advisor.name,
         listed=len(order),
@@ -323,10 +339,33 @@ class _Asking:
         self._say(line)
 
 
-def _table(advisor: ModelAdvisor, store: AdviceStore, situations: NDArray[np.int64], calibrate: bool) -> AdviceTable:
+def _through_cache(
+    cache: AnswerCache,
+    identity: str,
+    stored: Mapping[int, Float32],
+    known_before: frozenset[int],
+    situations: NDArray[np.int64],
+) -> dict[int, Float32]:
+    """The answers to these situations by way of the cache. Those known before are put there first, uncounted, so that
+    a miss is a situation the model was asked about now."""
+    found: dict[int, Float32] = {}
+    for situation in situations.tolist():
+        key = answer_key(identity, situation)
+        if situation in known_before and key not in cache:
+            cache.put(key, stored[situation])
+        row = cache.get(key)
+        if row is None:
+            row = stored[situation]
+            cache.put(key, row)
+        found[situation] = row
+    return found
+
+
+def _table(
+    advisor: ModelAdvisor, stored: Mapping[int, Float32], situations: NDArray[np.int64], calibrate: bool
+) -> AdviceTable:
     """The stored answers of these situations, frozen. What was stored first counts, whoever asked."""
     situations = np.sort(situations)
-    stored = store.answers(advisor.identity)
     raw: Float32 = np.array([stored[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
     probabilities = np.zeros((N_SITUATIONS, N_ACTIONS), np.float32)
     covered = np.zeros(N_SITUATIONS, bool)

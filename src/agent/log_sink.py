@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
+from stable_baselines3.common.logger import DISABLED, KVWriter, Logger
 
 Record = Mapping[str, Any]
 
@@ -30,6 +31,37 @@ def train_values(pending: Mapping[str, Any]) -> dict[str, float]:
         for name, value in pending.items()
         if name.startswith("train/") and isinstance(value, int | float | np.number)
     }
+
+
+def write_to_logger(logger: Logger, record: Record) -> bool:
+    """Write the numbers of a record to the outputs of SB3's logger, as `run/...` over `num_timesteps`; whether it has
+    any. What others have recorded there and not dumped yet stays pending."""
+    outputs = [output for output in logger.output_formats if isinstance(output, KVWriter)]
+    if not outputs or logger.level == DISABLED:
+        return False
+    values = {key if "/" in key else f"run/{key}": record[key] for key in _numbers(record)}
+    for output in outputs:
+        output.write(values, dict.fromkeys(values, ()), int(record["num_timesteps"]))
+    return True
+
+
+def in_words(record: Record) -> str:
+    """A record in one line."""
+    parts = [f"{record['num_timesteps']:,} timesteps", f"mean reward {record['mean_reward']:.4g}"]
+    if record.get("mean_episode_reward") is not None:
+        parts.append(f"{record['episodes']} episodes of mean reward {record['mean_episode_reward']:.4g}")
+    if record.get("steps_per_s"):
+        parts.append(f"{record['steps_per_s']:,.0f} steps/s")
+    return ", ".join(parts)
+
+
+def _numbers(record: Record) -> list[str]:
+    """The names of what can be drawn over timesteps."""
+    return [
+        key
+        for key, value in record.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and key != "num_timesteps"
+    ]
 
 
 class JsonLinesSink:
@@ -107,9 +139,8 @@ class TensorBoardSink:
 
     def write(self, record: Record) -> None:
         step = int(record["num_timesteps"])
-        for key, value in record.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and key != "num_timesteps":
-                self._writer.add_scalar(key if "/" in key else f"run/{key}", value, step)
+        for key in _numbers(record):
+            self._writer.add_scalar(key if "/" in key else f"run/{key}", record[key], step)
         self._writer.flush()
 
     def close(self) -> None:

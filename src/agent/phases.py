@@ -23,6 +23,7 @@ from src.advisor.situations import market_situations
 from src.advisor.store import AdviceStore, default_store_path
 from src.advisor.table import AdviceTable, empty_table, situation_order
 from src.advisor.tabulation import (
+    AnswerCache,
     ModelAdvisor,
     Progress,
     Say,
@@ -30,6 +31,7 @@ from src.advisor.tabulation import (
     tabulate_at_once,
     tabulate_stored,
 )
+from src.agent.own_cache import CountingCache, share_cache
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
@@ -141,11 +143,13 @@ def tabulate_advice(
     quick: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
+    cache: AnswerCache | None = None,
 ) -> tuple[AdviceTable, TabulationRecord]:
     """Advice on the situations of the training sessions, most frequent first: by rules at once, by a language model
     from the store and within the budget.
 
-    `say` gets lines that stay, `progress` a record a batch. Nothing of it (the model's threads, its random numbers)
+    `say` gets lines that stay, `progress` a record a batch. `cache` keeps a language model's answers (rules are faster
+    than it). Nothing of it (the model's threads, its random numbers)
     reaches the phases after: they are the same whether the model was asked or all was in the store.
     """
     order = situation_order(market.situation[market.bars_of(market.split.train)])
@@ -162,6 +166,7 @@ def tabulate_advice(
             calibrate=llm.calibrate,
             say=say,
             progress=progress,
+            cache=cache,
         )
         if isinstance(advisor, LanguageModel) and llm.quantization != "none":
             found = measure_agreement(
@@ -204,14 +209,19 @@ class Trainer:
     environment: EnvironmentSettings
     device: torch.device
     seed: int
+    feature_cache: CountingCache | None = None
+    """For environments of the user's own that have an attribute `feature_cache`."""
 
     def make_env(self, market: Market | None, table: AdviceTable | None = None) -> VecEnv:
         """The accounts to train on: the market's, or the user's own environments where `env_class` names a class."""
         if self.environment.env_class is not None:
             kwargs = self.environment.env_kwargs
-            return make_custom_vec_env(
+            env = make_custom_vec_env(
                 self.hardware.vec_env, self.environment.env_class, kwargs, self.hardware.vectorized_envs
             )
+            if self.feature_cache is not None:
+                share_cache(env, self.feature_cache)
+            return env
         assert market is not None
         tape = market.tape(table or empty_table())
         return make_vec_env(self.hardware.vec_env, tape, market.params, self.hardware.vectorized_envs)

@@ -104,7 +104,9 @@ class TrainingSettings(Section):
 class PerformanceSettings(Section):
     """Shortcuts that must not change a result: section `performance`."""
 
-    cached_llm_features: bool = Field(True, description="keep the pure part of the 33 advice features in the cache")
+    cached_llm_features: bool = Field(
+        True, description="keep answers of a language model and features of your own environments in the cache"
+    )
     vectorized_decision_fusion: bool = Field(True, description="fuse a batch of decisions at once; false: one by one")
     batched_logging: bool = Field(True, description="write training rows in batches; false: every row at once")
     environment_state_pooling: bool = Field(True, description="keep environments for reuse; false: a new one each time")

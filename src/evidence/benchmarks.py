@@ -140,13 +140,12 @@ def cache() -> Iterator[Comparison]:
 
 
 def _looking_up(case: str, common: Any, ours: Any, keys: list[int]) -> Comparison:
-    limit = 3e-6 if len(ours) == 10_000 else None
     return Comparison(
         case,
         lambda: [common.get(k) for k in keys],
         lambda: [ours.get(k) for k in keys],
         calls=len(keys),
-        at_most_s=limit,
+        at_most_s=1e-6,
     )
 
 

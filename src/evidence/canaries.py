@@ -98,7 +98,7 @@ def play(
 ) -> dict[str, ArmResult]:
     """Every arm plays these sessions of a canary market once, all of them in one batch; no table is no advice."""
     table = empty_table() if table is None else table
-    assembly = FeatureAssembly(market.tables.context, table, None)
+    assembly = FeatureAssembly(market.tables.context, table)
     return evaluate(
         arms, market.first_bars(session_ids), FreshBatches(market.tape(table), market.session_params), assembly
     )

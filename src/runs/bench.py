@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,6 +17,7 @@ from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.mock import MockAdvisor
 from src.advisor.table import empty_table
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
+from src.agent.own_cache import add_worker_counts
 from src.agent.phases import Market, Trainer, prepare_market, supports_advice
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
@@ -57,13 +58,17 @@ class Monitor(Protocol):
 class Cache(Protocol):
     """What a run asks of the feature cache."""
 
+    hits: int
+    misses: int
+    max_size: int
+
     def get_stats(self) -> dict[str, float]: ...
 
-    def get_batch(self, keys: Any) -> Any: ...
+    def __contains__(self, key: Hashable) -> bool: ...
 
-    def put_batch(self, keys: Any, rows: Any) -> None: ...
+    def get(self, key: Hashable) -> Any: ...
 
-    def clear(self) -> None: ...
+    def put(self, key: Hashable, features: Any) -> None: ...
 
 
 class Pool(SessionPool, Protocol):
@@ -80,8 +85,8 @@ class CountingFusion(Fusion, Protocol):
     counts: NDArray[np.float64]
 
 
-MakeCallback = Callable[[int, Sequence[Sink], int, str], Any]
-"""From log interval, sinks, total timesteps and phase to the callback that logs a training."""
+MakeCallback = Callable[..., Any]
+"""From log interval, and by name sinks, total_timesteps and phase, to the callback that logs a training."""
 
 
 def plans_of(config: Configuration) -> tuple[RolloutPlan, RolloutPlan]:
@@ -120,6 +125,8 @@ class Bench:
         self.spent_before_s = 0.0
         """What earlier processes of the same run have taken."""
         self.total_time = 0.0
+        self.start_time: float | None = None
+        self.total_timesteps = 0
         self.released_bytes = 0
         self.display = RunDisplay(console, self._latest_reading, self.cache_hit_rate)
         self._make_callback = make_callback
@@ -131,6 +138,7 @@ class Bench:
     def open(self) -> Iterator[ExitStack]:
         """Log, display and monitor are on within; what is pushed on the stack is undone at the end."""
         self._began = time.perf_counter()
+        self.start_time = time.time()
         with ExitStack() as stack:
             self._stack = stack
             stack.enter_context(self._log)
@@ -138,6 +146,27 @@ class Bench:
             stack.enter_context(self.display)
             stack.enter_context(self.monitor)
             yield stack
+
+    def replace_tool(self, name: str, tool: Any) -> None:
+        """Let the run use another monitor, cache or fusion. RuntimeError once it has begun: it would use both."""
+        if self.start_time is not None:
+            raise RuntimeError(f"the run has begun with its own {name}; set another one before the run")
+        setattr(self, name, tool)
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few figures; 0 for what has not happened yet."""
+        config = self.config
+        return {
+            "mode": config.test_mode.mode,
+            "market": config.test_mode.market,
+            "vectorized_envs": config.hardware.vectorized_envs,
+            "duration_seconds": self.total_time,
+            "total_timesteps": self.total_timesteps,
+            "avg_gpu_utilization": self.monitor.get_average_gpu_utilization(),
+            "peak_gpu_memory_gb": self.monitor.get_peak_memory_usage(),
+            "gpu_available": self.monitor.get_summary()["gpu_available"],
+            "cache_hit_rate": self.cache_hit_rate(),
+        }
 
     def stop_clock(self) -> None:
         """Nothing after this is measured."""
@@ -155,7 +184,9 @@ class Bench:
         """What the trainings of this run share; ConfigError for CUDA that is not there."""
         config = self.config
         device = resolve_device(config.hardware)
-        return Trainer(config.training, config.hardware, config.environment, device, config.test_mode.seed)
+        return Trainer(
+            config.training, config.hardware, config.environment, device, config.test_mode.seed, self.kept_features()
+        )
 
     def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
         """The rollouts of base training and of fine-tuning."""
@@ -227,7 +258,7 @@ class Bench:
         if self.config.monitoring.tensorboard and not shown_only:
             sinks.append(TensorBoardSink(self.folder / "tensorboard" / phase, purge_step=purge_step))
         interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
-        callback = self._make_callback(interval, sinks, plan.actual, phase)
+        callback = self._make_callback(interval, sinks=sinks, total_timesteps=plan.actual, phase=phase)
         try:
             yield callback, rows
         finally:
@@ -237,6 +268,15 @@ class Bench:
         """Drop what only training needed, where the configuration says so."""
         if self.config.hardware.optimize_memory:
             self.released_bytes += release(model)
+
+    def kept_features(self) -> Cache | None:
+        """The cache for what is dear to ask or compute; None where the configuration keeps nothing."""
+        return self.cache if self.config.performance.cached_llm_features else None
+
+    def count_lookups(self, env: VecEnv) -> None:
+        """Add the lookups of the user's own environments in worker processes, once their training is over."""
+        if self.config.environment.env_class is not None and self.kept_features() is not None:
+            add_worker_counts(env, self.cache)
 
     def cache_hit_rate(self) -> float | None:
         """Hits per look-up so far; None before the first."""

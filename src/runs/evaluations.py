@@ -44,10 +44,8 @@ class Trained:
 def evaluated(bench: Bench, market: Market, table: AdviceTable, trained: Mapping[int, Trained]) -> dict[str, Any]:
     """Every arm and seed on the validation and on the sealed sessions, what that allows to be concluded, and the advice
     as a forecast: report sections."""
-    bench.cache.clear()  # of a try that failed
-    bench.fusion.counts[:] = 0.0
-    cached = bench.config.performance.cached_llm_features
-    assembly = FeatureAssembly(market.tables.context, table, bench.cache if cached else None)
+    bench.fusion.counts[:] = 0.0  # of a try that failed
+    assembly = FeatureAssembly(market.tables.context, table)
     results = {
         part: _played(bench, market, part, sessions, assembly, trained)
         for part, sessions in (("validation", market.split.validation), ("sealed", market.split.test))
@@ -67,7 +65,7 @@ def evaluated(bench: Bench, market: Market, table: AdviceTable, trained: Mapping
             market.situation[market.bars_of(market.split.test)],
         ),
     }
-    plain = FeatureAssembly(market.tables.context, table, None)
+    plain = FeatureAssembly(market.tables.context, table)
     stress = _stressed(bench, market, table, plain, trained)
     report["statistics"] = statistics_facts(
         sealed,

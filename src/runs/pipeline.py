@@ -203,6 +203,7 @@ class _Pipeline:
                 with bench.phase("production", "a rollout with the production networks"):
                     estimate = estimate_production(self._trainer, env, plan)
                 self._finished("phase2", "production", asdict(estimate))
+            bench.count_lookups(env)
         export_base(model, self._folder / "base.zip")
         self._base_weights = weights = dict(model.policy.state_dict())
         bench.release(model)
@@ -225,6 +226,7 @@ class _Pipeline:
             with closing(self._trainer.make_env(market, heard)) as env:
                 models[name], callbacks = self._trainer.new_finetuned(base, env, plan, settings)
                 self._train(entry, name, models[name], plan, callbacks)
+                bench.count_lookups(env)
             bench.release(models[name])
         export_hybrid(models["hybrid"], self._folder / "hybrid.zip")
         rl_only, hybrid, permuted = (models[name].policy for name in ("rl_only", "hybrid", "hybrid_placebo"))
@@ -265,6 +267,7 @@ class _Pipeline:
                 quick=bench.config.test_mode.quick,
                 say=self._say,
                 progress=progress,
+                cache=bench.kept_features(),
             )
         save_table(table, path)
         self._finished("phase3", "advice", asking.to_dict())

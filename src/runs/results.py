@@ -17,6 +17,7 @@ from src.evidence.targets import GPU_UTILIZATION
 from src.evidence.timelines import hardware_timeline, learning_curves
 from src.evidence.verdict import verdict
 from src.runs.bench import Bench
+from src.runs.cached import cache_facts
 
 REPORT_NAME, PAGE_NAME = "report.json", "report.html"
 FOLD = "fold"
@@ -78,7 +79,9 @@ def _measured(
     summary = monitor.get_summary()
     gpu_counts, no_gpu = gpu_use(bench, device)
     on_gpu = gpu_counts and summary["gpu_available"]
-    hit_rate = bench.cache_hit_rate()
+    cache = cache_facts(bench)
+    hit_rate = cache["hit_rate"]
+    bench.total_timesteps = sum(r["timesteps"] for r in training)
     measured = {
         "execution_time": bench.total_time,
         "peak_memory": monitor.get_peak_memory_usage() if on_gpu else monitor.get_peak_ram_usage(),
@@ -88,7 +91,7 @@ def _measured(
     }
     why_not = {
         "gpu_utilization": no_gpu,
-        "cache_hit_rate": "the cache was not used",
+        "cache_hit_rate": cache["words"],
         "steps_per_s": "no training was finished",
     }
     inapplicable = () if gpu_counts else (GPU_UTILIZATION,)
@@ -107,11 +110,12 @@ def _measured(
         "timesteps_completed": sum(
             r["timesteps"] for r in training if r["phase"] in ("base", "hybrid") and r.get("seed") == first
         ),
-        "timesteps_total": sum(r["timesteps"] for r in training),
+        "timesteps_total": bench.total_timesteps,
         "targets": targets,
         "phase_times": bench.phase_times,
         "hardware": summary,
-        "cache": bench.cache.get_stats(),
+        "summary": bench.summary(),
+        "cache": cache,
         "fusion": bench.fusion.get_stats(),
         "env_pool": bench.pool.get_stats(),
         "memory_released_mb": bench.released_bytes / 1e6,

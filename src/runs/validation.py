@@ -78,6 +78,7 @@ def _first_base(
         base = _trained_base(bench, trainer, plan, env, report)
         with bench.phase("production", "a rollout with the production networks"):
             report["production_estimate"] = asdict(estimate_production(trainer, env, plan))
+        bench.count_lookups(env)
     export_base(base, bench.folder / "base.zip")
     return base
 
@@ -108,13 +109,16 @@ def _with_advice(
     report |= {"data": data_facts(market), "rules": rules_facts(market)}
     say, progress, quick = bench.display.say, bench.display.record, config.test_mode.quick
     with bench.phase("advice", f"{advisor.name} on the training sessions' situations"):
-        table, asking = tabulate_advice(market, advisor, config.llm, quick=quick, say=say, progress=progress)
+        table, asking = tabulate_advice(
+            market, advisor, config.llm, quick=quick, say=say, progress=progress, cache=bench.kept_features()
+        )
     trained: dict[int, Trained] = {}
     for seed in range(trainer.seed, trainer.seed + config.evidence.seeds):
         of_seed = replace(trainer, seed=seed)
         if seed != trainer.seed:
             with closing(of_seed.make_env(market)) as env:
                 base = _trained_base(bench, of_seed, plans[0], env, report)
+                bench.count_lookups(env)
         trained[seed] = fine_tuned(bench, market, of_seed, plans[1], base, table, report, first=seed == trainer.seed)
         bench.release(base)
     report |= evaluated(bench, market, table, trained)
@@ -149,6 +153,7 @@ def fine_tuned(
             bench.logged(f"{fold}{_label(bench, name, trainer)}", plan) as (callback, _),
         ):
             model, record = trainer.finetune(base, env, plan, [callback], settings)
+            bench.count_lookups(env)
         if name == "hybrid" and first and bench.folder is not None:
             export_hybrid(model, bench.folder / "hybrid.zip")
         bench.release(model)

@@ -64,9 +64,12 @@ def walk_forward(
         )
         own = replace(market, split=split)
         unused: dict[str, Any] = {"training": []}  # the report has the run's own trainings
-        table, _ = tabulate_advice(own, bench.advisor, config.llm, quick=config.test_mode.quick)
+        table, _ = tabulate_advice(
+            own, bench.advisor, config.llm, quick=config.test_mode.quick, cache=bench.kept_features()
+        )
         with closing(trainer.make_env(own)) as env:
             base = train_base(bench, trainer, plans[0], env, unused, fold=f"{FOLD}{k}-")
+            bench.count_lookups(env)
         trained = fine_tune(bench, own, trainer, plans[1], base, table, unused, first=False, fold=f"{FOLD}{k}-")
         bench.release(base)
         arms = standard_arms(
@@ -76,7 +79,7 @@ def walk_forward(
             phase_seed(trainer.seed, EVALUATION_PHASE),
             (trained.placebo, trained.placebo_table),
         )
-        assembly = FeatureAssembly(own.tables.context, table, None)
+        assembly = FeatureAssembly(own.tables.context, table)
         with bench.phase(f"{FOLD}{k}-evaluation", f"{len(arms)} arms on its {len(split.test)} sessions"):
             results = evaluate(arms, own.first_bars(split.test), bench.pool, assembly)
         difference = paired_interval(

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.advisor.live import N_ADVICE_FEATURES, LiveFeatures
 from src.advisor.mock import MockAdvisor
-from src.advisor.settings import LLMSettings
-from src.advisor.table import AdviceTable, empty_table, freeze_table
-from src.agent.phases import Market, tabulate_advice
-from src.evidence.assembly import AdviceFeed, FeatureAssembly, RowCache, TableFeed
+from src.advisor.situations import N_SITUATIONS, encode
+from src.advisor.table import LABEL_SETS, AdviceTable, empty_table, renormalise, tabulate
+from src.agent.phases import Market
 from src.evidence.evaluation import RandomLegalArm
+from src.evidence.look_ahead import first_bars
+from src.market.bars import Bars
 from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
 from src.trading.gym_env import TradingEnv
-from src.trading.layout import N_ACTIONS, N_SIDES
+from src.trading.layout import ACCOUNT_RISK, N_ACTIONS, N_SIDES
 from src.trading.session_batch import SessionBatch
 from src.validation.outcome import RESTORE, Outcome, failed, passed
 from src.validation.setting import Setting
@@ -26,7 +28,8 @@ from src.validation.setting import Setting
 FUSION_BATCHES = (1, 32, 4096)
 SESSIONS = 4
 SMALL_CACHE = 40
-"""Rows of a cache that has to throw some away in every session."""
+"""Rows of a cache that has to throw some away."""
+LIVE_BARS, LIVE_VISITS, ADVICE_BATCHES = 3, 3, 30
 POOL_STEPS, PLAYS = 60, 4
 
 
@@ -68,48 +71,54 @@ def _decisions(rng: np.random.Generator, n: int, *, known: bool) -> tuple[Any, .
 
 
 def cache(setting: Setting) -> Outcome:
-    """Two arms step through the same sessions by a cache too small for them, and as many without one."""
-    market = setting.market
-    table = tabulate_advice(market, MockAdvisor(), LLMSettings(model="mock"))[0]
-    sizes = (SMALL_CACHE, setting.config.llm.cache_size)
-    compared, rate = 0, 0.0
-    for size in sizes:
+    """Features made on the fly at a few bars, through a cache too small for them and one of the configured size,
+    against the tables."""
+    config, market, judge = setting.config, setting.market, MockAdvisor()
+    table = tabulate(judge, np.arange(N_SIDES, N_SITUATIONS))
+    hours, compared, rate = config.environment.trading_hours, 0, 0.0
+    for size in (SMALL_CACHE, config.llm.cache_size):
         kept = OptimizedFeatureCache(size)
-        pairs = zip(_assembled(market, table, kept), _assembled(market, table, None), strict=True)
-        for step, ((context, opinions), (plain_context, plain_opinions)) in enumerate(pairs):
-            for what, on, off in (("context", context, plain_context), ("advice", opinions, plain_opinions)):
-                if on.tobytes() != off.tobytes():
-                    return failed(
-                        f"step {step}: {what} features through a cache of {size} rows differ",
-                        f"Set performance.cached_llm_features to false until it is mended. {RESTORE}",
-                    )
-                compared += on.size
+        live = LiveFeatures(judge, config.data, hours, cache=kept)
+        for visit, (bars, wanted, ask) in enumerate(_visits(market, table)):
+            made = live.features(bars, *ask)
+            if made.tobytes() != wanted.tobytes():
+                columns = np.flatnonzero((made != wanted).any(axis=0))
+                return failed(
+                    f"visit {visit}: features made on the fly through a cache of {size} rows differ from the tables' "
+                    f"in {len(columns)} of {N_ADVICE_FEATURES} columns",
+                    f"Set performance.cached_llm_features to false until it is fixed. {RESTORE}",
+                )
+            compared += made.size
+        rng = np.random.default_rng(0)
+        for _ in range(ADVICE_BATCHES):
+            # Few of many, so that most are asked again, and a small cache still has to throw some away.
+            situations = N_SIDES + rng.integers(0, N_SITUATIONS - N_SIDES, ADVICE_BATCHES) // 40 * 40
+            if live.advice(situations).tobytes() != table.probabilities[situations].tobytes():
+                return failed(
+                    f"advice asked on the fly through a cache of {size} rows differs from the table's",
+                    f"Set performance.cached_llm_features to false until it is fixed. {RESTORE}",
+                )
+            compared += situations.size * N_ACTIONS
         rate = kept.get_stats()["hit_rate"]
     if not rate > 0:
         return failed("the cache never has what was put into it", RESTORE)
     return passed(f"{compared:,} values alike, {rate:.0%} hits", values=compared, hit_rate=rate)
 
 
-def _assembled(
-    market: Market, table: AdviceTable, kept: RowCache | None
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """What two arms see of the pure features, step by step; the second is advised by another table."""
-    assembly = FeatureAssembly(market.tables.context, table, kept)
-    other = freeze_table(np.roll(table.probabilities, N_SIDES, axis=0), table.covered, "of the code before", "rolled")
-    tape, sessions = market.tape(table), market.split.validation[:SESSIONS]
-    arms: list[tuple[RandomLegalArm, AdviceFeed | None]] = [
-        (RandomLegalArm(0), None),
-        (RandomLegalArm(1), TableFeed(other)),
-    ]
-    batches = [SessionBatch(tape, market.session_params, with_tables=False) for _ in arms]
-    for batch in batches:
-        batch.begin(market.first_bars(sessions))
-    while not all(batch.over.all() for batch in batches):
-        for (arm, feed), batch in zip(arms, batches, strict=True):
-            assembly.write_context(batch)
-            opinions = assembly.opinions(batch, feed)
-            yield batch.obs.copy(), opinions
-            batch.step(arm.act(batch, opinions))
+def _visits(market: Market, table: AdviceTable) -> Iterator[tuple[Bars, NDArray[np.float32], tuple[Any, ...]]]:
+    """Bars that end at one an account may stand at, the features that the tables hold there for some accounts, and what
+    `LiveFeatures.features` is told of these accounts. Each of the bars comes up several times."""
+    rng = np.random.default_rng(0)
+    stood_at = market.bars_of(market.split.validation)
+    chosen = [int(bar) for bar in rng.choice(stood_at, LIVE_BARS, replace=False)]
+    cut = {bar: first_bars(market.tables.bars, bar + 1) for bar in chosen}
+    for bar in chosen * LIVE_VISITS:
+        sides = rng.integers(0, N_SIDES, N_SIDES)
+        masks = LABEL_SETS[sides]
+        risk = rng.random((N_SIDES, ACCOUNT_RISK.stop - ACCOUNT_RISK.start), np.float32)
+        opinions = renormalise(table.probabilities[encode(market.situation[bar], sides)], masks)
+        context = np.repeat(market.tables.context[[bar]], N_SIDES, axis=0)
+        yield cut[bar], np.concatenate([context, risk, opinions], axis=1), (risk, sides, masks)
 
 
 def pool(setting: Setting) -> Outcome:

@@ -16,6 +16,7 @@ from src.advisor.store import AdviceStore
 from src.advisor.table import tabulate
 from src.advisor.tabulation import order_hash, tabulate_at_once, tabulate_stored
 from src.errors import UserError
+from src.testing_framework import OptimizedFeatureCache
 from src.trading.layout import N_SIDES
 from tests.advisor.fake_model import AMPLE_S, ORDER, FakeModel, tabulated
 
@@ -291,3 +292,17 @@ def test_rules_need_neither_store_nor_budget() -> None:
 def test_the_record_is_plain(path: Path) -> None:
     _, record = tabulated(path)
     assert json.loads(json.dumps(record.to_dict()))["count_k"] == len(ORDER)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_cache_of_any_size_changes_no_bit_and_counts_who_was_asked(tmp_path: Path, size: int) -> None:
+    cache = OptimizedFeatureCache(size)
+    with AdviceStore(tmp_path / "advice.sqlite3") as store:
+        plain, record = tabulate_stored(FakeModel(), store, ORDER, AMPLE_S)
+        known, _ = tabulate_stored(FakeModel(), store, ORDER, AMPLE_S, cache=cache)
+        assert (cache.hits, cache.misses) == (record.count_k, 0)
+    with AdviceStore(tmp_path / "empty.sqlite3") as store:
+        cache.clear()
+        asked, _ = tabulate_stored(FakeModel(), store, ORDER, AMPLE_S, cache=cache)
+        assert (cache.hits, cache.misses) == (0, record.count_k)
+    assert plain.sha256 == known.sha256 == asked.sha256

@@ -133,7 +133,7 @@ def built(phase: str, route: str = "batched", *, advised: bool | None = None, **
         env = trainer.make_env(small_runs.market(), small_runs.advice() if advised else None)
     try:
         sink = Kept()
-        callbacks: list[Any] = [BatchedCallback(LOG_INTERVAL, [sink], plan.actual, phase)]
+        callbacks: list[Any] = [BatchedCallback(LOG_INTERVAL, sinks=[sink], total_timesteps=plan.actual, phase=phase)]
         if base is None:
             model = build_base(env, trainer.training, plan, phase_seed(0, BASE_PHASE), cpu, False)
         else:

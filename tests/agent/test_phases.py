@@ -114,7 +114,7 @@ assert sum(compiled.values()) > 5, compiled
 for route in ("batched", "dummy"):
     made = small_runs.with_vec_env(small_runs.trainer(n_epochs=1), route)
     made.base(made.make_env(market), small_runs.plan(1), [])
-assembly = FeatureAssembly(market.tables.context, empty_table(), None)
+assembly = FeatureAssembly(market.tables.context, empty_table())
 evaluate([FlatArm()], market.first_bars(market.split.test), pool_of(market), assembly)
 assert signatures() == compiled, (compiled, signatures())
 """

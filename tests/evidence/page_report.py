@@ -148,7 +148,19 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
             "steps_per_s": {**missing, "target": None, "reason": "min_steps_per_s is not set"},
         },
         "phase_times": dict(zip(PHASES, PHASE_S, strict=True)),
-        "cache": {"hits": 9_000, "misses": 1_000, "hit_rate": 0.9, "size": 1000, "max_size": 1000},
+        "summary": {
+            "mode": "hardware_maximized",
+            "market": "ES",
+            "vectorized_envs": 32,
+            "duration_seconds": 3559.5,
+            "total_timesteps": 1_280_000,
+            "avg_gpu_utilization": 31.0,
+            "peak_gpu_memory_gb": 1.2,
+            "gpu_available": True,
+            "cache_hit_rate": 0.873,
+        },
+        "cache": {"hits": 9_000, "misses": 1_000, "hit_rate": 0.9, "size": 1000, "max_size": 1000}
+        | {"words": "9,000 of 10,000 lookups hit"},
         "fusion": {rule: 100 for rule in (*RULES, *MORE_RULES)}
         | {"total": 800, "rates": {rule: 0.125 for rule in (*RULES, *MORE_RULES)}}
         | {"advice_changed": 90, "advice_changed_rate": 0.1125, "loop": "compiled"},

@@ -80,7 +80,7 @@ def play(
     on: Market | None = None,
 ) -> dict[str, ArmResult]:
     tape, params = market().tape(empty_table()), (on or market()).session_params
-    assembly = FeatureAssembly(market().tables.context, advice() if table is None else table, None)
+    assembly = FeatureAssembly(market().tables.context, advice() if table is None else table)
     chosen = np.flatnonzero(market().tables.sessions.usable) if sessions is None else sessions
     with EnvironmentStatePool(lambda: SessionBatch(tape, params, with_tables=False), {}, len(arms)) as pool:
         return evaluate(arms, market().first_bars(chosen), pool, assembly)
@@ -126,7 +126,7 @@ def test_the_hybrids_changes_are_those_of_the_same_observations_without_the_weig
 def test_a_session_that_is_over_is_not_counted_whatever_could_still_be_done_in_it() -> None:
     batch = SessionBatch(market().tape(empty_table()), market().session_params, with_tables=False)
     batch.begin(market().first_bars(np.flatnonzero(market().tables.sessions.usable)))
-    opinions = FeatureAssembly(market().tables.context, advice(), None).opinions(batch)
+    opinions = FeatureAssembly(market().tables.context, advice()).opinions(batch)
 
     def counted(alive: Sequence[int]) -> tuple[int, int, int]:
         arm = HybridArm(hybrid_policy(5.0))

@@ -357,7 +357,7 @@ def test_a_policy_attempts_with_the_advice_it_would_hear_in_evaluation() -> None
     simulation = simulate_attempts(
         arms, batches, firsts, one_day, attempts=60, budget_s=600, seed=4, block_length=1.0, max_days=1
     )
-    assembly = FeatureAssembly(market.tables.context, advice(), None)
+    assembly = FeatureAssembly(market.tables.context, advice())
     played = evaluate(arms, firsts, FreshBatches(market.tape(empty_table()), params), assembly)
     order = session_orders(len(firsts), 1.0, 60, 1, np.random.default_rng([4, 0]))[:, 0]
     for name, found in simulation.arms.items():

@@ -34,7 +34,7 @@ TICKS = (0, 1, 2, 3)
 def stressed(profile: str = "none") -> tuple[CostStress, NDArray[Any]]:
     here = market(profile)
     firsts = here.first_bars(np.flatnonzero(here.tables.sessions.usable))
-    assembly = FeatureAssembly(here.tables.context, empty_table(), None)
+    assembly = FeatureAssembly(here.tables.context, empty_table())
     return stress_costs(arms(), firsts, here.tape(empty_table()), here.session_params, assembly, TICKS), firsts
 
 
@@ -45,7 +45,7 @@ def arms() -> list[Arm]:
 def test_each_slippage_is_an_evaluation_of_its_own() -> None:
     stress, firsts = stressed()
     here = market()
-    assembly = FeatureAssembly(here.tables.context, empty_table(), None)
+    assembly = FeatureAssembly(here.tables.context, empty_table())
     for row, ticks in enumerate(TICKS):
         params = here.session_params.copy()
         params["slippage_ticks"] = ticks
@@ -94,7 +94,7 @@ def test_constants_are_copied_and_stay_read_only() -> None:
 
 def test_no_ticks_and_negative_ticks_are_refused_and_no_sessions_are_none() -> None:
     here = market()
-    assembly = FeatureAssembly(here.tables.context, empty_table(), None)
+    assembly = FeatureAssembly(here.tables.context, empty_table())
     tape = here.tape(empty_table())
     for ticks in ((), (1, -1)):
         with pytest.raises(ValueError, match="slippage_ticks must be"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -30,7 +30,7 @@ from src.evidence.evaluation import (
     standard_arms,
 )
 from src.evidence.placebo import placebo_table
-from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
+from src.testing_framework import EnvironmentStatePool, VectorizedDecisionFusion
 from src.trading.layout import CONTEXT, HOLD, OPINION
 from src.trading.session_batch import SessionBatch
 from tests import small_runs
@@ -72,14 +72,13 @@ def play(
     *,
     market: Market | None = None,
     sessions: NDArray[np.int32] | None = None,
-    cache: Any = None,
     pool_size: int = 8,
     table: AdviceTable | None = None,
 ) -> dict[str, ArmResult]:
     """The arms on the sealed sessions unless told otherwise."""
     market = market or small_runs.market()
     sessions = market.split.test if sessions is None else sessions
-    assembly = FeatureAssembly(market.tables.context, table or small_runs.advice(), cache)
+    assembly = FeatureAssembly(market.tables.context, table or small_runs.advice())
     with pool_of(market, pool_size) as pool:
         return evaluate(arms, market.first_bars(sessions), pool, assembly)
 
@@ -151,7 +150,7 @@ def test_a_row_assembled_outside_the_kernel_is_the_kernels_own_to_the_bit() -> N
     table = small_runs.advice()
     whole = SessionBatch(market.tape(table), market.session_params, with_tables=True)
     bare = SessionBatch(market.tape(empty_table()), market.session_params, with_tables=False)
-    assembly = FeatureAssembly(market.tables.context, table, OptimizedFeatureCache(50))
+    assembly = FeatureAssembly(market.tables.context, table)
     firsts = market.first_bars(market.split.test)
     whole.begin(firsts)
     bare.begin(firsts)
@@ -174,16 +173,12 @@ def test_a_row_assembled_outside_the_kernel_is_the_kernels_own_to_the_bit() -> N
     assert compared > opinions_seen > compared / 2
 
 
-def test_where_rows_and_decisions_come_from_changes_no_result_only_the_counters() -> None:
-    rows = OptimizedFeatureCache()
+def test_where_environments_and_decisions_come_from_changes_no_result_only_the_counters() -> None:
     compiled, loop = VectorizedDecisionFusion(sequential=False), VectorizedDecisionFusion(sequential=True)
-    plain = all_figures(play(arms_of(compiled), cache=rows))
-    assert all_figures(play(arms_of(compiled), cache=None)) == plain
-    assert all_figures(play(arms_of(compiled), cache=OptimizedFeatureCache(1))) == plain
-    assert all_figures(play(arms_of(compiled), cache=rows, pool_size=0)) == plain
-    assert all_figures(play(arms_of(compiled), cache=rows, pool_size=2)) == plain
-    assert all_figures(play(arms_of(loop), cache=rows)) == plain
-    assert rows.get_stats()["hits"] > 0
+    plain = all_figures(play(arms_of(compiled)))
+    assert all_figures(play(arms_of(compiled), pool_size=0)) == plain
+    assert all_figures(play(arms_of(compiled), pool_size=2)) == plain
+    assert all_figures(play(arms_of(loop))) == plain
     assert loop.get_stats()["total"] > 0
 
 
@@ -193,7 +188,7 @@ def test_environments_go_back_to_the_pool_even_when_an_arm_fails() -> None:
             raise ZeroDivisionError
 
     market = small_runs.market()
-    assembly = FeatureAssembly(market.tables.context, empty_table(), None)
+    assembly = FeatureAssembly(market.tables.context, empty_table())
     with pool_of(market) as pool:
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
@@ -205,46 +200,11 @@ def test_environments_go_back_to_the_pool_even_when_an_arm_fails() -> None:
         assert pool.get_stats()["temporary"] == 1
 
 
-class CountedCache(OptimizedFeatureCache):
-    """Hits and lookups by kind of row."""
-
-    def __init__(self, size: int = 1000) -> None:
-        super().__init__(size)
-        self.lookups: Counter[str] = Counter()
-        self.found: Counter[str] = Counter()
-
-    def get_batch(self, keys: Iterable[Any], *, record: bool = True) -> list[NDArray[np.float32] | None]:
-        keys = list(keys)
-        rows = super().get_batch(keys, record=record)
-        kinds = ["context" if kind == "context" else "advice" for kind, _ in keys]
-        self.lookups.update(kinds)
-        self.found.update(kind for kind, row in zip(kinds, rows, strict=True) if row is not None)
-        return rows
-
-
-def test_six_of_seven_arms_find_the_context_row_that_the_first_one_fetched() -> None:
-    # Large enough that the rows of two tables do not drive each other out.
-    rows = CountedCache(4000)
-    results = play(arms_of(), cache=rows)
-    bars = int(results["flat"].bars.sum())
-    assert {int(result.bars.sum()) for result in results.values()} == {bars}, "an account died"
-    assert rows.lookups["context"] == 7 * bars
-    assert rows.found["context"] == 6 * bars
-    # Four arms see advice, one of them from a table of its own; flat accounts of equal situations share a row among
-    # sessions and over time as well.
-    assert rows.lookups["advice"] == 4 * bars
-    assert rows.found["advice"] > 2 * bars
-    stats = rows.get_stats()
-    assert stats["hits"] == sum(rows.found.values())
-    assert stats["hits"] + stats["misses"] == sum(rows.lookups.values())
-
-
-def test_an_arm_with_advice_of_its_own_hears_it_whoever_else_filled_the_cache() -> None:
+def test_an_arm_with_advice_of_its_own_hears_it_whoever_is_beside_it() -> None:
     policy, table = placebo()
     heard = Recorded(HybridArm(policy, PLACEBO, table))
-    rows = OptimizedFeatureCache(10_000)
-    beside = play([AdvisorArm(), HybridArm(policies()[1]), heard], cache=rows)
-    again = play([HybridArm(policy, PLACEBO, table), HybridArm(policies()[1])], cache=rows)
+    beside = play([AdvisorArm(), HybridArm(policies()[1]), heard])
+    again = play([HybridArm(policy, PLACEBO, table), HybridArm(policies()[1])])
     # The same policy where its table is everybody's.
     alone = play([PolicyArm(PLACEBO, policy, sees_advice=True)], table=table)
     assert same_sessions(beside[PLACEBO], alone[PLACEBO])
@@ -273,7 +233,7 @@ def same_sessions(one: ArmResult, other: ArmResult) -> bool:
 
 def test_only_the_advice_of_all_is_counted_as_asked_for() -> None:
     market, (policy, table) = small_runs.market(), placebo()
-    assembly = FeatureAssembly(market.tables.context, small_runs.advice(), None)
+    assembly = FeatureAssembly(market.tables.context, small_runs.advice())
     with pool_of(market) as pool:
         evaluate([HybridArm(policy, PLACEBO, table)], market.first_bars(market.split.test), pool, assembly)
     assert (assembly.opinion_lookups, assembly.opinions_given) == (0, 0)
@@ -282,7 +242,7 @@ def test_only_the_advice_of_all_is_counted_as_asked_for() -> None:
 def test_opinions_given_are_those_that_were_no_abstention() -> None:
     market = small_runs.market()
     for table, share in ((small_runs.advice(), None), (empty_table(), 0)):
-        assembly = FeatureAssembly(market.tables.context, table, None)
+        assembly = FeatureAssembly(market.tables.context, table)
         arm = Recorded(AdvisorArm())
         with pool_of(market) as pool:
             evaluate([arm], market.first_bars(market.split.test), pool, assembly)
@@ -458,7 +418,7 @@ def test_gains_and_losses_are_those_of_the_slow_accounts_trades() -> None:
     one_bar = even = trades = 0
     for seed in range(60):
         run = slow_run(seed, longest=(6, 15, 40)[seed % 3])
-        assembly = FeatureAssembly(run.tape.context, empty_table(), None)
+        assembly = FeatureAssembly(run.tape.context, empty_table())
         result = evaluate([run.arm], run.first_bars, FreshBatches(run.tape, run.record), assembly)["scripted"]
         for i, session in enumerate(run.sessions):
             nets = [trade.net_cents for trade in session.trades]
@@ -523,7 +483,7 @@ def test_progress_counts_the_bars_played() -> None:
     market = small_runs.market()
     seen: list[int] = []
     note: Callable[[int], None] = seen.append
-    assembly = FeatureAssembly(market.tables.context, empty_table(), None)
+    assembly = FeatureAssembly(market.tables.context, empty_table())
     with pool_of(market) as pool:
         result = evaluate([FlatArm()], market.first_bars(market.split.test), pool, assembly, progress=note)["flat"]
     assert seen == list(range(1, int(result.bars.max()) + 1))

@@ -52,7 +52,7 @@ EVENT_REASONS = {
 
 def recorded(run: SlowRun) -> list[SessionLog]:
     """The sessions of a small market, recorded while the given actions are taken."""
-    assembly = FeatureAssembly(run.tape.context, empty_table(), None)
+    assembly = FeatureAssembly(run.tape.context, empty_table())
     return record([run.arm], run.first_bars, FreshBatches(run.tape, run.record), assembly)["scripted"]
 
 
@@ -157,7 +157,7 @@ def test_in_and_out_within_a_bar_is_one_trade() -> None:
 def test_the_record_is_that_of_the_evaluation() -> None:
     market = small_runs.market("MNQ", "apex_50k_intraday_2026_03")
     firsts = market.first_bars(market.split.test)
-    assembly = FeatureAssembly(market.tables.context, small_runs.advice(), None)
+    assembly = FeatureAssembly(market.tables.context, small_runs.advice())
     with pool_of(market) as pool:
         results = evaluate(arms := arms_of(), firsts, pool, assembly)
         before = {name: vars(result.advice).copy() for name, result in results.items() if result.advice}
@@ -178,7 +178,7 @@ def test_what_was_heard_is_noted_while_flat_and_in_a_position() -> None:
     market = small_runs.market()
     firsts = market.first_bars(market.split.test)[:3]
     table = small_runs.advice()
-    assembly = FeatureAssembly(market.tables.context, table, None)
+    assembly = FeatureAssembly(market.tables.context, table)
     with pool_of(market) as pool:
         logs = record([AdvisorArm(), FlatArm()], firsts, pool, assembly)
     assert not any(log.opinions.any() for log in logs["flat"])
@@ -218,7 +218,7 @@ def test_the_sessions_shown_are_told_apart_by_what_they_are() -> None:
 def test_a_chart_has_the_reports_shape_and_the_files_bars() -> None:
     market = small_runs.market()
     table, sessions = small_runs.advice(), market.split.test[:2]
-    assembly = FeatureAssembly(market.tables.context, table, None)
+    assembly = FeatureAssembly(market.tables.context, table)
     hybrid = arms_of()[4]
     with pool_of(market) as pool:
         logs = record([RandomLegalArm(1), hybrid], market.first_bars(sessions), pool, assembly)
@@ -251,7 +251,7 @@ def test_the_batch_goes_back_even_when_an_arm_fails() -> None:
             raise ZeroDivisionError
 
     market = small_runs.market()
-    assembly = FeatureAssembly(market.tables.context, empty_table(), None)
+    assembly = FeatureAssembly(market.tables.context, empty_table())
     with pool_of(market) as pool:
         with pytest.raises(ZeroDivisionError):
             record([Failing()], market.first_bars(market.split.test), pool, assembly)

@@ -81,34 +81,31 @@ def rounded(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> l
     return [None if row is None else row.astype(np.float16).astype(np.float32) for row in rows]
 
 
-def wrong_context(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
-    rows = [self.get(key, record=record) for key in keys]
-    return [row if row is None or key[0] != "context" else row + 1 for key, row in zip(keys, rows, strict=True)]
+def of_another_situation(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
+    """Keys that are told apart too little: another side's answer counts as this one's."""
+    found = {situation // 5: row for (_, _, situation), row in reversed([*self._answers()])}
+    return [found.get(situation // 5) for _, _, situation in keys]
 
 
-def wrong_advice(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
-    rows = [self.get(key, record=record) for key in keys]
-    return [row if row is None or key[0] == "context" else row[::-1] for key, row in zip(keys, rows, strict=True)]
-
-
-def one_table(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
-    """The advice of whichever table was asked about the situation first."""
-    found = {key[1]: row for key, row in reversed(self._rows.items()) if key[0] != "context"}
-    return [found.get(key[1]) if key[0] != "context" else self.get(key, record=record) for key in keys]
-
-
-def stale(self: OptimizedFeatureCache, keys: Any, *, record: bool = True) -> list[Any]:
-    """Keys that are told apart too little: another bar's row counts as this one's."""
-    return [self.get((kind, number // 2 * 2), record=record) for kind, number in keys]
-
-
-@pytest.mark.parametrize("broken", [neighbours_row, rounded, stale, wrong_context, wrong_advice, one_table])
-def test_a_cache_that_returns_another_row_fails(
+@pytest.mark.parametrize("broken", [neighbours_row, rounded, of_another_situation])
+def test_a_cache_that_returns_another_answer_fails(
     monkeypatch: pytest.MonkeyPatch, broken: Callable[..., list[Any]]
 ) -> None:
+    def answers(self: OptimizedFeatureCache) -> list[Any]:
+        return [(key, row) for key, row in self._rows.items() if key[0] == "answer"]  # type: ignore[index]
+
+    monkeypatch.setattr(OptimizedFeatureCache, "_answers", answers, raising=False)
     monkeypatch.setattr(OptimizedFeatureCache, "get_batch", broken)
     outcome = cache(small_setting())
-    assert_failed(outcome, "features through a cache", "performance.cached_llm_features")
+    assert_failed(outcome, "through a cache", "performance.cached_llm_features")
+
+
+def test_a_cache_that_returns_another_bars_context_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = OptimizedFeatureCache.get_or_compute
+    monkeypatch.setattr(
+        OptimizedFeatureCache, "get_or_compute", lambda self, key, compute: real(self, key[:2], compute)
+    )
+    assert_failed(cache(small_setting()), "features made on the fly through a cache", "cached_llm_features")
 
 
 def test_a_cache_that_loses_track_once_it_is_full_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +123,7 @@ def test_a_cache_that_loses_track_once_it_is_full_fails(monkeypatch: pytest.Monk
 
 def test_a_cache_that_keeps_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OptimizedFeatureCache, "put_batch", lambda self, keys, rows: None)
+    monkeypatch.setattr(OptimizedFeatureCache, "get_or_compute", lambda self, key, compute: compute())
     assert_failed(cache(small_setting()), "never has what was put into it", "git status")
 
 

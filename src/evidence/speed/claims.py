@@ -126,9 +126,8 @@ def _why_networks(row: ComparedRow, rows: Rows) -> str:
 
 def _why_cache(row: ComparedRow, rows: Rows) -> str:
     return (
-        f"The rows stand in a table: reading one takes {duration(row.first.median_s)}, through the cache "
-        f"{duration(row.second.median_s)}. At 70% hits a cache saves at most 3.3x, and that only where making a row "
-        f"takes far longer than finding it."
+        f"At 70% hits a cache saves at most 3.3x, and that only where computing a row takes far longer than finding "
+        f"it: here {duration(row.first.median_s)} became {duration(row.second.median_s)}."
     )
 
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -43,18 +42,21 @@ from src.agent.settings import NetArch, PolicySettings, TrainingSettings
 from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
 from src.agent.training_state import capture
 from src.errors import ConfigError
-from src.evidence.evaluation import FeatureAssembly
+from src.evidence.look_ahead import first_bars
 from src.evidence.speed.file import END_TO_END, NETWORKS, OPTIMIZED, PRODUCTS
 from src.evidence.speed.timing import Call, Clock
 from src.evidence.speed.workloads import decisions, lookups, matrix_products, synthetic_market
+from src.market.features import context_features
+from src.market.settings import DataSettings
+from src.market.tables import MarketTables, run_starts
 from src.trading.gym_env import TradingEnv
-from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_OBS, N_SIDES
+from src.trading.layout import N_ACTIONS, N_OBS, N_SIDES
 from src.trading.routes import Route, make_vec_env
 from src.trading.session_batch import SessionBatch
 
 HIT_RATE = 0.7
-SESSIONS = 100
-"""Sessions that an arm of an evaluation stands in at once."""
+LOOKUPS = 100
+LIVE_BARS = 1_500
 GENERATED_TOKENS = 50
 LOG_INTERVAL = 100
 POOL_SIZE = 8
@@ -152,7 +154,7 @@ class Bench:
         """A run's logging: JSON lines and TensorBoard, in batches or every step."""
         sinks = (JsonLinesSink(self.folder / f"{name}.jsonl"), TensorBoardSink(self.folder / name))
         callback_class = pkgutil.resolve_name("src.testing_framework:BatchedCallback")
-        callback = callback_class(LOG_INTERVAL if self.after else 1, sinks, phase=name)
+        callback = callback_class(LOG_INTERVAL if self.after else 1, sinks=sinks, phase=name)
         self._stack.callback(callback.close)
         return callback
 
@@ -261,34 +263,43 @@ def _with(function: Callable[..., object], arguments: tuple[Any, ...]) -> Call:
 
 @suite
 def cache(bench: Bench) -> Iterator[Case]:
-    """The context rows of a step of evaluation, as `FeatureAssembly` writes them: through the cache, and from the table
-    that the cache stands before."""
+    """Context features of a bar that no table holds: computed at every lookup, or through the cache at 70% hits."""
     cache_class = pkgutil.resolve_name("src.testing_framework:OptimizedFeatureCache")
+    compute = _context_of(bench.market.tables)
+    row = compute()
     for capacity in (1_000, 10_000):
-        rng = np.random.default_rng(0)
-        stream = lookups(capacity, SESSIONS, HIT_RATE, rng)
-        context = rng.random((int(stream.max()) + 1, N_CONTEXT_FEATURES), dtype=np.float32)
-        kept = cache_class(capacity) if bench.after else None
-        write = _writing_context(FeatureAssembly(context, empty_table(), kept), stream)
-        for _ in range(3 * capacity // SESSIONS):
-            write()
-        facts = {}
+        keys = itertools.cycle(lookups(capacity, LOOKUPS, HIT_RATE, np.random.default_rng(0)).reshape(-1).tolist())
+        kept, facts = cache_class(capacity) if bench.after else None, {}
         if kept is not None:
-            kept.hits = kept.misses = 0
-            for _ in range(capacity // SESSIONS):
-                write()
+            for counted in (False, True):  # filled first; nothing is computed for it
+                for key in itertools.islice(keys, capacity * (1 if counted else 3)):
+                    if kept.get(key, record=counted) is None:
+                        kept.put(key, row)
             facts["hit_rate"] = kept.get_stats()["hit_rate"]
-        way = f"a cache of {capacity:,} rows before the table" if bench.after else "from the table"
-        workload = {"rows": len(context), "capacity": capacity, "wanted_hit_rate": HIT_RATE, "batch": SESSIONS}
-        yield Case("cache", f"{capacity:,} rows", "row", way, write, workload, operations=SESSIONS, facts=facts)
+        way = f"computed, or found among {capacity:,} rows" if bench.after else "computed at every lookup"
+        workload = {"bars": LIVE_BARS, "capacity": capacity, "wanted_hit_rate": HIT_RATE, "lookups": LOOKUPS}
+        call = _looking_up(compute, keys, kept)
+        yield Case("cache", f"{capacity:,} rows", "row", way, call, workload, operations=LOOKUPS, facts=facts)
 
 
-def _writing_context(assembly: FeatureAssembly, stream: np.ndarray) -> Call:
-    """Write the context of sessions that stand at the bars of the stream, batch after batch."""
-    turns = itertools.cycle(stream)
-    obs, over = np.zeros((SESSIONS, N_OBS), np.float32), np.zeros(SESSIONS, np.bool_)
-    standing = cast(Any, SimpleNamespace(obs=obs, over=over, bars=lambda: next(turns)))
-    return lambda: assembly.write_context(standing)
+def _context_of(tables: MarketTables) -> Callable[[], np.ndarray]:
+    """Computes the context features of the last of a few bars that are placed in their sessions already."""
+    bars = first_bars(tables.bars, LIVE_BARS)
+    run_start = run_starts(bars, tables.sessions, DataSettings().no_trade_bars)
+    return lambda: context_features(bars, tables.sessions, run_start)[-1]
+
+
+def _looking_up(compute: Callable[[], Any], keys: Iterator[int], kept: Any) -> Call:
+    """Rows one after another: through the cache, or each computed."""
+
+    def look_up() -> None:
+        for key in itertools.islice(keys, LOOKUPS):
+            if kept is None:
+                compute()
+            else:
+                kept.get_or_compute(key, compute)
+
+    return look_up
 
 
 @suite
