@@ -70,8 +70,8 @@ class PromptEncoder:
         encoded = [self._full(situation) for situation in _samples()]
         if len(set(map(tuple, encoded))) < len(encoded):
             raise ConfigError(
-                f"the tokenizer of {model_name} does not know the words of the prompts: it gives situations that differ "
-                f"the same tokens. Choose another model, or reword config/prompts/{prompts.name}.yaml."
+                f"the tokenizer of {model_name} does not know the words of the prompts: situations that differ get the "
+                f"same tokens. Choose another model, or reword config/prompts/{prompts.name}.yaml."
             )
         self.highest = max(max(map(max, encoded)), *(max(tokens.values()) for tokens in self.answer_tokens))
         """The highest token of prompts and answers."""
@@ -123,7 +123,7 @@ class PromptEncoder:
             if not own or own[0] == unknown:
                 raise ConfigError(
                     f"the tokenizer of {self._model_name} does not know the answer {label!r} of side {SIDES[side]!r}. "
-                    f"Choose another model, or give the answer another word in config/prompts/{self._prompts.name}.yaml."
+                    f"Choose another model, or change the answer in config/prompts/{self._prompts.name}.yaml."
                 )
         starts = [tokens[common] if len(tokens) > common else None for tokens in answered]
         for (i, start), (j, other) in itertools.combinations(enumerate(starts), 2):

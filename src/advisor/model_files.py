@@ -56,7 +56,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {MAX_JSON_BYTES:,} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error or type(error).__name__}. Get the file again.") from error
+        raise ConfigError(
+            f"{path} cannot be read as JSON: {error or type(error).__name__}. Get the file again."
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a JSON object, but holds {type(content).__name__}. Get the file again.")
     return content
@@ -239,4 +241,6 @@ def _short(value: object) -> str:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, OSError | ValueError) else f"its header is damaged ({type(error).__name__}: {text})"
+    return (
+        text if isinstance(error, OSError | ValueError) else f"its header is damaged ({type(error).__name__}: {text})"
+    )

@@ -154,7 +154,11 @@ def _config_of(folder: Path) -> Any:
     kind = written.get("model_type")
     if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         own = written.get("auto_map")
-        code = f" Its config.json names code of its own ({_own_code(own)}), and a model's code is never run." if own else ""
+        code = (
+            f" Its config.json names code of its own ({_own_code(own)}), and a model's code is never run."
+            if own
+            else ""
+        )
         what = "not a model that transformers knows" if kind not in CONFIG_MAPPING else "not a causal language model"
         raise ConfigError(
             f"{folder}: its config.json says model_type {kind!r}, which is {what} "
@@ -347,9 +351,7 @@ def _load_tokenizer(folder: Path, *, is_unpacked: bool) -> Any:
     return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def _load_weights(
-    folder: Path, config: Any, quantization: str, device: torch.device, dtype: torch.dtype
-) -> Any:
+def _load_weights(folder: Path, config: Any, quantization: str, device: torch.device, dtype: torch.dtype) -> Any:
     """The model with all its weights from the files: transformers would fill what is missing with random numbers."""
     from transformers import AutoModelForCausalLM
 

@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from src.advisor.calibration import served_scores
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
-from src.advisor.table import AdviceTable, Advisor, Float32, checked_scores, freeze_table, softmax, tabulate
+from src.advisor.table import (
+    LABEL_MASS_FLOOR,
+    AdviceTable,
+    Advisor,
+    Float32,
+    checked_scores,
+    freeze_table,
+    label_mass,
+    softmax,
+    tabulate,
+)
 from src.errors import UserError
 from src.trading.layout import N_ACTIONS
 
@@ -75,6 +85,9 @@ class TabulationRecord:
     """Situations that both were asked about."""
     full_precision_why_not: str = ""
     """Why a quantized model could not be compared."""
+    label_mass: float | None = None
+    """Mean probability of a situation's labels together, among all tokens; None for rules and where nothing was
+    asked."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
 
@@ -122,7 +135,11 @@ def tabulate_stored(
     asking.fill(order[:count_k], batch_size)
     if not asking.asked_now:
         asking.say_nothing_was_asked(count_k, rounds)
-    table = _table(advisor, store, order[:count_k], calibrate)
+    raw = _stored(advisor, store, np.sort(order[:count_k]))
+    table = _table(advisor, np.sort(order[:count_k]), raw, calibrate)
+    mass = label_mass(raw)
+    if mass is not None and mass < LABEL_MASS_FLOOR:
+        asking.say_little_falls_on_the_labels(mass)
     record = TabulationRecord(
         model=advisor.name,
         listed=len(order),
@@ -138,6 +155,7 @@ def tabulate_stored(
         calibrated=calibrate,
         order_sha256=asking.order_sha,
         sha256=table.sha256,
+        label_mass=mass,
         scoring=asking.scoring,
     )
     return table, record
@@ -313,6 +331,13 @@ class _Asking:
                 )
         return self._scorer
 
+    def say_little_falls_on_the_labels(self, mass: float) -> None:
+        """The line about a model that would rather say something else."""
+        self._say(
+            f"only {mass:.1%} of the probability of {self._advisor.name} falls on the answer labels (floor "
+            f"{LABEL_MASS_FLOOR:.0%}): it would usually say something else, so its ranking of the labels means little"
+        )
+
     def say_nothing_was_asked(self, count_k: int, rounds: list[Round]) -> None:
         """The line of a run that found everything in the store."""
         line = f"asked the model nothing: {count_k:,} of {len(self._order):,} situations are in the store"
@@ -323,11 +348,14 @@ class _Asking:
         self._say(line)
 
 
-def _table(advisor: ModelAdvisor, store: AdviceStore, situations: NDArray[np.int64], calibrate: bool) -> AdviceTable:
-    """The stored answers of these situations, frozen. What was stored first counts, whoever asked."""
-    situations = np.sort(situations)
-    stored = store.answers(advisor.identity)
-    raw: Float32 = np.array([stored[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
+def _stored(advisor: ModelAdvisor, store: AdviceStore, situations: NDArray[np.int64]) -> Float32:
+    """The stored answers of these situations, float32[k, 6]. What was stored first counts, whoever asked."""
+    stored = store.check_holds(advisor.identity, situations)
+    return np.array([stored[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
+
+
+def _table(advisor: ModelAdvisor, situations: NDArray[np.int64], raw: Float32, calibrate: bool) -> AdviceTable:
+    """The answers to these situations, frozen."""
     probabilities = np.zeros((N_SITUATIONS, N_ACTIONS), np.float32)
     covered = np.zeros(N_SITUATIONS, bool)
     if len(situations):

@@ -19,9 +19,9 @@ from src.advisor.choose import LanguageModel, budget_s
 from src.advisor.mock import MockAdvisor
 from src.advisor.precision import measure_agreement
 from src.advisor.settings import LLMSettings
-from src.advisor.situations import market_situations
+from src.advisor.situations import encode, market_situations
 from src.advisor.store import AdviceStore, default_store_path
-from src.advisor.table import AdviceTable, empty_table, situation_order
+from src.advisor.table import AdviceTable, checked_scores, empty_table, situation_order
 from src.advisor.tabulation import (
     ModelAdvisor,
     Progress,
@@ -42,6 +42,7 @@ from src.market.settings import DataSettings
 from src.market.split import Split, split_sessions
 from src.market.tables import MarketTables
 from src.trading.gym_env import TradingEnv
+from src.trading.layout import FLAT
 from src.trading.params import make_params
 from src.trading.routes import is_trading_shaped, make_custom_vec_env, make_vec_env
 from src.trading.rules import RuleProfile, load_rule_profile
@@ -179,6 +180,22 @@ def tabulate_advice(
                 full_precision_why_not=found.why_not,
             )
         return table, record
+
+
+def try_advisor(advisor: MockAdvisor | ModelAdvisor, llm: LLMSettings, *, say: Say | None = None) -> None:
+    """Ask a language model about one situation, before anything is trained: a model that cannot be scored must not be
+    found out hours later. The answer is not kept, and neither is the model.
+
+    A model whose answers the store holds has been asked before and is not loaded. Rules are not tried.
+    Raises UserErrors for what is wrong with the model, its files or the store.
+    """
+    if isinstance(advisor, MockAdvisor):
+        return
+    with _undisturbed(), AdviceStore(llm.store_path or default_store_path()) as store:
+        if store.answers(advisor.identity):
+            return
+        (say or logger.info)(f"trying {advisor.name} with one question, before anything is trained")
+        checked_scores(advisor.load(), encode(1, [FLAT]))
 
 
 @contextmanager
