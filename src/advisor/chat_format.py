@@ -28,7 +28,7 @@ MEMORY_LIMIT_BYTES: Final = 1 << 30
 MAX_CHARS: Final = 200_000
 
 _THOUGHTS: Final[tuple[tuple[str, str], ...]] = (
-    (r"<(?P<name>[\w:|-]*(?:think|thought|reason)[\w:|-]*)>", "</{name}>"),
+    (r"<(?P<name>[\w:-]*(?:think|thought|reason)[\w:-]*)>", "</{name}>"),
     (r"\[(?P<name>THINK)\]", "[/{name}]"),
     (r"<\|begin_of_(?P<name>thought)\|>", "<|end_of_{name}|>"),
     (r"<\|START_(?P<name>THINKING)\|>", "<|END_{name}|>"),
@@ -133,9 +133,9 @@ def _answering(found: ChatFormat, template: str, model_name: str) -> ChatFormat:
             return replace(found, after=after + closing, closed=closing)
     if after.endswith("<|start|>assistant") and "<|channel|>" in template:  # the model would choose a channel itself
         return replace(found, after=after + _HARMONY_FINAL, closed=_HARMONY_FINAL)
-    opened_last = re.search(r"<\|?channel\b[^<]*$", after)
-    if opened_last:
-        raise _unusable(model_name, f"it opens a channel ({opened_last.group()[:40]!r}) that is not the answer's")
+    channel = re.search(r"<\|?channel\|?>.*$", after, re.DOTALL)
+    if channel and not after.rstrip().endswith("<channel|>"):
+        raise _unusable(model_name, f"it opens a channel ({channel.group()[:40]!r}) that is not the answer's")
     return found
 
 

@@ -1,7 +1,7 @@
 """What a model's files say about it, read before any library loads them: a folder is a stranger's.
 
-Nothing here runs or unpickles anything, and nothing is allocated that a file merely claims: headers are held against the
-files' sizes first. What is checked: the configuration's figures, that weights are safetensors and whole, that no
+Nothing here runs or unpickles anything, and nothing is allocated that a file merely claims: headers are checked against
+the files' sizes first. What is checked: the configuration's figures, that weights are safetensors and whole, that no
 adapter points to a model elsewhere, and that the machine has the memory.
 """
 
@@ -56,9 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {MAX_JSON_BYTES:,} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as JSON: {error or type(error).__name__}. Get the file again."
-        ) from error
+        raise ConfigError(f"{path} cannot be read as JSON: {_reason(error)}. Get the file again.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a JSON object, but holds {type(content).__name__}. Get the file again.")
     return content
@@ -164,8 +162,8 @@ def _weights_of(folder: Path) -> Weights:
         for name in names:
             if not name.endswith(".safetensors") or Path(name).name != name or not (folder / name).is_file():
                 raise ConfigError(
-                    f"{index} names {name!r}, which is no safetensors file of its folder; nothing else is read. Get the "
-                    f"model again."
+                    f"{index} names {name!r}, which is no safetensors file of its folder; nothing else is read. Get "
+                    f"the model again."
                 )
     sizes = [size for name in names for size in _tensor_sizes(folder / name)]
     return Weights(sum(sizes), len(sizes))
@@ -177,8 +175,8 @@ def _tensor_sizes(path: Path) -> Iterator[int]:
         yield from _checked_sizes(path)
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} cannot be loaded as safetensors weights: {_reason(error)}. Pickled weights are never read. Get the "
-            f"file again."
+            f"{path} cannot be loaded as safetensors weights: {_reason(error)}. Pickled weights are never read. Get "
+            f"the file again."
         ) from error
 
 
@@ -240,7 +238,6 @@ def _short(value: object) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (
-        text if isinstance(error, OSError | ValueError) else f"its header is damaged ({type(error).__name__}: {text})"
-    )
+    if isinstance(error, OSError | ValueError):
+        return " ".join(str(error).split())[:300]
+    return f"its content is damaged ({type(error).__name__})"

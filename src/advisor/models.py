@@ -359,15 +359,16 @@ def _load_weights(folder: Path, config: Any, quantization: str, device: torch.de
     model: Any
     if quantization != "none":
         arguments |= {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": str(device)}}
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         str(folder), config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
         output_loading_info=True, **arguments,
     )  # fmt: skip
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
         shown = ", ".join(missing[:_MISSING_SHOWN]) + (" ..." if len(missing) > _MISSING_SHOWN else "")
         raise ConfigError(
-            f"{folder}: {len(missing):,} weights of a {type(model).__name__} are not in its files ({shown}). They are of "
-            f"another kind of model: choose a causal language model."
+            f"{folder}: {len(missing):,} weights of a {type(model).__name__} are not in its files ({shown}). They are "
+            f"of another kind of model: choose a causal language model."
         )
     return model if quantization != "none" else model.to(device)
 

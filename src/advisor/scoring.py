@@ -184,13 +184,13 @@ class LLMScorer:
             together, before_last = self._plain(two), self._plain(two, back=2)  # only their last tokens differ
             if not self._alike(before_last, before_last[[1, 0]]):
                 raise ConfigError(
-                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) reads what stands behind the place it "
-                    f"answers at, as an encoder does; advice is scored by a causal language model. Choose one of those."
+                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) reads what stands behind the place "
+                    f"it answers at, as an encoder does; advice takes a causal language model. Choose one of those."
                 )
             if not self._alike(together[0], plain[0]):
                 raise ConfigError(
-                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) answers differently when it reads two "
-                    f"prompts at once, so its advice would depend on the batch. Choose another model."
+                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) answers differently when it reads "
+                    f"two prompts at once, so its advice would depend on the batch. Choose another model."
                 )
             wanted = torch.stack(plain)
             self._reads_head_at_ends = self._agrees(lambda: self._forward([tokens, tokens[:-1]]), wanted)
@@ -202,8 +202,8 @@ class LLMScorer:
         self.stats.prefill_tokens = 0
         if not self.stats.shared_prefix:
             logger.warning(
-                "%s (%s) cannot share what its prompts have in common: every prompt is read whole, which is slower. The "
-                "answers are the same.", self.name, type(self._loaded.model).__name__,
+                "%s (%s) cannot share what its prompts have in common: every prompt is read whole, which is slower. "
+                "The answers are the same.", self.name, type(self._loaded.model).__name__,
             )  # fmt: skip
 
     def _plain(self, prompts: Sequence[Tokens], back: int = 1) -> torch.Tensor:

@@ -33,7 +33,7 @@ class _Refused(Exception):
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}` blocks mark an assistant's tokens for training; here their content is all that matters."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  (as the base class declares it)
 
     def parse(self, parser: jinja2.parser.Parser) -> Any:
         """The statements between the tags."""
@@ -62,7 +62,9 @@ def environment() -> ImmutableSandboxedEnvironment:
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    def tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:  # fmt: skip
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     made = ImmutableSandboxedEnvironment(

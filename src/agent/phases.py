@@ -35,6 +35,7 @@ from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import TrainingRecord, build_base, build_finetuned, phase_seed, train, weight_ramp
+from src.errors import UserError
 from src.market.contracts import get_contract
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
 from src.market.load import load_market
@@ -195,7 +196,16 @@ def try_advisor(advisor: MockAdvisor | ModelAdvisor, llm: LLMSettings, *, say: S
         if store.answers(advisor.identity):
             return
         (say or logger.info)(f"trying {advisor.name} with one question, before anything is trained")
-        checked_scores(advisor.load(), encode(1, [FLAT]))
+        scorer = advisor.load()
+        try:
+            checked_scores(scorer, encode(1, [FLAT]))
+        except UserError:
+            raise
+        except Exception as error:  # a stranger's model may raise whatever Python raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(
+                f"The language model {advisor.name} cannot be scored: one question ends in {reason}. Choose another."
+            ) from error
 
 
 @contextmanager
