@@ -83,7 +83,7 @@ def load_model(
     dtype = _dtype_of(place)
     source = None if name == TINY else _find(name)
     chat = ChatSource() if source is None else chat_source(source)
-    with _quiet_transformers(), offline():
+    with quiet_transformers(), offline():
         if source is None:
             model, tokenizer = _load_tiny(quantization, place, dtype)
         else:
@@ -152,14 +152,15 @@ def _config_of(folder: Path) -> Any:
 
     written = read_json(folder / "config.json")
     kind = written.get("model_type")
-    if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if not known or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         own = written.get("auto_map")
         code = (
             f" Its config.json names code of its own ({_own_code(own)}), and a model's code is never run."
             if own
             else ""
         )
-        what = "not a model that transformers knows" if kind not in CONFIG_MAPPING else "not a causal language model"
+        what = "not a causal language model" if known else "not a model that transformers knows"
         raise ConfigError(
             f"{folder}: its config.json says model_type {kind!r}, which is {what} "
             f"(transformers {version('transformers')}).{code} Choose another model."
@@ -330,7 +331,7 @@ def _missing_library(library: str) -> ConfigError:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars and no advice to the programmer on the user's console."""
     from transformers.utils import logging as their_logging
 

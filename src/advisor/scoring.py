@@ -22,7 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
-from src.advisor.models import LoadedModel, Quantization, model_chat, model_identity, torch_threads
+from src.advisor.models import (
+    LoadedModel,
+    Quantization,
+    model_chat,
+    model_identity,
+    quiet_transformers,
+    torch_threads,
+)
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32
@@ -178,7 +185,7 @@ class LLMScorer:
         """
         tokens = self._encoder.tokens(FIRST_SITUATION)[-_CHECKED_TOKENS:]
         half = len(tokens) // 2
-        with torch_threads(self._loaded.threads), torch.inference_mode():
+        with quiet_transformers(), torch_threads(self._loaded.threads), torch.inference_mode():
             plain = [self._plain([row])[0] for row in (tokens, tokens[:-1])]
             two = [tokens, [*tokens[:-1], next(token for token in tokens if token != tokens[-1])]]
             together, before_last = self._plain(two), self._plain(two, back=2)  # only their last tokens differ

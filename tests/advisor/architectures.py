@@ -27,7 +27,7 @@ FIGURES: dict[str, Any] = {
 }  # fmt: skip
 SITUATIONS = np.array([5, 6, 1237, 2004])
 
-# Configuration class, and what its names for the same figures are.
+# Configuration class, and its own names for the figures; ... leaves one out.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 2048}),
@@ -36,7 +36,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPTConfig", {"ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1}),
     "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 4}),
     "mpt": ("MptConfig", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
-    "falcon": ("FalconConfig", {}),
+    "falcon": ("FalconConfig", {"head_dim": ...}),
     "mistral": ("MistralConfig", {"sliding_window": None}),
     "mistral, narrow window": ("MistralConfig", {"sliding_window": 32}),
     "mistral, wide window": ("MistralConfig", {"sliding_window": 2048}),
@@ -68,7 +68,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "xlstm": ("xLSTMConfig", {"num_heads": 4}),
     "bart's decoder": ("BartConfig", {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}),
     "bert": ("BertConfig", {}),
-    "roberta": ("RobertaConfig", {}),
+    "roberta": ("RobertaConfig", {"pad_token_id": 1}),
     "electra": ("ElectraConfig", {"embedding_size": 32}),
 }  # fmt: skip
 WITHOUT_PREFIX = (
@@ -83,7 +83,8 @@ def random_model(name: str) -> Any:
     import transformers
 
     kind, figures = ARCHITECTURES[name]
-    config = getattr(transformers, kind)(**{**FIGURES, **figures})
+    every = {name: value for name, value in {**FIGURES, **figures}.items() if value is not ...}
+    config = getattr(transformers, kind)(**every)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
