@@ -199,6 +199,8 @@ def _check_size(
             f"{elements:,} numbers. Configuration and weights are of different models: get both again."
         )
     bytes_each = _BYTES_EACH.get(quantization, dtype.itemsize)
+    if is_packed:  # several weights in one number; at least a byte is held for each
+        described, bytes_each = elements, 1.0
     check_memory(name, described + buffers, bytes_each)
     if device.type == "cuda":
         check_memory(name, described, bytes_each, available_gb=torch.cuda.mem_get_info(device)[0] / GB)

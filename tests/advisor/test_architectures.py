@@ -1,4 +1,4 @@
-"""Whatever a model is made of: its scores are those of a plain pass over each whole prompt, or it is refused and why."""
+"""Whatever a model is made of: its scores are those of a plain pass over each whole prompt, or it is refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def word_tokenizer(words: list[str]) -> object:
     [
         (["market", "trend"], "does not know the answer 'Wait'"),
         (["Wait", "Buy", "Sell", "Hold", "Close", "Protect", "Trail"], "does not know the answer 'Loosen'"),
-        (["Wait", "Buy", "Sell", "Hold", "Close", "Protect", "Trail", "Loosen"], "does not know the words of the prompts"),
+        (["Wait", "Buy", "Sell", "Hold", "Close", "Protect", "Trail", "Loosen"], "not know the words of the prompts"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_does_not_know_the_words_is_refused(words: list[str], message: str) -> None:

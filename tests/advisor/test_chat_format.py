@@ -26,7 +26,8 @@ QWEN = CHATML + "{% if enable_thinking is defined and enable_thinking is false %
 LLAMA_3 = (
     "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
     "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content']|trim %}"
-    "{%- set messages = messages[1:] %}{%- endif %}<|system|>Today Date: {{ date_string }}\n\n{{ system_message }}<|eot|>"
+    "{%- set messages = messages[1:] %}{%- endif %}<|system|>Today Date: {{ date_string }}\n\n"
+    "{{ system_message }}<|eot|>"
     "{%- for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|eot|>{% endfor %}"
     "{%- if add_generation_prompt %}<|assistant|>\n\n{% endif %}"
 )

@@ -85,7 +85,8 @@ def own_code(folder: Path) -> None:
 def own_tokenizer(folder: Path) -> None:
     own_code(folder)
     change("config.json", model_type="llama")(folder)
-    change("tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["tokenization_own.T", None]})(folder)  # fmt: skip
+    auto = {"AutoTokenizer": ["tokenization_own.T", None]}
+    change("tokenizer_config.json", tokenizer_class="Own", auto_map=auto)(folder)
     (folder / "tokenizer.json").unlink()
 
 
@@ -143,10 +144,10 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
     "null layers": (change("config.json", num_hidden_layers=None), "num_hidden_layers is None"),
     "zero heads": (change("config.json", num_attention_heads=0), "num_attention_heads is 0"),
     "negative heads": (change("config.json", num_attention_heads=-4), "num_attention_heads is -4"),
-    "heads that do not divide": (change("config.json", num_attention_heads=7, head_dim=None), "cannot be loaded|describes"),
+    "odd heads": (change("config.json", num_attention_heads=7, head_dim=None), "cannot be loaded|describes"),
     "text": (change("config.json", hidden_size="128"), "hidden_size is '128'"),
     "true": (change("config.json", num_hidden_layers=True), "num_hidden_layers is True"),
-    "huge but possible": (change("config.json", hidden_size=1 << 17, intermediate_size=1 << 20), "describes a model of"),
+    "huge layers": (change("config.json", hidden_size=1 << 17, intermediate_size=1 << 20), "describes a model of"),
     "huge vocabulary": (change("config.json", vocab_size=1 << 25), "describes a model of"),
     "encoder-decoder": (change("config.json", is_encoder_decoder=True, model_type="t5"), "encoder-decoder model"),
     "t5 that does not say so": (change("config.json", model_type="t5"), "not a causal language model"),
@@ -238,7 +239,8 @@ def gguf(keys: dict[str, Any], tensors: int = 1) -> bytes:
 
 
 def test_a_gguf_header_is_read(tmp_path: Path) -> None:
-    keys = {"tokenizer.chat_template": "{{ x }}", "tokenizer.ggml.tokens": ["<s>", "a", "é"], "tokenizer.ggml.bos_token_id": 0}  # fmt: skip
+    tokenizer = {"tokens": ["<s>", "a", "é"], "bos_token_id": 0}
+    keys = {"tokenizer.chat_template": "{{ x }}", **{f"tokenizer.ggml.{key}": of for key, of in tokenizer.items()}}
     path = tmp_path / "small.gguf"
     path.write_bytes(gguf(keys, tensors=3))
     header = read_gguf_header(path)
@@ -252,7 +254,7 @@ def test_a_gguf_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     for keep in range(len(content) - 128):
         path.write_bytes(content[:keep])
-        with pytest.raises(HeaderError, match="cut short|does not begin"):
+        with pytest.raises(HeaderError, match=r"cut short|does not begin"):
             read_gguf_header(path)
 
 
@@ -297,9 +299,8 @@ def test_a_run_finds_out_before_it_trains(folder: Path, tmp_path: Path, script: 
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(folder)
     config = tmp_path / "small.yaml"
-    config.write_text(
-        f"data: {{synthetic_interval_min: 15, synthetic_sessions: 60}}\nllm: {{store_path: {tmp_path / 'advice.sqlite3'}}}\n"
-    )
+    store = tmp_path / "advice.sqlite3"
+    config.write_text(f"data: {{synthetic_interval_min: 15, synthetic_sessions: 60}}\nllm: {{store_path: {store}}}\n")
     options = ["--llm-model", str(folder), "--quick", "--output-dir", str(tmp_path / "runs"), "--config", str(config)]
     answer = subprocess.run(
         [sys.executable, str(ROOT / script), *options],
