@@ -7,7 +7,6 @@ or a hub id that is already in the hub's cache. transformers is imported only wh
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ import torch
 
 from src.advisor.chat_format import ChatSource
 from src.advisor.gguf_bundle import BUNDLED, bundled_file, file_sha256, unpacked
+from src.advisor.made_here import build_tiny, quantized
 from src.advisor.model_files import chat_source, check_folder, check_gguf, check_memory, read_json
 from src.errors import ConfigError, UserError
 from src.machine_limits import GB
@@ -229,7 +229,7 @@ def _identity_of_source(source: Path | None, quantization: str, dtype: torch.dty
     """`source` is None for the tiny model, whose weights are made in a moment and hashed as they are."""
     digest = hashlib.sha256(f"{quantization}\0{dtype}\0".encode())
     if source is None:
-        model, tokenizer = _build_tiny(torch.device("cpu"))
+        model, tokenizer = build_tiny(_attention(torch.device("cpu")))
         for key, value in sorted(model.state_dict().items()):
             digest.update(key.encode() + value.numpy().tobytes())
         digest.update(tokenizer.backend_tokenizer.to_str().encode())
@@ -361,7 +361,7 @@ def _load_weights(folder: Path, config: Any, quantization: str, device: torch.de
     arguments: dict[str, Any] = _attention(device)
     model: Any
     if quantization != "none":
-        arguments |= {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": str(device)}}
+        arguments |= {"quantization_config": quantized(quantization, dtype), "device_map": {"": str(device)}}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         str(folder), config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
         output_loading_info=True, **arguments,
@@ -382,71 +382,8 @@ def _attention(device: torch.device) -> dict[str, str]:
     return {"attn_implementation": "eager"} if device.type == "cpu" else {}
 
 
-def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
-    _import_bitsandbytes()
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-def _import_bitsandbytes() -> None:
-    """Import bitsandbytes without a download: where the package `kernels` is installed, its import would fetch compiled
-    code from the hub. It also warns at every product of an int8 layer."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if "bitsandbytes" in sys.modules:
-        return
-    missing = object()
-    before: Any = sys.modules.get("kernels", missing)
-    sys.modules["kernels"] = None  # type: ignore[assignment]
-    try:
-        importlib.import_module("bitsandbytes")
-    finally:
-        if before is missing:
-            del sys.modules["kernels"]
-        else:
-            sys.modules["kernels"] = before
-
-
-TINY_SHAPE: Final[Mapping[str, Any]] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-}
-
-
-def _build_tiny(device: torch.device) -> tuple[Any, Any]:
-    """A Llama of 0.9 million random parameters over single bytes, the same every time; torch's generator is left as
-    it was. Its weights are drawn wide, so that its answers differ clearly from situation to situation."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={byte: code for code, byte in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    shape: dict[str, Any] = {**TINY_SHAPE, **_attention(device)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                **shape,
-                vocab_size=len(alphabet),
-                initializer_range=0.2,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
-    return model, tokenizer
-
-
 def _load_tiny(quantization: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    model, tokenizer = _build_tiny(device)
+    model, tokenizer = build_tiny(_attention(device))
     if quantization == "none":
         return model.to(device, dtype), tokenizer
     with tempfile.TemporaryDirectory() as folder:
