@@ -36,9 +36,10 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def keep_aside(path: Path) -> Path:
-    """Rename a damaged file, what SQLite keeps beside it too, to a free name beside it, which is returned."""
-    name = f"{path.name}.damaged-{datetime.now():%Y%m%d-%H%M%S}"
+def keep_aside(path: Path, label: str = "damaged") -> Path:
+    """Rename a file that cannot be used, what SQLite keeps with it too, to a free name in its folder, which is
+    returned; `label` says there why."""
+    name = f"{path.name}.{label}-{datetime.now():%Y%m%d-%H%M%S}"
     names = (name, *(f"{name}-{i}" for i in range(2, 1000)))
     aside = next(path.with_name(n) for n in names if not path.with_name(n).exists())
     for suffix in ("", "-wal", "-shm"):

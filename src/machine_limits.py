@@ -46,6 +46,13 @@ def memory_left_gb() -> float | None:
     return None
 
 
+def available_memory_gb() -> float:
+    """Memory that this process may still take: what the machine has free, at most what the container's limit leaves."""
+    machine_gb = psutil.virtual_memory().available / GB
+    left_gb = memory_left_gb()
+    return machine_gb if left_gb is None else min(machine_gb, left_gb)
+
+
 def _read(path: Path) -> str | None:
     """A file of the system that not every machine has."""
     try:

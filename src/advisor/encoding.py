@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
+from src.advisor.chat_format import ChatSource, chat_format
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import BUCKET_COUNTS, SIDES, codes_of_buckets, encode
 from src.errors import ConfigError
@@ -18,23 +20,61 @@ PLAIN_QUESTION: Final = "\nAnswer:"
 """Ends the prompt of a model without a chat template; the answer follows after a space."""
 
 
+class PromptTexts:
+    """The whole prompts of one `PromptSet`, in a model's chat format where it has one.
+
+    chat: the pieces of that format; None without a template. Errors as `chat_format`.
+    """
+
+    def __init__(self, source: ChatSource, prompts: PromptSet, model_name: str) -> None:
+        self._prompts = prompts
+        samples = [(prompts.system, prompts.situation_text(situation)) for situation in _samples()]
+        self.chat = chat_format(source, model_name, samples)
+
+    def text(self, situation: int, system: str | None = None) -> str:
+        """The whole prompt, up to where the answer begins; `system` replaces the prompt set's own."""
+        system = self._prompts.system if system is None else system
+        user = self._prompts.situation_text(situation)
+        return f"{system}\n\n{user}{PLAIN_QUESTION}" if self.chat is None else self.chat.text(system, user)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the prompts as the model reads them: each value of each fact, on every side."""
+        digest = hashlib.sha256()
+        for situation in _samples():
+            digest.update(self.text(situation).encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
+
+
 class PromptEncoder:
     """The prompts of one `PromptSet` in the tokens of one model.
 
     prefix: tokens that every prompt begins with. answer_tokens: by side, the token each action's label begins with.
-    Raises ConfigError where two labels of a side cannot be told apart by a token.
+    Raises ConfigError where two labels of a side cannot be told apart by a token, for labels and situations that the
+    tokenizer does not know, and for a chat template that cannot be used.
     """
 
     def __init__(self, tokenizer: Any, prompts: PromptSet, model_name: str) -> None:
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._model_name = model_name
-        self._has_chat = bool(getattr(tokenizer, "chat_template", None))
+        template = getattr(tokenizer, "chat_template", None) or None
+        tokens = {} if template is None else dict(tokenizer.special_tokens_map)
+        texts = {name: token for name, token in tokens.items() if isinstance(token, str)}
+        self._texts = PromptTexts(ChatSource(template, texts), prompts, model_name)
+        self._has_chat = template is not None
         endings = [self._answers_of(int(encode(1, side))) for side in range(N_SIDES)]
         self._cut = [cut for cut, _, _ in endings]
         self._lead = [lead for _, lead, _ in endings]
         self.answer_tokens: tuple[dict[int, int], ...] = tuple(tokens for _, _, tokens in endings)
         encoded = [self._full(situation) for situation in _samples()]
+        if len(set(map(tuple, encoded))) < len(encoded):
+            raise ConfigError(
+                f"the tokenizer of {model_name} does not know the words of the prompts: situations that differ get the "
+                f"same tokens. Choose another model, or reword config/prompts/{prompts.name}.yaml."
+            )
+        self.highest = max(max(map(max, encoded)), *(max(tokens.values()) for tokens in self.answer_tokens))
+        """The highest token of prompts and answers."""
         self.longest = max(map(len, encoded))
         """Tokens of the longest prompt among those with one fact changed."""
         shared = _common_length(encoded)
@@ -42,24 +82,8 @@ class PromptEncoder:
         self.prefix: Tokens = encoded[0][: min(shared, min(map(len, encoded)) - 1)]
 
     def text(self, situation: int, system: str | None = None) -> str:
-        """The whole prompt, up to where the answer begins; `system` replaces the prompt set's own.
-
-        In the model's chat template where it has one; a template without a system role gets one message.
-        """
-        system = self._prompts.system if system is None else system
-        user = self._prompts.situation_text(situation)
-        if not self._has_chat:
-            return f"{system}\n\n{user}{PLAIN_QUESTION}"
-        from jinja2.exceptions import TemplateError
-
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        # enable_thinking: models that think first would else answer after a text nobody generates here.
-        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-        try:
-            return str(self._tokenizer.apply_chat_template(messages, **options))
-        except TemplateError:
-            merged = [{"role": "user", "content": f"{system}\n\n{user}"}]
-            return str(self._tokenizer.apply_chat_template(merged, **options))
+        """The whole prompt, up to where the answer begins; `system` replaces the prompt set's own."""
+        return self._texts.text(situation, system)
 
     def tokens(self, situation: int) -> Tokens:
         """The whole prompt in tokens. Raises ConfigError if it does not begin with `prefix`."""
@@ -93,6 +117,14 @@ class PromptEncoder:
         answered = [self.tokenize(f"{prompt}{space}{label}") for _, label in labels]
         common = _common_length(answered)
         kept = _common_length([alone, answered[0][:common]])
+        unknown = getattr(self._tokenizer, "unk_token_id", None)
+        for (_, label), tokens in zip(labels, answered, strict=True):
+            own = tokens[_common_length([alone, tokens]) :]
+            if not own or own[0] == unknown:
+                raise ConfigError(
+                    f"the tokenizer of {self._model_name} does not know the answer {label!r} of side {SIDES[side]!r}. "
+                    f"Choose another model, or change the answer in config/prompts/{self._prompts.name}.yaml."
+                )
         starts = [tokens[common] if len(tokens) > common else None for tokens in answered]
         for (i, start), (j, other) in itertools.combinations(enumerate(starts), 2):
             if start is None or other is None or start == other:

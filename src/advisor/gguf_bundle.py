@@ -104,6 +104,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
         "pretrained_model_name_or_path": str(gguf.parent),
         "gguf_file": gguf.name,
         "local_files_only": True,
+        "trust_remote_code": False,
     }
     # Its GGUF reader draws a progress bar that cannot be switched off.
     with contextlib.redirect_stderr(io.StringIO()):

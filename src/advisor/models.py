@@ -7,34 +7,37 @@ or a hub id that is already in the hub's cache. transformers is imported only wh
 from __future__ import annotations
 
 import hashlib
-import importlib
+import json
 import logging
+import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
 
+from src.advisor.chat_format import ChatSource
 from src.advisor.gguf_bundle import BUNDLED, bundled_file, file_sha256, unpacked
-from src.errors import ConfigError
+from src.advisor.made_here import build_tiny, quantized
+from src.advisor.model_files import chat_source, check_folder, check_gguf, check_memory, read_json
+from src.errors import ConfigError, UserError
+from src.machine_limits import GB
 from src.suggestions import did_you_mean
 
 Quantization = Literal["none", "int8", "int4"]
 TINY: Final = "tiny"
 _HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_UNLOADABLE: Final = (
-    *(OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError),
-    SafetensorError,
-)
-"""What transformers raises for files it cannot use."""
+_BYTES_EACH: Final[Mapping[str, float]] = {"int8": 1.0, "int4": 0.5}
+"""Of a weight, where it is quantized."""
+_MISSING_SHOWN: Final = 3
 _TOKENIZER_FILES: Final = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ class LoadedModel:
     threads: int | None
     """CPU threads of a forward pass; None leaves torch's setting alone."""
     load_s: float
+    chat: ChatSource = field(default_factory=ChatSource)
+    """The chat template as the model's files declare it."""
 
 
 def load_model(
@@ -77,24 +82,128 @@ def load_model(
     _check_libraries(name)
     dtype = _dtype_of(place)
     source = None if name == TINY else _find(name)
-    with _quiet_transformers():
+    chat = ChatSource() if source is None else chat_source(source)
+    with quiet_transformers(), offline():
         if source is None:
             model, tokenizer = _load_tiny(quantization, place, dtype)
         else:
-            try:
-                folder = unpacked(source, cache_folder) if source.is_file() else source
-                tokenizer = _load_tokenizer(folder, is_unpacked=folder != source)
-                model = _load_weights(folder, quantization, place, dtype)
-            except _UNLOADABLE as error:
-                raise ConfigError(
-                    f"llm.model is {name!r}, but {source} cannot be loaded as a causal language model with safetensors "
-                    f"weights and a tokenizer: {type(error).__name__}: {_first_line(error)}. Choose another model, or "
-                    f"get its files anew."
-                ) from error
+            model, tokenizer = _load_files(name, source, quantization, place, dtype, cache_folder)
+            tokenizer.chat_template = chat.template
     identity = _identity_of_source(source, quantization, dtype)
     load_s = time.perf_counter() - start
     logger.info("loaded %s on %s in %.1f s (%s, quantization %s)", name, place, load_s, dtype, quantization)
-    return LoadedModel(model.eval(), tokenizer, name, identity, quantization, place, dtype, threads, load_s)
+    return LoadedModel(model.eval(), tokenizer, name, identity, quantization, place, dtype, threads, load_s, chat)
+
+
+def model_chat(name: str) -> ChatSource:
+    """The chat template of a model, from its files; loads no model. Errors as `load_model`."""
+    return ChatSource() if name == TINY else chat_source(_find(name))
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """The hub's client reaches for no network within, whatever a model's files name."""
+    from huggingface_hub import constants
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    before, known = {name: os.environ.get(name) for name in names}, constants.HF_HUB_OFFLINE
+    os.environ.update(dict.fromkeys(names, "1"))
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = known
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _load_files(
+    name: str, source: Path, quantization: str, place: torch.device, dtype: torch.dtype, cache_folder: Path | None
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder or a GGUF file. ConfigError for whatever is wrong with them."""
+    try:
+        folder = source
+        if source.is_file():
+            check_memory(name, check_gguf(source).elements, 4.0)  # unpacked in float32
+            folder = unpacked(source, cache_folder)
+        weights = check_folder(folder)
+        config = _config_of(folder)
+        _check_size(name, folder, config, weights.elements, quantization, place, dtype)
+        tokenizer = _load_tokenizer(folder, is_unpacked=folder != source)
+        return _load_weights(folder, config, quantization, place, dtype), tokenizer
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger's files make a library raise; what is wrong with this code, too
+        raise ConfigError(
+            f"llm.model is {name!r}, but {source} cannot be loaded as a causal language model with safetensors "
+            f"weights and a tokenizer: {type(error).__name__}: {_first_line(error)}. Choose another model, or "
+            f"get its files again."
+        ) from error
+
+
+def _config_of(folder: Path) -> Any:
+    """The configuration as transformers reads it. ConfigError where it has no such causal language model."""
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    written = read_json(folder / "config.json")
+    kind = written.get("model_type")
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if not known or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        own = written.get("auto_map")
+        code = (
+            f" Its config.json names code of its own ({_own_code(own)}), and a model's code is never run."
+            if own
+            else ""
+        )
+        what = "not a causal language model" if known else "not a model that transformers knows"
+        raise ConfigError(
+            f"{folder}: its config.json says model_type {kind!r}, which is {what} "
+            f"(transformers {version('transformers')}).{code} Choose another model."
+        )
+    return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _own_code(auto_map: object) -> str:
+    text = json.dumps(auto_map, ensure_ascii=True)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
+def _check_size(
+    name: str,
+    folder: Path,
+    config: Any,
+    elements: int,
+    quantization: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """ConfigError for a configuration of a larger model than its weights, and for one that memory cannot hold.
+
+    The model is built without memory (torch's meta device) to count what it would take.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **_attention(device))
+    described = sum(parameter.numel() for parameter in empty.parameters())
+    buffers = sum(buffer.numel() for buffer in empty.buffers())
+    is_packed = getattr(config, "quantization_config", None) is not None
+    if not is_packed and described > elements:
+        raise ConfigError(
+            f"{folder}: its config.json describes a model of {described:,} parameters, but its weights hold "
+            f"{elements:,} numbers. Configuration and weights are of different models: get both again."
+        )
+    bytes_each = _BYTES_EACH.get(quantization, dtype.itemsize)
+    if is_packed:  # several weights in one number; at least a byte is held for each
+        described, bytes_each = elements, 1.0
+    check_memory(name, described + buffers, bytes_each)
+    if device.type == "cuda":
+        check_memory(name, described, bytes_each, available_gb=torch.cuda.mem_get_info(device)[0] / GB)
 
 
 def model_identity(name: str, *, quantization: Quantization = "none", device: str = "auto") -> str:
@@ -120,7 +229,7 @@ def _identity_of_source(source: Path | None, quantization: str, dtype: torch.dty
     """`source` is None for the tiny model, whose weights are made in a moment and hashed as they are."""
     digest = hashlib.sha256(f"{quantization}\0{dtype}\0".encode())
     if source is None:
-        model, tokenizer = _build_tiny(torch.device("cpu"))
+        model, tokenizer = build_tiny(_attention(torch.device("cpu")))
         for key, value in sorted(model.state_dict().items()):
             digest.update(key.encode() + value.numpy().tobytes())
         digest.update(tokenizer.backend_tokenizer.to_str().encode())
@@ -224,7 +333,7 @@ def _missing_library(library: str) -> ConfigError:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars and no advice to the programmer on the user's console."""
     from transformers.utils import logging as their_logging
 
@@ -242,19 +351,28 @@ def _load_tokenizer(folder: Path, *, is_unpacked: bool) -> Any:
 
     # The Auto class looks through every model's own tokenizer first: 4 s against 0.4 s for a file known to be plain.
     kind = PreTrainedTokenizerFast if is_unpacked else AutoTokenizer
-    return kind.from_pretrained(str(folder), local_files_only=True)
+    return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def _load_weights(folder: Path, quantization: str, device: torch.device, dtype: torch.dtype) -> Any:
+def _load_weights(folder: Path, config: Any, quantization: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model with all its weights from the files: transformers would fill what is missing with random numbers."""
     from transformers import AutoModelForCausalLM
 
     arguments: dict[str, Any] = _attention(device)
     model: Any
     if quantization != "none":
-        arguments |= {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": str(device)}}
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder), local_files_only=True, use_safetensors=True, dtype=dtype, **arguments
-    )
+        arguments |= {"quantization_config": quantized(quantization, dtype), "device_map": {"": str(device)}}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(folder), config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
+        output_loading_info=True, **arguments,
+    )  # fmt: skip
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        shown = ", ".join(missing[:_MISSING_SHOWN]) + (" ..." if len(missing) > _MISSING_SHOWN else "")
+        raise ConfigError(
+            f"{folder}: {len(missing):,} weights of a {type(model).__name__} are not in its files ({shown}). They are "
+            f"of another kind of model: choose a causal language model."
+        )
     return model if quantization != "none" else model.to(device)
 
 
@@ -264,76 +382,13 @@ def _attention(device: torch.device) -> dict[str, str]:
     return {"attn_implementation": "eager"} if device.type == "cpu" else {}
 
 
-def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
-    _import_bitsandbytes()
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-def _import_bitsandbytes() -> None:
-    """Import bitsandbytes without a download: where the package `kernels` is installed, its import would fetch compiled
-    code from the hub. It also warns at every product of an int8 layer."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if "bitsandbytes" in sys.modules:
-        return
-    missing = object()
-    before: Any = sys.modules.get("kernels", missing)
-    sys.modules["kernels"] = None  # type: ignore[assignment]
-    try:
-        importlib.import_module("bitsandbytes")
-    finally:
-        if before is missing:
-            del sys.modules["kernels"]
-        else:
-            sys.modules["kernels"] = before
-
-
-TINY_SHAPE: Final[Mapping[str, Any]] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-}
-
-
-def _build_tiny(device: torch.device) -> tuple[Any, Any]:
-    """A Llama of 0.9 million random parameters over single bytes, the same every time; torch's generator is left as
-    it was. Its weights are drawn wide, so that its answers differ clearly from situation to situation."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={byte: code for code, byte in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    shape: dict[str, Any] = {**TINY_SHAPE, **_attention(device)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                **shape,
-                vocab_size=len(alphabet),
-                initializer_range=0.2,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
-    return model, tokenizer
-
-
 def _load_tiny(quantization: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    model, tokenizer = _build_tiny(device)
+    model, tokenizer = build_tiny(_attention(device))
     if quantization == "none":
         return model.to(device, dtype), tokenizer
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return _load_weights(Path(folder), quantization, device, dtype), tokenizer
+        return _load_weights(Path(folder), _config_of(Path(folder)), quantization, device, dtype), tokenizer
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,18 +21,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from src.advisor.encoding import PromptEncoder, Tokens
-from src.advisor.models import LoadedModel, Quantization, model_identity, torch_threads
+from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
+from src.advisor.models import (
+    LoadedModel,
+    Quantization,
+    model_chat,
+    model_identity,
+    quiet_transformers,
+    torch_threads,
+)
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32
 from src.errors import ConfigError, UserError
-from src.trading.layout import N_ACTIONS
+from src.trading.layout import N_ACTIONS, N_SIDES
 
-SCORING_VERSION: Final = 1
+SCORING_VERSION: Final = 2
 """Raise it with any change of how scores are made: stored answers are then asked for anew."""
 
+FIRST_SITUATION: Final = N_SIDES
+"""The first situation of a known market: what a model is tried with."""
 _HEAD_PIECE: Final = 4096
+_CHECKED_TOKENS: Final = 24
+_ALIKE: Final = 1e-4
+"""Mean difference of log-probabilities that is rounding, on CPU in float32."""
+_ALIKE_COARSE: Final = 0.3
+"""The same for bf16, fp16 and quantized weights, whose batches differ by some hundredths."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +60,8 @@ class ScoringStats:
     seconds: float = 0.0
     halvings: int = 0
     """How often a batch did not fit into memory and was halved."""
+    shared_prefix: bool = True
+    """False: the model's cache cannot be lent, and every prompt is read whole."""
 
     @property
     def advices_per_s(self) -> float:
@@ -54,19 +70,22 @@ class ScoringStats:
 
 def identity_of(name: str, prompts: PromptSet, *, quantization: Quantization = "none", device: str = "auto") -> str:
     """`LLMScorer.identity` of a model that is not loaded; reads its files. Errors as `load_model`."""
-    return _identity(model_identity(name, quantization=quantization, device=device), prompts)
+    identity = model_identity(name, quantization=quantization, device=device)
+    return _identity(identity, prompts, PromptTexts(model_chat(name), prompts, name))
 
 
-def _identity(model: str, prompts: PromptSet) -> str:
-    facts = f"{SCORING_VERSION}\0{model}\0{prompts.sha256}\0{LABEL_SETS.astype(int).tolist()}"
+def _identity(model: str, prompts: PromptSet, texts: PromptTexts) -> str:
+    facts = f"{SCORING_VERSION}\0{model}\0{prompts.sha256}\0{texts.sha256}\0{LABEL_SETS.astype(int).tolist()}"
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
 class LLMScorer:
     """An `Advisor` that scores labels with a causal language model.
 
-    Raises ConfigError where two labels of a side begin with the same token, or a prompt is longer than the model's
-    context. `share_prefix=False` reads every prompt whole; it is there to be compared with.
+    A few short forward passes at the start find out what the model can do: see `_Abilities`. `share_prefix=False` reads
+    every prompt whole; it is there to be compared with.
+    Raises ConfigError for a tokenizer that does not suit the prompts or the model, a prompt that is longer than the
+    model's context, and a model that cannot be scored.
     """
 
     def __init__(
@@ -75,7 +94,7 @@ class LLMScorer:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, needs at least 1")
         self.name = loaded.name
-        self.identity = _identity(loaded.identity, prompts)
+        self.identity = _identity(loaded.identity, prompts, PromptTexts(loaded.chat, prompts, loaded.name))
         self.stats = ScoringStats()
         self.batch_size = batch_size
         """Prompts of one forward pass; halved for good when they do not fit into memory."""
@@ -83,8 +102,13 @@ class LLMScorer:
         self._encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
         self._context = _context_of(loaded.model)
         self._check_context(self._encoder.longest)
-        self._prefix: Tokens = self._encoder.prefix if share_prefix else []
+        self._check_vocabulary()
+        self._prefix: Tokens = []
         self._prefix_cache: Any = None
+        self._reads_head_at_ends = True
+        self._find_abilities()
+        if share_prefix and self.stats.shared_prefix:
+            self._prefix = self._encoder.prefix
 
     def score(self, situations: NDArray[np.int64]) -> Float32:
         """Log-probabilities of each label's first token among all tokens: int64[k] -> float32[k, 6], -inf outside the
@@ -123,9 +147,14 @@ class LLMScorer:
             padded[row, : len(prompt)] = torch.tensor(prompt)
         place = self._loaded.device
         cache = self._lent_cache(len(prompts))
-        with _head_at(self._loaded.model, lengths.to(place) - 1):
-            output = self._loaded.model(input_ids=padded.to(place), past_key_values=cache, use_cache=cache is not None)
+        lent = {} if cache is None else {"past_key_values": cache}
+        ends = lengths.to(place) - 1
         self.stats.prefill_tokens += int(lengths.sum())
+        if not self._reads_head_at_ends:
+            logits = self._loaded.model(input_ids=padded.to(place), use_cache=cache is not None, **lent).logits
+            return logits[torch.arange(len(ends), device=place), ends].double().log_softmax(-1)
+        with _head_at(self._loaded.model, ends):
+            output = self._loaded.model(input_ids=padded.to(place), use_cache=cache is not None, **lent)
         return output.logits[:, 0].double().log_softmax(-1)
 
     def _lent_cache(self, n: int) -> Any:
@@ -135,7 +164,10 @@ class LLMScorer:
         if self._prefix_cache is None:
             tokens = torch.tensor([self._prefix], device=self._loaded.device)
             with _head_at(self._loaded.model, torch.tensor([len(self._prefix) - 1], device=self._loaded.device)):
-                self._prefix_cache = self._loaded.model(input_ids=tokens, use_cache=True).past_key_values
+                output = self._loaded.model(input_ids=tokens, use_cache=True)
+            self._prefix_cache = getattr(output, "past_key_values", None)
+            if not _can_be_lent(self._prefix_cache, self._encoder.longest):
+                raise _NotLendable
             self.stats.prefill_tokens += len(self._prefix)
         lent = copy.copy(self._prefix_cache)
         lent.layers = [copy.copy(layer) for layer in self._prefix_cache.layers]
@@ -144,15 +176,96 @@ class LLMScorer:
             layer.values = layer.values.expand(n, -1, -1, -1)
         return lent
 
+    def _find_abilities(self) -> None:
+        """Compare the fast ways of reading with the plain one on a few tokens, and keep those that agree with it.
+
+        The head may be read at the ends of the prompts alone, and the prefix shared; both lean on how a model is made.
+        ConfigError for a model that no plain pass goes through, or in which a later token changes an earlier answer:
+        prompts are padded on the right, and an encoder reads the padding.
+        """
+        tokens = self._encoder.tokens(FIRST_SITUATION)[-_CHECKED_TOKENS:]
+        half = len(tokens) // 2
+        with quiet_transformers(), torch_threads(self._loaded.threads), torch.inference_mode():
+            plain = [self._plain([row])[0] for row in (tokens, tokens[:-1])]
+            two = [tokens, [*tokens[:-1], next(token for token in tokens if token != tokens[-1])]]
+            together, before_last = self._plain(two), self._plain(two, back=2)  # only their last tokens differ
+            if not self._alike(before_last, before_last[[1, 0]]):
+                raise ConfigError(
+                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) reads what stands behind the place "
+                    f"it answers at, as an encoder does; advice takes a causal language model. Choose one of those."
+                )
+            if not self._alike(together[0], plain[0]):
+                raise ConfigError(
+                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) answers differently when it reads "
+                    f"two prompts at once, so its advice would depend on the batch. Choose another model."
+                )
+            wanted = torch.stack(plain)
+            self._reads_head_at_ends = self._agrees(lambda: self._forward([tokens, tokens[:-1]]), wanted)
+            self._prefix = tokens[:half]
+            self.stats.shared_prefix = self._reads_head_at_ends and self._agrees(
+                lambda: self._forward([tokens[half:], tokens[half:-1]]), wanted
+            )
+        self._prefix, self._prefix_cache = [], None
+        self.stats.prefill_tokens = 0
+        if not self.stats.shared_prefix:
+            logger.warning(
+                "%s (%s) cannot share what its prompts have in common: every prompt is read whole, which is slower. "
+                "The answers are the same.", self.name, type(self._loaded.model).__name__,
+            )  # fmt: skip
+
+    def _plain(self, prompts: Sequence[Tokens], back: int = 1) -> torch.Tensor:
+        """Log-probabilities float64[k, vocabulary] of prompts of one length, by the plainest means; `back` places from
+        the end."""
+        place = self._loaded.device
+        try:
+            output = self._loaded.model(input_ids=torch.tensor(prompts, device=place), use_cache=False)
+            return output.logits[:, -back].double().log_softmax(-1)
+        except Exception as error:  # a stranger's model may raise whatever Python raises
+            if _is_out_of_memory(error):
+                raise self._no_memory(error) from error
+            raise ConfigError(
+                f"llm.model {self.name} ({type(self._loaded.model).__name__}) cannot be scored: reading "
+                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {_first_line(error)}. Choose another model."
+            ) from error
+
+    def _agrees(self, read: Callable[[], torch.Tensor], wanted: torch.Tensor) -> bool:
+        try:
+            return self._alike(read(), wanted)
+        except Exception as error:  # it is made otherwise than this way of reading supposes
+            logger.info("%s: a faster way of reading is not for it (%s)", self.name, _first_line(error) or repr(error))
+            return False
+
+    def _alike(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        """Equal to rounding; what is not finite is left to `_check_finite`, which names the situation."""
+        if one.shape != other.shape:
+            return False
+        if not torch.isfinite(other).any():
+            return True
+        exact = self._loaded.dtype == torch.float32 and self._loaded.quantization == "none"
+        return bool(torch.nan_to_num(one - other).abs().mean() <= (_ALIKE if exact else _ALIKE_COARSE))
+
+    def _check_vocabulary(self) -> None:
+        rows = self._loaded.model.get_input_embeddings().weight.shape[0]
+        known = max(self._loaded.tokenizer.get_vocab().values(), default=0)
+        if max(known, self._encoder.highest) >= rows:
+            raise ConfigError(
+                f"llm.model {self.name} knows {rows:,} tokens, but its tokenizer counts to "
+                f"{max(known, self._encoder.highest) + 1:,}: they are of different models. Get both again, or choose "
+                f"another model."
+            )
+
+    def _no_memory(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.name} ran out of memory scoring a single situation on {self._loaded.device}: {error}. Use a "
+            f"smaller model, llm.quantization int8 or int4, or llm.llm_device cpu."
+        )
+
     def _halve(self, error: Exception) -> None:
         """Go on with half the batch after running out of memory; any other error is raised again."""
         if not _is_out_of_memory(error):
             raise error
         if self.batch_size == 1:
-            raise UserError(
-                f"{self.name} ran out of memory scoring a single situation on {self._loaded.device}: {error}. Use a "
-                f"smaller model, llm.quantization int8 or int4, or llm.llm_device cpu."
-            ) from error
+            raise self._no_memory(error) from error
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
         self.batch_size //= 2
@@ -218,6 +331,27 @@ def _context_of(model: Any) -> int | None:
     """Tokens the model can read, None if it does not say."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+class _NotLendable(Exception):
+    """The model keeps more, or other things, of what it has read than keys and values of every token."""
+
+
+def _can_be_lent(cache: Any, longest: int) -> bool:
+    """Whether a cache is keys and values of every token in every layer, for prompts of up to `longest` tokens."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    if type(cache) is not DynamicCache:
+        return False
+    return all(
+        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > longest)
+        for layer in cache.layers
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -23,26 +23,25 @@ from src.advisor.table import Float32
 from src.errors import UserError
 from src.files import alone, keep_aside
 from src.numba_cache import user_cache_folder
-from src.trading.layout import N_ACTIONS
 
 logger = logging.getLogger(__name__)
 
 STORE_NAME = "advice.sqlite3"
 APPLICATION_ID = 0x41445643
 """Says in the file's header that it is such a store."""
-STORE_VERSION = 1
-"""Raise it with any change of the tables: a store of another version is kept aside."""
+STORE_VERSION = 2
+"""Raise it with any change of the tables: a store of another version is kept aside. Version 2 added the key to each
+row's checksum; answers of version 1 were stored under keys that did not cover the rendered prompt."""
 BUSY_TIMEOUT_S = 30.0
-_ROW_BYTES = 4 * N_ACTIONS
 
 _SCHEMA = f"""
 CREATE TABLE answers (
     key TEXT NOT NULL, situation INTEGER NOT NULL,
-    scores BLOB NOT NULL CHECK (length(scores) = {_ROW_BYTES}), crc INTEGER NOT NULL,
+    scores BLOB NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (key, situation)
 ) WITHOUT ROWID;
 CREATE TABLE orders (
-    key TEXT NOT NULL, order_sha TEXT NOT NULL, situations BLOB NOT NULL,
+    key TEXT NOT NULL, order_sha TEXT NOT NULL, situations BLOB NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (key, order_sha)
 ) WITHOUT ROWID;
 CREATE TABLE rounds (
@@ -59,12 +58,19 @@ _NOT_A_STORE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
+_START_AGAIN = "Start again: a damaged store is kept aside and a new one is begun"
+
+
 class StoreError(UserError):
     """A store of advice that cannot be read or written."""
 
 
 class _Unusable(Exception):
-    """What is wrong with a file that is no intact store."""
+    """What is wrong with a file that is no intact store; `label` goes into the name under which it is kept."""
+
+    def __init__(self, reason: str, label: str = "damaged") -> None:
+        super().__init__(reason)
+        self.label = label
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class AdviceStore:
                 try:
                     self._database = _opened(path)
                 except _Unusable as error:
-                    aside = keep_aside(path)
+                    aside = keep_aside(path, error.label)
                     logger.warning(
                         "The advice store %s cannot be used (%s). It is kept as %s, and a new one is begun: what it "
                         "held will be asked again.", path, error, aside.name,
@@ -128,7 +134,7 @@ class AdviceStore:
         with self._errors_in_words():
             rows = self._database.execute("SELECT situation, scores, crc FROM answers WHERE key = ?", (key,))
             for situation, scores, crc in rows.fetchall():
-                if zlib.crc32(scores) == crc:
+                if isinstance(scores, bytes) and _answer_checksum(key, situation, scores) == crc:
                     found[situation] = np.frombuffer(scores, dtype="<f4").astype(np.float32)
                 else:
                     broken.append(situation)
@@ -147,7 +153,8 @@ class AdviceStore:
         An answer that is there already stays: another process may have built its table on it.
         """
         blobs = [row.tobytes() for row in np.ascontiguousarray(scores, dtype="<f4")]
-        rows = [(key, int(s), blob, zlib.crc32(blob)) for s, blob in zip(situations, blobs, strict=True)]
+        codes = [int(situation) for situation in situations]
+        rows = [(key, s, blob, _answer_checksum(key, s, blob)) for s, blob in zip(codes, blobs, strict=True)]
         with self._errors_in_words(), self._transaction() as database:
             return database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows).rowcount
 
@@ -160,7 +167,10 @@ class AdviceStore:
                 "WHERE key = ? AND order_sha = ? ORDER BY number",
                 (key, order_sha),
             ).fetchall()
-            if any(_round_checksum(*facts) != crc for *facts, crc in rows):
+            numbers = [row[0] for row in rows]
+            if numbers != list(range(len(rows))) or any(
+                _checksum(key, order_sha, *facts) != crc for *facts, crc in rows
+            ):
                 logger.warning("A damaged budget of %s is dropped and will be measured again.", self.path)
                 with self._transaction() as database:
                     database.execute("DELETE FROM rounds WHERE key = ? AND order_sha = ?", (key, order_sha))
@@ -171,23 +181,49 @@ class AdviceStore:
         ]
 
     def order(self, key: str, order_sha: str) -> NDArray[np.int64] | None:
-        """The ordered list that was planned for, int64[n]; None if none was."""
+        """The ordered list that was planned for, int64[n]; None if none was, or it is damaged."""
         with self._errors_in_words():
             row = self._database.execute(
-                "SELECT situations FROM orders WHERE key = ? AND order_sha = ?", (key, order_sha)
+                "SELECT situations, crc FROM orders WHERE key = ? AND order_sha = ?", (key, order_sha)
             ).fetchone()
-        return None if row is None else np.frombuffer(row[0], "<i8").astype(np.int64)
+        if row is None or _checksum(key, order_sha, row[0]) != row[1]:
+            return None
+        return np.frombuffer(row[0], "<i8").astype(np.int64)
 
     def add_round(self, key: str, order_sha: str, order: NDArray[np.int64], planned: Round) -> Round:
         """Record a round, or learn which one another process has recorded as this number; that one holds."""
         asked = planned.asked.astype("<i8").tobytes()
-        facts = (planned.number, planned.count_k, asked, planned.batch_size, planned.budget_s, planned.advices_per_s)
-        row = (key, order_sha, *facts, _round_checksum(*facts))
+        seconds, speed = float(planned.budget_s), float(planned.advices_per_s)
+        facts = (planned.number, planned.count_k, asked, planned.batch_size, seconds, speed)
+        row = (key, order_sha, *facts, _checksum(key, order_sha, *facts))
         with self._errors_in_words(), self._transaction() as database:
             situations = order.astype("<i8").tobytes()
-            database.execute("INSERT OR IGNORE INTO orders VALUES (?, ?, ?)", (key, order_sha, situations))
+            crc = _checksum(key, order_sha, situations)
+            database.execute("INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?)", (key, order_sha, situations, crc))
             database.execute("INSERT OR IGNORE INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        return self.rounds(key, order_sha)[planned.number]
+        recorded = self.rounds(key, order_sha)
+        if planned.number >= len(recorded):
+            raise self._damaged_in_use("a budget that was just recorded cannot be read")
+        return recorded[planned.number]
+
+    def check_holds(self, key: str, situations: NDArray[np.int64]) -> dict[int, Float32]:
+        """The stored answers of a model, all of `situations` among them. StoreError where one that was stored is gone:
+        the file is damaged in a way that SQLite does not see."""
+        found = self.answers(key)
+        lost = sum(situation not in found for situation in situations.tolist())
+        if lost:
+            raise self._damaged_in_use(f"{lost:,} answers that were just stored cannot be read")
+        return found
+
+    def _damaged_in_use(self, what: str) -> StoreError:
+        """The file is kept aside at once: opening it again would find no fault with it."""
+        self.close()
+        with self._errors_in_words(), alone(self.path):
+            aside = keep_aside(self.path)
+        return StoreError(
+            f"The advice store {self.path} is damaged: {what}. It is kept as {aside.name}. Start again: a new one is "
+            f"begun, and what it held is asked again."
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -211,7 +247,7 @@ class AdviceStore:
                 remedy = "Wait for that process, or name another file with llm.store_path"
             elif code in _NOT_A_STORE:
                 reason = f"it was damaged while in use: {error}"
-                remedy = "Start again: a damaged store is kept aside and a new one is begun"
+                remedy = _START_AGAIN
             else:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 remedy = (
@@ -221,15 +257,20 @@ class AdviceStore:
             raise StoreError(f"The advice store {self.path} cannot be used ({reason}). {remedy}.") from error
 
 
-def _round_checksum(
-    number: int, count_k: int, asked: bytes, batch_size: int, budget_s: float, advices_per_s: float
-) -> int:
-    return zlib.crc32(asked + repr((number, count_k, batch_size, float(budget_s), float(advices_per_s))).encode())
+def _checksum(*values: object) -> int:
+    """Over a row's key and everything it says, types included."""
+    return zlib.crc32(repr(values).encode("utf-8", "surrogatepass"))
+
+
+def _answer_checksum(key: str, situation: object, scores: bytes) -> int:
+    """The same of an answer, of which thousands are read at once."""
+    return zlib.crc32(scores, zlib.crc32(f"{key}\0{situation!r}\0".encode()))
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     """An open and checked store, made where there is none. _Unusable for a file that is no intact store."""
     database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    database.text_factory = _decoded  # damaged text is a damaged row, not an error of the driver
     try:
         # A killed process loses nothing that was committed in either setting; FULL holds for a power cut too.
         database.execute("PRAGMA synchronous = FULL")
@@ -241,7 +282,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         if _pragma(database, "application_id") != APPLICATION_ID or tables != _TABLES:
             raise _Unusable("it is a database of something else")
         if (version := _pragma(database, "user_version")) != STORE_VERSION:
-            raise _Unusable(f"it has version {version}, and this program reads version {STORE_VERSION}")
+            reason = f"it has version {version}, and this program reads version {STORE_VERSION}"
+            raise _Unusable(reason, f"version-{version}")
         if (found := _pragma(database, "quick_check")) != "ok":
             raise _Unusable(f"it is damaged: {' '.join(str(found).split())}")
     except sqlite3.Error as error:
@@ -253,6 +295,10 @@ def _opened(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _pragma(database: sqlite3.Connection, name: str) -> Any:

@@ -39,6 +39,9 @@ LEGAL_MASS_MIN = 1e-3
 """Advice that gives the legal actions less probability than this says nothing about them: it abstains."""
 LEGAL_FLOOR = 1e-6
 """Least probability of a legal action, so that p > 0 says which actions are legal."""
+LABEL_MASS_FLOOR = 0.1
+"""Least mean probability of a side's labels, among all tokens, that is not warned about. Below it the model would say
+something else nine times of ten, and advice ranks words that it hardly considers."""
 NO_ADVICE = -1
 """The advised action of an abstention."""
 
@@ -216,6 +219,12 @@ def checked_scores(advisor: Advisor, situations: NDArray[np.int64]) -> NDArray[n
             f"log-probabilities for actions {np.flatnonzero(labels[at]).tolist()} and -inf for the others"
         )
     return scores
+
+
+def label_mass(raw: Float32) -> float | None:
+    """Mean probability of all labels together of raw log-probabilities float32[k, 6] among all tokens; None without
+    any."""
+    return min(1.0, float(np.exp(raw.astype(np.float64)).sum(axis=1).mean())) if len(raw) else None
 
 
 def softmax(scores: NDArray[np.float64]) -> Float32:

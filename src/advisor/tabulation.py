@@ -22,7 +22,17 @@ from src.advisor.calibration import served_scores
 from src.advisor.live import answer_key
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
-from src.advisor.table import AdviceTable, Advisor, Float32, checked_scores, freeze_table, softmax, tabulate
+from src.advisor.table import (
+    LABEL_MASS_FLOOR,
+    AdviceTable,
+    Advisor,
+    Float32,
+    checked_scores,
+    freeze_table,
+    label_mass,
+    softmax,
+    tabulate,
+)
 from src.errors import UserError
 from src.trading.layout import N_ACTIONS
 
@@ -86,6 +96,9 @@ class TabulationRecord:
     """Situations that both were asked about."""
     full_precision_why_not: str = ""
     """Why a quantized model could not be compared."""
+    label_mass: float | None = None
+    """Mean probability of a situation's labels together, among all tokens; None for rules and where nothing was
+    asked."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
 
@@ -135,10 +148,15 @@ def tabulate_stored(
     asking.fill(order[:count_k], batch_size)
     if not asking.asked_now:
         asking.say_nothing_was_asked(count_k, rounds)
-    answers = store.answers(advisor.identity)
+    situations = np.sort(order[:count_k])
+    answers: Mapping[int, Float32] = store.check_holds(advisor.identity, situations)
     if cache is not None:
-        answers = _through_cache(cache, advisor.identity, answers, before, order[:count_k])
-    table = _table(advisor, answers, order[:count_k], calibrate)
+        answers = _through_cache(cache, advisor.identity, answers, before, situations)
+    raw = np.array([answers[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
+    table = _table(advisor, situations, raw, calibrate)
+    mass = label_mass(raw)
+    if mass is not None and mass < LABEL_MASS_FLOOR:
+        asking.say_little_falls_on_the_labels(mass)
     record = TabulationRecord(
         model=advisor.name,
         listed=len(order),
@@ -154,6 +172,7 @@ def tabulate_stored(
         calibrated=calibrate,
         order_sha256=asking.order_sha,
         sha256=table.sha256,
+        label_mass=mass,
         scoring=asking.scoring,
     )
     return table, record
@@ -329,6 +348,13 @@ class _Asking:
                 )
         return self._scorer
 
+    def say_little_falls_on_the_labels(self, mass: float) -> None:
+        """The line about a model that would rather say something else."""
+        self._say(
+            f"only {mass:.1%} of the probability of {self._advisor.name} falls on the answer labels (floor "
+            f"{LABEL_MASS_FLOOR:.0%}): it would usually say something else, so its ranking of the labels means little"
+        )
+
     def say_nothing_was_asked(self, count_k: int, rounds: list[Round]) -> None:
         """The line of a run that found everything in the store."""
         line = f"asked the model nothing: {count_k:,} of {len(self._order):,} situations are in the store"
@@ -361,12 +387,8 @@ def _through_cache(
     return found
 
 
-def _table(
-    advisor: ModelAdvisor, stored: Mapping[int, Float32], situations: NDArray[np.int64], calibrate: bool
-) -> AdviceTable:
-    """The stored answers of these situations, frozen. What was stored first counts, whoever asked."""
-    situations = np.sort(situations)
-    raw: Float32 = np.array([stored[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
+def _table(advisor: ModelAdvisor, situations: NDArray[np.int64], raw: Float32, calibrate: bool) -> AdviceTable:
+    """The answers to these situations, frozen."""
     probabilities = np.zeros((N_SITUATIONS, N_ACTIONS), np.float32)
     covered = np.zeros(N_SITUATIONS, bool)
     if len(situations):

@@ -19,9 +19,9 @@ from src.advisor.choose import LanguageModel, budget_s
 from src.advisor.mock import MockAdvisor
 from src.advisor.precision import measure_agreement
 from src.advisor.settings import LLMSettings
-from src.advisor.situations import market_situations
+from src.advisor.situations import encode, market_situations
 from src.advisor.store import AdviceStore, default_store_path
-from src.advisor.table import AdviceTable, empty_table, situation_order
+from src.advisor.table import AdviceTable, checked_scores, empty_table, situation_order
 from src.advisor.tabulation import (
     AnswerCache,
     ModelAdvisor,
@@ -37,6 +37,7 @@ from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import TrainingRecord, build_base, build_finetuned, phase_seed, train, weight_ramp
+from src.errors import UserError
 from src.market.contracts import get_contract
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
 from src.market.load import load_market
@@ -44,6 +45,7 @@ from src.market.settings import DataSettings
 from src.market.split import Split, split_sessions
 from src.market.tables import MarketTables
 from src.trading.gym_env import TradingEnv
+from src.trading.layout import FLAT
 from src.trading.params import make_params
 from src.trading.routes import is_trading_shaped, make_custom_vec_env, make_vec_env
 from src.trading.rules import RuleProfile, load_rule_profile
@@ -184,6 +186,31 @@ def tabulate_advice(
                 full_precision_why_not=found.why_not,
             )
         return table, record
+
+
+def try_advisor(advisor: MockAdvisor | ModelAdvisor, llm: LLMSettings, *, say: Say | None = None) -> None:
+    """Ask a language model about one situation, before anything is trained: a model that cannot be scored must not be
+    found out hours later. The answer is not kept, and neither is the model.
+
+    A model whose answers the store holds has been asked before and is not loaded. Rules are not tried.
+    Raises UserErrors for what is wrong with the model, its files or the store.
+    """
+    if isinstance(advisor, MockAdvisor):
+        return
+    with _undisturbed(), AdviceStore(llm.store_path or default_store_path()) as store:
+        if store.answers(advisor.identity):
+            return
+        (say or logger.info)(f"trying {advisor.name} with one question, before anything is trained")
+        scorer = advisor.load()
+        try:
+            checked_scores(scorer, encode(1, [FLAT]))
+        except UserError:
+            raise
+        except Exception as error:  # a stranger's model may raise whatever Python raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(
+                f"The language model {advisor.name} cannot be scored: one question ends in {reason}. Choose another."
+            ) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from src.advisor.table import LABEL_MASS_FLOOR
 from src.evidence.conclusions import ENOUGH_TIMESTEPS, base_timesteps, shown
 
 
@@ -108,6 +109,12 @@ def _advice_lines(advice: Mapping[str, Any]) -> list[str]:
         f"training bars, {covered['sealed']:.0%} of the sealed ones; elsewhere it abstains."
     )
     lines = [line if not advice["note"] else f"{line} Note: {advice['note']}."]
+    mass = asking.get("label_mass")
+    if mass is not None and mass < LABEL_MASS_FLOOR:
+        lines.append(
+            f"Only {mass:.1%} of the model's probability falls on the answer labels (floor {LABEL_MASS_FLOOR:.0%}): it "
+            f"would usually say something else, so its ranking of the labels means little."
+        )
     if (quantization := advice["quantization"]) not in (None, "none"):
         share, n = asking["full_precision_agreement"], asking["full_precision_compared"]
         told = (

@@ -18,7 +18,7 @@ from src.advisor.mock import MockAdvisor
 from src.advisor.table import empty_table
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
 from src.agent.own_cache import add_worker_counts
-from src.agent.phases import Market, Trainer, prepare_market, supports_advice
+from src.agent.phases import Market, Trainer, prepare_market, supports_advice, try_advisor
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import release, resolve_device
@@ -217,6 +217,9 @@ class Bench:
                     config.data, config.environment, config.test_mode.market, config.test_mode.seed
                 )
             self.advisor = make_advisor(config.llm)
+            if isinstance(self.advisor, LanguageModel):
+                with self.phase("advice", f"whether {self.advisor.name} can be scored"):
+                    try_advisor(self.advisor, config.llm, say=self.display.say)
 
     def session_batch(self) -> SessionBatch:
         """A new evaluation environment; what the pool lends."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,11 @@ from src.advisor.models import load_model
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.settings import LLMSettings
+from src.agent.phases import try_advisor
 from src.command_line import overrides_of, run_parser
-from src.errors import ConfigError
+from src.errors import ConfigError, UserError
 from src.testing_framework import create_test_config
-from tests.advisor.fake_model import ORDER, tabulated
+from tests.advisor.fake_model import ORDER, FakeModel, tabulated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,6 +87,29 @@ def test_a_model_that_is_not_here_ends_the_run_before_it_trains(tmp_path: Path, 
     assert "Traceback" not in answer.stderr
     assert "base:" not in answer.stdout, "said before anything is trained"
     assert not list(tmp_path.glob("hardware_maximized_*")), "and before a run folder is made"
+
+
+def test_a_model_is_tried_once_before_training_and_never_again(tmp_path: Path) -> None:
+    settings, lines = LLMSettings(model="mock", store_path=tmp_path / "advice.sqlite3"), []
+    model = FakeModel()
+    try_advisor(model, settings, say=lines.append)  # type: ignore[arg-type]
+    assert (model.loads, model.asked, len(lines)) == (1, [5], 1)
+    assert tabulated(tmp_path / "advice.sqlite3", model)[1].asked_now == len(ORDER), "the answer was not kept"
+    try_advisor(model, settings, say=lines.append)  # type: ignore[arg-type]
+    assert (model.loads, len(lines)) == (2, 1), "a model with answers in the store has been asked before"
+    try_advisor(MockAdvisor(), settings, say=lines.append)
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("error", [IndexError("index 448 is out of\nbounds"), ValueError("odd"), MemoryError()])
+def test_whatever_a_tried_model_raises_is_one_paragraph(tmp_path: Path, error: Exception) -> None:
+    class Broken(FakeModel):
+        def score(self, situations: object) -> Any:
+            raise error
+
+    with pytest.raises(UserError, match=f"cannot be scored: one question ends in {type(error).__name__}") as caught:
+        try_advisor(Broken(), LLMSettings(store_path=tmp_path / "advice.sqlite3"), say=lambda line: None)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
 
 
 def test_options_of_the_command_line_are_keys_of_the_section() -> None:

@@ -134,7 +134,16 @@ def make_newer(path: Path) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("spoil", [damage_head, damage_middle, cut_short, write_text, make_foreign, make_newer])
+def make_older(path: Path) -> None:
+    """A store whose checksums do not cover the key."""
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "spoil", [damage_head, damage_middle, cut_short, write_text, make_foreign, make_newer, make_older]
+)
 def test_a_damaged_or_foreign_file_is_kept_aside_rebuilt_and_said(
     path: Path, spoil: object, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,7 +154,8 @@ def test_a_damaged_or_foreign_file_is_kept_aside_rebuilt_and_said(
         again, record = tabulated(path)
     assert (again.sha256, record.asked_now) == (table.sha256, len(ORDER))
     (message,) = caplog.messages
-    (aside,) = path.parent.glob("advice.sqlite3.damaged-*")
+    (aside,) = (kept for kept in path.parent.glob("advice.sqlite3.*-20*") if kept.suffix not in ("-wal", "-shm"))
+    assert ".damaged-" in aside.name or spoil in (make_newer, make_older)
     assert str(path) in message
     assert aside.name in message
     assert aside.read_bytes() == content
@@ -181,6 +191,92 @@ def test_a_damaged_answer_or_budget_is_dropped_asked_again_and_said(
     with caplog.at_level(logging.WARNING):
         assert tabulated(path)[0].sha256 == table.sha256
     assert "damaged budget" in caplog.text
+
+
+N_DAMAGES = int(os.environ.get("STORE_DAMAGES", "60"))
+KEYS = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Two blocks of a file swapped, or one zeroed: a page, or a disk's sector. The file's header stays."""
+    size = int(rng.choice([512, 4096]))
+    first, second = rng.choice(np.arange(1 if size == 4096 else 8, len(content) // size), 2, replace=False) * size
+    changed = bytearray(content)
+    if rng.random() < 0.5:
+        changed[first : first + size] = bytes(size)
+    else:
+        changed[first : first + size], changed[second : second + size] = (
+            content[second : second + size],
+            content[first : first + size],
+        )
+    return bytes(changed)
+
+
+def test_a_damaged_store_serves_no_answer_that_was_not_given(tmp_path: Path) -> None:
+    """Every answer read is the one that was stored for its key and situation; what is lost is asked again or named."""
+    situations = np.arange(5, 305)
+    given = {key: FakeModel(seed).score(situations) for seed, key in enumerate(KEYS)}
+    path = tmp_path / "advice.sqlite3"
+    with AdviceStore(path) as store:
+        for key, scores in given.items():
+            store.put(key, situations, scores)
+    content, rng, read, refusals = path.read_bytes(), np.random.default_rng(0), 0, []
+    for i in range(N_DAMAGES):
+        place = tmp_path / f"{i}" / "advice.sqlite3"
+        place.parent.mkdir()
+        place.write_bytes(damaged(content, rng))
+        try:
+            with AdviceStore(place) as store:
+                for key, scores in given.items():
+                    for situation, answer in store.answers(key).items():
+                        np.testing.assert_array_equal(answer, scores[situation - 5])
+                        read += 1
+        except StoreError as error:
+            refusals.append(str(error))
+    assert not any("\n" in refusal for refusal in refusals)
+    assert read > 50 * N_DAMAGES, "most damages leave most answers readable, else this shows nothing"
+
+
+def replace_scores(path: Path, value: str, situation: int) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE answers SET scores = {value} WHERE situation = ?", (situation,))
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "value", ["'text where bytes belong'", "5", "CAST(X'FFFE80' AS TEXT)", "X'00FF'", f"'{'x' * 24}'"]
+)
+def test_what_is_no_row_of_bytes_is_dropped_and_asked_again(
+    path: Path, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, _ = tabulated(path)
+    replace_scores(path, value, int(ORDER[20]))
+    with caplog.at_level(logging.WARNING):
+        again, record = tabulated(path)
+    assert (again.sha256, record.asked_now) == (table.sha256, BATCH)
+    assert "1 damaged answers" in caplog.text
+
+
+def test_an_answer_under_another_situation_or_key_is_dropped(path: Path) -> None:
+    with AdviceStore(path) as store:
+        store.put("a", ORDER[:4], scores_of(ORDER[:4]))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET situation = 9999 WHERE situation = ?", (int(ORDER[0]),))
+        database.execute("UPDATE answers SET key = 'b' WHERE situation = ?", (int(ORDER[1]),))
+    database.close()
+    with AdviceStore(path) as store:
+        assert sorted(store.answers("a")) == sorted(ORDER[2:4].tolist())
+        assert store.answers("b") == {}
+
+
+def test_an_answer_that_is_gone_right_after_it_was_stored_ends_the_run_and_keeps_the_file(path: Path) -> None:
+    with AdviceStore(path) as store:
+        store.put("a", ORDER[:3], scores_of(ORDER[:3]))
+        with pytest.raises(StoreError, match=r"2 answers that were just stored cannot be read.*Start again") as caught:
+            store.check_holds("a", ORDER[:5])
+    (aside,) = path.parent.glob("advice.sqlite3.damaged-*[0-9]")
+    assert aside.name in str(caught.value)
+    assert not path.exists()
 
 
 def test_a_place_that_cannot_be_written_is_said_in_one_paragraph(tmp_path: Path) -> None:

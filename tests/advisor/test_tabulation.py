@@ -13,7 +13,7 @@ from src.advisor import tabulation
 from src.advisor.mock import MockAdvisor
 from src.advisor.situations import UNKNOWN, encode
 from src.advisor.store import AdviceStore
-from src.advisor.table import tabulate
+from src.advisor.table import LABEL_MASS_FLOOR, tabulate
 from src.advisor.tabulation import order_hash, tabulate_at_once, tabulate_stored
 from src.errors import UserError
 from src.testing_framework import OptimizedFeatureCache
@@ -229,6 +229,27 @@ def test_what_another_list_has_asked_is_not_asked_again(path: Path, clock: Clock
     assert model.asked == expected
     assert record.count_k == 105 + 3 * BATCH, "the codes 40 to 20 were known"
     assert record.from_store == 105
+
+
+# How much falls on the labels
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_the_probability_on_the_labels_is_measured_and_warned_about(path: Path, factor: float) -> None:
+    """Without the store's help: from the scores that the model gave, summed by hand."""
+
+    class Quiet(FakeModel):
+        def score(self, situations: np.ndarray) -> np.ndarray:
+            return (super().score(situations) + np.log(factor) - 1.0).astype(np.float32)
+
+    lines: list[str] = []
+    _, record = tabulated(path, Quiet(), say=lines.append)
+    shares = [sum(np.exp(float(x)) for x in row if np.isfinite(x)) for row in Quiet().score(ORDER)]
+    assert record.label_mass == pytest.approx(np.mean(shares), rel=1e-4)
+    assert (record.label_mass < LABEL_MASS_FLOOR) == (factor < 1.0)
+    assert any("falls on the answer labels (floor 10%)" in line for line in lines) == (factor < 1.0)
+    again: list[str] = []
+    assert tabulated(path, Quiet(), say=again.append)[1].label_mass == record.label_mass, "from the store, too"
 
 
 # Words and limits

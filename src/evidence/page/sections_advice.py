@@ -49,6 +49,8 @@ def _advice_blocks(advice: Mapping[str, Any]) -> list[Any]:
         percent(covered["train"]),
         percent(covered["sealed"]),
     )
+    if asking.get("label_mass") is not None:
+        said += Markup(" {} of the probability falls on the answer labels.").format(percent(asking["label_mass"], 1))
     if advice["note"]:
         said += Markup(" Note: {}.").format(given(advice["note"].rstrip(".")))
     columns = [
