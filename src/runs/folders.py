@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from src.errors import UserError
-from src.evidence.run_folder import check_writable
+from src.evidence.run_folder import OutputError, check_writable
+from src.files import read_regular, write_atomically
 from src.runs.ledger import LEDGER_NAME
 
 MODE = "pipeline"
@@ -28,40 +29,100 @@ MADE_BESIDES = {
     ),
 }
 """What a phase leaves outside of its own folder."""
-_NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
+NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
 _LOCK, _HOLDER = ".pipeline.lock", ".pipeline.holder"
 
 
 @contextmanager
 def only_run_in(output_dir: Path) -> Iterator[None]:
-    """UserError when another pipeline is at work there. The lock is the system's: a dead process holds none."""
+    """UserError when another pipeline is at work there.
+
+    The lock is the kernel's and on the folder itself: a dead process holds none, and deleting a file does not free it.
+    """
     check_writable(output_dir)
-    lock, holder = FileLock(output_dir / _LOCK), output_dir / _HOLDER
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        process = holder.read_text(encoding="utf-8") if holder.exists() else "unknown"
+    holder = output_dir / _HOLDER
+    handle = _locked(output_dir)
+    if handle is None:
         raise UserError(
-            f"Another pipeline (process {process}) is at work in {output_dir}. Wait for it, stop it, or name another "
-            f"folder with --output-dir."
-        ) from None
+            f"Another pipeline (process {_number_in(holder)}) is at work in {output_dir}. Wait for it, stop it, or "
+            f"name another folder with --output-dir."
+        )
     try:
-        holder.write_text(str(os.getpid()), encoding="utf-8")
+        try:
+            write_atomically(holder, str(os.getpid()))
+        except OSError as error:
+            raise OutputError(
+                f"The file {holder} cannot be written ({error.strerror or error}). Free space on that disk, or name "
+                f"another folder with --output-dir."
+            ) from error
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        with suppress(OSError):  # a stale number does no harm: the lock decides
+            holder.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """An open handle that holds the folder's lock; None where another process holds it. OutputError where the file
+    system knows no locks."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # A network file system that locks only what is open for writing, which a folder never is.
+            os.close(handle)
+            handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError as error:
+        os.close(handle)
+        raise OutputError(
+            f"{folder} cannot be locked ({error.strerror or error}), so two pipelines could write to it at once. Name "
+            f"a folder on a local disk with --output-dir."
+        ) from error
+    return handle
+
+
+def _number_in(holder: Path) -> str:
+    """The process number in a holder file; "unknown" where it cannot be read or holds something else."""
+    try:
+        text = read_regular(holder)[:20].decode("ascii")
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
+    return text if text.isdigit() else "unknown"
 
 
 def newest_run(output_dir: Path, market: str | None) -> Path | None:
-    """The pipeline run of a market (None: of any) that was begun last; None where there is none."""
-    runs = [path.parent for path in output_dir.glob(f"{MODE}_{market or '*'}_*/{LEDGER_NAME}")]
-    return max((folder for folder in runs if _NAME.fullmatch(folder.name)), key=_begun, default=None)
+    """The pipeline run of a market (None: of any) that was begun last; None where there is none.
+
+    UserError where the newest one is a symlink, or has files and no ledger: an older one is never taken in its place.
+    """
+    found = [path for path in output_dir.glob(f"{MODE}_{market or '*'}_*") if NAME.fullmatch(path.name)]
+    for folder in sorted((path for path in found if path.is_dir()), key=_begun, reverse=True):
+        if folder.is_symlink():
+            raise UserError(
+                f"The newest run {folder} is a symlink, which no run writes through. Name the folder that holds it "
+                f"with --output-dir, or remove the link."
+            )
+        if os.path.lexists(folder / LEDGER_NAME):
+            return folder
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(
+                f"The newest run {folder} has lost its {LEDGER_NAME}, so it cannot be resumed. Restore that file, move "
+                f"the folder away to resume the run before it, or leave out --auto-resume and --start-phase to begin a "
+                f"new run."
+            )
+    return None
 
 
 def _begun(folder: Path) -> tuple[str, int]:
     """When a run began, by its name, and the number that tells runs of one second apart."""
-    _, when, number = _NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
+    _, when, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
     return when, int(number or 1)
 
 
