@@ -462,7 +462,7 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
-        "base.zip weights", "hybrid.zip weights", "base checkpoint-000000001024 optimizer.safetensors",
+        "base.zip policy.pth", "hybrid.zip policy.pth", "base checkpoint-000000001024 optimizer.safetensors",
         "hybrid checkpoint-000000000512 environment.safetensors", "metrics row 0", "report arms", "report advice",
         "report cache", "report fusion",
     ):  # fmt: skip
@@ -576,7 +576,7 @@ def flip_last_bit(path: Path) -> None:
         (another_time, []),
         (one_bit_of_a_weight, ["base checkpoint-000000001024 policy.safetensors"]),
         (one_bit_of_adam, ["hybrid checkpoint-000000000512 optimizer.safetensors"]),
-        (another_models_export, ["hybrid.zip weights"]),
+        (another_models_export, ["hybrid.zip policy.pth"]),
         (a_reward_in_the_log, ["metrics row 3"]),
         (a_row_twice, ["metrics row [0-9]+"]),
         (a_checkpoint_less, ["rl_only checkpoint-000000000(256|512) [a-z]+.safetensors"] * 8),

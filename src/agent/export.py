@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import gymnasium
 import numpy as np
 import torch
 from cloudpickle import cloudpickle as pickler
@@ -77,14 +79,15 @@ PLAIN_ATTRIBUTES = (
     "sde_sample_freq",
     "num_timesteps",
     "_total_timesteps",
-    "_num_timesteps_at_start",
     "_n_updates",
     "_episode_num",
     "_stats_window_size",
 )
-"""Copied as they are: numbers, booleans, None. Not `seed`: loading would reseed the random generators of its user."""
+"""Copied as they are: numbers, booleans, None. Not `seed`: loading would reseed the random generators of its user. Not
+`_num_timesteps_at_start`: it says where a training was resumed, and `learn` sets it."""
 
 
+_OPTIMIZER = "policy.optimizer"
 _ADDRESS = re.compile(rb" at 0x[0-9a-f]+(?=>)")
 
 
@@ -138,7 +141,7 @@ def export_data(model: MaskablePPO, zipped: Path) -> tuple[Path, ...]:
         "version": VERSION,
         "weights": {"file": weights.name, "sha256": hashlib.sha256(raw).hexdigest()},
         "observation": {
-            "size": int(space.shape[0]),
+            "size": gymnasium.spaces.flatdim(space),
             "dtype": "float32",
             "columns": {name: [part.start, part.stop] for name, part in BLOCKS.items()} if is_trading else {},
         },
@@ -204,9 +207,20 @@ def _written(model: MaskablePPO, policy_class: type[MaskableActorCriticPolicy], 
     if target.suffix == "":
         target = target.with_suffix(".zip")
     content = io.BytesIO()
-    save_to_zip_file(content, data=_contents(model, policy_class), params=model.get_parameters())
+    params = {name: _in_order(value) if name == _OPTIMIZER else value for name, value in model.get_parameters().items()}
+    save_to_zip_file(content, data=_contents(model, policy_class), params=params)
     write_atomically(target, _reproducible(content))
     return target
+
+
+def _in_order(adam: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state in one order and with one copy of each name: those of a resumed one differ in both, and so
+    would the bytes of the file."""
+    state = {
+        index: {sys.intern(name): of_parameter[name] for name in sorted(of_parameter)}
+        for index, of_parameter in sorted(adam["state"].items())
+    }
+    return {**adam, "state": state}
 
 
 def _reproducible(content: io.BytesIO) -> bytes:

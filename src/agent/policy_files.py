@@ -170,8 +170,15 @@ def _layers(names: Sequence[str], tensors: Mapping[str, torch.Tensor], n_in: int
     """Weight and bias of each layer; ValueError where sizes do not follow one another."""
     layers = tuple((tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names)
     for name, (weight, bias) in zip(names, layers, strict=True):
-        if weight.dtype != torch.float32 or weight.ndim != 2 or weight.shape[1] != n_in or bias.shape != weight.shape[:1]:
-            raise ValueError(f"layer {name} has weight {tuple(weight.shape)} and bias {tuple(bias.shape)} for {n_in} inputs")
+        if (
+            weight.dtype != torch.float32
+            or weight.ndim != 2
+            or weight.shape[1] != n_in
+            or bias.shape != weight.shape[:1]
+        ):
+            raise ValueError(
+                f"layer {name} has weight {tuple(weight.shape)} and bias {tuple(bias.shape)} for {n_in} inputs"
+            )
         n_in = weight.shape[0]
     if n_in != n_out:
         raise ValueError(f"the last of the layers {list(names)} has {n_in} outputs, not {n_out}")

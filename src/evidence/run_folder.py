@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from src.errors import UserError
-from src.files import regular_only, write_atomically
+from src.files import read_regular, regular_only, write_atomically
 
 
 class OutputError(UserError):
@@ -94,16 +95,17 @@ def output_errors_in_words(output_dir: Path, then: str) -> Iterator[None]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically; a number JSON does not have (NaN, infinities) becomes null."""
-    write_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """What `write_json` makes of a value: mappings, lists and plain values; null for a number JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -126,7 +128,7 @@ class _LogFile(logging.FileHandler):
         if not self._failed:
             super().emit(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -140,6 +142,33 @@ class _LogFile(logging.FileHandler):
         except OSError:
             if not self._failed:  # else it has been raised, and this is the same
                 raise
+
+
+CONFIG_NAME = "config.yaml"
+_SEAL = "# SHA-256 of what follows this line: "
+
+
+def sealed(text: str) -> str:
+    """A configuration under a first line with its hash; what is written so is read back by `check_seal`."""
+    return f"{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def check_seal(path: Path) -> None:
+    """UserError for a run's configuration that is not as the run wrote it. One without a hash is of an earlier version
+    and passes."""
+    try:
+        first, _, text = read_regular(path).partition(b"\n")
+        if not first.startswith(_SEAL.encode()[:10]):
+            return
+        if first == f"{_SEAL}{hashlib.sha256(text).hexdigest()}".encode():
+            return
+        why = "it was changed: its content differs from the SHA-256 in its first line"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise UserError(
+        f"The settings {path} of the run to resume cannot be used ({why}). Name the settings it was begun with by "
+        f"--config FILE, or give the options it was begun with."
+    )
 
 
 class RunLog:

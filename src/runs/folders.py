@@ -14,15 +14,21 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.evidence.run_folder import OutputError, check_writable
-from src.files import read_regular, write_atomically
+from src.files import kind_of, read_regular, write_atomically
 from src.runs.ledger import LEDGER_NAME
 
 MODE = "pipeline"
 LOG_NAME = "metrics.jsonl"
+EXPORTS = {
+    "phase1": (),
+    "phase2": ("base.zip", "base.policy.safetensors", "base.policy.json"),
+    "phase3": ("hybrid.zip", "hybrid.policy.safetensors", "hybrid.policy.json"),
+}
+"""The models a phase exports; of environments of a user's own there may be fewer."""
 MADE_BESIDES = {
-    "phase2": ("base.zip", "tensorboard/base"),
+    "phase2": (*EXPORTS["phase2"], "tensorboard/base"),
     "phase3": (
-        "hybrid.zip",
+        *EXPORTS["phase3"],
         *(f"tensorboard/{name}" for name in ("rl_only", "hybrid", "hybrid_placebo")),
         "report.json",
         "report.html",
@@ -134,13 +140,13 @@ def log_length(run: Path) -> int:
 
 def set_aside(run: Path, phase: str) -> Path | None:
     """Move what a phase has left into a folder beside, with a copy of the log; None if it has left nothing."""
-    left = [path for name in MADE_BESIDES.get(phase, ()) if (path := run / name).exists()]
+    left = [path for name in MADE_BESIDES.get(phase, ()) if os.path.lexists(path := run / name)]
     own = run / phase
-    if not own.exists() and not left:
+    if not os.path.lexists(own) and not left:
         return None
     taken = {path.name for path in run.glob(f"{phase}.before-*")}
     aside = next(path for n in itertools.count(1) if (path := run / f"{phase}.before-{n}").name not in taken)
-    if own.exists():
+    if own.is_dir() and not own.is_symlink():
         own.rename(aside)
     else:
         aside.mkdir()
@@ -148,6 +154,7 @@ def set_aside(run: Path, phase: str) -> Path | None:
         kept = aside / path.relative_to(run)
         kept.parent.mkdir(exist_ok=True)
         path.rename(kept)
-    if (run / LOG_NAME).exists():
-        shutil.copy2(run / LOG_NAME, aside / LOG_NAME)
+    log = run / LOG_NAME
+    if os.path.lexists(log) and not kind_of(log):
+        shutil.copy2(log, aside / LOG_NAME)
     return aside

@@ -115,7 +115,7 @@ def rewrite_report(home: Path, change: Callable[[dict[str, Any]], object]) -> No
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a weight": (rewrite_weights, "hybrid.zip weights"),
+    "a weight": (rewrite_weights, "hybrid.zip policy.pth"),
     "a moment of Adam": (rewrite_adam, f"rl_only checkpoint-{TIMESTEPS:012d} optimizer.safetensors"),
     "a figure of a row": (
         lambda home: rewrite_rows(home, lambda rows: rows[5].update(mean_reward=rows[5]["mean_reward"] + 1e-12)),
@@ -156,7 +156,13 @@ def test_what_is_compared_is_not_trivial(whole: Path) -> None:
     for training in TRAININGS:
         for part in ("policy", "optimizer", "environment", "generators"):
             assert f"{training} checkpoint-{TIMESTEPS:012d} {part}.safetensors" in names
-    assert {"base.zip weights", "hybrid.zip weights", "report arms", "report validation_arms", "report fusion"} <= names
+    assert {
+        "base.zip policy.pth",
+        "hybrid.zip policy.pth",
+        "report arms",
+        "report validation_arms",
+        "report fusion",
+    } <= names
     rows = [json.loads(line) for line in (run_of(whole) / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == [name for name in TRAININGS for _ in range(7)]
     assert len({row["mean_reward"] for row in rows}) > 10
@@ -166,7 +172,9 @@ def test_what_is_compared_is_not_trivial(whole: Path) -> None:
 def test_another_seed_ends_otherwise(pipelines: Pipelines, whole: Path) -> None:
     other = pipelines.new_home()
     pipelines.run(other, {"test_mode.seed": 1})
-    assert {"base.zip weights", "hybrid.zip weights", "report arms", "metrics row 0"} <= set(differing(whole, other))
+    assert {"base.zip policy.pth", "hybrid.zip policy.pth", "report arms", "metrics row 0"} <= set(
+        differing(whole, other)
+    )
 
 
 # The ledger
@@ -282,7 +290,7 @@ def test_a_done_phase_whose_inputs_changed_is_done_again_and_says_which(pipeline
         for place in (fresh, home)
     ]
     assert trials == [3, 6]
-    assert {"hybrid.zip weights", "report arms"} <= set(differing(whole, home))
+    assert {"hybrid.zip policy.pth", "report arms"} <= set(differing(whole, home))
     assert_nothing_is_lost(was, home)
 
 

@@ -169,7 +169,7 @@ def test_going_on_after_a_failure_uses_what_is_there_and_does_not_pass(pipelines
     assert {name: phase["status"] for name, phase in ended.report["phases"].items()} == {
         "phase1": "done", "phase2": "failed", "phase3": "done",
     }  # fmt: skip
-    assert {"hybrid.zip weights"} <= set(differing_but_for_base(whole, home))
+    assert {"hybrid.zip policy.pth"} <= set(differing_but_for_base(whole, home))
     ended = pipelines.resume(home)  # base training goes on, and phase 3 is not of its weights
     assert ended.error is None
     assert "phase3 is done again, because its inputs changed: base weights was not there, is " in ended.said
