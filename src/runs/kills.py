@@ -250,7 +250,7 @@ def results_of(folder: Path) -> dict[str, str]:
                 found |= {f"{name} {member}": _digest(archive.read(member)) for member in archive.namelist()}
         else:
             found[name] = _digest((run / name).read_bytes())
-    for training in sorted(run.glob("phase?/*/")):
+    for training in sorted(path for path in run.glob("phase?/*/") if ".damaged-" not in path.name):
         newest = max(training.glob("checkpoint-*"))
         for part in sorted(newest.glob("*.safetensors")):
             if part.name == "log.safetensors":  # rows with their times: compared below, without

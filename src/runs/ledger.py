@@ -28,6 +28,8 @@ class Part(BaseModel):
     """What the report says of it."""
     log_bytes: int
     """Length of metrics.jsonl behind it: rows after belong to what was not finished."""
+    log_tail: str = ""
+    """Rows of a training after its last checkpoint, which holds the others."""
 
 
 class PhaseEntry(BaseModel):

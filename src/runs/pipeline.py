@@ -31,9 +31,10 @@ from src.evidence.placebo import placebo_table
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import output_errors_in_words
+from src.files import read_regular
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
-from src.runs.folders import EXPORTS, log_length, only_run_in
+from src.runs.folders import EXPORTS, LOG_NAME, only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
@@ -107,6 +108,8 @@ class _Pipeline:
         self._base_weights: Weights | None = None
         self._sections: dict[str, Any] | None = None
         self._wrote = False
+        self._log_kept: int | None = None
+        """Length of the log that the checkpoints of the training at work hold."""
 
     def to_the_end(self, output_dir: Path) -> dict[str, Any]:
         bench, standing = self._bench, self._standing
@@ -127,9 +130,9 @@ class _Pipeline:
             bench.write_to(self._folder)
             self._wrote = True
             if earlier is not None:
-                restore_log(
-                    self._folder, [self._job(name) for names in TRAININGS.values() for name in names], self._say
-                )
+                jobs = [self._job(name) for names in TRAININGS.values() for name in names]
+                parts = {name: part for entry in self._ledger.phases.values() for name, part in entry.parts.items()}
+                restore_log(self._folder, jobs, parts, self._say)
             bench.spent_before_s = sum(entry.seconds for entry in self._ledger.phases.values())
             if self._entry("phase1").status != "done":
                 self._entry("phase1").seconds += loading_s
@@ -223,10 +226,17 @@ class _Pipeline:
         """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
         may hold rows of what is begun anew."""
         trained = name in TRAININGS[phase]
-        log_bytes = log_length(self._folder) if trained else self._ledger.log_bytes(phase)
-        self._entry(phase).parts[name] = Part(facts=facts, log_bytes=log_bytes)
+        part = Part(facts=facts, log_bytes=self._ledger.log_bytes(phase))
+        if trained:
+            rows = read_regular(self._folder / LOG_NAME)
+            part = Part(facts=facts, log_bytes=len(rows), log_tail=self._tail_of(rows))
+        self._entry(phase).parts[name] = part
         self._ledger.save()
         self._deadline.check()
+
+    def _tail_of(self, rows: bytes) -> str:
+        """What the log holds behind the last checkpoint of the training at work; "" where there are none."""
+        return "" if self._log_kept is None else rows[self._log_kept :].decode()
 
     def _prepare(self, entry: PhaseEntry) -> str:
         bench = self._bench
@@ -337,11 +347,13 @@ class _Pipeline:
     def _train(
         self, entry: PhaseEntry, name: str, model: TimedMaskablePPO, plan: RolloutPlan, callbacks: list[Any]
     ) -> None:
-        def saved() -> None:
+        def saved(log_bytes: int) -> None:
+            self._log_kept = log_bytes
             entry.timesteps[name] = model.num_timesteps
             self._tries.count_time()
 
         job = self._job(name)
+        self._log_kept = None
         record = train_resumably(
             self._bench, job, model, plan, callbacks, finished=name in entry.parts,
             log_bytes=self._ledger.log_bytes(job.phase), stop=self._stop, deadline=self._deadline, saved=saved,

@@ -22,6 +22,7 @@ from src.agent.training_state import capture, restore, restore_finished
 from src.files import keep_aside, read_regular, write_atomically
 from src.runs.bench import Bench
 from src.runs.folders import LOG_NAME
+from src.runs.ledger import Part
 from src.runs.stopping import Deadline, StopRequest
 
 Say = Callable[[str], None]
@@ -68,13 +69,14 @@ def train_resumably(
     log_bytes: int,
     stop: StopRequest,
     deadline: Deadline,
-    saved: Callable[[], None],
+    saved: Callable[[int], None],
     not_bitwise: list[str],
 ) -> TrainingRecord | None:
     """Train what is left of the plan, `callbacks` beside the one that logs. None where the training was `finished`
     before: the model then has its weights (trained again where its last checkpoint is lost), and nothing is logged.
 
-    `log_bytes`: length of the log where this training begins. `saved` is called after each checkpoint. `not_bitwise`
+    `log_bytes`: length of the log where this training begins. `saved` is called after each checkpoint, written or gone
+    on from, with the length of the log it holds. `not_bitwise`
     takes sentences on why the result may differ in its last bits. A signal or the timeout ends it at a rollout's end,
     with a checkpoint.
     """
@@ -100,6 +102,7 @@ def train_resumably(
         if loaded is not None:
             found = [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
             not_bitwise += [sentence for sentence in found if sentence not in not_bitwise]
+            saved(loaded.snapshot.state["log_bytes"])
 
         def logged() -> _Logged:
             if sink is None:
@@ -125,7 +128,7 @@ class _Logged(NamedTuple):
     rows: bytes
 
 
-def restore_log(folder: Path, jobs: Sequence[Job], say: Say) -> None:
+def restore_log(folder: Path, jobs: Sequence[Job], finished: Mapping[str, Part], say: Say) -> None:
     """Make the log again from the checkpoints of a run's trainings, in their order, where it differs from what they
     hold. The damaged one is kept. Rows without an intact checkpoint are left as they are."""
     rows = b""
@@ -133,7 +136,12 @@ def restore_log(folder: Path, jobs: Sequence[Job], say: Say) -> None:
         loaded = None if job.store is None else job.store.newest(lambda _: None)
         if loaded is None or loaded.snapshot.state.get("log_start") != len(rows):
             break
-        rows += loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
+        more = loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
+        if job.name in finished:
+            more += finished[job.name].log_tail.encode()
+            if len(rows) + len(more) != finished[job.name].log_bytes:
+                break
+        rows += more
     path = folder / LOG_NAME
     found = read_regular(path) if path.exists() else b""
     if found[: len(rows)] == rows:
@@ -182,7 +190,7 @@ class _Boundary:
         logged: Callable[[], _Logged],
         stop: StopRequest,
         deadline: Deadline,
-        saved: Callable[[], None],
+        saved: Callable[[int], None],
     ) -> None:
         self._settings = bench.config.checkpoint
         self._job = job
@@ -218,4 +226,4 @@ class _Boundary:
         store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log}))
         self._saved_at = self._model.num_timesteps
         self._model.checkpoint_s += time.perf_counter() - began
-        self._saved()
+        self._saved(start + len(rows))
