@@ -151,7 +151,8 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
     assert re.fullmatch(r"pipeline_MNQ_\d{8}-\d{6}", folder.name)
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "report.html",
-        "base.zip", "hybrid.zip", "phase2", "phase3",
+        "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
+        "hybrid.policy.safetensors", "manifest.json", "phase2", "phase3",
     }  # fmt: skip
     assert "ended early" not in (folder / "run.log").read_text()
 

@@ -144,6 +144,7 @@ class _Pipeline:
             for number, name in enumerate(PHASES, start=1):
                 if self._is_done(name):
                     continue
+                standing.outdate_report()
                 self._tries.run(name, self._inputs(name), work[name])
                 if number < len(PHASES) and not bench.config.pipeline.auto_advance:
                     return self._stopped_after(name)

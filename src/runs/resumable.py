@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from src.agent.checkpoints import CheckpointStore, Loaded
+from src.agent.checkpoints import CheckpointMismatch, CheckpointStore, Loaded
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
@@ -133,7 +133,10 @@ def restore_log(folder: Path, jobs: Sequence[Job], finished: Mapping[str, Part],
     hold. The damaged one is kept. Rows without an intact checkpoint are left as they are."""
     rows = b""
     for job in jobs:
-        loaded = None if job.store is None else job.store.newest(lambda _: None)
+        try:
+            loaded = None if job.store is None else job.store.newest(lambda _: None)
+        except CheckpointMismatch:  # said where that training is gone on with
+            break
         if loaded is None or loaded.snapshot.state.get("log_start") != len(rows):
             break
         more = loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()

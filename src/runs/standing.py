@@ -174,6 +174,11 @@ class Standing:
         self._say(f"every phase of {self.folder} is done: nothing is left to do")
         return self.report()
 
+    def outdate_report(self) -> None:
+        """A phase is done again: an earlier report is not of what it makes. The caller saves the ledger."""
+        for name in (REPORT_NAME, PAGE_NAME):
+            self.ledger.files.pop(name, None)
+
     def report(self) -> dict[str, Any]:
         """The report as it was written."""
         return json.loads(read_regular(self.folder / REPORT_NAME))

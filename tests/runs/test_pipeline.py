@@ -777,7 +777,6 @@ def test_lost_rows_of_the_log_are_made_again_from_the_checkpoints(
     assert ended.error is None
     assert f"{log} had lost or changed rows and was written again from the checkpoints" in ended.said
     assert base_results(home) == base_of_whole
-    assert log.read_bytes().startswith(raw[: raw.index(b'"num_timesteps": 96')][:200])
     asides = list(run_of(home).glob("metrics.jsonl.damaged-*"))
     assert len(asides) == (lost != "all")
 
