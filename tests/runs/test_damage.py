@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from src.agent.policy_files import load_policy
 from src.errors import EXIT_BAD_INPUT, EXIT_TARGET_MISSED, UserError
-from src.evidence.run_folder import check_seal
+from src.evidence.run_folder import OutputError, check_seal
 from src.runs import run_files
 from src.runs.damage import DAMAGES, bait_of, damages_of, fault_of
 from src.runs.damage import Ended as EndedProcess
@@ -22,6 +23,7 @@ from src.runs.kills import results_of
 from src.runs.ledger import seal
 from src.runs.pipeline import FilesDamaged
 from src.runs.run_files import damage, facts_of, files_in, set_odd_aside
+from src.testing_framework import TestingFramework
 from tests.runs.pipeline_runs import Pipelines, contents, differing, in_step, pipelines_in, run_of, terminate
 
 
@@ -317,6 +319,20 @@ def test_a_disk_that_is_full_at_any_file_is_one_paragraph_and_the_run_goes_on_la
     assert name in ended.why
     assert pipelines.resume(home).error is None
     assert differing(finished, home) == []
+
+
+@pytest.mark.parametrize("name", ["hybrid.zip", "report.json"])
+def test_a_full_disk_ends_a_run_in_one_go_with_one_paragraph(pipelines: Pipelines, name: str) -> None:
+    home = pipelines.new_home()
+    config = pipelines.config(home, {"test_mode.mode": "hardware_maximized"})
+    framework = TestingFramework(config, Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        full_from(patch, name)
+        with pytest.raises(OutputError, match=r"No space left on device.*what was written before is kept") as error:
+            framework.run_hardware_maximized_validation()
+    assert name in str(error.value)
+    assert framework.run_folder is not None
+    assert {"base.zip", "metrics.jsonl", "hardware.csv", "run.log"} <= set(files_in(framework.run_folder))
 
 
 def test_what_a_symlink_points_to_outside_is_bait(tmp_path: Path) -> None:
