@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Damage every file of a run, resume it, and compare.")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth damage (default 1: all)")
     args = parser.parse_args(argv)
-    import src.testing_framework  # noqa: F401  (loaded once, for all forks)
+    import src.runs.pipeline  # noqa: F401  (loaded once, for all forks)
 
     console = Console(soft_wrap=True)
 
