@@ -1,6 +1,6 @@
 # make run        a quick validation of NQ, in its own virtual environment
 # make test       lint, format, types and tests
-# make evidence   what takes too long for make test: twenty kills, the canaries over all their seeds, coverage
+# make evidence   what takes too long for make test: kills, damaged files, the canaries over all their seeds, coverage
 # make clean     remove the virtual environment and the tools' caches
 #
 # PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
@@ -32,6 +32,7 @@ test: $(dev_stamp) $(model_stamp)
 
 evidence: $(run_stamp) $(model_stamp)
 	$(bin)/python -m src.runs.kills --kills 20
+	$(bin)/python -m src.runs.damage
 	$(bin)/python -m src.evidence.canaries --seeds 10
 	$(bin)/python -m src.evidence.martingale --seeds 3
 	$(bin)/python -m src.evidence.planted_advice --seeds 20

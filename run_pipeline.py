@@ -51,12 +51,16 @@ def _file_of_earlier_run(args: argparse.Namespace, overrides: dict[str, Any]) ->
     if not args.auto_resume and args.start_phase == 1:
         return None
     from src.agent.settings import RunSettings
+    from src.evidence.run_folder import CONFIG_NAME, check_seal
     from src.market.contracts import get_contract
     from src.runs.folders import newest_run
 
     output_dir, market = overrides.get("output_dir", RunSettings().output_dir), overrides.get("market")
     run = newest_run(Path(output_dir), market and get_contract(market).symbol)
-    return run / "config.yaml" if run else None
+    if run is None:
+        return None
+    check_seal(run / CONFIG_NAME)
+    return run / CONFIG_NAME
 
 
 def command_to_go_on(argv: list[str]) -> str:

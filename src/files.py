@@ -1,9 +1,13 @@
 """Files that are there whole or not at all, that are on the disk when a function returns, and that one process at a
-time uses."""
+time uses. A pipe, a device or a symlink in a file's place is never waited for and never written through."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -11,20 +15,80 @@ from pathlib import Path
 
 from filelock import FileLock
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk: trying again does not help."""
+_KINDS = (
+    (stat.S_ISLNK, "a symlink"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"),
+)
+
+
+def kind_of(path: Path) -> str:
+    """What a path is where it is no regular file ("a symlink", "a named pipe", ...); "" for a regular file. Symlinks
+    are not followed. Raises OSError where nothing is there."""
+    mode = os.lstat(path).st_mode
+    return next((kind for holds, kind in _KINDS if holds(mode)), "")
+
+
+def regular_only(path: str | os.PathLike[str], flags: int) -> int:
+    """An `opener` for `open` that opens regular files only. OSError at once for a symlink, pipe, device or folder."""
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise OSError(errno.EINVAL, f"it is {kind_of(Path(path))}, not a file", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {kind_of(Path(path))}, not a file", str(path))
+    return handle
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError, also for a symlink, pipe, device or folder."""
+    with open(path, "rb", opener=regular_only) as file:
+        return file.read()
+
+
+def sha256_of(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 (hex) of a regular file. Raises OSError as `read_regular` does."""
+    with open(path, "rb", opener=regular_only) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside the target, flush to disk, rename: a reader sees the old file, the new one or none. Text becomes
-    UTF-8. Raises OSError."""
+    """Write to a temporary file, flush it to disk, rename: a reader sees the old file, the new one or none. Text
+    becomes UTF-8.
+
+    A symlink, pipe or device of either name is replaced, not written through; a folder in the file's place is kept
+    under another name (`keep_aside`). Raises OSError.
+    """
     partial = path.with_name(f".{path.name}.part")
+    _remove(partial)
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir() and not path.is_symlink():
+            keep_aside(path)
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
     sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, a link or a folder of that name, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -38,10 +102,10 @@ def sync_folder(folder: Path) -> None:
 
 def keep_aside(path: Path, label: str = "damaged") -> Path:
     """Rename a file that cannot be used, what SQLite keeps with it too, to a free name in its folder, which is
-    returned; `label` says there why."""
+    returned; `label` says there why. A link is renamed, not its target."""
     name = f"{path.name}.{label}-{datetime.now():%Y%m%d-%H%M%S}"
     names = (name, *(f"{name}-{i}" for i in range(2, 1000)))
-    aside = next(path.with_name(n) for n in names if not path.with_name(n).exists())
+    aside = next(path.with_name(n) for n in names if not os.path.lexists(path.with_name(n)))
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
@@ -51,6 +115,9 @@ def keep_aside(path: Path, label: str = "damaged") -> Path:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Between processes only one at a time is in here with a file: two would both keep a damaged one aside, and so the
-    new one of the other. Raises OSError."""
+    new one of the other. Raises OSError, also where the path, its links followed, is a pipe, device or folder."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, f"it is {kind_of(path)}, not a file", str(path))
     with FileLock(f"{path}.lock"):
         yield

@@ -6,6 +6,7 @@ Nothing below this module imports it; what is not surface lives in the rooms.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from src.advisor import fusion
 from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
 from src.evidence import hardware
+from src.files import write_atomically
 from src.runs.bench import Bench
 from src.runs.loans import TemporaryLoans
 from src.runs.pipeline import run_pipeline
@@ -159,13 +161,13 @@ class HardwareMonitor:
         }
 
     def save_metrics(self, path: str | Path) -> None:
-        """Write the samples as CSV, a column per field, a failed reading empty."""
-        path = Path(path)
+        """Write the samples as CSV, a column per field, a failed reading empty; whole or not at all. Raises OSError."""
+        path, text = Path(path), io.StringIO(newline="")
+        writer = csv.DictWriter(text, hardware.SAMPLE_FIELDS)
+        writer.writeheader()
+        writer.writerows(list(self.metrics_history))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, hardware.SAMPLE_FIELDS)
-            writer.writeheader()
-            writer.writerows(list(self.metrics_history))
+        write_atomically(path, text.getvalue())
 
     def __enter__(self) -> Self:
         self.start_monitoring()

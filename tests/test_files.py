@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from src.files import alone, keep_aside, write_atomically
+from src.files import alone, keep_aside, read_regular, regular_only, write_atomically
 
 
 @pytest.mark.parametrize(("content", "raw"), [("naïve\n", b"na\xc3\xafve\n"), (b"\x00\xff", b"\x00\xff")])
@@ -91,3 +91,50 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with alone(tmp_path / "ledger"):
         assert not another_gets_in()
     assert another_gets_in()
+
+
+# What is no file
+
+
+@pytest.mark.parametrize("name", ["file", ".file.part"])
+def test_a_link_or_pipe_of_a_files_name_is_replaced_and_not_written_through(name: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for plant in (lambda path: path.symlink_to(outside), os.mkfifo, lambda path: path.symlink_to(tmp_path / "nowhere")):
+        plant(tmp_path / "run" / name)
+        write_atomically(tmp_path / "run" / "file", "text")
+        assert outside.read_text() == "mine"
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["file"]
+        assert read_regular(tmp_path / "run" / "file") == b"text"
+        (tmp_path / "run" / "file").unlink()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_of_a_files_name_is_kept_aside(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "mine").write_text("mine")
+    write_atomically(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+    (aside,) = tmp_path.glob("file.damaged-*")
+    assert (aside / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mode", ["rb", "ab", "wb"])
+@pytest.mark.parametrize("what", ["a symlink", "a named pipe", "a folder", "a device"])
+def test_nothing_but_a_file_is_opened_and_nothing_waited_for(what: str, mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    {
+        "a symlink": lambda: path.symlink_to(tmp_path / "nowhere"), "a named pipe": lambda: os.mkfifo(path),
+        "a folder": path.mkdir, "a device": lambda: None,
+    }[what]()  # fmt: skip
+    path = Path("/dev/null") if what == "a device" else path
+    with pytest.raises(OSError, match=f"it is {what}, not a file"), open(path, mode, opener=regular_only):
+        pytest.fail("it is no file")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_pipe_in_place_of_a_shared_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "store")
+    with pytest.raises(OSError, match="it is a named pipe, not a file"), alone(tmp_path / "store"):
+        pytest.fail("it is no file")

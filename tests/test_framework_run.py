@@ -52,7 +52,8 @@ def test_a_run_writes_everything_into_its_folder() -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
         "config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "tensorboard", "report.json", "report.html",
-        "base.zip", "hybrid.zip",
+        "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
+        "hybrid.policy.safetensors", "manifest.json",
     }  # fmt: skip
     assert json.loads((run.folder / "report.json").read_text()) == run.written
 

@@ -151,7 +151,8 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
     assert re.fullmatch(r"pipeline_MNQ_\d{8}-\d{6}", folder.name)
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "report.html",
-        "base.zip", "hybrid.zip", "phase2", "phase3",
+        "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
+        "hybrid.policy.safetensors", "manifest.json", "phase2", "phase3",
     }  # fmt: skip
     assert "ended early" not in (folder / "run.log").read_text()
 
@@ -465,7 +466,7 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
-        "base.zip weights", "hybrid.zip weights", "base checkpoint-000000001024 optimizer.safetensors",
+        "base.zip policy.pth", "hybrid.zip policy.pth", "base checkpoint-000000001024 optimizer.safetensors",
         "hybrid checkpoint-000000000512 environment.safetensors", "metrics row 0", "report arms", "report advice",
         "report cache", "report fusion",
     ):  # fmt: skip
@@ -579,7 +580,7 @@ def flip_last_bit(path: Path) -> None:
         (another_time, []),
         (one_bit_of_a_weight, ["base checkpoint-000000001024 policy.safetensors"]),
         (one_bit_of_adam, ["hybrid checkpoint-000000000512 optimizer.safetensors"]),
-        (another_models_export, ["hybrid.zip weights"]),
+        (another_models_export, ["hybrid.zip policy.pth"]),
         (a_reward_in_the_log, ["metrics row 3"]),
         (a_row_twice, ["metrics row [0-9]+"]),
         (a_checkpoint_less, ["rl_only checkpoint-000000000(256|512) [a-z]+.safetensors"] * 8),

@@ -129,6 +129,14 @@ def _check_fits(model: TimedMaskablePPO, state: Mapping[str, Any], weights: Mapp
         )
 
 
+def restore_finished(model: TimedMaskablePPO, snapshot: Snapshot) -> None:
+    """Put a newly built model where `capture` found it at the end of its training: weights, optimizer and counters.
+    Environments, callbacks and generators are left alone. UserError where the networks are others."""
+    state = unpack(snapshot.state["training"])
+    _check_fits(model, state, snapshot.tensors["policy"])
+    _restore_learner(model, state, snapshot)
+
+
 def _restore_learner(model: TimedMaskablePPO, state: Mapping[str, Any], snapshot: Snapshot) -> None:
     model.policy.load_state_dict(snapshot.tensors["policy"])
     _restore_adam(model, snapshot.tensors["optimizer"], state["learning_rate"])

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from src.evidence.intervals import paired_interval
 from src.evidence.statistics import Float64
+from src.files import write_atomically
 
 SIZES = (10, 20, 40, 60, 110)
 LEVEL = 0.95
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_row(*_cells(row))
     console.print(table)
     if arguments.write is not None:
-        arguments.write.write_text(markdown(rows), encoding="utf-8")
+        write_atomically(arguments.write, markdown(rows))
     facts = {"level": LEVEL, "replications": replications, "rows": [asdict(row) for row in rows]}
     console.print(json.dumps(facts), soft_wrap=True, highlight=False, markup=False)
     return 0

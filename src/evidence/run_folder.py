@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import os
+import re
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import TextIOWrapper
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
 
 from src.errors import UserError
-from src.files import write_atomically
+from src.files import read_regular, regular_only, write_atomically
 
 
 class OutputError(UserError):
@@ -42,34 +48,127 @@ def check_writable(output_dir: Path) -> None:
 
 
 def make_run_folder(output_dir: Path, mode: str, market: str) -> Path:
-    """A new folder `<mode>_<market>_<local time>` below `output_dir`; a number is added where the name is taken."""
+    """A new folder `<mode>_<market>_<local time>` below `output_dir`, with a number where the name is taken.
+
+    Names sort by the order in which the runs of a mode began: where the clock went back behind the newest of them, the
+    new folder takes that one's time and the next number. Raises OutputError.
+    """
     check_writable(output_dir)
-    name = f"{mode}_{market}_{datetime.now():%Y%m%d-%H%M%S}"
-    for attempt in range(1000):
-        folder = output_dir / (name if attempt == 0 else f"{name}-{attempt + 1}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise OutputError(f"{output_dir} holds 1000 runs of this second; name another folder with --output-dir.")
+    try:
+        while True:
+            folder = output_dir / _next_name(output_dir, mode, market)
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another process was quicker
+                continue
+            return folder
+    except OSError as error:
+        raise OutputError(
+            f"No run folder can be made in {output_dir} ({error.strerror or error}). Free space on that disk, or name "
+            f"another folder with --output-dir."
+        ) from error
+
+
+def _next_name(output_dir: Path, mode: str, market: str) -> str:
+    """The name of a new run, behind those of every earlier run of that mode."""
+    stamp, number = f"{datetime.now():%Y%m%d-%H%M%S}", 1
+    pattern = re.compile(rf"{re.escape(mode)}_[A-Z0-9]+_(\d{{8}}-\d{{6}})(?:-(\d+))?")
+    for name in os.listdir(output_dir):
+        if (found := pattern.fullmatch(name)) and (found[1], int(found[2] or 1)) >= (stamp, number):
+            stamp, number = found[1], int(found[2] or 1) + 1
+    return f"{mode}_{market}_{stamp}" + (f"-{number}" if number > 1 else "")
+
+
+@contextmanager
+def output_errors_in_words(output_dir: Path, then: str) -> Iterator[None]:
+    """Within, an OSError that nobody has put into words becomes an OutputError with its reason; `then` says what is
+    kept and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        raise OutputError(
+            f"The run cannot write or read its files below {output_dir} ({what}{error.strerror or error}). Free space "
+            f"on that disk, or see that its folder can be written; {then}"
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically; a number JSON does not have (NaN, infinities) becomes null."""
-    write_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """What `write_json` makes of a value: mappings, lists and plain values; null for a number JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose first failing write is raised where the message was logged, and which is silent from then on.
+    The standard handler prints a traceback for each message and goes on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.stream = self._open()
+        self._failed = False
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=regular_only)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._failed = True
+        raise OSError(error.errno, error.strerror, self.baseFilename) from error
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:
+            if not self._failed:  # else it has been raised, and this is the same
+                raise
+
+
+CONFIG_NAME = "config.yaml"
+_SEAL = "# SHA-256 of what follows this line: "
+
+
+def sealed(text: str) -> str:
+    """A configuration under a first line with its hash; what is written so is read back by `check_seal`."""
+    return f"{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def check_seal(path: Path) -> None:
+    """UserError for a run's configuration that is not as the run wrote it. One without a hash is of an earlier version
+    and passes."""
+    try:
+        first, _, text = read_regular(path).partition(b"\n")
+        if not first.startswith(_SEAL.encode()[:10]):
+            return
+        if first == f"{_SEAL}{hashlib.sha256(text).hexdigest()}".encode():
+            return
+        why = "it was changed: its content differs from the SHA-256 in its first line"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise UserError(
+        f"The settings {path} of the run to resume cannot be used ({why}). Name the settings it was begun with by "
+        f"--config FILE, or give the options it was begun with."
+    )
 
 
 class RunLog:
@@ -93,15 +192,14 @@ class RunLog:
 
     def write_to(self, path: Path) -> None:
         """Write what was logged so far to `path`, and from now on each message at once."""
-        file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._held.setTarget(file)
+        self._held.setTarget(_LogFile(path))
         self._held.flush()
         self._held.flushLevel = logging.NOTSET
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            self._logger.info("the run ended early: %s", f"{type(error).__name__} {error}".strip())
+            with suppress(OSError):  # of a full disk; what ended the run is to be heard, not this
+                self._logger.info("the run ended early: %s", f"{type(error).__name__} {error}".strip())
         self._logger.removeHandler(self._held)
         self._logger.setLevel(self._level)
         if self._held.target is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,11 +26,9 @@ from src.agent.training import release, resolve_device
 from src.configuration import Configuration, effective_yaml, gpu_settings
 from src.evidence.display import RunDisplay
 from src.evidence.evaluation import Fusion, SessionPool
-from src.evidence.run_folder import RunLog
+from src.evidence.run_folder import CONFIG_NAME, RunLog, sealed
 from src.files import write_atomically
 from src.trading.session_batch import SessionBatch
-
-CONFIG_NAME = "config.yaml"
 
 
 class Monitor(Protocol):
@@ -176,9 +175,9 @@ class Bench:
     def write_to(self, folder: Path) -> None:
         """From now on the run has a folder: log, configuration and, at its end, the hardware samples go there."""
         self.folder = folder
-        self._stack.callback(self._write_hardware, folder)
+        self._stack.push(self._write_hardware)
         self._log.write_to(folder / "run.log")
-        write_atomically(folder / CONFIG_NAME, effective_yaml(self.config))
+        write_atomically(folder / CONFIG_NAME, sealed(effective_yaml(self.config)))
 
     def trainer(self) -> Trainer:
         """What the trainings of this run share; ConfigError for CUDA that is not there."""
@@ -290,10 +289,16 @@ class Bench:
         history = self.monitor.metrics_history
         return history[-1] if history else None
 
-    def _write_hardware(self, folder: Path) -> None:
+    def _write_hardware(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """At the run's end, whatever ended it. Raises OSError only where nothing else did: what ended the run is to be
+        heard, not this."""
         self.monitor.stop_monitoring()
+        assert self.folder is not None
         names = ("hardware.csv", *(f"hardware-{n}.csv" for n in range(2, 10_000)))  # a file each process of the run
+        free = (path for name in names if not os.path.lexists(path := self.folder / name))
         try:
-            self.monitor.save_metrics(next(folder / name for name in names if not (folder / name).exists()))
-        except OSError as error:  # of a full disk; what ended the run is to be heard, not this
-            self.display.say(f"the hardware samples cannot be written ({error.strerror or error})")
+            self.monitor.save_metrics(next(free))
+        except OSError as failed:
+            if error is None:
+                raise
+            self.display.say(f"the hardware samples cannot be written ({failed.strerror or failed})")

@@ -2,71 +2,138 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from src.errors import UserError
-from src.evidence.run_folder import check_writable
+from src.evidence.run_folder import OutputError, check_writable
+from src.files import kind_of, read_regular, write_atomically
 from src.runs.ledger import LEDGER_NAME
 
 MODE = "pipeline"
 LOG_NAME = "metrics.jsonl"
+EXPORTS = {
+    "phase1": (),
+    "phase2": ("base.zip", "base.policy.safetensors", "base.policy.json"),
+    "phase3": ("hybrid.zip", "hybrid.policy.safetensors", "hybrid.policy.json"),
+}
+"""The models a phase exports; of environments of a user's own there may be fewer."""
 MADE_BESIDES = {
-    "phase2": ("base.zip", "tensorboard/base"),
+    "phase2": (*EXPORTS["phase2"], "tensorboard/base"),
     "phase3": (
-        "hybrid.zip",
+        *EXPORTS["phase3"],
         *(f"tensorboard/{name}" for name in ("rl_only", "hybrid", "hybrid_placebo")),
         "report.json",
         "report.html",
     ),
 }
 """What a phase leaves outside of its own folder."""
-_NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
+NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
 _LOCK, _HOLDER = ".pipeline.lock", ".pipeline.holder"
 
 
 @contextmanager
 def only_run_in(output_dir: Path) -> Iterator[None]:
-    """UserError when another pipeline is at work there. The lock is the system's: a dead process holds none."""
+    """UserError when another pipeline is at work there.
+
+    The lock is the kernel's and on the folder itself: a dead process holds none, and deleting a file does not free it.
+    """
     check_writable(output_dir)
-    lock, holder = FileLock(output_dir / _LOCK), output_dir / _HOLDER
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        process = holder.read_text(encoding="utf-8") if holder.exists() else "unknown"
+    holder = output_dir / _HOLDER
+    handle = _locked(output_dir)
+    if handle is None:
         raise UserError(
-            f"Another pipeline (process {process}) is at work in {output_dir}. Wait for it, stop it, or name another "
-            f"folder with --output-dir."
-        ) from None
+            f"Another pipeline (process {_number_in(holder)}) is at work in {output_dir}. Wait for it, stop it, or "
+            f"name another folder with --output-dir."
+        )
     try:
-        holder.write_text(str(os.getpid()), encoding="utf-8")
+        try:
+            write_atomically(holder, str(os.getpid()))
+        except OSError as error:
+            raise OutputError(
+                f"The file {holder} cannot be written ({error.strerror or error}). Free space on that disk, or name "
+                f"another folder with --output-dir."
+            ) from error
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        with suppress(OSError):  # a stale number does no harm: the lock decides
+            holder.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """An open handle that holds the folder's lock; None where another process holds it. OutputError where the file
+    system knows no locks."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # A network file system that locks only what is open for writing, which a folder never is.
+            os.close(handle)
+            handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError as error:
+        os.close(handle)
+        raise OutputError(
+            f"{folder} cannot be locked ({error.strerror or error}), so two pipelines could write to it at once. Name "
+            f"a folder on a local disk with --output-dir."
+        ) from error
+    return handle
+
+
+def _number_in(holder: Path) -> str:
+    """The process number in a holder file; "unknown" where it cannot be read or holds something else."""
+    try:
+        text = read_regular(holder)[:20].decode("ascii")
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
+    return text if text.isdigit() else "unknown"
 
 
 def newest_run(output_dir: Path, market: str | None) -> Path | None:
-    """The pipeline run of a market (None: of any) that was begun last; None where there is none."""
+    """The pipeline run of a market (None: of any) that was begun last, or None. Raises UserError as `runs_of`."""
     return next(iter(runs_of(output_dir, market)), None)
 
 
-def runs_of(output_dir: Path, market: str | None) -> list[Path]:
-    """The pipeline runs of a market (None: of any), the one begun last first."""
-    runs = [path.parent for path in output_dir.glob(f"{MODE}_{market or '*'}_*/{LEDGER_NAME}")]
-    return sorted((folder for folder in runs if _NAME.fullmatch(folder.name)), key=_begun, reverse=True)
+def runs_of(output_dir: Path, market: str | None) -> Iterator[Path]:
+    """The pipeline runs of a market (None: of any), newest first.
+
+    Raises UserError when the next one is a symlink, or has files and no ledger: an older one is never taken instead.
+    """
+    found = [path for path in output_dir.glob(f"{MODE}_{market or '*'}_*") if NAME.fullmatch(path.name)]
+    for folder in sorted((path for path in found if path.is_dir()), key=_begun, reverse=True):
+        if folder.is_symlink():
+            raise UserError(
+                f"The newest run {folder} is a symlink, which no run writes through. Name the folder that holds it "
+                f"with --output-dir, or remove the link."
+            )
+        if os.path.lexists(folder / LEDGER_NAME):
+            yield folder
+            continue
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(
+                f"The newest run {folder} has lost its {LEDGER_NAME}, so it cannot be resumed. Restore that file, move "
+                f"the folder away to resume the run before it, or leave out --auto-resume and --start-phase to begin a "
+                f"new run."
+            )
 
 
 def _begun(folder: Path) -> tuple[str, int]:
     """When a run began, by its name, and the number that tells runs of one second apart."""
-    _, when, number = _NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
+    _, when, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
     return when, int(number or 1)
 
 
@@ -78,13 +145,13 @@ def log_length(run: Path) -> int:
 
 def set_aside(run: Path, phase: str) -> Path | None:
     """Move what a phase has left into a folder beside, with a copy of the log; None if it has left nothing."""
-    left = [path for name in MADE_BESIDES.get(phase, ()) if (path := run / name).exists()]
+    left = [path for name in MADE_BESIDES.get(phase, ()) if os.path.lexists(path := run / name)]
     own = run / phase
-    if not own.exists() and not left:
+    if not os.path.lexists(own) and not left:
         return None
     taken = {path.name for path in run.glob(f"{phase}.before-*")}
     aside = next(path for n in itertools.count(1) if (path := run / f"{phase}.before-{n}").name not in taken)
-    if own.exists():
+    if own.is_dir() and not own.is_symlink():
         own.rename(aside)
     else:
         aside.mkdir()
@@ -92,6 +159,7 @@ def set_aside(run: Path, phase: str) -> Path | None:
         kept = aside / path.relative_to(run)
         kept.parent.mkdir(exist_ok=True)
         path.rename(kept)
-    if (run / LOG_NAME).exists():
-        shutil.copy2(run / LOG_NAME, aside / LOG_NAME)
+    log = run / LOG_NAME
+    if os.path.lexists(log) and not kind_of(log):
+        shutil.copy2(log, aside / LOG_NAME)
     return aside

@@ -4,7 +4,8 @@
 
 A short pipeline with a tiny language model runs once to its end, and then again and again under SIGKILL to its whole
 process group: at random instants, in the middle of writing a checkpoint, while the model is asked. Whenever a killed
-run has reached its end, weights, optimizer, log rows and report figures (times aside) are compared bit for bit.
+run has reached its end, every byte of the exports, weights, optimizer, log rows and report figures (times aside) are
+compared.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
+
+from src.runs.folders import EXPORTS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "run_pipeline.py"
 ANY, WRITING, ASKING = "any instant", "writing a checkpoint", "asking the model"
@@ -240,13 +243,18 @@ def _answers(store: Path) -> int:
 def results_of(folder: Path) -> dict[str, str]:
     """Everything that must not depend on being killed, as digests by name."""
     (run,) = (path.parent for path in folder.glob("logs/*/report.json"))
-    found = {}
-    for zipped in ("base.zip", "hybrid.zip"):
-        with zipfile.ZipFile(run / zipped) as archive:
-            found[f"{zipped} weights"] = _digest(archive.read("policy.pth"))
-    for training in sorted(run.glob("phase?/*/")):
+    found: dict[str, str] = {}
+    for name in (name for exports in EXPORTS.values() for name in exports if (run / name).exists()):
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(run / name) as archive:
+                found |= {f"{name} {member}": _digest(archive.read(member)) for member in archive.namelist()}
+        else:
+            found[name] = _digest((run / name).read_bytes())
+    for training in sorted(path for path in run.glob("phase?/*/") if ".damaged-" not in path.name):
         newest = max(training.glob("checkpoint-*"))
         for part in sorted(newest.glob("*.safetensors")):
+            if part.name == "log.safetensors":  # rows with their times: compared below, without
+                continue
             found[f"{training.name} {newest.name} {part.name}"] = _digest(part.read_bytes())
     for number, line in enumerate((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         found[f"metrics row {number}"] = _digest(json.dumps(_compared(json.loads(line))).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from src.errors import UserError
-from src.evidence.run_folder import write_json
+from src.evidence.run_folder import plain_json, write_json
+from src.files import read_regular
+from src.runs.run_files import FileFacts
 
 LEDGER_NAME = "ledger.json"
 Status = Literal["pending", "running", "done", "failed", "timed_out", "interrupted"]
@@ -25,6 +28,8 @@ class Part(BaseModel):
     """What the report says of it."""
     log_bytes: int
     """Length of metrics.jsonl behind it: rows after belong to what was not finished."""
+    log_tail: str = ""
+    """Rows of a training after its last checkpoint, which holds the others."""
 
 
 class PhaseEntry(BaseModel):
@@ -59,6 +64,15 @@ class _File(BaseModel):
 
     format: Literal[1] = 1
     phases: dict[str, PhaseEntry]
+    files: dict[str, FileFacts] = Field(default_factory=dict)
+    sha256: str | None = None
+    """Of all the rest as compact JSON; ledgers of earlier versions have none."""
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a ledger's content without its own."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class Ledger:
@@ -67,13 +81,18 @@ class Ledger:
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self.path = folder / LEDGER_NAME
         self.phases = {name: PhaseEntry() for name in names}
+        self.files: dict[str, FileFacts] = {}
+        """Files the run has made, by path in its folder; empty in a ledger of an earlier version."""
 
     @classmethod
     def read(cls, folder: Path, names: tuple[str, ...]) -> Ledger:
         """The ledger of a run; UserError for one that is missing or not readable."""
         ledger = cls(folder, names)
         try:
-            content = _File.model_validate(json.loads(ledger.path.read_text(encoding="utf-8")))
+            raw = json.loads(read_regular(ledger.path).decode("utf-8"))
+            content = _File.model_validate(raw)
+            if content.sha256 is not None and content.sha256 != seal(raw):
+                raise ValueError("it was changed: its content differs from its own SHA-256")
         except (OSError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -86,12 +105,14 @@ class Ledger:
                 f"--auto-resume and --start-phase to begin a new run."
             )
         ledger.phases = {name: content.phases[name] for name in names}
+        ledger.files = content.files
         return ledger
 
     def save(self) -> None:
         """Bring the ledger to the disk, whole or not at all. UserError when the disk refuses."""
         try:
-            write_json(self.path, _File(phases=self.phases).model_dump())
+            content = plain_json(_File(phases=self.phases, files=self.files).model_dump())
+            write_json(self.path, {**content, "sha256": seal(content)})
         except OSError as error:
             raise UserError(
                 f"The ledger {self.path} cannot be written ({error.strerror or error}). Free space on that disk, or "

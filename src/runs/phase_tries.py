@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from src.errors import EnvironmentWorkerError, TrainingDiverged, UserError
+from src.files import NO_SPACE
 from src.runs.bench import Bench
 from src.runs.folders import log_length
 from src.runs.ledger import PhaseEntry
@@ -61,6 +62,8 @@ class PhaseTries:
                     entry.failures.append(f"{type(error).__name__}: {error}")
                     entry.status = "failed"
                     self._standing.ledger.save()
+                    if isinstance(error, OSError) and error.errno in NO_SPACE:
+                        raise  # no other try helps
                     if failures <= settings.max_retries_per_phase:
                         self._say(f"{name} failed ({_first_line(error)}); trying again from its newest checkpoint")
                         continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,30 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table, save_table
 from src.advisor.tabulation import TabulationRecord
-from src.agent.export import export_base, export_hybrid
+from src.agent.export import export_base, export_data, export_hybrid
 from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
-from src.errors import InterruptedRun, UserError
+from src.errors import EXIT_TARGET_MISSED, InterruptedRun, UserError
 from src.evidence.console_summary import print_summary
+from src.evidence.page import write_page
 from src.evidence.placebo import placebo_table
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
-from src.evidence.run_folder import OutputError
+from src.evidence.run_folder import output_errors_in_words
+from src.files import read_regular
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
-from src.runs.folders import log_length, only_run_in
+from src.runs.folders import EXPORTS, LOG_NAME, only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
-from src.runs.results import finish, gpu_use, look_ahead, seeded
-from src.runs.resumable import Job, ends_whole, kept_weights, store_of, train_resumably
-from src.runs.standing import PHASES, TITLES, Standing
+from src.runs.results import PAGE_NAME, REPORT_NAME, finish, gpu_use, look_ahead, seeded
+from src.runs.resumable import Job, ends_whole, kept_weights, restore_log, store_of, train_resumably
+from src.runs.standing import PHASES, TITLES, Standing, in_words
 from src.runs.stopping import Deadline, StopRequest
 
 TRAININGS: dict[str, tuple[str, ...]] = {
@@ -48,6 +50,12 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "phase2": ("base",),
     "phase3": ("rl_only", "hybrid", "hybrid_placebo"),
 }
+
+
+class FilesDamaged(UserError):
+    """Files of a run were damaged and could not be made again; the text names them."""
+
+    exit_code = EXIT_TARGET_MISSED
 
 
 def run_pipeline(
@@ -61,27 +69,30 @@ def run_pipeline(
     Raises UserError for input to mend and for phases that failed, InterruptedRun when stopped.
     """
     output_dir, command = Path(bench.config.test_mode.output_dir), command or "run_automated_pipeline(auto_resume=True)"
-    with only_run_in(output_dir), StopRequest() as stop:
+    then = f"everything up to the newest checkpoint is kept. Go on with:\n{command}"
+    with output_errors_in_words(output_dir, then), only_run_in(output_dir), StopRequest() as stop:
         run = _Pipeline(bench, stop, start_phase, auto_resume, command)
         try:
             report = run.to_the_end(output_dir)
+            run.record_files()
             if bench.folder is not None and "stopped_after" not in report:
                 print_summary(bench.console, report, bench.folder)
+            run.check_all_restored()
             return report
+        except UserError:
+            with suppress(OSError, UserError):  # what ended the run is to be heard, not this
+                run.record_files()
+            raise
         except KeyboardInterrupt:
             run.interrupted()
+            with suppress(OSError, UserError):
+                run.record_files()
             if bench.folder is None and not auto_resume:
                 raise
             kept = f"nothing below {output_dir} was changed"
             if bench.folder is not None:
                 kept = f"everything up to the newest checkpoint is kept in {bench.folder}"
             raise InterruptedRun(f"Stopped; {kept}. Go on with:\n{command}") from None
-        except OSError as error:  # outside of the phases, where another try is no remedy
-            raise OutputError(
-                f"The run cannot write or read its files below {output_dir} ({error}). Free space on that disk, or "
-                f"see that its folder can be written; everything up to the newest checkpoint is kept. Go on with:\n"
-                f"{command}"
-            ) from error
 
 
 class _Pipeline:
@@ -102,6 +113,9 @@ class _Pipeline:
         self._first_env: VecEnv | None = None
         self._base_weights: Weights | None = None
         self._sections: dict[str, Any] | None = None
+        self._wrote = False
+        self._log_kept: int | None = None
+        """Length of the log that the checkpoints of the training at work hold."""
 
     def to_the_end(self, output_dir: Path) -> dict[str, Any]:
         bench, standing = self._bench, self._standing
@@ -115,10 +129,17 @@ class _Pipeline:
             loading_s = time.perf_counter() - began
             standing.open(earlier or standing.unfinished_run(output_dir, self._plans), output_dir)
             standing.check_what_is_there()
+            if earlier is not None:
+                standing.find_damage()
             if (report := standing.complete()) is not None:
                 return report
             # Not before: a run that refuses to go on leaves the options of the earlier one as they were.
             bench.write_to(self._folder)
+            self._wrote = True
+            if earlier is not None:
+                jobs = [self._job(name) for names in TRAININGS.values() for name in names]
+                parts = {name: part for entry in self._ledger.phases.values() for name, part in entry.parts.items()}
+                restore_log(self._folder, jobs, parts, self._say)
             bench.spent_before_s = sum(entry.seconds for entry in self._ledger.phases.values())
             if self._entry("phase1").status != "done":
                 self._entry("phase1").seconds += loading_s
@@ -130,22 +151,56 @@ class _Pipeline:
             for number, name in enumerate(PHASES, start=1):
                 if self._is_done(name):
                     continue
+                standing.outdate_report()
                 self._tries.run(name, self._inputs(name), work[name])
                 if number < len(PHASES) and not bench.config.pipeline.auto_advance:
                     return self._stopped_after(name)
+            if standing.report_is_kept():
+                report = standing.report()
+                write_page(report, self._folder / PAGE_NAME)
+                return report
             return self._report()
 
+    def record_files(self) -> None:
+        """Once nothing of the run is open any more: take its files into the ledger and manifest.json."""
+        if self._wrote:
+            self._standing.record_all()
+
+    def check_all_restored(self) -> None:
+        """FilesDamaged where a file was not as recorded and could not be made again."""
+        if lost := self._standing.not_restored():
+            raise FilesDamaged(
+                f"Files of {self._folder} were not as the run left them and could not be made again: {in_words(lost)}. "
+                f"Everything else is as it was, or made again to the same bytes (times aside); the list of files now "
+                f"has them as they are."
+            )
+
     def _is_done(self, name: str) -> bool:
-        """Whether a phase is finished, from what is there now, and what it made is at hand."""
+        """Whether a phase is finished, from what is there now, and what it made is at hand: a damaged export is made
+        again."""
         if changed := self._standing.changed(name):  # a phase before it was gone on with in this process
             self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
             self._standing.forget(name)
         entry = self._entry(name)
-        trainings = [training for training in TRAININGS[name] if training in entry.parts]
-        if entry.status != "done" or not all(self._is_at_hand(training) for training in trainings):
+        if entry.status != "done":
             return False
+        lost = [export for export in EXPORTS[name] if export in self._standing.damaged and export in self._ledger.files]
+        trainings = [training for training in TRAININGS[name] if training in entry.parts]
+        # With all exports and the report intact nothing needs the checkpoints any more.
+        if (lost or not self._standing.report_is_kept()) and not all(map(self._is_at_hand, trainings)):
+            return False
+        if lost:
+            self._tries.prepare(name)
+            self._export_again(name, entry)
+            self._say(f"made again from the checkpoints: {', '.join(lost)}")
         self._say(f"{name} ({TITLES[name]}) is done: {entry.seconds:,.0f} s, tries: {entry.tries}")
         return True
+
+    def _export_again(self, name: str, entry: PhaseEntry) -> None:
+        if name == "phase2":
+            self._train_base(entry)
+        elif self._bench.market is not None:
+            self._export_hybrid(self._fine_tuned(entry, "hybrid", self._advice(entry, self._bench.market)))
 
     def _is_at_hand(self, training: str) -> bool:
         """Whether the end of a finished training can be read."""
@@ -179,10 +234,17 @@ class _Pipeline:
         """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
         may hold rows of what is begun anew."""
         trained = name in TRAININGS[phase]
-        log_bytes = log_length(self._folder) if trained else self._ledger.log_bytes(phase)
-        self._entry(phase).parts[name] = Part(facts=facts, log_bytes=log_bytes)
+        part = Part(facts=facts, log_bytes=self._ledger.log_bytes(phase))
+        if trained:
+            rows = read_regular(self._folder / LOG_NAME)
+            part = Part(facts=facts, log_bytes=len(rows), log_tail=self._tail_of(rows))
+        self._entry(phase).parts[name] = part
         self._ledger.save()
         self._deadline.check()
+
+    def _tail_of(self, rows: bytes) -> str:
+        """What the log holds behind the last checkpoint of the training at work; "" where there are none."""
+        return "" if self._log_kept is None else rows[self._log_kept :].decode()
 
     def _prepare(self, entry: PhaseEntry) -> str:
         bench = self._bench
@@ -204,35 +266,41 @@ class _Pipeline:
                     estimate = estimate_production(self._trainer, env, plan)
                 self._finished("phase2", "production", asdict(estimate))
             bench.count_lookups(env)
-        export_base(model, self._folder / "base.zip")
+        zipped = export_base(model, self._folder / "base.zip")
+        self._standing.record([path.name for path in (zipped, *export_data(model, zipped))])
         self._base_weights = weights = dict(model.policy.state_dict())
         bench.release(model)
         return weights_fingerprint(weights)
 
     def _train_hybrid(self, entry: PhaseEntry) -> str:
-        bench, plan, market = self._bench, self._plans[1], self._bench.market
+        bench, market = self._bench, self._bench.market
         if market is None:
             return "not applicable"
-        base = self._base()
         table = self._advice(entry, market)
         placebo = placebo_table(table, self._trainer.seed)
-        llm = bench.config.llm
-        models: dict[str, TimedMaskablePPO] = {}
-        for name, settings, heard in (
-            ("rl_only", None, None),
-            ("hybrid", llm, table),
-            ("hybrid_placebo", llm, placebo),
-        ):
-            with closing(self._trainer.make_env(market, heard)) as env:
-                models[name], callbacks = self._trainer.new_finetuned(base, env, plan, settings)
-                self._train(entry, name, models[name], plan, callbacks)
-                bench.count_lookups(env)
-            bench.release(models[name])
-        export_hybrid(models["hybrid"], self._folder / "hybrid.zip")
+        models = {
+            name: self._fine_tuned(entry, name, heard)
+            for name, heard in (("rl_only", None), ("hybrid", table), ("hybrid_placebo", placebo))
+        }
+        self._export_hybrid(models["hybrid"])
         rl_only, hybrid, permuted = (models[name].policy for name in ("rl_only", "hybrid", "hybrid_placebo"))
         trained = Trained(rl_only, hybrid, permuted, placebo)
         self._sections = evaluated(bench, market, table, {self._trainer.seed: trained})
         return weights_fingerprint(models["hybrid"].policy.state_dict())
+
+    def _fine_tuned(self, entry: PhaseEntry, name: str, heard: AdviceTable | None) -> TimedMaskablePPO:
+        """A fine-tuning from base weights, trained or as it was when it was finished."""
+        plan, llm = self._plans[1], None if heard is None else self._bench.config.llm
+        with closing(self._trainer.make_env(self._bench.market, heard)) as env:
+            model, callbacks = self._trainer.new_finetuned(self._base(), env, plan, llm)
+            self._train(entry, name, model, plan, callbacks)
+            self._bench.count_lookups(env)
+        self._bench.release(model)
+        return model
+
+    def _export_hybrid(self, model: TimedMaskablePPO) -> None:
+        zipped = export_hybrid(model, self._folder / "hybrid.zip")
+        self._standing.record([path.name for path in (zipped, *export_data(model, zipped))])
 
     def _base(self) -> Weights:
         """Base weights: those just trained, else from the newest checkpoint of phase 2."""
@@ -290,11 +358,13 @@ class _Pipeline:
     def _train(
         self, entry: PhaseEntry, name: str, model: TimedMaskablePPO, plan: RolloutPlan, callbacks: list[Any]
     ) -> None:
-        def saved() -> None:
+        def saved(log_bytes: int) -> None:
+            self._log_kept = log_bytes
             entry.timesteps[name] = model.num_timesteps
             self._tries.count_time()
 
         job = self._job(name)
+        self._log_kept = None
         record = train_resumably(
             self._bench, job, model, plan, callbacks, finished=name in entry.parts,
             log_bytes=self._ledger.log_bytes(job.phase), stop=self._stop, deadline=self._deadline, saved=saved,
@@ -333,4 +403,7 @@ class _Pipeline:
         device = str(self._trainer.device)
         gpu_counts, no_gpu = gpu_use(bench, device)
         targets = phase_targets(config, ledger, gpu_counts=gpu_counts, why_not=no_gpu)
-        return finish(bench, "Automated Pipeline", report, device, self._folder, targets)
+        complete = finish(bench, "Automated Pipeline", report, device, self._folder, targets)
+        self._standing.record([REPORT_NAME, PAGE_NAME])
+        ledger.save()
+        return complete

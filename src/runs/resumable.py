@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from src.agent.checkpoints import CheckpointStore, Loaded
+import numpy as np
+import torch
+
+from src.agent.checkpoints import CheckpointMismatch, CheckpointStore, Loaded
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import CheckpointSettings
 from src.agent.training import TrainingRecord, train
-from src.agent.training_state import capture, restore
+from src.agent.training_state import capture, restore, restore_finished
+from src.files import keep_aside, read_regular, write_atomically
 from src.runs.bench import Bench
 from src.runs.folders import LOG_NAME
+from src.runs.ledger import Part
 from src.runs.stopping import Deadline, StopRequest
 
 Say = Callable[[str], None]
@@ -64,20 +69,20 @@ def train_resumably(
     log_bytes: int,
     stop: StopRequest,
     deadline: Deadline,
-    saved: Callable[[], None],
+    saved: Callable[[int], None],
     not_bitwise: list[str],
 ) -> TrainingRecord | None:
     """Train what is left of the plan, `callbacks` beside the one that logs. None where the training was `finished`
     before: the model then has its weights (trained again where its last checkpoint is lost), and nothing is logged.
 
-    `log_bytes`: length of the log where this training begins. `saved` is called after each checkpoint. `not_bitwise`
+    `log_bytes`: length of the log where this training begins. `saved` is called after each checkpoint, written or gone
+    on from, with the length of the log it holds. `not_bitwise`
     takes sentences on why the result may differ in its last bits. A signal or the timeout ends it at a rollout's end,
     with a checkpoint.
     """
     loaded = None if job.store is None else job.store.newest(bench.display.say)
     if finished and loaded is not None and loaded.snapshot.step >= plan.actual:
-        model.policy.load_state_dict(loaded.snapshot.tensors["policy"])
-        model.num_timesteps = loaded.snapshot.step
+        restore_finished(model, replace(loaded.snapshot, state=loaded.snapshot.state["training"]))
         return None
     if finished:
         bench.display.say(
@@ -97,11 +102,14 @@ def train_resumably(
         if loaded is not None:
             found = [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
             not_bitwise += [sentence for sentence in found if sentence not in not_bitwise]
+            saved(loaded.snapshot.state["log_bytes"])
 
-        def log_size() -> int:
-            return log_bytes if sink is None else sink.offset
+        def logged() -> _Logged:
+            if sink is None:
+                return _Logged(log_bytes, b"")
+            return _Logged(log_bytes, read_regular(sink.path)[log_bytes : sink.offset])
 
-        boundary = _Boundary(bench, job, model, plan, resumables, log_size, stop, deadline, saved)
+        boundary = _Boundary(bench, job, model, plan, resumables, logged, stop, deadline, saved)
         model.after_update = boundary
         try:
             with stop.deferred():
@@ -113,11 +121,44 @@ def train_resumably(
     return None if finished else record
 
 
+class _Logged(NamedTuple):
+    """The rows of one training in the log, and the length of the log at its beginning."""
+
+    start: int
+    rows: bytes
+
+
+def restore_log(folder: Path, jobs: Sequence[Job], finished: Mapping[str, Part], say: Say) -> None:
+    """Make the log again from the checkpoints of a run's trainings, in their order, where it differs from what they
+    hold. The damaged one is kept. Rows without an intact checkpoint are left as they are."""
+    rows = b""
+    for job in jobs:
+        try:
+            loaded = None if job.store is None else job.store.newest(lambda _: None)
+        except CheckpointMismatch:  # said where that training is gone on with
+            break
+        if loaded is None or loaded.snapshot.state.get("log_start") != len(rows):
+            break
+        more = loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
+        if job.name in finished:
+            more += finished[job.name].log_tail.encode()
+            if len(rows) + len(more) != finished[job.name].log_bytes:
+                break
+        rows += more
+    path = folder / LOG_NAME
+    found = read_regular(path) if path.exists() else b""
+    if found[: len(rows)] == rows:
+        return
+    kept = f"; the damaged one is kept as {keep_aside(path).name}" if path.exists() else ""
+    write_atomically(path, rows)
+    say(f"{path} had lost or changed rows and was written again from the checkpoints{kept}")
+
+
 def _rows_up_to(bench: Bench, log_bytes: int) -> bytes:
     """The log as it was at that length; no result hangs on it, so the run goes on where some of it is lost."""
     assert bench.folder is not None
     path = bench.folder / LOG_NAME
-    rows = path.read_bytes()[:log_bytes] if path.exists() else b""
+    rows = read_regular(path)[:log_bytes] if path.exists() else b""
     if len(rows) < log_bytes:
         bench.display.say(f"{path} has lost rows that were written to it; what it holds is kept")
     return rows
@@ -149,17 +190,17 @@ class _Boundary:
         model: TimedMaskablePPO,
         plan: RolloutPlan,
         resumables: list[Any],
-        log_bytes: Callable[[], int],
+        logged: Callable[[], _Logged],
         stop: StopRequest,
         deadline: Deadline,
-        saved: Callable[[], None],
+        saved: Callable[[int], None],
     ) -> None:
         self._settings = bench.config.checkpoint
         self._job = job
         self._model = model
         self._plan = plan
         self._resumables = resumables
-        self._log_bytes = log_bytes
+        self._logged = logged
         self._stop = stop
         self._deadline = deadline
         self._saved = saved
@@ -181,8 +222,11 @@ class _Boundary:
     def _save(self, store: CheckpointStore) -> None:
         began = time.perf_counter()
         snapshot = capture(self._model, self._resumables)
-        state = {"training": snapshot.state, "log_bytes": self._log_bytes()}
-        store.save(replace(snapshot, state=state))
+        start, rows = self._logged()
+        state = {"training": snapshot.state, "log_bytes": start + len(rows), "log_start": start}
+        # With its rows, which no other file holds: a log that is lost or damaged is made again from them.
+        log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
+        store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log}))
         self._saved_at = self._model.num_timesteps
         self._model.checkpoint_s += time.perf_counter() - began
-        self._saved()
+        self._saved(start + len(rows))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ from src.agent.checkpoints import CheckpointMismatch
 from src.agent.rollout_plan import RolloutPlan
 from src.configuration import Configuration, build_config, load_config_file
 from src.errors import UserError
-from src.evidence.run_folder import make_run_folder
-from src.runs.bench import CONFIG_NAME, Bench, plans_of
-from src.runs.folders import MODE, newest_run, runs_of, set_aside
+from src.evidence.run_folder import CONFIG_NAME, make_run_folder
+from src.files import read_regular
+from src.runs.bench import Bench, plans_of
+from src.runs.folders import MADE_BESIDES, MODE, newest_run, runs_of, set_aside
 from src.runs.inputs import run_inputs
-from src.runs.ledger import Ledger, PhaseEntry, differences
-from src.runs.results import REPORT_NAME
+from src.runs.ledger import LEDGER_NAME, Ledger, PhaseEntry, differences
+from src.runs.results import PAGE_NAME, REPORT_NAME
+from src.runs.run_files import FileFacts, damage, facts_of, files_in, manifest_is, set_odd_aside, write_manifest
 
 PHASES = ("phase1", "phase2", "phase3")
+CHANGING = re.compile(r"metrics\.jsonl$|config\.yaml$|report\.(json|html)$|phase\d/.*/checkpoint-\d+/")
+"""Written again while a run is under way, so that their recorded content says nothing then. Checkpoints have manifests
+of their own and the log's rows, and the first line of config.yaml is its hash."""
+REMADE = (CONFIG_NAME, REPORT_NAME, PAGE_NAME)
+"""Made again with other times or settings in them."""
 TITLES = {"phase1": "data and environments", "phase2": "base training", "phase3": "advice and hybrid"}
 
 
@@ -37,6 +45,9 @@ class Standing:
         self._look_for_unfinished = auto_resume is None and start_phase == 1 and bench.config.checkpoint.auto_resume
         self._inputs = inputs
         self._say = bench.display.say
+        self.damaged: dict[str, str] = {}
+        """Files of a resumed run that are not as recorded, and why; filled by `find_damage`."""
+        self._recorded: dict[str, FileFacts] = {}
 
     def entry(self, name: str) -> PhaseEntry:
         """The ledger's entry of a phase."""
@@ -152,13 +163,76 @@ class Standing:
         if aside is not None:
             self._say(f"what {name} had made is kept in {aside}")
         self.ledger.phases[name] = PhaseEntry()
+        # The report is of all phases; what an earlier one kept under its own name is as recorded.
+        gone = (f"{name}/", *MADE_BESIDES.get(name, ()), REPORT_NAME, PAGE_NAME)
+        self.ledger.files = {file: facts for file, facts in self.ledger.files.items() if not file.startswith(gone)}
         self.ledger.save()
 
-    def complete(self) -> dict[str, Any] | None:
-        """The report of a run that has nothing left to do."""
+    def find_damage(self) -> None:
+        """Look at every file the run has made: what is not as recorded stands in `damaged` from now on, and nothing but
+        files and folders is left below the run's folder."""
+        set_odd_aside(self.folder, self._say)
+        is_over = self._all_done()
+        self._recorded = dict(self.ledger.files)
+        self.damaged = {
+            name: why
+            for name, facts in self._recorded.items()
+            if (is_over or not CHANGING.match(name)) and (why := damage(self.folder, name, facts))
+        }
+        if self.damaged:
+            self._say(f"not as the run left them: {in_words(self.damaged)}")
+
+    def _all_done(self) -> bool:
+        return all(entry.status == "done" for entry in self.ledger.phases.values())
+
+    def not_restored(self) -> dict[str, str]:
+        """Of the damaged files those that are not as recorded now either. Called after `record_all`."""
+        files = self.ledger.files
+        return {
+            name: why
+            for name, why in self.damaged.items()
+            if files.get(name) != self._recorded[name] and not (name in REMADE and name in files)
+        }
+
+    def report_is_kept(self) -> bool:
+        """Whether the run has a report that is as it was written. Earlier versions recorded no files."""
         path = self.folder / REPORT_NAME
-        if any(entry.status != "done" for entry in self.ledger.phases.values()) or not path.exists():
+        if not self._all_done() or not path.exists():
+            return False
+        return REPORT_NAME not in self.damaged if REPORT_NAME in self.ledger.files else not self.ledger.files
+
+    def complete(self) -> dict[str, Any] | None:
+        """The report of a run that has nothing left to do and none of whose files is damaged."""
+        files = self.ledger.files
+        of_manifest = {**files, **facts_of(self.folder, [LEDGER_NAME])}
+        if not self.report_is_kept() or self.damaged or (files and not manifest_is(self.folder, of_manifest)):
             return None
         self._bench.folder = self.folder
         self._say(f"every phase of {self.folder} is done: nothing is left to do")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return self.report()
+
+    def outdate_report(self) -> None:
+        """A phase is done again: an earlier report is not of what it makes. The caller saves the ledger."""
+        for name in (REPORT_NAME, PAGE_NAME):
+            self.ledger.files.pop(name, None)
+
+    def report(self) -> dict[str, Any]:
+        """The report as it was written."""
+        return json.loads(read_regular(self.folder / REPORT_NAME))
+
+    def record(self, names: Sequence[str]) -> None:
+        """Take files as they are into the ledger; the caller saves it. Raises OSError."""
+        self.ledger.files |= facts_of(self.folder, names)
+
+    def record_all(self) -> None:
+        """Take every file of the run into the ledger and into manifest.json. Raises OSError."""
+        self.ledger.files = facts_of(self.folder, [name for name in files_in(self.folder) if name != LEDGER_NAME])
+        self.ledger.save()
+        write_manifest(self.folder, {**self.ledger.files, **facts_of(self.folder, [LEDGER_NAME])})
+
+
+def in_words(damaged: Mapping[str, str]) -> str:
+    """Names and reasons, the first eight of them."""
+    shown = [f"{name} ({why})" for name, why in list(damaged.items())[:8]]
+    more = len(damaged) - len(shown)
+    return "; ".join(shown) + (f" and {more} more" if more else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.table import AdviceTable
-from src.agent.export import export_base, export_hybrid
+from src.agent.export import export_base, export_data, export_hybrid
 from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
@@ -20,17 +21,25 @@ from src.evidence.console_summary import print_summary
 from src.evidence.placebo import placebo_table
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
-from src.evidence.run_folder import check_writable, make_run_folder
+from src.evidence.run_folder import check_writable, make_run_folder, output_errors_in_words
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
 from src.runs.results import finish, look_ahead, seeded
+from src.runs.run_files import facts_of, files_in, write_manifest
 from src.runs.walk_forward import folds_of, walk_forward
 
 
 def run_validation(bench: Bench) -> dict[str, Any]:
     """From bars to report; UserError for input to mend, InterruptedRun when stopped."""
+    output_dir = Path(bench.config.test_mode.output_dir)
     try:
-        return _to_the_end(bench)
+        with output_errors_in_words(output_dir, "what was written before is kept."):
+            try:
+                return _to_the_end(bench)
+            finally:
+                # Once nothing of the run is open any more, however it ended.
+                if bench.folder is not None and not isinstance(sys.exception(), OSError):
+                    write_manifest(bench.folder, facts_of(bench.folder, files_in(bench.folder)))
     except KeyboardInterrupt:
         if bench.folder is None:
             raise
@@ -79,7 +88,7 @@ def _first_base(
         with bench.phase("production", "a rollout with the production networks"):
             report["production_estimate"] = asdict(estimate_production(trainer, env, plan))
         bench.count_lookups(env)
-    export_base(base, bench.folder / "base.zip")
+    export_data(base, export_base(base, bench.folder / "base.zip"))
     return base
 
 
@@ -155,7 +164,7 @@ def fine_tuned(
             model, record = trainer.finetune(base, env, plan, [callback], settings)
             bench.count_lookups(env)
         if name == "hybrid" and first and bench.folder is not None:
-            export_hybrid(model, bench.folder / "hybrid.zip")
+            export_data(model, export_hybrid(model, bench.folder / "hybrid.zip"))
         bench.release(model)
         policies[name] = model.policy
         report["training"].append({**seeded(record.to_dict(), trainer.seed), "phase": name})

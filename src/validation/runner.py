@@ -104,7 +104,13 @@ def validate(
     ]
     content = _content(setting, [*results, *undone], began, setting.clock() - clock, interrupted)
     if output is not None:
-        write_json(output, content)
+        try:
+            write_json(output, content)
+        except OSError as error:
+            raise OutputError(
+                f"--output {output} cannot be written ({error.strerror or error}). Free space on that disk, or name "
+                f"another file; the results are above."
+            ) from error
     if interrupted:
         kept = f" They are kept in {output}." if output is not None else ""
         raise InterruptedRun(f"Stopped: {len(results)} of {len(checks)} checks had ended.{kept}")

@@ -187,6 +187,29 @@ def test_exporting_leaves_the_model_and_the_pickler_as_they_were(
     assert "src.agent.policy" not in cloudpickle.list_registry_pickle_by_value()
 
 
+AGAIN = """
+import sys, zipfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from sb3_contrib import MaskablePPO
+from src.agent.export import export_hybrid
+from src.agent.policy import HybridPolicy
+from tests.agent.opinion_env import make_model
+model = make_model(HybridPolicy, llm_weight=0.6, use_opinion_features=False)
+export_hybrid(model, Path(sys.argv[2]))
+"""
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", AGAIN, str(root), str(tmp_path / f"{seed}.zip")]
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}, check=True)
+    one, other = (zipfile.ZipFile(tmp_path / f"{seed}.zip") for seed in ("1", "2"))
+    assert [name for name in one.namelist() if one.read(name) != other.read(name)] == []
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+
+
 def test_a_path_without_a_suffix_gets_one(models: dict[str, MaskablePPO], tmp_path: Path) -> None:
     assert export_base(models["base"], tmp_path / "base") == tmp_path / "base.zip"
     assert [file.name for file in tmp_path.iterdir()] == ["base.zip"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,15 @@ from hypothesis import strategies as st
 
 from src.errors import UserError
 from src.evidence import run_folder
-from src.evidence.run_folder import OutputError, RunLog, check_writable, make_run_folder, why_unwritable, write_json
+from src.evidence.run_folder import (
+    OutputError,
+    RunLog,
+    check_writable,
+    make_run_folder,
+    output_errors_in_words,
+    why_unwritable,
+    write_json,
+)
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +138,30 @@ def test_the_logger_is_left_as_it_was() -> None:
     with RunLog():
         assert logger.handlers != before[1]
     assert (logger.level, logger.handlers) == before
+
+
+def test_a_log_on_a_full_disk_ends_the_run_where_the_message_came_from_and_once(tmp_path: Path) -> None:
+    logger = logging.getLogger("src.somewhere")
+    with RunLog() as log:
+        log.write_to(tmp_path / "run.log")
+        logger.info("written")
+        handler = log._held.target
+        assert isinstance(handler, logging.FileHandler)
+        with open("/dev/full", "w") as full:
+            whole, handler.stream = handler.stream, full
+            with pytest.raises(OSError, match="No space left on device") as error:
+                logger.info("lost")
+            logger.info("no second error: what ended the run is being dealt with")
+            handler.stream = whole
+            with suppress(OSError):
+                full.close()
+    assert error.value.filename == str(tmp_path / "run.log")
+    assert (tmp_path / "run.log").read_text().count("\n") == 1
+
+
+def test_an_error_of_the_system_within_a_run_is_one_paragraph_naming_the_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot write or read its files below .*\(/x/y: No space left on device\)"),
+        output_errors_in_words(tmp_path, "what was written before is kept."),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/y")

@@ -7,7 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import EXIT_BAD_INPUT, UserError
-from src.evidence.run_folder import OutputError
+from src.evidence.run_folder import OutputError, make_run_folder
 from src.runs.folders import log_length, newest_run, only_run_in, set_aside
 from tests.forked_command import ROOT
 from tests.runs.pipeline_runs import Ended, Pipelines, in_step, pipelines_in, run_of
@@ -95,6 +96,44 @@ def test_another_process_holds_it_until_it_is_dead_however_it_died(
         assert f"(process {os.getpid()})" in refused(tmp_path), "not the dead one's number"
 
 
+def test_a_deleted_file_lets_no_second_one_in(tmp_path: Path, other_process: subprocess.Popen[str]) -> None:
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert "Another pipeline (process unknown) is at work" in refused(tmp_path)
+    assert other_process.poll() is None
+
+
+ODD_HOLDERS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "bytes": lambda path: path.write_bytes(b"\xff\xfe"),
+    "no number": lambda path: path.write_text("[bold]\x1b[31m"),
+    "a folder": Path.mkdir,
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("how", ODD_HOLDERS)
+def test_an_odd_holder_file_is_neither_read_nor_waited_for_nor_followed(tmp_path: Path, how: str) -> None:
+    holder = tmp_path / ".pipeline.holder"
+    ODD_HOLDERS[how](holder)
+    with only_run_in(tmp_path):
+        assert holder.read_text() == str(os.getpid())
+        (holder.unlink if holder.is_file() else holder.rmdir)()
+        ODD_HOLDERS[how](holder)
+        assert "Another pipeline (process unknown) is at work" in refused(tmp_path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_holder_file_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "mine"
+    outside.write_text("mine")
+    for name in (".pipeline.holder", ".pipeline.lock", "..pipeline.holder.part"):
+        (tmp_path / name).symlink_to(outside)
+    with only_run_in(tmp_path):
+        assert outside.read_text() == "mine"
+    assert outside.read_text() == "mine"
+
+
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipelines]:
     with pipelines_in(tmp_path_factory.mktemp("folders")) as made:
@@ -144,6 +183,42 @@ def test_the_newest_run_is_the_one_begun_last(
         assert match is not None
         assert (match[1], int(match[2] or 1)) == expected[0]
         assert (found / "ledger.json").exists()
+
+
+def test_a_clock_that_went_back_makes_no_older_run_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        at = datetime(2026, 3, 1, 12)
+
+        @classmethod
+        def now(cls) -> datetime:
+            return cls.at
+
+    monkeypatch.setattr("src.evidence.run_folder.datetime", Clock)
+    made = []
+    for market, hours in (("NQ", 0), ("NQ", -5), ("ES", -3), ("NQ", -9), ("NQ", 1)):
+        Clock.at = datetime(2026, 3, 1, 12) + timedelta(hours=hours)
+        made.append(make_run_folder(tmp_path, "pipeline", market))
+        (made[-1] / "ledger.json").write_text("{}")
+        assert newest_run(tmp_path, market) == newest_run(tmp_path, None) == made[-1]
+    stamps = [path.name.split("_")[2] for path in made]
+    first = "20260301-120000"
+    assert stamps == [first, f"{first}-2", f"{first}-3", f"{first}-4", "20260301-130000"]
+
+
+def test_a_newest_run_without_its_ledger_is_named_and_no_older_one_taken(tmp_path: Path) -> None:
+    older, newest = (tmp_path / f"pipeline_NQ_2026010{day}-000000" for day in (1, 2))
+    for folder in (older, newest):
+        folder.mkdir()
+    (older / "ledger.json").write_text("{}")
+    assert newest_run(tmp_path, "NQ") == older, "nothing was begun in an empty one"
+    (newest / "base.zip").write_text("")
+    with pytest.raises(UserError, match=r"20260102-000000 has lost its ledger\.json.*Restore that file"):
+        newest_run(tmp_path, "NQ")
+    (newest / "base.zip").unlink()
+    newest.rmdir()
+    newest.symlink_to(older)
+    with pytest.raises(UserError, match=r"20260102-000000 is a symlink"):
+        newest_run(tmp_path, "NQ")
 
 
 def test_other_folders_are_no_runs(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from src.errors import (
     UserError,
 )
 from src.evidence.run_folder import OutputError
+from src.runs.ledger import seal
 from src.runs.phase_tries import PhaseFailed
 from src.runs.resources import apply_usage, memory_now, release_all
 from src.runs.stopping import PhaseTimeout
@@ -169,7 +170,7 @@ def test_going_on_after_a_failure_uses_what_is_there_and_does_not_pass(pipelines
     assert {name: phase["status"] for name, phase in ended.report["phases"].items()} == {
         "phase1": "done", "phase2": "failed", "phase3": "done",
     }  # fmt: skip
-    assert {"hybrid.zip weights"} <= set(differing_but_for_base(whole, home))
+    assert {"hybrid.zip policy.pth"} <= set(differing_but_for_base(whole, home))
     ended = pipelines.resume(home)  # base training goes on, and phase 3 is not of its weights
     assert ended.error is None
     assert "phase3 is done again, because its inputs changed: base weights was not there, is " in ended.said
@@ -281,7 +282,7 @@ def test_time_that_an_earlier_process_took_counts(pipelines: Pipelines) -> None:
     path = run_of(home) / "ledger.json"
     ledger = json.loads(path.read_text())
     ledger["phases"]["phase2"]["seconds"] = 1000.0
-    path.write_text(json.dumps(ledger))
+    path.write_text(json.dumps({**ledger, "sha256": seal(ledger)}))
     ended = pipelines.resume(home, {"phase2.timeout": 999.0})
     assert isinstance(ended.error, PhaseTimeout)
     assert steps_of(home, "base") == [32, 64], "it came as far as the next clean instant"

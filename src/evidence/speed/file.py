@@ -176,11 +176,17 @@ def check_output(path: Path) -> None:
 
 
 def write_run(path: Path, run: BenchmarkRun) -> None:
-    """Write the file whole or not at all."""
+    """Write the file whole or not at all. Raises BenchmarkFileError."""
     content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **asdict(run), "gemm_share": gemm_share(run.rows)}
     for row, written in zip(run.rows, content["rows"], strict=True):
         written["workload_hash"] = workload_hash(row.suite, row.case, row.unit, row.workload)
-    write_json(path, content)
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise BenchmarkFileError(
+            f"{path} cannot be written ({error.strerror or error}): free space on that disk, or name another file with "
+            f"--output, and measure again."
+        ) from error
 
 
 def read_run(path: Path) -> BenchmarkRun:
