@@ -85,6 +85,7 @@ class HardwareMonitor:
             self.metrics_history.append(sampler.sample(self.phase))
         except Exception as error:
             self._thread_error = f"{type(error).__name__}: {error}"
+            raise  # to threading.excepthook: a run ends for it (src.runs.threads)
         finally:
             sampler.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
+from src.clean_up import closing
 from src.errors import InterruptedRun, UserError
 from src.evidence.console_summary import print_summary
 from src.evidence.placebo import placebo_table
@@ -246,7 +246,7 @@ class _Pipeline:
         assert advisor is not None
 
         def progress(record: Any) -> None:
-            bench.display.record(record)
+            bench.record(record)
             self._stop.check()  # a batch is stored by now
             self._deadline.check()
 

@@ -24,9 +24,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from src.clean_up import CleanUps
 from src.errors import BadEnvironmentValue, ConfigError, EnvironmentWorkerError, StuckWorkerError
+from src.trading import worker_server
 from src.trading.stuck_worker import Patience, WatchedPipe, answer_with_stack, state_and_stack
 
-PRELOAD = ["__main__", "stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.workers"]
+PRELOAD = ["src.trading.worker_server", "stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.workers"]
 """What the fork server imports once for all workers: else each would import the script, torch and gymnasium."""
 STUCK_S = 60.0
 """The least time without an answer after which a worker counts as stuck."""
@@ -117,14 +118,16 @@ def _stack(record: Path) -> Path:
     return record.with_suffix(".stack")
 
 
-def _in_worker(make_env: Callable[[], gym.Env], record: Path) -> Callable[[], gym.Env]:
-    python_path = {name: os.environ.get(name) for name in _SERVER_PATH}
+def _in_worker(make_env: Callable[[], gym.Env], record: Path, index: int) -> Callable[[], gym.Env]:
+    own = {name: os.environ.get(name) for name in _SERVER_ONLY}
 
     def make() -> gym.Env:
         # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Here too: a fork server that somebody else has started knows nothing of `_server_environment`.
-        _set_environ({"CUDA_VISIBLE_DEVICES": "", **python_path})
+        _set_environ({"CUDA_VISIBLE_DEVICES": "", **own})
+        # Forked from one server, all would draw the same from numpy's global generator.
+        np.random.seed(index)  # noqa: NPY002
         answer_with_stack(_stack(record))
         with _dying_words(record):
             env = make_env()
@@ -135,7 +138,7 @@ def _in_worker(make_env: Callable[[], gym.Env], record: Path) -> Callable[[], gy
     return make
 
 
-_SERVER_PATH = ("PYTHONPATH", "PYTHONSAFEPATH")
+_SERVER_ONLY = ("PYTHONPATH", "PYTHONSAFEPATH", worker_server.MAIN)
 
 
 @contextmanager
@@ -147,7 +150,12 @@ def _server_environment() -> Iterator[None]:
     once was imported by every worker (32 workers took 17 to 28 s), unless the working folder happened to be on it.
     """
     path = [entry or os.getcwd() for entry in sys.path if os.pathsep not in entry]
-    wanted = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
+    wanted = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",
+        worker_server.MAIN: worker_server.main_of_this_process(),
+    }
     before = {name: os.environ.get(name) for name in wanted}
     _set_environ(wanted)
     try:
@@ -198,7 +206,7 @@ class WorkerVecEnv(SubprocVecEnv):
         self._folder = folder
         self._record_of = [Path(self._records.name) / f"{i}.txt" for i in range(len(env_fns))]
         multiprocessing.set_forkserver_preload([*PRELOAD, *preload])
-        fns = [_in_worker(fn, record) for fn, record in zip(env_fns, self._record_of, strict=True)]
+        fns = [_in_worker(fn, self._record_of[i], i) for i, fn in enumerate(env_fns)]
         try:
             with _explained(self), _server_environment():
                 super().__init__(fns, start_method="forkserver")
@@ -292,12 +300,6 @@ class WorkerVecEnv(SubprocVecEnv):
 
     def explain(self, error: Exception) -> NoReturn:
         """Close, and raise EnvironmentWorkerError for the worker whose pipe broke."""
-        if not self.processes:
-            self.close()
-            raise EnvironmentWorkerError(
-                "The server that starts worker processes ended at once: it imports the script that was started. Put "
-                'what the script runs under `if __name__ == "__main__":`; what it said stands above.'
-            ) from error
         wait([process.sentinel for process in self.processes], timeout=_LAST_CHANCE_S)
         dead = [i for i, process in enumerate(self.processes) if not process.is_alive()]
         index = dead[0] if dead else 0
@@ -312,6 +314,11 @@ class WorkerVecEnv(SubprocVecEnv):
         if refused:
             raise BadEnvironmentValue(refused) from error
         told = f"; its own traceback:\n{words}" if words else ", leaving no traceback."
+        if code == 1 and not words:  # before it had anything to run
+            told = (
+                ' while it started; what it said stands above. A script that starts workers has its work under `if '
+                '__name__ == "__main__":`.'
+            )
         raise EnvironmentWorkerError(
             f"The worker process of environment {index} of {len(self.processes)} ended {how}{told}"
         ) from error
