@@ -98,8 +98,7 @@ class HardwareMonitor:
         return hardware.peak(self.metrics_history, "gpu_memory_used_gb") or 0.0
 
     def get_peak_ram_usage(self) -> float:
-        """Highest memory of this process and its children, GB: own pages of each plus the largest shared part
-        (`hardware.Sampler`)."""
+        """Highest memory of this process and its children, GB; what several share counts once (`hardware.Sampler`)."""
         return hardware.peak(self.metrics_history, "tree_rss_gb") or 0.0
 
     def get_summary(self) -> dict[str, Any]:
@@ -112,6 +111,7 @@ class HardwareMonitor:
             "gpu_name": sampler.gpu_name if sampler else "",
             "gpu_reason": sampler.gpu_reason if sampler else "monitoring was not started",
             "cores": sampler.cores if sampler else None,
+            "memory_measure": sampler.memory_measure if sampler else None,
             **hardware.summarise(history),
             "phases": {phase: hardware.summarise([r for r in history if r["phase"] == phase]) for phase in phases},
             "late_samples": self._late_samples,

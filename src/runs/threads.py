@@ -37,6 +37,8 @@ class ThreadDeaths:
             )
 
     def _heard(self, args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is SystemExit:  # how a thread may end on purpose
+            return
         name = args.thread.name if args.thread is not None else "unknown"
         kind = args.exc_type.__name__
         if not self._first:

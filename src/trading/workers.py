@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
@@ -164,7 +164,7 @@ def _server_environment() -> Iterator[None]:
         _set_environ(before)
 
 
-def _set_environ(values: dict[str, str | None]) -> None:
+def _set_environ(values: Mapping[str, str | None]) -> None:
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)
@@ -316,7 +316,7 @@ class WorkerVecEnv(SubprocVecEnv):
         told = f"; its own traceback:\n{words}" if words else ", leaving no traceback."
         if code == 1 and not words:  # before it had anything to run
             told = (
-                ' while it started; what it said stands above. A script that starts workers has its work under `if '
+                " while it started; what it said stands above. A script that starts workers has its work under `if "
                 '__name__ == "__main__":`.'
             )
         raise EnvironmentWorkerError(

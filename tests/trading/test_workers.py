@@ -423,8 +423,8 @@ def make():
     from tests.trading.custom_envs import Plain
     class Told(Plain):
         def action_masks(self):
-            server = os.getppid()
-            return [*found, len(step_account.signatures), os.environ.get("PYTHONPATH"), sys.modules["__main__"].imported_by == server]
+            by_server = sys.modules["__main__"].imported_by == os.getppid()
+            return [*found, len(step_account.signatures), os.environ.get("PYTHONPATH"), by_server]
     return Told()
 
 if __name__ == "__main__":
