@@ -68,6 +68,5 @@ def test_closing_keeps_the_first_error() -> None:
 
 
 def test_a_signal_during_clean_up_is_not_held_back() -> None:
-    with pytest.raises(KeyboardInterrupt), CleanUps() as stack:
-        stack.call(Thing(KeyboardInterrupt()).close)
-        raise ValueError("first")
+    with pytest.raises(KeyboardInterrupt), closing(Thing(KeyboardInterrupt())):
+        act(ValueError("first"))
