@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import signal
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.logging import RichHandler
 
-from src.errors import EXIT_INTERRUPTED, InterruptedRun, UserError
+from src.errors import EXIT_INTERRUPTED, EXIT_TARGET_MISSED, InterruptedRun, UserError
 
 NOT_CONFIGURATION = ("config", "debug")
 _NO_BREAK = "\u00a0"  # a long path would else stand on a line below "error:"
@@ -65,24 +66,50 @@ def run_command(command: Callable[[argparse.Namespace], int], args: argparse.Nam
     _log_to(console, args.debug)
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        code = command(args)
+        code = _code_of(command, args, console)
+    except KeyboardInterrupt:  # a second signal, while the first was being told of
+        code = EXIT_INTERRUPTED
+    _exit_at_next_signal()
+    gc.freeze()  # the interpreter walks every object on its way out: 1.5 s of the 2 s in which a stopped run ends
+    sys.exit(code)
+
+
+def _code_of(command: Callable[[argparse.Namespace], int], args: argparse.Namespace, console: Console) -> int:
+    try:
+        return command(args)
     except UserError as error:
         if args.debug:
             console.print_exception()
         _print_paragraph(f"error:{_NO_BREAK}{error}")
-        code = error.exit_code
+        return error.exit_code
     except InterruptedRun as error:
+        _exit_at_next_signal()
         _print_paragraph(str(error))
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt as error:
+        _exit_at_next_signal()
         # Another signal, while the first one was being dealt with, comes from within a run that has written something.
         again = isinstance(error.__context__, KeyboardInterrupt)
         _print_paragraph(
             "Stopped at once: what was written is kept." if again else "Stopped before anything was written."
         )
-        code = EXIT_INTERRUPTED
-    gc.freeze()  # the interpreter walks every object on its way out: 1.5 s of the 2 s in which a stopped run ends
-    sys.exit(code)
+        return EXIT_INTERRUPTED
+    except MemoryError as error:
+        if args.debug:
+            console.print_exception()
+        said = f" ({error})" if str(error) else ""
+        _print_paragraph(
+            f"error:{_NO_BREAK}Out of memory{said}. Free memory that other programs hold, raise the limit (ulimit -v, "
+            f"the container's), or take fewer --vectorized-envs or a smaller --batch-size. --debug shows where it ran "
+            f"out."
+        )
+        return EXIT_TARGET_MISSED
+
+
+def _exit_at_next_signal() -> None:
+    """The run is over: whoever sends another signal wants no more clean-up, and no traceback of it."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: os._exit(EXIT_INTERRUPTED))
 
 
 def _log_to(console: Console, debug: bool) -> None:

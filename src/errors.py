@@ -30,6 +30,22 @@ class EnvironmentWorkerError(UserError):
     """An environment's worker process died; the text ends with the worker's own traceback."""
 
 
+class StuckWorkerError(EnvironmentWorkerError):
+    """An environment's worker process no longer answers; the text ends with its stack."""
+
+    exit_code = EXIT_TARGET_MISSED
+
+
+class BadEnvironmentValue(UserError):
+    """A user's own environment returned what training cannot use; the text names environment, step and value."""
+
+
+class ThreadDied(UserError):
+    """A thread of the run died; the text says which and of what."""
+
+    exit_code = EXIT_TARGET_MISSED
+
+
 class TrainingDiverged(UserError):
     """A loss or a weight is no longer finite; the text says what, where and what may help."""
 

@@ -114,6 +114,7 @@ class HardwareMonitor:
             self.metrics_history.append(sampler.sample(self.phase))
         except Exception as error:
             self._thread_error = f"{type(error).__name__}: {error}"
+            raise  # to threading.excepthook: a run ends for it (src.runs.threads)
         finally:
             sampler.close()
 
@@ -131,8 +132,7 @@ class HardwareMonitor:
         return hardware.peak(self.metrics_history, "gpu_memory_used_gb") or 0.0
 
     def get_peak_ram_usage(self) -> float:
-        """Highest memory of this process and its children, GB: own pages of each plus the largest shared part
-        (`hardware.Sampler`)."""
+        """Highest memory of this process and its children, GB; what several share counts once (`hardware.Sampler`)."""
         return hardware.peak(self.metrics_history, "tree_rss_gb") or 0.0
 
     def get_summary(self) -> dict[str, Any]:
@@ -150,6 +150,7 @@ class HardwareMonitor:
             "gpu_name": sampler.gpu_name if sampler else "",
             "gpu_reason": sampler.gpu_reason if sampler else "monitoring was not started",
             "cores": sampler.cores if sampler else None,
+            "memory_measure": sampler.memory_measure if sampler else None,
             **hardware.summarise(history),
             "avg_gpu_utilization": hardware.mean(history, "gpu_percent") or 0.0,
             "duration_seconds": times[-1] - times[0] if times else 0.0,

@@ -17,7 +17,7 @@ SRC = ROOT / "src"
 
 # A module may import those of its own row and of the rows above it.
 LAYERS = (
-    {"errors", "files", "settings", "shares", "suggestions", "numba_cache", "machine_limits"},
+    {"errors", "files", "clean_up", "settings", "shares", "suggestions", "numba_cache", "machine_limits"},
     {"market"},
     {"trading"},
     {"advisor"},

@@ -19,7 +19,7 @@ import torch
 
 from src.advisor import models, scoring
 from src.advisor.choose import LanguageModel, make_advisor
-from src.agent import training
+from src.agent import phases, training
 from src.agent.phases import Trainer, prepare_market
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.training import build_base, resolve_device
@@ -89,6 +89,18 @@ def accounts(config: TestConfig) -> Seen:
         return {"vec_env": type(env).__name__, "n": env.num_envs}
     finally:
         env.close()
+
+
+def workers(config: TestConfig) -> Seen:
+    """What makes the accounts' worker processes is asked for; none is started."""
+    asked: dict[str, Any] = {}
+    trainer = Trainer(config.training, config.hardware, config.environment, torch.device("cpu"), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            phases, "make_custom_vec_env", lambda route, name, kwargs, n, stuck_s: asked.update(s=stuck_s, n=n)
+        )
+        trainer.make_env(None)
+    return asked
 
 
 def judged(config: TestConfig) -> Seen:
@@ -312,6 +324,7 @@ CASES: Mapping[str, Case] = {
     "hardware.mixed_precision": Case(True, ("bf16_update",), ("device",), CUDA, on_cuda),
     "hardware.optimize_memory": Case(True, ("report.memory_released_mb",), (*RESULTS, *TRAINED)),
     "hardware.torch_threads": Case(2, ("threads",), UNTRAINED),
+    "hardware.stuck_worker_s": Case(5.0, ("s",), ("n",), OWN_ENV, workers),
     # training
     "training.production_timesteps": Case(
         2000, ("steps.0.timesteps", "report.production_estimate.timesteps"), UNTRAINED,

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pynvml
 import pytest
 
@@ -216,6 +217,58 @@ def test_pages_that_processes_share_count_once(tmp_path: Path) -> None:
     grown_mib = (float(after["tree_rss_gb"]) - float(before["tree_rss_gb"])) * 1e9 / MIB
     assert grown_mib < 450  # 900 if each process counted its own
     assert float(after["tree_rss_gb"]) * 1e9 / MIB > 300
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this kernel tells no PSS")
+def test_pages_inherited_from_a_parent_count_once() -> None:
+    """300 MB that three forked children share with their parent, copy-on-write: own pages of each by resident minus
+    shared."""
+    sampler = Sampler(use_gpu=False)
+    assert sampler.memory_measure == "pss"
+    before = sampler.sample()
+    family = child(
+        "import os, signal\n"
+        "held = b'x' * (300 * 1024 * 1024)\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0: signal.pause()\n"
+    )
+    after = sampler.sample()
+    for process in psutil.Process(family.pid).children():
+        process.kill()
+    end(family)
+    assert after["processes"] == int(before["processes"]) + 4
+    grown_mib = (float(after["tree_rss_gb"]) - float(before["tree_rss_gb"])) * 1e9 / MIB
+    assert 290 < grown_mib < 400  # 1,200 if each process counted its own
+
+
+def test_proportional_sizes_are_read_rarely_and_estimated_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, reads = 100.0, []
+
+    def pss(pid: int) -> int:
+        nonlocal now
+        now += 0.05
+        reads.append(pid)
+        return 400
+
+    monkeypatch.setattr(hardware, "_pss", pss)
+    sampler = Sampler(use_gpu=False)
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: now)
+    reads.clear()
+    assert sampler._less_what_is_shared(1000, [1, 2]) == 800
+    now += 9.0  # the reading took 0.1 s, a hundredth of 10 s
+    assert sampler._less_what_is_shared(1500, [1, 2]) == 1300
+    assert reads == [1, 2]
+    assert sampler._less_what_is_shared(1600, [1, 2, 3]) == 1200, "another process: read at once"
+    now += 100.0
+    assert sampler._less_what_is_shared(9000, [1, 2, 3]) == 1200
+    assert len(reads) == 8
+
+
+def test_where_the_kernel_tells_no_proportional_size_the_old_measure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_pss", lambda pid: None)
+    sampler = Sampler(use_gpu=False)
+    assert sampler.memory_measure == "rss less shared"
+    assert sampler._less_what_is_shared(1000, [1, 2]) == 1000
 
 
 def test_a_failing_processor_reading_does_not_raise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import Advisor
+from src.machine_limits import free_cores
 
 MOCK = "mock"
 BUNDLED = "bundled:smollm2"
@@ -27,7 +28,12 @@ class LanguageModel:
         from src.advisor.scoring import LLMScorer
 
         llm = self.settings
-        loaded = load_model(llm.model, quantization=llm.quantization, device=llm.llm_device, threads=llm.llm_threads)
+        loaded = load_model(
+            llm.model,
+            quantization=llm.quantization,
+            device=llm.llm_device,
+            threads=llm.llm_threads or free_cores(),  # its layers are large: here a second thread pays
+        )
         return LLMScorer(loaded, load_prompts(), batch_size=llm.advice_batch_size)
 
     def in_full_precision(self) -> LanguageModel:

@@ -27,7 +27,7 @@ class LLMSettings(Section):
     )
     llm_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the language model is asked")
     llm_threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads while it is asked; null: the threads of training"
+        None, ge=1, le=1024, description="CPU threads while it is asked; null: the cores free then"
     )
     tabulation_budget_s: float = Field(
         120.0, gt=0.0, le=10**6, description="seconds to ask it, model loading not counted"

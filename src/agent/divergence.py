@@ -46,6 +46,25 @@ def raise_if_diverged(
     ) from cause
 
 
+def raise_if_given_bad(obs: Any, rewards: np.ndarray, timesteps: int) -> None:
+    """TrainingDiverged where an environment has just returned a number that is not finite, before weights learn from
+    it and take the blame. `timesteps`: those of all environments before this step."""
+    n_envs = len(rewards)
+    step = timesteps // n_envs + 1
+    if not np.isfinite(rewards).all():
+        env = int(np.flatnonzero(~np.isfinite(rewards))[0])
+        what = f"the reward {rewards[env]}"
+    elif isinstance(obs, np.ndarray) and not np.isfinite(obs).all():
+        env, *place = np.argwhere(~np.isfinite(obs))[0].tolist()
+        what = f"an observation whose value {place} is {obs[(env, *place)]}"
+    else:
+        return
+    raise TrainingDiverged(
+        f"Environment {env} of {n_envs} returned {what} in its step {step:,} (timestep {timesteps:,}). Nothing was "
+        f"learned from it. {_remedy(['rewards'])}"
+    )
+
+
 def _remedy(given: list[str]) -> str:
     if any(text.startswith(("observations", "the newest observations", "rewards")) for text in given):
         return (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,23 +130,49 @@ def _whole_lines(path: Path, size: int) -> int:
 class TensorBoardSink:
     """Numbers of each record as scalars over `num_timesteps`; names without a group go under `run/`.
 
-    `purge_step`: on resuming, TensorBoard drops what was logged at or after this many timesteps.
+    `purge_step`: on resuming, TensorBoard drops what was logged at or after this many timesteps. Written at once and in
+    the caller's thread: TensorBoard's own writer has a thread and a queue, and where memory is short the thread dies
+    and whoever writes to the queue, or closes it, waits for ever.
     """
 
-    def __init__(self, folder: str | Path, *, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    _made = itertools.count()
 
-        _wait_for_a_later_name(Path(folder))
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+    def __init__(self, folder: str | Path, *, purge_step: int | None = None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder = Path(folder)
+        _wait_for_a_later_name(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._summary = Event, Summary
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(self._made)}"
+        self._records = RecordWriter(open(folder / name, "wb"))  # noqa: SIM115  (closed by close())
+        try:
+            self._write(Event(file_version="brain.Event:2"))
+            if purge_step is not None:
+                self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+            self._records.flush()
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, record: Record) -> None:
-        step = int(record["num_timesteps"])
-        for key in _numbers(record):
-            self._writer.add_scalar(key if "/" in key else f"run/{key}", record[key], step)
-        self._writer.flush()
+        summary = self._summary(
+            value=[
+                self._summary.Value(tag=key if "/" in key else f"run/{key}", simple_value=float(record[key]))
+                for key in _numbers(record)
+            ]
+        )
+        self._write(self._event(step=int(record["num_timesteps"]), summary=summary))
+        self._records.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._records.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
 
 
 class DisplaySink:

@@ -241,17 +241,20 @@ class Trainer:
 
     def make_env(self, market: Market | None, table: AdviceTable | None = None) -> VecEnv:
         """The accounts to train on: the market's, or the user's own environments where `env_class` names a class."""
+        hardware = self.hardware
         if self.environment.env_class is not None:
             kwargs = self.environment.env_kwargs
             env = make_custom_vec_env(
-                self.hardware.vec_env, self.environment.env_class, kwargs, self.hardware.vectorized_envs
+                hardware.vec_env, self.environment.env_class, kwargs, hardware.vectorized_envs, hardware.stuck_worker_s
             )
             if self.feature_cache is not None:
                 share_cache(env, self.feature_cache)
             return env
         assert market is not None
         tape = market.tape(table or empty_table())
-        return make_vec_env(self.hardware.vec_env, tape, market.params, self.hardware.vectorized_envs)
+        return make_vec_env(
+            hardware.vec_env, tape, market.params, hardware.vectorized_envs, stuck_s=hardware.stuck_worker_s
+        )
 
     def new_base(self, env: VecEnv, plan: RolloutPlan) -> TimedMaskablePPO:
         """A new policy, without advice."""

@@ -19,10 +19,11 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch.utils.checkpoint import checkpoint
 
-from src.agent.divergence import is_finite, raise_if_diverged
+from src.agent.divergence import is_finite, raise_if_diverged, raise_if_given_bad
 from src.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory",
 
 
 class TimedMaskablePPO(MaskablePPO):
-    """MaskablePPO that adds up the seconds spent on rollouts (`rollout_s`) and updates (`update_s`).
+    """Adds up seconds spent collecting rollouts (`rollout_s`), of these in the environment (`environment_s`; the rest
+    is the policy's), and updating (`update_s`).
 
     `bf16_update` runs the update under bf16 autocast, on CUDA only (on a CPU without AMX it is 8-13 times slower).
     `micro_batch` is the number of minibatch rows evaluated at once, None for all. An update that runs out of memory is
@@ -46,6 +48,7 @@ class TimedMaskablePPO(MaskablePPO):
     """
 
     rollout_s = 0.0
+    environment_s = 0.0
     update_s = 0.0
     checkpoint_s = 0.0
     """Seconds spent taking and writing checkpoints, counted by the code that takes them."""
@@ -57,13 +60,15 @@ class TimedMaskablePPO(MaskablePPO):
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """See MaskablePPO."""
         began = time.perf_counter()
+        timed = _TimedVecEnv(env, self.num_timesteps)
         try:
-            return super().collect_rollouts(env, callback, rollout_buffer, *args)
+            return super().collect_rollouts(timed, callback, rollout_buffer, *args)
         except (ValueError, RuntimeError) as error:
             raise_if_diverged(self, "acting", self.logger.name_to_value, error)
             raise
         finally:
             self.rollout_s += time.perf_counter() - began
+            self.environment_s += timed.seconds
 
     def train(self) -> None:
         """See MaskablePPO."""
@@ -129,6 +134,39 @@ class TimedMaskablePPO(MaskablePPO):
             self._minibatch,
             self.micro_batch,
         )
+
+
+class _TimedVecEnv(VecEnvWrapper):
+    """Adds up the seconds spent in an environment's steps and masks, and refuses numbers that are not finite."""
+
+    def __init__(self, venv: VecEnv, timesteps: int) -> None:
+        super().__init__(venv)
+        self.seconds = 0.0
+        self._timesteps = timesteps
+
+    def reset(self) -> VecEnvObs:
+        """See VecEnv."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """See VecEnv."""
+        return self.venv.step_wait()
+
+    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+        """See VecEnv."""
+        began = time.perf_counter()
+        result = self.venv.step(actions)
+        self.seconds += time.perf_counter() - began
+        raise_if_given_bad(result[0], result[1], self._timesteps)
+        self._timesteps += self.num_envs
+        return result
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """See VecEnv."""
+        began = time.perf_counter()
+        result = self.venv.env_method(method_name, *args, indices=indices, **kwargs)
+        self.seconds += time.perf_counter() - began
+        return result
 
 
 class _BeforeUpdate:

@@ -39,7 +39,15 @@ class HardwareSettings(Section):
     )
     mixed_precision: bool = Field(False, description="bf16 autocast around the update (GPU only)")
     optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
-    torch_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of torch; null: the free cores")
+    torch_threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of torch; null: 1, which is fastest for networks this small"
+    )
+    stuck_worker_s: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="seconds without an answer (and 60 median steps) after which a worker is stuck (subproc)",
+    )
 
 
 Units = Annotated[int, Field(ge=1, le=65_536)]

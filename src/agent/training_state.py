@@ -30,6 +30,7 @@ COUNTERS = (
     "_n_updates",
     "_episode_num",
     "rollout_s",
+    "environment_s",
     "update_s",
     "checkpoint_s",
     "micro_batch",
@@ -141,7 +142,7 @@ def _restore_learner(model: TimedMaskablePPO, state: Mapping[str, Any], snapshot
     model.policy.load_state_dict(snapshot.tensors["policy"])
     _restore_adam(model, snapshot.tensors["optimizer"], state["learning_rate"])
     for name in COUNTERS:
-        setattr(model, name, state["counters"][name])
+        setattr(model, name, state["counters"].get(name, 0.0))  # environment_s is not in checkpoints of version 0
     for name in EPISODE_BUFFERS:
         entries = state["episodes"][name]
         setattr(model, name, None if entries is None else deque(entries, maxlen=model._stats_window_size))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.agent.phases import Trainer
+from src.agent.phases import Trainer, supports_advice
 from src.agent.ppo import global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import PolicySettings
@@ -15,7 +15,7 @@ from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
 
 @dataclass(frozen=True)
 class ProductionEstimate:
-    """Production's base and hybrid timesteps at the speed measured with the production networks."""
+    """Production's base timesteps, and hybrid ones where advice applies, at the speed of the production networks."""
 
     timesteps: int
     steps_per_s: float
@@ -34,9 +34,10 @@ def estimate_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> Pro
     with global_generators_kept():
         model = build_base(env, production, one, trainer.seed, trainer.device, trainer.hardware.mixed_precision)
         train(model, one, "warm-up", [])
-        model.rollout_s = model.update_s = 0.0
+        model.rollout_s = model.environment_s = model.update_s = 0.0
         record = train(model, one, "production", [])
-    timesteps = round(training.production_timesteps * (1.0 + training.finetune_frac))
+    finetuned = training.finetune_frac if supports_advice(env) else 0.0  # other environments end with base training
+    timesteps = round(training.production_timesteps * (1.0 + finetuned))
     return ProductionEstimate(
         timesteps=timesteps,
         steps_per_s=record.steps_per_s,

@@ -37,15 +37,26 @@ def _training_lines(report: Mapping[str, Any]) -> list[str]:
     if not training:
         return []
     base, seconds = training[0], sum(record["seconds"] for record in training)
-    share = sum(record["update_s"] for record in training) / seconds
-    slow = "the PPO update" if share >= 0.5 else "collecting rollouts"
     lines = [
         f"Trains: {base['timesteps']:,} {base['phase']} timesteps ({base['timesteps_requested']:,} asked) at "
-        f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {slow} ({max(share, 1 - share):.0%} of training time)."
+        f"{base['steps_per_s']:,.0f} steps/s; the bottleneck is {_bottleneck(report, seconds)}."
     ]
     if kept_s := sum(record["checkpoint_s"] for record in training):
         lines.append(f"Checkpoints: {kept_s:.1f} s, {kept_s / (kept_s + seconds):.1%} of training time.")
     return lines
+
+
+def _bottleneck(report: Mapping[str, Any], seconds: float) -> str:
+    """What takes most of the training time; a user's own environment is told apart from the policy."""
+    training: Sequence[Mapping[str, Any]] = report["training"]
+    share = sum(record["update_s"] for record in training) / seconds
+    if report.get("configuration", {}).get("environment", {}).get("env_class") is None:
+        slow = "the PPO update" if share >= 0.5 else "collecting rollouts"
+        return f"{slow} ({max(share, 1 - share):.0%} of training time)"
+    environment = sum(record["environment_s"] for record in training) / seconds
+    parts = {"the environment": environment, "the policy": 1.0 - share - environment, "the PPO update": share}
+    (slow, most), *others = sorted(parts.items(), key=lambda part: -part[1])
+    return f"{slow} ({most:.0%} of training time, {', '.join(f'{name} {part:.0%}' for name, part in others)})"
 
 
 def _production_memory(report: Mapping[str, Any]) -> str:

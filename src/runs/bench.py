@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -23,11 +23,13 @@ from src.agent.phases import Market, Trainer, prepare_market, supports_advice, t
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import release, resolve_device
+from src.clean_up import CleanUps
 from src.configuration import Configuration, effective_yaml, gpu_settings
 from src.evidence.display import RunDisplay
 from src.evidence.evaluation import Fusion, SessionPool
 from src.evidence.run_folder import CONFIG_NAME, RunLog, sealed
 from src.files import write_atomically
+from src.runs.threads import ThreadDeaths
 from src.trading.session_batch import SessionBatch
 
 
@@ -130,20 +132,23 @@ class Bench:
         self.display = RunDisplay(console, self._latest_reading, self.cache_hit_rate)
         self._make_callback = make_callback
         self._log = RunLog()
-        self._stack = ExitStack()
+        self._threads = ThreadDeaths()
+        self._stack = CleanUps()
         self._began = 0.0
 
     @contextmanager
-    def open(self) -> Iterator[ExitStack]:
-        """Log, display and monitor are on within; what is pushed on the stack is undone at the end."""
+    def open(self) -> Iterator[CleanUps]:
+        """Log, display and monitor are on within; what is pushed on the stack is undone at the end. A thread that died
+        within ends the run at the next phase or record; an error on its way is not replaced by one of cleaning up."""
         self._began = time.perf_counter()
         self.start_time = time.time()
-        with ExitStack() as stack:
+        with CleanUps() as stack:
             self._stack = stack
-            stack.enter_context(self._log)
-            stack.callback(self.pool.close)
-            stack.enter_context(self.display)
-            stack.enter_context(self.monitor)
+            stack.enter(self._log)
+            stack.enter(self._threads)
+            stack.call(self.pool.close)
+            stack.enter(self.display)
+            stack.enter(self.monitor)
             yield stack
 
     def replace_tool(self, name: str, tool: Any) -> None:
@@ -170,6 +175,7 @@ class Bench:
     def stop_clock(self) -> None:
         """Nothing after this is measured."""
         self.monitor.stop_monitoring()
+        self._threads.check()
         self.total_time = self.spent_before_s + time.perf_counter() - self._began
 
     def write_to(self, folder: Path) -> None:
@@ -204,7 +210,7 @@ class Bench:
         if trainer.environment.env_class is None:
             return None
         env = trainer.make_env(None)
-        self._stack.callback(env.close)
+        self._stack.call(env.close)
         return env
 
     def load_market(self, own_env: VecEnv | None) -> None:
@@ -229,11 +235,13 @@ class Bench:
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
         """Shown, timed under `name`, and what the hardware samples are labelled with."""
+        self._threads.check()
         self.display.begin(name, what)
         self.monitor.phase = name
         began = time.perf_counter()
         try:
             yield
+            self._threads.check()
         finally:
             self.phase_times[name] = self.phase_times.get(name, 0.0) + time.perf_counter() - began
 
@@ -254,17 +262,21 @@ class Bench:
         """
         assert self.folder is not None
         rows = None if shown_only else JsonLinesSink(self.folder / "metrics.jsonl", keep_bytes=keep_bytes)
-        sinks: list[Sink] = (
-            [DisplaySink(self.display.record)] if rows is None else [rows, DisplaySink(self.display.record)]
-        )
+        sinks: list[Sink] = [DisplaySink(self.record)] if rows is None else [rows, DisplaySink(self.record)]
         if self.config.monitoring.tensorboard and not shown_only:
             sinks.append(TensorBoardSink(self.folder / "tensorboard" / phase, purge_step=purge_step))
         interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
         callback = self._make_callback(interval, sinks=sinks, total_timesteps=plan.actual, phase=phase)
-        try:
+        with CleanUps() as stack:
+            for sink in sinks:
+                stack.call(sink.close)
+            stack.call(callback.flush)
             yield callback, rows
-        finally:
-            callback.close()
+
+    def record(self, record: Any) -> None:
+        """Show a record of progress; ThreadDied where a thread has died since the last."""
+        self._threads.check()
+        self.display.record(record)
 
     def release(self, model: TimedMaskablePPO) -> None:
         """Drop what only training needed, where the configuration says so."""
@@ -298,7 +310,7 @@ class Bench:
         free = (path for name in names if not os.path.lexists(path := self.folder / name))
         try:
             self.monitor.save_metrics(next(free))
-        except OSError as failed:
+        except (OSError, MemoryError) as failed:
             if error is None:
                 raise
-            self.display.say(f"the hardware samples cannot be written ({failed.strerror or failed})")
+            self.display.say(f"the hardware samples cannot be written ({getattr(failed, 'strerror', None) or failed})")

@@ -62,6 +62,7 @@ OF_THE_PROCESS = frozenset(
         "memory_released_mb",
         "seconds",
         "rollout_s",
+        "environment_s",
         "update_s",
         "checkpoint_s",
         "steps_per_s",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
+from src.clean_up import closing
 from src.errors import EXIT_TARGET_MISSED, InterruptedRun, UserError
 from src.evidence.console_summary import print_summary
 from src.evidence.page import write_page
@@ -323,7 +324,7 @@ class _Pipeline:
         assert advisor is not None
 
         def progress(record: Any) -> None:
-            bench.display.record(record)
+            bench.record(record)
             self._stop.check()  # a batch is stored by now
             self._deadline.check()
 

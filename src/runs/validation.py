@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.training import set_threads
+from src.clean_up import closing
 from src.errors import InterruptedRun
 from src.evidence.console_summary import print_summary
 from src.evidence.placebo import placebo_table
@@ -116,7 +116,7 @@ def _with_advice(
     assert advisor is not None
     assert bench.folder is not None
     report |= {"data": data_facts(market), "rules": rules_facts(market)}
-    say, progress, quick = bench.display.say, bench.display.record, config.test_mode.quick
+    say, progress, quick = bench.display.say, bench.record, config.test_mode.quick
     with bench.phase("advice", f"{advisor.name} on the training sessions' situations"):
         table, asking = tabulate_advice(
             market, advisor, config.llm, quick=quick, say=say, progress=progress, cache=bench.kept_features()

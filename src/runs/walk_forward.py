@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from src.agent.phases import EVALUATION_PHASE, Market, Trainer, tabulate_advice
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.training import phase_seed
+from src.clean_up import closing
 from src.errors import BarDataError
 from src.evidence.assembly import FeatureAssembly
 from src.evidence.evaluation import evaluate, standard_arms

@@ -14,13 +14,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from src.errors import ConfigError
+from src.trading.checked_env import CheckedEnv
 from src.trading.gym_env import TradingEnv, action_space, observation_space
 from src.trading.plain_state import is_plain
 from src.trading.tape import Tape
 from src.trading.vec_env import BatchedTradingVecEnv
-from src.trading.workers import AllLegal, WorkerVecEnv, load_env_class
+from src.trading.workers import STUCK_S, AllLegal, WorkerVecEnv, load_env_class
 
 Route = Literal["batched", "subproc", "dummy"]
+_OBSERVATIONS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
 WHY = {
     "batched": "all accounts in one kernel call in this process: no worker costs a message a step",
     "subproc": "one worker process an account (SB3 SubprocVecEnv): for environments that are slow themselves",
@@ -28,7 +30,9 @@ WHY = {
 }
 
 
-def make_vec_env(route: Route, tape: Tape, params: np.ndarray, n_envs: int, seed: int = 0) -> VecEnv:
+def make_vec_env(
+    route: Route, tape: Tape, params: np.ndarray, n_envs: int, seed: int = 0, stuck_s: float = STUCK_S
+) -> VecEnv:
     """`n_envs` accounts over `tape`, bit for bit the same by every route. `params` is a `PARAMS` array of length 1."""
     if route == "batched":
         return BatchedTradingVecEnv(tape, params, n_envs, seed)
@@ -37,20 +41,34 @@ def make_vec_env(route: Route, tape: Tape, params: np.ndarray, n_envs: int, seed
     _compile_kernel(tape, params)
     folder = tempfile.TemporaryDirectory(prefix="tape-")
     tape.save(Path(folder.name))
-    return WorkerVecEnv([functools.partial(TradingEnv, folder.name, params, seed + i) for i in range(n_envs)], folder)
+    return WorkerVecEnv(
+        [functools.partial(TradingEnv, folder.name, params, seed + i) for i in range(n_envs)],
+        folder,
+        preload=["src.trading.warm_worker"],
+        stuck_s=stuck_s,
+    )
 
 
-def make_custom_vec_env(route: Route, env_class: str, env_kwargs: dict[str, Any], n_envs: int) -> VecEnv:
+def make_custom_vec_env(
+    route: Route, env_class: str, env_kwargs: dict[str, Any], n_envs: int, stuck_s: float = STUCK_S
+) -> VecEnv:
     """`n_envs` environments of the user's own class, in workers (or `dummy`: in this process).
 
     All actions are legal where the class has no `action_masks`. A resumed run goes on in the middle of an episode where
     the class has `get_state`, which returns arrays and plain values, and `set_state`, which is called after a `reset`;
     `np_random` is kept for it. Raises ConfigError for a class that cannot be used,
-    EnvironmentWorkerError with the worker's traceback for one that fails.
+    EnvironmentWorkerError with the worker's traceback for one that fails, BadEnvironmentValue for a value that
+    `CheckedEnv` refuses.
     """
     load_env_class(env_class)
-    fns = [functools.partial(_make_custom, env_class, env_kwargs) for _ in range(n_envs)]
-    env = DummyVecEnv(list(fns)) if route == "dummy" else WorkerVecEnv(fns)
+    fns = [functools.partial(_make_custom, env_class, env_kwargs, i, n_envs) for i in range(n_envs)]
+    env = DummyVecEnv(list(fns)) if route == "dummy" else WorkerVecEnv(fns, stuck_s=stuck_s)
+    if not isinstance(env.observation_space, _OBSERVATIONS):
+        env.close()
+        raise ConfigError(
+            f"environment.env_class {env_class!r} has observation space {env.observation_space}; the policy needs one "
+            f"array: Box, Discrete, MultiDiscrete or MultiBinary."
+        )
     if not isinstance(env.action_space, gym.spaces.Discrete):
         env.close()
         raise ConfigError(
@@ -123,8 +141,8 @@ def _compile_kernel(tape: Tape, params: np.ndarray) -> None:
     env.step(0)
 
 
-def _make_custom(env_class: str, env_kwargs: dict[str, Any]) -> gym.Env:
+def _make_custom(env_class: str, env_kwargs: dict[str, Any], index: int, n_envs: int) -> gym.Env:
     env = load_env_class(env_class)(**env_kwargs)
     if not env.has_wrapper_attr("action_masks"):
         env = AllLegal(env)
-    return _KeptMonitor(env)
+    return _KeptMonitor(CheckedEnv(env, env_class, index, n_envs))

@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +22,15 @@ import numpy as np
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from src.errors import ConfigError, EnvironmentWorkerError
+from src.clean_up import CleanUps
+from src.errors import BadEnvironmentValue, ConfigError, EnvironmentWorkerError, StuckWorkerError
+from src.trading import worker_server
+from src.trading.stuck_worker import Patience, WatchedPipe, answer_with_stack, state_and_stack
 
-PRELOAD = ["stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.gym_env"]
-"""What the fork server imports once for all workers."""
+PRELOAD = ["src.trading.worker_server", "stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.workers"]
+"""What the fork server imports once for all workers: else each would import the script, torch and gymnasium."""
+STUCK_S = 60.0
+"""The least time without an answer after which a worker counts as stuck."""
 
 _LAST_CHANCE_S = 2.0
 _DEAD_PIPE = (EOFError, BrokenPipeError, ConnectionResetError)
@@ -97,16 +103,32 @@ def _dying_words(record: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, BadEnvironmentValue):
+            _refusal(record).write_text(str(error), encoding="utf-8")
         record.write_text(traceback.format_exc(), encoding="utf-8")
         raise SystemExit(1) from error
 
 
-def _in_worker(make_env: Callable[[], gym.Env], record: Path) -> Callable[[], gym.Env]:
+def _refusal(record: Path) -> Path:
+    """Where a worker says that its environment broke the rules: a paragraph, which needs no traceback."""
+    return record.with_suffix(".refused")
+
+
+def _stack(record: Path) -> Path:
+    return record.with_suffix(".stack")
+
+
+def _in_worker(make_env: Callable[[], gym.Env], record: Path, index: int) -> Callable[[], gym.Env]:
+    own = {name: os.environ.get(name) for name in _SERVER_ONLY}
+
     def make() -> gym.Env:
         # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Here too: a fork server that somebody else has started knows nothing of `_without_gpu`.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # Here too: a fork server that somebody else has started knows nothing of `_server_environment`.
+        _set_environ({"CUDA_VISIBLE_DEVICES": "", **own})
+        # Forked from one server, all would draw the same from numpy's global generator.
+        np.random.seed(index)  # noqa: NPY002
+        answer_with_stack(_stack(record))
         with _dying_words(record):
             env = make_env()
             # Read here, where forgetting one is told: SB3 asks for them outside of any wrapper.
@@ -116,18 +138,38 @@ def _in_worker(make_env: Callable[[], gym.Env], record: Path) -> Callable[[], gy
     return make
 
 
+_SERVER_ONLY = ("PYTHONPATH", "PYTHONSAFEPATH", worker_server.MAIN)
+
+
 @contextmanager
-def _without_gpu() -> Iterator[None]:
-    """Children started here see no CUDA device: a context in each worker would cost hundreds of MB of GPU memory."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+def _server_environment() -> Iterator[None]:
+    """The environment variables in which the fork server starts.
+
+    Its children see no CUDA device: a context in each worker would cost hundreds of MB of GPU memory. Its import path
+    is that of this process: Python 3.11's server is handed `sys.path` and ignores it, so that what it should import
+    once was imported by every worker (32 workers took 17 to 28 s), unless the working folder happened to be on it.
+    """
+    path = [entry or os.getcwd() for entry in sys.path if os.pathsep not in entry]
+    wanted = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",
+        worker_server.MAIN: worker_server.main_of_this_process(),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    _set_environ(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
+        _set_environ(before)
+
+
+def _set_environ(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
         else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
+            os.environ[name] = value
 
 
 @contextmanager
@@ -141,12 +183,21 @@ def _explained(env: WorkerVecEnv) -> Iterator[None]:
 class WorkerVecEnv(SubprocVecEnv):
     """SB3's SubprocVecEnv whose dead worker is an EnvironmentWorkerError with the worker's own traceback.
 
-    `folder` is what the workers read; it is removed when they have ended.
+    `folder` is what the workers read; it is removed when they have ended. `preload`: modules that the fork server
+    imports besides `PRELOAD`, where this is what starts it. A worker that does not answer for `stuck_s` seconds and 60
+    times the median step is a StuckWorkerError with its stack; a value that `CheckedEnv` refuses is a
+    BadEnvironmentValue.
     """
 
     def __init__(
-        self, env_fns: Sequence[Callable[[], gym.Env]], folder: tempfile.TemporaryDirectory[str] | None = None
+        self,
+        env_fns: Sequence[Callable[[], gym.Env]],
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+        *,
+        preload: Sequence[str] = (),
+        stuck_s: float = STUCK_S,
     ) -> None:
+        self._patience = Patience(stuck_s)
         self.closed = False
         self.waiting = False
         self.processes: list[Any] = []
@@ -154,11 +205,10 @@ class WorkerVecEnv(SubprocVecEnv):
         self._records = tempfile.TemporaryDirectory(prefix="workers-")
         self._folder = folder
         self._record_of = [Path(self._records.name) / f"{i}.txt" for i in range(len(env_fns))]
-        # Without the preload 32 workers took 44 s and 5.0 GiB to start, with it 2.2 s and 0.36 GiB.
-        multiprocessing.set_forkserver_preload(PRELOAD)
-        fns = [_in_worker(fn, record) for fn, record in zip(env_fns, self._record_of, strict=True)]
+        multiprocessing.set_forkserver_preload([*PRELOAD, *preload])
+        fns = [_in_worker(fn, self._record_of[i], i) for i, fn in enumerate(env_fns)]
         try:
-            with _explained(self), _without_gpu():
+            with _explained(self), _server_environment():
                 super().__init__(fns, start_method="forkserver")
         except BaseException:
             self.close()
@@ -171,6 +221,7 @@ class WorkerVecEnv(SubprocVecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """See SubprocVecEnv."""
+        self._patience.step_began()
         with _explained(self):
             super().step_async(actions)
 
@@ -178,6 +229,7 @@ class WorkerVecEnv(SubprocVecEnv):
         """See SubprocVecEnv; rewards as float32, as DummyVecEnv has them."""
         with _explained(self):
             obs, rewards, dones, infos = super().step_wait()
+        self._patience.step_ended()
         return obs, np.asarray(rewards, np.float32), dones, infos
 
     def env_method(
@@ -207,21 +259,37 @@ class WorkerVecEnv(SubprocVecEnv):
         with _explained(self):
             return super().env_is_wrapped(wrapper_class, indices)
 
+    @property
+    def remotes(self) -> Sequence[Any]:
+        """The workers' pipes; what SB3 assigns is watched."""
+        return self._remotes
+
+    @remotes.setter
+    def remotes(self, pipes: Sequence[Any]) -> None:
+        self._remotes = [WatchedPipe(pipe, self._patience, partial(self._stuck, i)) for i, pipe in enumerate(pipes)]
+
     def close(self) -> None:
-        """End the workers and remove their folders; those in the middle of a step are not waited for."""
-        if not self.closed:
-            self.closed = True
-            if not self.waiting:
-                self._ask_to_close()
-            for end in ("terminate", "kill"):
-                for process in self.processes:
-                    getattr(process, end)()
-                _join_all(self.processes)
-            for remote in self.remotes:
-                remote.close()
-        self._records.cleanup()
-        if self._folder is not None:
-            self._folder.cleanup()
+        """End the workers and remove their folders; those in the middle of a step are not waited for.
+
+        A signal while they are asked to end kills them at once, and goes on.
+        """
+        with CleanUps() as stack:
+            if self._folder is not None:
+                stack.call(self._folder.cleanup)
+            stack.call(self._records.cleanup)
+            if not self.closed:
+                self.closed = True
+                for remote in self.remotes:
+                    stack.call(remote.close)
+                stack.call(self._end, "kill")
+                stack.call(self._end, "terminate")
+                if not self.waiting:
+                    self._ask_to_close()
+
+    def _end(self, how: str) -> None:
+        for process in self.processes:
+            getattr(process, how)()
+        _join_all(self.processes)
 
     def _ask_to_close(self) -> None:
         """Let environments that wait for a command close what they hold."""
@@ -238,14 +306,34 @@ class WorkerVecEnv(SubprocVecEnv):
         code = self.processes[index].exitcode
         record = self._record_of[index]
         words = record.read_text(encoding="utf-8").rstrip() if record.exists() else ""
+        refused = _refusal(record).read_text(encoding="utf-8") if _refusal(record).exists() else ""
         how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
         if code == -signal.SIGKILL:
             how += " (as the kernel does when memory runs out: try fewer vectorized_envs)"
         self.close()
+        if refused:
+            raise BadEnvironmentValue(refused) from error
         told = f"; its own traceback:\n{words}" if words else ", leaving no traceback."
+        if code == 1 and not words:  # before it had anything to run
+            told = (
+                " while it started; what it said stands above. A script that starts workers has its work under `if "
+                '__name__ == "__main__":`.'
+            )
         raise EnvironmentWorkerError(
             f"The worker process of environment {index} of {len(self.processes)} ended {how}{told}"
         ) from error
+
+    def _stuck(self, index: int, waited_s: float) -> NoReturn:
+        """Close, and raise StuckWorkerError for the worker that was waited for."""
+        n, what = len(self._record_of), self._patience.words()
+        process = self.processes[index]
+        state, stack = state_and_stack(process.pid, _stack(self._record_of[index]))
+        self.close()
+        raise StuckWorkerError(
+            f"The worker of environment {index} of {n} ({process.name}, process {process.pid}) has not answered {what} "
+            f"for {waited_s:,.0f} s: {state}. Find out what holds it, or raise hardware.stuck_worker_s "
+            f"({self._patience.floor_s:g}) if a step may take so long. {stack}"
+        )
 
 
 def _join_all(processes: Sequence[Any]) -> None:

@@ -15,7 +15,7 @@ from src.configuration import Configuration
 from src.evidence.hardware import GB, Sampler
 from src.machine_limits import usable_cores
 from src.trading.layout import N_ACTIONS, N_OBS
-from src.validation.outcome import RESTORE, Outcome, failed, not_applicable, passed
+from src.validation.outcome import Outcome, failed, not_applicable, passed
 from src.validation.setting import Setting
 
 NEEDED_GPU_GB = 1.0
@@ -130,14 +130,6 @@ def threads(setting: Setting) -> Outcome:
             usable_cores=usable,
         )
     taken = setting.threads
-    if taken > usable:
-        return failed(
-            f"a run takes {taken} threads on {usable} usable core{'s' if usable > 1 else ''}",
-            f"Set hardware.torch_threads to {usable}: that many cores the affinity and the container's limit leave. "
-            f"{RESTORE}",
-            threads=taken,
-            usable_cores=usable,
-        )
     if usable == 1:
         return not_applicable("one usable core: torch takes one thread", usable_cores=1, threads=taken)
     seconds = update_seconds(setting.config, sorted({1, 2, taken, *(2**n for n in range(2, 8) if 2**n < taken)}))
@@ -145,7 +137,7 @@ def threads(setting: Setting) -> Outcome:
     best = min(seconds, key=lambda n: seconds[n])
     figures = {"usable_cores": usable, "threads": taken, "best": best, "update_s": seconds}
     ratio = seconds[taken] / seconds[best]
-    if ratio > SLOWER:
+    if ratio > SLOWER and best < taken:
         return failed(
             f"{taken} threads take {ratio:.1f}x the time of {best}",
             f"Set hardware.torch_threads to {best}, or end what else keeps the cores busy: a thread on a busy core "
@@ -154,7 +146,8 @@ def threads(setting: Setting) -> Outcome:
         )
     second = seconds[2] / seconds[1]
     word = f"{second:.1f}x slower" if second > 1 else f"{1 / second:.1f}x faster"
-    return passed(f"a run takes {taken}; 2 are {word} than 1", **figures)
+    worth = f" (hardware.torch_threads: {best} would pay here)" if ratio > SLOWER else ""
+    return passed(f"a run takes {taken}; 2 are {word} than 1{worth}", **figures)
 
 
 def update_seconds(config: Configuration, counts: Sequence[int]) -> dict[int, float]:

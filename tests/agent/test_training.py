@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from src import machine_limits
 from src.advisor.settings import LLMSettings
 from src.agent import training
 from src.agent.policy import HybridPolicy
@@ -168,7 +165,7 @@ def test_a_record_says_what_was_asked_and_what_was_trained() -> None:
     assert (record.phase, record.timesteps_requested, record.timesteps) == ("base", 200, 256)
     assert (record.n_envs, record.n_steps, record.batch_size) == (4, 32, 64)
     assert model.num_timesteps == 256
-    assert record.rollout_s > 0
+    assert record.rollout_s > record.environment_s > 0
     assert record.update_s > 0
     assert record.seconds == record.rollout_s + record.update_s
     assert record.steps_per_s == 256 / record.seconds
@@ -193,44 +190,14 @@ def test_with_a_gpu_auto_takes_it_within_its_share_of_memory_and_cpu_leaves_it(m
     assert shares == [0.4, 0.5]
 
 
-@pytest.mark.parametrize(
-    ("asked", "cores", "busy_percent", "expected"),
-    [(3, 8, 0.0, 3), (None, 8, 0.0, 8), (None, 8, 50.0, 4), (None, 2, 95.0, 1), (None, 2, 100.0, 1)],
-)
-def test_threads_are_those_asked_for_else_the_cores_that_are_free(
-    monkeypatch: pytest.MonkeyPatch, asked: int | None, cores: int, busy_percent: float, expected: int
+@pytest.mark.parametrize(("asked", "expected"), [(3, 3), (None, 1)])
+def test_threads_are_those_asked_for_else_one(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None, expected: int
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    monkeypatch.setattr(psutil, "cpu_count", lambda: cores)
-    monkeypatch.setattr(psutil, "cpu_percent", lambda **_: busy_percent)
-    monkeypatch.setattr(machine_limits, "quota_cores", lambda: None)
     assert set_threads(HardwareSettings(torch_threads=asked)) == expected
     assert taken == [expected]
-
-
-@pytest.mark.parametrize(
-    ("limit", "busy_percent", "expected"),
-    [
-        ("max", 0.0, 16),
-        ("400000", 0.0, 4),
-        ("400000", 50.0, 4),
-        ("400000", 90.0, 2),
-        ("150000", 0.0, 1),
-        ("50000", 0.0, 1),
-    ],
-)
-def test_no_more_threads_are_taken_than_the_container_may_use(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, busy_percent: float, expected: int
-) -> None:
-    (tmp_path / "cpu.max").write_text(f"{limit} 100000\n")
-    monkeypatch.setattr(machine_limits, "CGROUP", tmp_path)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.setattr(psutil, "cpu_count", lambda: 16)
-    monkeypatch.setattr(psutil, "cpu_percent", lambda **_: busy_percent)
-    assert set_threads(HardwareSettings()) == expected
 
 
 def test_release_drops_what_only_training_needs_and_says_how_much() -> None:

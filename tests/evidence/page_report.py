@@ -255,6 +255,7 @@ def _training(phase: str, seed: int) -> dict[str, Any]:
         "batch_size": 1024,
         "seconds": seconds,
         "rollout_s": seconds * 0.24,
+        "environment_s": seconds * 0.15,
         "update_s": seconds * 0.74,
         "steps_per_s": 8663.0,
     }
@@ -295,6 +296,7 @@ def _machine(rng: np.random.Generator, n: int, gpu: bool) -> dict[str, Any]:
             "gpu_name": "NVIDIA H100" if gpu else "",
             "gpu_reason": "" if gpu else "NVML reports no GPU",
             "cores": 2,
+            "memory_measure": "pss",
             **figures,
             "phases": {name: figures for name in PHASES},
             "late_samples": 0,

@@ -10,6 +10,7 @@ from src.agent.rollout_plan import RolloutPlan
 from src.agent.training import TrainingRecord
 from src.evidence import production
 from src.evidence.production import estimate_production
+from src.trading.routes import make_custom_vec_env
 from tests import small_runs
 
 
@@ -34,6 +35,12 @@ def test_hours_are_production_timesteps_over_the_speed_of_the_second_rollout(mon
     nets = models[0][0].policy.mlp_extractor
     assert [layer.out_features for layer in nets.policy_net if isinstance(layer, torch.nn.Linear)] == [512, 256, 128]
     assert [layer.out_features for layer in nets.value_net if isinstance(layer, torch.nn.Linear)] == [512, 256, 128]
+
+
+def test_environments_that_advice_does_not_apply_to_have_no_hybrid_timesteps() -> None:
+    made = small_runs.trainer(production_timesteps=1_000_000, finetune_frac=0.25)
+    env = make_custom_vec_env("dummy", "tests.tiny_runs:CountingEnv", {}, 4)
+    assert estimate_production(made, env, small_runs.plan(6)).timesteps == 1_000_000
 
 
 def test_generators_are_put_back_even_when_the_probe_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ CHANGES_NO_RESULT = {
     ),
     "how long it may take, what it may use": (
         "phase1.", "phase2.", "phase3.", "hardware.memory_fraction", "hardware.optimize_memory", "llm.llm_threads",
+        "hardware.stuck_worker_s",
     ),
     "what a report concludes from the policies": ("evidence.",),
     "last bits only, and those are told": ("hardware.torch_threads",),

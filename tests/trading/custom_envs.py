@@ -135,6 +135,81 @@ class Stubborn(Sleeps):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+class Returns(Plain):
+    """Plain, but for what is told: `obs`, `reward`, `flag`, `mask` or the whole `result` of a step, from the second one
+    on, by name of `VALUES`."""
+
+    def __init__(self, **given: str) -> None:
+        super().__init__()
+        self.given = given
+        self.steps = 0
+
+    def action_masks(self) -> Any:
+        return self.wrong("mask", np.ones(4, np.bool_))
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        if "result" in self.given and self.steps >= 2:
+            return VALUES[self.given["result"]]
+        obs, reward = self.wrong("obs", np.zeros(3, np.float32)), self.wrong("reward", 1.0)
+        return obs, reward, self.wrong("flag", False), False, {}
+
+    def wrong(self, what: str, right: Any) -> Any:
+        return VALUES[self.given[what]] if what in self.given and self.steps >= 2 else right
+
+
+VALUES: dict[str, Any] = {
+    "none legal": np.zeros(4, np.bool_),
+    "short": np.ones(3, np.bool_),
+    "two rows": np.ones((2, 4), np.bool_),
+    "nothing": None,
+    "text": "all of them",
+    "shares": np.full(4, 0.5),
+    "four": np.zeros(4, np.float32),
+    "nan in it": np.array([0.0, np.nan, 0.0], np.float32),
+    "infinity in it": np.array([0.0, 0.0, np.inf]),
+    "objects": np.array([None, 1, 2], object),
+    "nan": float("nan"),
+    "infinite": np.float32(np.inf),
+    "row": np.ones(1),
+    "four values": (np.zeros(3, np.float32), 1.0, False, {}),
+    "integer": 1,
+}
+
+
+class StopsOnAction(Plain):
+    """Halts itself when told action 3, as by `kill -STOP`; `hangs` makes it wait in Python instead."""
+
+    def __init__(self, hangs: bool = False) -> None:
+        super().__init__()
+        self.hangs = hangs
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if action == 3:
+            self.wait_for_a_lock_nobody_holds()
+        return super().step(action)
+
+    def wait_for_a_lock_nobody_holds(self) -> None:
+        if self.hangs:
+            time.sleep(3600)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Draws(Plain):
+    """Begins with a number of numpy's global generator."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        return np.full(3, np.random.random(), np.float32), {}  # noqa: NPY002
+
+
+class DictObservations(Plain):
+    """What MlpPolicy cannot read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Dict({"bars": spaces.Box(-1.0, 1.0, (3,), np.float32)})  # type: ignore[assignment]
+
+
 def not_a_class() -> None:
     """Found by name, and of no use."""
 

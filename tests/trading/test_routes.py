@@ -183,9 +183,9 @@ def test_workers_find_the_kernel_compiled_and_their_folder_goes_with_them(
         return step(self, action)
 
     class SpiedWorkers(WorkerVecEnv):
-        def __init__(self, *args: Any) -> None:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             events.append("workers")
-            super().__init__(*args)
+            super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(TradingEnv, "step", spied_step)
     monkeypatch.setattr(routes, "WorkerVecEnv", SpiedWorkers)

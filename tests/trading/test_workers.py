@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,8 +20,10 @@ import psutil
 import pytest
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.errors import ConfigError, EnvironmentWorkerError
+from src.errors import ConfigError, EnvironmentWorkerError, StuckWorkerError
+from src.trading import stuck_worker
 from src.trading.routes import make_custom_vec_env, make_vec_env
+from src.trading.stuck_worker import Patience
 from src.trading.workers import WorkerVecEnv, load_env_class
 from tests.trading import custom_envs
 from tests.trading.worlds import make_params, make_tape
@@ -64,6 +67,14 @@ def command_of(process: psutil.Process) -> list[str]:
 
 def make(name: str, n: int = 1, route: Any = "subproc", **kwargs: Any) -> VecEnv:
     return make_custom_vec_env(route, f"{MODULE}:{name}", kwargs, n)
+
+
+def stuck(hangs: bool, stuck_s: float = 0.5) -> VecEnv:
+    env = make_custom_vec_env("subproc", f"{MODULE}:StopsOnAction", {"hangs": hangs}, 3, stuck_s)
+    env.reset()
+    for _ in range(5):
+        env.step(np.zeros(3, np.int64))
+    return env
 
 
 def message_of(act: Callable[[], Any], within_s: float = A_FEW_SECONDS) -> str:
@@ -294,6 +305,158 @@ def test_a_class_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pyt
     assert env.env_method("action_masks")[0].tolist() == [True, True, False, False]
     env.close()
     sys.modules.pop("my_own_market", None)
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["stopped", "waiting"])
+def test_a_stuck_worker_is_named_with_its_state_and_stack(hangs: bool) -> None:
+    env = stuck(hangs)
+    pid = env.processes[1].pid
+    text = message_of(lambda: env.step(np.array([0, 3, 0])))
+    assert f"environment 1 of 3 ({env.processes[1].name}, process {pid})" in text
+    assert "has not answered a step (median " in text
+    assert ("it is sleeping" if hangs else "it is stopped (as by SIGSTOP") in text
+    assert "hardware.stuck_worker_s (0.5)" in text
+    assert "in wait_for_a_lock_nobody_holds" in text, "the Python stack"
+    assert "custom_envs.py" in text
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_stuck_worker_ends_a_run_with_exit_code_1() -> None:
+    env = stuck(hangs=True)
+    with pytest.raises(StuckWorkerError) as caught:
+        env.step(np.array([3, 0, 0]))
+    assert caught.value.exit_code == 1
+
+
+def test_without_a_python_stack_the_kernel_says_where_it_waits(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        os.kill(process.pid, signal.SIGSTOP)
+        until = time.monotonic() + 2.0
+        while stuck_worker._state(process.pid) != "T" and time.monotonic() < until:
+            time.sleep(0.01)
+        state, stack = stuck_worker.state_and_stack(process.pid, tmp_path / "none")
+        assert state == "it is stopped (as by SIGSTOP or Ctrl-Z)"
+        assert stack.startswith("It gives no Python stack; it waits in the kernel at ")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("call", ["reset", "env_method"])
+def test_also_a_call_that_is_no_step_is_waited_for_only_so_long(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stuck_worker, "START_FLOORS", 2)
+    env = make_custom_vec_env("subproc", f"{MODULE}:Plain", {}, 2, 1.0)
+    env.reset()
+    os.kill(env.processes[1].pid, signal.SIGSTOP)
+    text = message_of(env.reset if call == "reset" else lambda: env.env_method("action_masks"))
+    assert "environment 1 of 2" in text
+    assert "has not answered a call for 2 s" in text
+
+
+def test_sixty_median_steps_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(stuck_worker.time, "monotonic", lambda: now)
+    patience = Patience(60.0)
+    assert patience.limit_s() == 600.0, "nothing is known of the first step"
+    for seconds in (1.0, 3.0, 400.0):
+        patience.step_began()
+        now += seconds
+        patience.step_ended()
+    patience.step_began()
+    assert patience.limit_s() == 180.0
+    for _ in range(10):
+        patience.step_began()
+        now += 0.01
+        patience.step_ended()
+    patience.step_began()
+    assert patience.limit_s() == 60.0
+
+
+def test_a_slow_step_is_waited_for() -> None:
+    env = make_vec_env("subproc", make_tape(0), make_params(), 2)
+    env.reset()
+    env._patience.floor_s = 0.01
+    env._patience._steps.extend([0.1] * 5)  # sixty times that are six seconds
+    os.kill(env.processes[0].pid, signal.SIGSTOP)
+    env.step_async(np.zeros(2, np.int64))
+    threading.Timer(1.0, os.kill, (env.processes[0].pid, signal.SIGCONT)).start()
+    assert len(env.step_wait()[3]) == 2
+    env.close()
+
+
+def test_workers_draw_different_numbers_from_numpys_global_generator() -> None:
+    env = make("Draws", 3)
+    draws = env.reset()
+    env.close()
+    assert len(np.unique(draws[:, 0])) == 3
+
+
+def test_a_signal_while_closing_leaves_no_worker() -> None:
+    env = make("Stubborn", 2)
+    env.reset()
+    env.step_async(np.array([0, 0]))
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.default_int_handler(signal.SIGINT, None))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)  # in the middle of the two seconds given to SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            env.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert not any(psutil.pid_exists(process.pid) for process in env.processes)
+
+
+@pytest.mark.slow
+def test_the_fork_server_has_imported_what_workers_need_wherever_it_is_started(tmp_path: Path) -> None:
+    """The script lies elsewhere and puts the project on sys.path itself; the working folder is elsewhere, too."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+imported_by = os.getpid()
+
+def make():
+    # Before anything of it could be imported here.
+    found = sorted(name for name in ("src.trading.workers", "torch") if name in sys.modules)
+    from src.trading.kernel import step_account
+    from tests.trading.custom_envs import Plain
+    class Told(Plain):
+        def action_masks(self):
+            by_server = sys.modules["__main__"].imported_by == os.getppid()
+            return [*found, len(step_account.signatures), os.environ.get("PYTHONPATH"), by_server]
+    return Told()
+
+if __name__ == "__main__":
+    from src.trading.workers import WorkerVecEnv
+    env = WorkerVecEnv([make, make], preload=["src.trading.warm_worker"])
+    print(*env.env_method("action_masks"), sep="\\n")
+    env.close()
+""")
+    answer = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    expected = str(["src.trading.workers", "torch", 1, None, True])
+    assert answer.stdout.splitlines() == [expected, expected], answer.stderr
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from src.trading.routes import make_custom_vec_env
+make_custom_vec_env("subproc", "{MODULE}:Plain", {{}}, 1)
+""")
+    answer = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 1
+    assert 'its work under `if __name__ == "__main__":`' in answer.stderr
 
 
 def test_a_trading_environment_runs_without_torch() -> None:
