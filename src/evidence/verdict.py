@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.evidence.conclusions import shown
+from src.evidence.leak_words import compared_words
 
 ENOUGH_TIMESTEPS = 50_000
 """Base timesteps in which the defaults learn a planted edge (`src.evidence.canaries`)."""
@@ -18,9 +19,9 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     leak = report.get("look_ahead")
     if leak is not None:
         lines.append(
-            f"Look-ahead: no leak found by {leak['checks']} prefix recomputations."
+            f"Leaks: none found by these checks: {compared_words(leak)}."
             if leak["passed"]
-            else f"Look-ahead: LEAK FOUND: {leak['found']}."
+            else f"Leaks: LEAK FOUND: {leak['found']}."
         )
     if production := report.get("production_estimate"):
         lines.append(
