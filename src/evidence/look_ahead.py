@@ -8,8 +8,10 @@ session holds one tested bar. docs/leaks.md says which leak each check finds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ SLOT_STRIDE = 3
 LEAST_BARS, LEAST_ROUNDS = 200, 2
 ROUNDS_PER_OFFSET = 3
 """Rounds that share one rebuild of the unchanged blocks, before other sessions become the middle of a block."""
+TIME_OF_DAY = "time of day"
 PER_STRATUM = 4
 HISTORY_SESSIONS = 1
 _COLUMNS = ("open_ns", "open", "high", "low", "close", "volume", "contract", "session_id")
@@ -83,7 +86,8 @@ class Difference:
 
 def time_of(bars: Bars, bar: int) -> str:
     """When a bar opens, in UTC."""
-    return f"{np.datetime64(int(bars.open_ns[bar]), 'ns').astype('datetime64[m]')} UTC".replace("T", " ")
+    opened = str(np.datetime64(int(bars.open_ns[bar]), "ns").astype("datetime64[m]"))
+    return f"{opened.replace('T', ' ')} UTC"
 
 
 @dataclass(frozen=True)
@@ -176,36 +180,37 @@ def check_features(
     own = first_difference(World(tables, market.situation), whole, slice(0, len(bars)))
     if own is not None:
         return LeakCheck(FEATURES, 1, f"{own.words(bars)} is not what these bars give: something else changed it")
-    rng, strata = np.random.default_rng(seed), dict[str, int]()
-    found = ""
-    for place, words in (*_by_stratum(maker, whole, rng), *_by_whole_file(maker, whole, rng)):
-        strata[place] = strata.get(place, 0) + 1
-        found = found or words
-    for words in () if found else _by_time_of_day(maker, whole, rng, least_rounds):
-        strata["time of day"] = strata.get("time of day", 0) + 1
-        found = words
-        if found:
-            break
-    return LeakCheck(FEATURES, sum(strata.values()), found, strata)
+    rng, strata = np.random.default_rng(seed), Counter[str]()
+    tested = chain(
+        _by_stratum(maker, whole, rng),
+        _by_whole_file(maker, whole, rng),
+        _by_time_of_day(maker, whole, rng, least_rounds),
+    )
+    for place, words in tested:
+        strata[place] += 1
+        if words:
+            return LeakCheck(FEATURES, strata.total(), words, strata)
+    return LeakCheck(FEATURES, strata.total(), "", strata)
 
 
 # ---------------------------------------------------------------- every time of day, a bar in every third session
 
 
-def _by_time_of_day(maker: Maker, whole: World, rng: np.random.Generator, least_rounds: int) -> Iterator[str]:
-    """Yield "" or what was found, once for every bar tested."""
+def _by_time_of_day(
+    maker: Maker, whole: World, rng: np.random.Generator, least_rounds: int
+) -> Iterator[tuple[str, str]]:
+    """(TIME_OF_DAY, "") for every bar tested, and what was found in words where something was."""
     bars, sessions = whole.tables.bars, whole.tables.sessions
     slots = _decision_slots(whole)
     if not len(slots):
         return
     order = np.concatenate([slots[start::SLOT_STRIDE] for start in range(SLOT_STRIDE)])
-    blocks = max(1, len(sessions) // BLOCK_SESSIONS)
     wanted = max(LEAST_BARS, -(-len(slots) // SLOT_STRIDE))
-    rounds = max(least_rounds, -(-wanted // blocks))
     blocked: dict[int, World] = {}
-    tested = 0
-    for number in range(rounds):
+    tested = number = 0
+    while number < least_rounds or 0 < tested < wanted:
         offset = number // ROUNDS_PER_OFFSET % BLOCK_SESSIONS
+        number += 1
         block = (np.arange(len(sessions)) - offset) // BLOCK_SESSIONS - ((-offset) // BLOCK_SESSIONS)
         of_bar = block[bars.session_id]
         if offset not in blocked:
@@ -218,11 +223,11 @@ def _by_time_of_day(maker: Maker, whole: World, rng: np.random.Generator, least_
             if bar >= 0:
                 last_kept[block[middle]] = bar
                 tested += 1
-                yield ""
+                yield TIME_OF_DAY, ""
         other = maker.world(other_future(real.tables.bars, last_kept[of_bar], rng))
         difference = first_difference(real, other, np.arange(len(bars)) <= last_kept[of_bar])
         if difference is not None:
-            yield _told(maker, real, difference, int(last_kept[of_bar[difference.bar]]), of_bar, rng)
+            yield TIME_OF_DAY, _told(maker, real, difference, int(last_kept[of_bar[difference.bar]]), of_bar, rng)
 
 
 def _decision_slots(world: World) -> NDArray[np.int64]:
