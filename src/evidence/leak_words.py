@@ -8,10 +8,10 @@ from typing import Any
 FEATURES, DECISIONS, FILLS, SEALED = "features", "decisions", "fills", "sealed"
 
 WHAT: Mapping[str, str] = {
-    FEATURES: "features, ATR, flags and situations at {:,} bars with another future",
-    DECISIONS: "observation, mask, advice and rule state of {:,} decisions",
+    FEATURES: "{:,} bars with an altered future",
+    DECISIONS: "{:,} decisions",
     FILLS: "{:,} fills",
-    SEALED: "{:,} comparisons of what is fitted and trained with other sealed sessions",
+    SEALED: "{:,} fits and trainings",
 }
 """What each check compared, in words."""
 WRONG: Mapping[str, str] = {
@@ -28,7 +28,7 @@ def compared_words(section: Mapping[str, Any]) -> str:
     if not parts:
         return f"{section['checks']:,} prefix recomputations"
     told = [WHAT[name].format(part["checks"]) for name, part in parts.items() if name in WHAT]
-    return "; ".join(told)
+    return ", ".join(told)
 
 
 def wrong_words(section: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ def look_ahead(bench: Bench, market: Market) -> dict[str, Any]:
     """The report's section on leaks: whether anything a decision reads, a fill or a fit depends on later bars."""
     config = bench.config
     checks = checks_of(market, config.data, config.environment.trading_hours)
-    with bench.phase("look-ahead", f"leak checks: {', '.join(checks)}"):
+    with bench.phase("look-ahead", f"leak checks of {', '.join(checks)}"):
         return leak_facts([check() for check in checks.values()])
 
 
