@@ -121,7 +121,7 @@ def ahead(name: str, rows: str) -> str:
 @pytest.mark.parametrize(
     ("owner", "method", "old", "new", "said"),
     [
-        (FeatureAssembly, "write_context", "batch.bars()[rows]", "batch.bars()[rows] + 1", "the observation (context, as"),
+        (FeatureAssembly, "write_context", "bars()[rows]", "bars()[rows] + 1", "the observation (context, as"),
         (SessionBatch, "equities_cents", 'a["bar"], 3', 'a["bar"] + 1, 3', "the equity of a decision"),
         (
             AccountBlock, "observe", "t = self.tape",
