@@ -18,6 +18,7 @@ from rich.console import Console
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable
+from src.advisor.tabulation import TabulationRecord
 from src.agent.phases import Market, Trainer, market_of, tabulate_advice
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
@@ -79,9 +80,14 @@ def market(symbol: str = "MNQ", profile: str = "none") -> Market:
 
 
 @cache
+def asked() -> tuple[AdviceTable, TabulationRecord]:
+    """The mock advisor's answers for that market's training sessions, and how they came about."""
+    return tabulate_advice(market(), MockAdvisor(), LLMSettings(model="mock"))
+
+
 def advice() -> AdviceTable:
     """The mock advisor's answers for that market's training sessions."""
-    return tabulate_advice(market(), MockAdvisor(), LLMSettings(model="mock"))[0]
+    return asked()[0]
 
 
 def trainer(seed: int = 0, **training: Any) -> Trainer:

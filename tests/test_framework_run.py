@@ -21,12 +21,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
-from src.agent.phases import tabulate_advice
+from src.agent.phases import Trainer, tabulate_advice
 from src.errors import BarDataError, InterruptedRun
-from src.evidence.look_ahead import LookAheadCheck
+from src.evidence.leak_words import FEATURES
+from src.evidence.look_ahead import LeakCheck
+from src.market.split import ids_of
 from src.runs import results, validation
 from src.testing_framework import TestConfig, TestingFramework
 from tests.golden_forms import key_paths
+from tests.planted import plant_method
 from tests.small_runs import finished, run_small, same_bits, small_config
 
 pytestmark = pytest.mark.slow
@@ -124,7 +127,20 @@ def test_the_report_holds_what_was_promised() -> None:
     assert report["summary"]["total_timesteps"] == report["timesteps_total"]
     assert report["summary"]["duration_seconds"] == report["execution_time"]
     assert report["advice"]["advice_without_model"] > 0.5
-    assert report["look_ahead"] == {"checks": 4, "passed": True, "found": ""}
+    leaks = report["look_ahead"]
+    assert leaks["passed"]
+    assert leaks["found"] == ""
+    assert leaks["checks"] == sum(part["checks"] for part in leaks["parts"].values())
+    assert list(leaks["parts"]) == ["features", "decisions", "fills", "sealed"]
+    assert leaks["parts"]["features"]["checks"] >= 200
+    assert leaks["parts"]["sealed"]["checks"] == 6 + 4 + 1, "fits, trainings and the advice table"
+    train = report["data"]["split"]["train"]["sessions"]
+    for row in report["training"]:
+        drawn = row["sessions_drawn"]
+        assert drawn["episodes"] >= 4
+        assert drawn["unexplained"] == 0
+        assert ids_of(drawn["sessions"]).max() < train
+    assert report["advice"]["tabulation"]["sessions_read"] == [[0, train - 1]]
     assert report["memory_released_mb"] > 0
 
 
@@ -180,18 +196,37 @@ def test_the_advice_in_the_report_is_the_table_an_advisor_gives() -> None:
 
 
 def test_another_seed_is_another_run_and_a_leak_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leak = LookAheadCheck(1, "window of bar 7 changes with bars after 9")
-    monkeypatch.setattr(results, "check_prefixes", lambda *_: leak)
+    leak = LeakCheck(FEATURES, 1, "window of bar 7 changes with bars after 9")
+    monkeypatch.setattr(results, "checks_of", lambda *_: {FEATURES: lambda: leak})
     run = run_small(tmp_path, seed=1)
     assert not same_bits(weights_of(run.folder / "base.zip"), weights_of(finished("plain").folder / "base.zip"))
     assert run.report["arms"] != finished("plain").report["arms"]
     assert run.report["validation_passed"] is False
     assert all(t["status"] == "met" for t in run.report["targets"].values() if t["required"])
     assert "LEAK FOUND: window of bar 7" in run.printed
-    assert "Missed: the look-ahead check." in run.printed
+    assert "Missed: the leak checks." in run.printed
 
 
-@pytest.mark.parametrize(("module", "where"), [(results, "check_prefixes"), (validation, "print_summary")])
+def test_a_run_that_trains_in_sealed_sessions_says_so_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tapes are right, its environments are made of another: only the record of what training drew can tell."""
+    plant_method(
+        monkeypatch,
+        Trainer,
+        "make_env",
+        "tape = market.tape(table or empty_table())",
+        "tape = replace(market, split=replace(market.split, train=market.split.test)).tape(table or empty_table())",
+    )
+    run = run_small(tmp_path, timesteps=128)
+    part = run.report["look_ahead"]["parts"]["sealed"]
+    assert part["found"].startswith("base training drew episodes in ")
+    assert run.report["validation_passed"] is False
+    assert "LEAK FOUND: base training drew episodes" in run.printed
+    assert run.report["overall"]["judgement"].endswith("training used sessions that are not for training.")
+
+
+@pytest.mark.parametrize(("module", "where"), [(results, "checks_of"), (validation, "print_summary")])
 def test_stopped_after_its_folder_was_made_a_run_says_what_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: str
 ) -> None:

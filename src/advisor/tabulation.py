@@ -101,6 +101,8 @@ class TabulationRecord:
     asked."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
+    sessions_read: list[list[int]] = field(default_factory=list)
+    """Sessions whose bars made the ordered list, as spans [first, last] of session ids."""
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the report."""

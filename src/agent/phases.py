@@ -42,7 +42,7 @@ from src.market.contracts import get_contract
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
 from src.market.load import load_market
 from src.market.settings import DataSettings
-from src.market.split import Split, split_sessions
+from src.market.split import Split, spans_of, split_sessions
 from src.market.tables import MarketTables
 from src.trading.gym_env import TradingEnv
 from src.trading.layout import FLAT
@@ -115,7 +115,12 @@ def prepare_market(data: DataSettings, environment: EnvironmentSettings, market:
 def market_of(tables: MarketTables, data: DataSettings, rules: RuleProfile, params: NDArray[np.void]) -> Market:
     """A market from tables that are at hand."""
     split = split_sessions(tables.sessions, data.train_frac, data.validation_frac, data.embargo_sessions)
-    return Market(tables, split, rules, params, market_situations(tables))
+    return Market(tables, split, rules, params, situations_of(tables))
+
+
+def situations_of(tables: MarketTables) -> NDArray[np.int32]:
+    """The market situation of every bar that a run and the leak checks use, int32[n]."""
+    return market_situations(tables)
 
 
 def compile_kernel(market: Market) -> None:
@@ -154,9 +159,12 @@ def tabulate_advice(
     than it). Nothing of it (the model's threads, its random numbers)
     reaches the phases after: they are the same whether the model was asked or all was in the store.
     """
-    order = situation_order(market.situation[market.bars_of(market.split.train)])
+    bars = market.bars_of(market.split.train)
+    order = situation_order(market.situation[bars])
+    read = spans_of(market.tables.bars.session_id[bars])
     if isinstance(advisor, MockAdvisor):
-        return tabulate_at_once(advisor, order)
+        table, record = tabulate_at_once(advisor, order)
+        return table, replace(record, sessions_read=read)
     with _undisturbed(), AdviceStore(llm.store_path or default_store_path()) as store:
         table, record = tabulate_stored(
             advisor,
@@ -185,7 +193,7 @@ def tabulate_advice(
                 full_precision_agreement=found.share,
                 full_precision_why_not=found.why_not,
             )
-        return table, record
+        return table, replace(record, sessions_read=read)
 
 
 def try_advisor(advisor: MockAdvisor | ModelAdvisor, llm: LLMSettings, *, say: Say | None = None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from src.evidence.cost_stress import CostStress
 from src.evidence.intervals import Interval, paired_interval
+from src.evidence.leak_words import wrong_words
 from src.evidence.performance import deflated_sharpe, series_figures, sharpe_ratio, trade_figures
 from src.evidence.seeds import SeededResults
 from src.evidence.statistics import break_even_slippage, holm, interquartile_mean, sample_size, sessions_needed
@@ -187,7 +188,7 @@ def overall(report: Mapping[str, Any]) -> dict[str, str]:
     """Whether the production run is worth its hours, in one sentence, and the figure that decides."""
     leak = report.get("look_ahead")
     if leak is not None and not leak["passed"]:
-        return _judged("missed", "Not worth the production run: a feature knows the future.", f"{leak['found']}.")
+        return _judged("missed", f"Not worth the production run: {wrong_words(leak)}.", f"{leak['found']}.")
     statistics = report.get("statistics")
     if statistics is None:
         return _judged("not_measured", "Cannot say: nothing was evaluated.", "These environments have no advice.")

@@ -47,7 +47,7 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
 def _missed(report: Mapping[str, Any]) -> list[str]:
     missed = [name for name, target in report["targets"].items() if target["required"] and target["status"] != MET]
     missed += [name for name, phase in report.get("phases", {}).items() if phase["status"] != "done"]
-    return missed if report.get("look_ahead", {}).get("passed", True) else [*missed, "the look-ahead check"]
+    return missed if report.get("look_ahead", {}).get("passed", True) else [*missed, "the leak checks"]
 
 
 def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:

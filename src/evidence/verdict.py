@@ -7,6 +7,7 @@ from typing import Any
 
 from src.advisor.table import LABEL_MASS_FLOOR
 from src.evidence.conclusions import ENOUGH_TIMESTEPS, base_timesteps, shown
+from src.evidence.leak_words import compared_words
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
@@ -16,9 +17,9 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     leak = report.get("look_ahead")
     if leak is not None:
         lines.append(
-            f"Look-ahead: no leak found by {leak['checks']} prefix recomputations."
+            f"Leaks: none found by these checks: {compared_words(leak)}."
             if leak["passed"]
-            else f"Look-ahead: LEAK FOUND: {leak['found']}."
+            else f"Leaks: LEAK FOUND: {leak['found']}."
         )
     if production := report.get("production_estimate"):
         lines.append(

@@ -18,7 +18,7 @@ from src.market.bar_files import RawColumns, files_for_market, read_columns
 from src.market.bars import Bars, frozen, make_bars
 from src.market.contracts import Contract, get_contract
 from src.market.front_month import front_month
-from src.market.sessions import place_in_sessions
+from src.market.sessions import Schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
 from src.market.tables import MarketTables, bar_flags, judge_sessions, run_starts
@@ -42,9 +42,14 @@ def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed
     return build_tables(bars, settings, trading_hours=trading_hours)
 
 
-def build_tables(bars: Bars, settings: DataSettings, *, trading_hours: str) -> MarketTables:
-    """Place bars of any origin in sessions and derive runs, flags and features from them."""
-    bars, sessions = place_in_sessions(bars, trading_hours)
+def build_tables(
+    bars: Bars, settings: DataSettings, *, trading_hours: str, schedule: Schedule | None = None
+) -> MarketTables:
+    """Place bars of any origin in sessions and derive runs, flags and features from them.
+
+    `schedule` saves reading the calendar again; it must cover the bars (`sessions.schedule_around`).
+    """
+    bars, sessions = place_in_sessions(bars, trading_hours, schedule)
     run_start = run_starts(bars, sessions, settings.no_trade_bars)
     sessions = judge_sessions(
         bars,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,17 @@ class Split:
     validation: NDArray[np.int32]
     test: NDArray[np.int32]
     embargo: int
+
+
+def spans_of(session_ids: NDArray[np.integer[Any]]) -> list[list[int]]:
+    """Session ids in any order as spans [first, last], both included: a short record of which sessions were read."""
+    ids = np.unique(session_ids)
+    return [[int(part[0]), int(part[-1])] for part in np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1) if len(part)]
+
+
+def ids_of(spans: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """The session ids of `spans_of`, int64[k], rising."""
+    return np.concatenate([np.arange(first, last + 1) for first, last in spans] or [np.empty(0, np.int64)])
 
 
 def _part_ends(n: int, train_frac: float, validation_frac: float) -> tuple[int, int]:

@@ -41,7 +41,7 @@ from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
-from src.runs.results import PAGE_NAME, REPORT_NAME, finish, gpu_use, look_ahead, seeded
+from src.runs.results import PAGE_NAME, REPORT_NAME, drawn, finish, gpu_use, look_ahead, seeded, with_sessions_read
 from src.runs.resumable import Job, ends_whole, kept_weights, restore_log, store_of, train_resumably
 from src.runs.standing import PHASES, TITLES, Standing, in_words
 from src.runs.stopping import Deadline, StopRequest
@@ -373,7 +373,9 @@ class _Pipeline:
         )  # fmt: skip
         entry.timesteps[name] = model.num_timesteps
         if record is not None:
-            self._finished(job.phase, name, seeded(record.to_dict(), self._trainer.seed))
+            env = None if model.env is None else model.env.unwrapped
+            facts = seeded(record.to_dict(), self._trainer.seed) | drawn(env, self._bench.market)
+            self._finished(job.phase, name, facts)
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
         self._say(f"{name} is done; pipeline.auto_advance is false. Go on with:")
@@ -399,7 +401,12 @@ class _Pipeline:
             report |= {"data": data_facts(market), "rules": rules_facts(market), **(self._sections or {})}
             report["advice"] |= asking_facts(TabulationRecord(**parts["advice"]), config.llm)
         if "look_ahead" in parts:
-            report["look_ahead"] = parts["look_ahead"]
+            assert market is not None
+            advice = None
+            if ledger.phases["phase3"].status == "done":
+                asking = TabulationRecord(**parts["advice"])
+                advice = self._advice(ledger.phases["phase3"], market), asking
+            report["look_ahead"] = with_sessions_read(parts["look_ahead"], market, report["training"], advice)
         report["phases"] = phase_facts(ledger)
         device = str(self._trainer.device)
         gpu_counts, no_gpu = gpu_use(bench, device)

@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.advisor.table import AdviceTable
+from src.advisor.tabulation import TabulationRecord
 from src.agent.phases import Market
 from src.evidence.conclusions import overall
-from src.evidence.look_ahead import check_prefixes
+from src.evidence.leak_words import SEALED
+from src.evidence.leaks import checks_of, leak_facts, with_finding
 from src.evidence.page import write_page
 from src.evidence.report import SCHEMA_VERSION, is_passed, judge_targets
 from src.evidence.run_folder import write_json
+from src.evidence.sealed import check_advice, check_drawn, drawn_sessions
 from src.evidence.targets import GPU_UTILIZATION
 from src.evidence.timelines import hardware_timeline, learning_curves
 from src.evidence.verdict import verdict
@@ -25,10 +31,29 @@ FOLD = "fold"
 
 
 def look_ahead(bench: Bench, market: Market) -> dict[str, Any]:
-    """The report's section on whether a feature knows the future."""
-    with bench.phase("look-ahead", "features again, from prefixes of the bars"):
-        check = check_prefixes(market.tables, bench.config.data, bench.config.environment.trading_hours)
-    return {"checks": check.checks, "passed": check.passed, "found": check.found}
+    """The report's section on leaks: whether anything a decision reads, a fill or a fit depends on later bars."""
+    config = bench.config
+    checks = checks_of(market, config.data, config.environment.trading_hours)
+    with bench.phase("look-ahead", f"leak checks of {', '.join(checks)}"):
+        return leak_facts([check() for check in checks.values()])
+
+
+def drawn(env: VecEnv | None, market: Market | None) -> dict[str, Any]:
+    """What a training's row of the report says of the sessions it drew; nothing for a user's own environments."""
+    found = None if env is None or market is None else drawn_sessions(env, market)
+    return {} if found is None else {"sessions_drawn": found.to_dict()}
+
+
+def with_sessions_read(
+    section: Mapping[str, Any],
+    market: Market,
+    trainings: Sequence[Mapping[str, Any]],
+    advice: tuple[AdviceTable, TabulationRecord] | None,
+) -> dict[str, Any]:
+    """The leak section after training: are all episodes, and all that the advice was made of, of training sessions?"""
+    recorded = [row for row in trainings if "sessions_drawn" in row]
+    found = check_drawn(market, recorded) or ("" if advice is None else check_advice(market, *advice))
+    return with_finding(section, SEALED, len(recorded) + (advice is not None), found)
 
 
 def finish(

@@ -18,13 +18,15 @@ from src.agent.training import set_threads
 from src.clean_up import closing
 from src.errors import InterruptedRun
 from src.evidence.console_summary import print_summary
+from src.evidence.leak_words import SEALED
+from src.evidence.leaks import with_finding
 from src.evidence.placebo import placebo_table
 from src.evidence.production import estimate_production
 from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
 from src.evidence.run_folder import check_writable, make_run_folder, output_errors_in_words
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
-from src.runs.results import finish, look_ahead, seeded
+from src.runs.results import drawn, finish, look_ahead, seeded, with_sessions_read
 from src.runs.run_files import facts_of, files_in, write_manifest
 from src.runs.walk_forward import folds_of, walk_forward
 
@@ -84,7 +86,7 @@ def _first_base(
         with bench.phase("compile", "the account kernel: slow on a machine's first run only"):
             compile_kernel(market)
     with closing(own_env or trainer.make_env(market)) as env:
-        base = _trained_base(bench, trainer, plan, env, report)
+        base = _trained_base(bench, trainer, plan, env, report, market)
         with bench.phase("production", "a rollout with the production networks"):
             report["production_estimate"] = asdict(estimate_production(trainer, env, plan))
         bench.count_lookups(env)
@@ -93,13 +95,19 @@ def _first_base(
 
 
 def _trained_base(
-    bench: Bench, trainer: Trainer, plan: RolloutPlan, env: VecEnv, report: dict[str, Any], fold: str = ""
+    bench: Bench,
+    trainer: Trainer,
+    plan: RolloutPlan,
+    env: VecEnv,
+    report: dict[str, Any],
+    market: Market | None,
+    fold: str = "",
 ) -> TimedMaskablePPO:
     what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps{_of_seed(bench, trainer)}"
     label = f"{fold}{_label(bench, 'base', trainer)}"
     with bench.phase(f"{fold}base", what), bench.logged(label, plan) as (callback, _):
         base, record = trainer.base(env, plan, [callback])
-    report["training"].append(seeded(record.to_dict(), trainer.seed))
+    report["training"].append(seeded(record.to_dict(), trainer.seed) | drawn(env, market))
     return base
 
 
@@ -126,15 +134,19 @@ def _with_advice(
         of_seed = replace(trainer, seed=seed)
         if seed != trainer.seed:
             with closing(of_seed.make_env(market)) as env:
-                base = _trained_base(bench, of_seed, plans[0], env, report)
+                base = _trained_base(bench, of_seed, plans[0], env, report, market)
                 bench.count_lookups(env)
         trained[seed] = fine_tuned(bench, market, of_seed, plans[1], base, table, report, first=seed == trainer.seed)
         bench.release(base)
     report |= evaluated(bench, market, table, trained)
     report["advice"] |= asking_facts(asking, config.llm)
-    report["look_ahead"] = look_ahead(bench, market)
+    report["look_ahead"] = with_sessions_read(look_ahead(bench, market), market, report["training"], (table, asking))
     if config.evidence.walk_forward:
-        report["walk_forward"] = walk_forward(bench, market, trainer, plans, _trained_base, fine_tuned)
+        leaks: list[str] = []
+        report["walk_forward"] = walk_forward(bench, market, trainer, plans, _trained_base, fine_tuned, leaks)
+        report["look_ahead"] = with_finding(
+            report["look_ahead"], SEALED, config.evidence.walk_forward, "; ".join(leaks)
+        )
 
 
 def fine_tuned(
@@ -163,11 +175,12 @@ def fine_tuned(
         ):
             model, record = trainer.finetune(base, env, plan, [callback], settings)
             bench.count_lookups(env)
+            episodes = drawn(env, market)
         if name == "hybrid" and first and bench.folder is not None:
             export_data(model, export_hybrid(model, bench.folder / "hybrid.zip"))
         bench.release(model)
         policies[name] = model.policy
-        report["training"].append({**seeded(record.to_dict(), trainer.seed), "phase": name})
+        report["training"].append({**seeded(record.to_dict(), trainer.seed), "phase": name, **episodes})
     return Trained(policies["rl_only"], policies["hybrid"], policies["hybrid_placebo"], placebo)
 
 

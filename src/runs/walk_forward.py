@@ -16,6 +16,7 @@ from src.errors import BarDataError
 from src.evidence.assembly import FeatureAssembly
 from src.evidence.evaluation import evaluate, standard_arms
 from src.evidence.intervals import paired_interval
+from src.evidence.sealed import check_advice, check_drawn
 from src.market.bars import frozen
 from src.market.split import Split, embargo_for
 from src.runs.bench import Bench
@@ -51,8 +52,12 @@ def walk_forward(
     plans: tuple[RolloutPlan, RolloutPlan],
     train_base: Callable[..., Any],
     fine_tune: Callable[..., Any],
+    leaks: list[str],
 ) -> dict[str, Any]:
-    """Report section `walk_forward`: each fold's trainings are its own, of the first seed."""
+    """Report section `walk_forward`: each fold's trainings are its own, of the first seed.
+
+    `leaks` takes a sentence for each fold that trained or asked for advice outside of its training sessions.
+    """
     config = bench.config
     assert bench.advisor is not None
     folds = []
@@ -64,14 +69,16 @@ def walk_forward(
         )
         own = replace(market, split=split)
         unused: dict[str, Any] = {"training": []}  # the report has the run's own trainings
-        table, _ = tabulate_advice(
+        table, asking = tabulate_advice(
             own, bench.advisor, config.llm, quick=config.test_mode.quick, cache=bench.kept_features()
         )
         with closing(trainer.make_env(own)) as env:
-            base = train_base(bench, trainer, plans[0], env, unused, fold=f"{FOLD}{k}-")
+            base = train_base(bench, trainer, plans[0], env, unused, own, fold=f"{FOLD}{k}-")
             bench.count_lookups(env)
         trained = fine_tune(bench, own, trainer, plans[1], base, table, unused, first=False, fold=f"{FOLD}{k}-")
         bench.release(base)
+        if leak := check_advice(own, table, asking) or check_drawn(own, unused["training"]):
+            leaks.append(f"fold {k}: {leak}")
         arms = standard_arms(
             trained.rl_only,
             trained.hybrid,

@@ -1,47 +1,106 @@
-"""Training: no feature knows the future, and a checkpoint is exact."""
+"""Training: nothing it reads knows the future or sealed sessions, orders fill honestly, and a checkpoint is exact."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from src.agent.checkpoints import CheckpointStore, Snapshot
-from src.agent.phases import Trainer
+from src.agent.phases import Market, Trainer
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import train
 from src.agent.training_state import capture, restore
-from src.evidence.look_ahead import check_prefixes
+from src.evidence.decisions import check_decisions, check_fills
+from src.evidence.leak_words import SEALED
+from src.evidence.look_ahead import LEAST_ROUNDS, LeakCheck, check_features
+from src.evidence.sealed import check_drawn, check_sealed, drawn_sessions
 from src.runs.resources import machine_facts
 from src.testing_framework import BatchedCallback
 from src.validation.outcome import RESTORE, Outcome, failed, passed
 from src.validation.setting import Setting
 
-PREFIXES, QUICK_PREFIXES = 12, 2
+ROUNDS = 12
+"""Rebuilds of the whole file with another future, each of a bar in every third session; a quick validation as a run."""
+DRAWN_ENVS, DRAWN_STEPS = 32, 300
 HALF, WHOLE = 2, 4
 """Rollouts before the checkpoint and in all."""
 SEED = 0
 
 
 def look_ahead(setting: Setting) -> Outcome:
-    """Recompute the features on bars that end earlier."""
-    tables, config = setting.tables, setting.config
-    check = check_prefixes(
-        tables, config.data, config.environment.trading_hours, QUICK_PREFIXES if setting.quick else PREFIXES
+    """Give the bars another future, and compare all that a decision reads before it."""
+    market, config = setting.market, setting.config
+    features = check_features(
+        market, config.data, config.environment.trading_hours, least_rounds=LEAST_ROUNDS if setting.quick else ROUNDS
     )
-    if not check.passed:
-        return failed(
-            f"LEAK FOUND: {check.found}",
-            f"A feature at the close of a bar must be made of bars up to it alone: mend the table named here in "
-            f"src/market; what was trained with it knows the future. {RESTORE}",
-            checks=check.checks,
-        )
-    return passed(f"no leak found by these checks ({check.checks})", checks=check.checks)
+    checks = [features] if not features.passed else [features, check_decisions(market)]
+    return _outcome(
+        checks,
+        "Whatever is known at the close of a bar must be made of bars up to it alone: fix what is named here (features "
+        "and situations: src/market, src/advisor/situations.py; observation, mask, rule state: src/trading); what was "
+        "trained with it knows the future.",
+    )
+
+
+def fills(setting: Setting) -> Outcome:
+    """Fill orders at known bars in each of the three ways an account is stepped."""
+    return _outcome(
+        [check_fills(setting.market)],
+        "An order decided at the close of a bar fills at the next bar's open: fix the fill in src/trading/kernel.py; "
+        "what was measured with it cannot be earned.",
+    )
+
+
+def sealed(setting: Setting) -> Outcome:
+    """Give validation and sealed sessions other bars; then train a little and look where its episodes began."""
+    market, config = setting.market, setting.config
+    fits = check_sealed(market, config.data, config.environment.trading_hours)
+    checks = [fits] if not fits.passed else [fits, _drawn_by_training(setting, market)]
+    return _outcome(
+        checks,
+        "Fit, calibrate and train on the training part of the split alone (src/agent/phases.py); results on sealed "
+        "sessions that were read before are void.",
+    )
+
+
+def _drawn_by_training(setting: Setting, market: Market) -> LeakCheck:
+    """The sessions in which episodes of the configured accounts begin, over DRAWN_STEPS steps of random actions."""
+    config = setting.config
+    trainer = Trainer(
+        config.training,
+        HardwareSettings(device="cpu", vectorized_envs=DRAWN_ENVS),
+        config.environment.model_copy(update={"env_class": None}),
+        torch.device("cpu"),
+        SEED,
+    )
+    rng = np.random.default_rng(SEED)
+    with closing(trainer.make_env(market)) as env:
+        env.seed(SEED)
+        env.reset()
+        for _ in range(DRAWN_STEPS):
+            masks = np.stack(env.env_method("action_masks"))
+            env.step((rng.random(masks.shape) * masks).argmax(axis=1))
+        drawn = drawn_sessions(env, market)
+    assert drawn is not None
+    return LeakCheck(
+        SEALED, drawn.episodes, check_drawn(market, [{"phase": "base", "sessions_drawn": drawn.to_dict()}])
+    )
+
+
+def _outcome(checks: Sequence[LeakCheck], remedy: str) -> Outcome:
+    figures = {check.name: check.checks for check in checks}
+    count = sum(check.checks for check in checks)
+    found = next((check for check in checks if not check.passed), None)
+    if found is not None:
+        return failed(f"LEAK FOUND: {found.found}", f"{remedy} {RESTORE}", checks=count, check=found.name, **figures)
+    return passed(f"no leak found by these checks ({count:,})", checks=count, **figures)
 
 
 def checkpoint(setting: Setting) -> Outcome:

@@ -200,6 +200,12 @@ def a_report(edge: dict[str, Any], level: str = "enough", **more: Any) -> dict[s
     }
 
 
+def leaking(check: str) -> dict[str, Any]:
+    part = {"checks": 9, "passed": True, "found": "", "strata": {}}
+    parts = {"features": part, check: {**part, "passed": False, "found": "bar 7"}}
+    return {"checks": 18, "passed": False, "found": "bar 7", "parts": parts}
+
+
 @pytest.mark.parametrize(
     ("report", "status", "judgement"),
     [
@@ -222,6 +228,16 @@ def a_report(edge: dict[str, Any], level: str = "enough", **more: Any) -> dict[s
             a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead={"checks": 1, "passed": False, "found": "bar 7"}),
             "missed",
             "Not worth the production run: a feature knows the future.",
+        ),
+        (
+            a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead=leaking("sealed")),
+            "missed",
+            "Not worth the production run: training used sessions that are not for training.",
+        ),
+        (
+            a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead=leaking("fills")),
+            "missed",
+            "Not worth the production run: an order fills at a price it could not have had.",
         ),
     ],
 )  # fmt: skip

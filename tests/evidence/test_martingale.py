@@ -17,7 +17,7 @@ from scipy import stats
 from src.agent.settings import HardwareSettings, NetArch, PolicySettings, TrainingSettings
 from src.evidence import martingale
 from src.evidence.canaries import usable_sessions
-from src.evidence.look_ahead import check_prefixes
+from src.evidence.look_ahead import check_features
 from src.evidence.martingale import (
     BAR_SIGMA_TICKS,
     MartingaleGate,
@@ -210,7 +210,7 @@ def test_a_feature_that_knows_the_next_bar_fails_both_checks(
 ) -> None:
     monkeypatch.setattr(features, "context_features", leaking(strength))
     market = martingale_market(ENVIRONMENT, "NQ", 60, 15, 0)
-    found = check_prefixes(market.tables, DataSettings(), "rth").found
+    found = check_features(market, DataSettings(), "rth").found
     assert found.startswith("context of bar ")
     gate = martingale_gate(None, n_sessions=300, timesteps=timesteps, **SMALL)
     assert not gate.agent.passed

@@ -154,7 +154,7 @@ def test_the_summary_says_which_check_decided_the_exit_code() -> None:
     targets["execution_time"]["status"] = MISSED
     assert "Missed: execution_time." in summary_of(targets=targets, validation_passed=False)
     leak = {"checks": 1, "passed": False, "found": "window of bar 7"}
-    assert "Missed: the look-ahead check." in summary_of(look_ahead=leak, validation_passed=False)
+    assert "Missed: the leak checks." in summary_of(look_ahead=leak, validation_passed=False)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.evidence.leak_words import WHAT
 from src.evidence.verdict import ENOUGH_TIMESTEPS, count_words, llm_words, verdict
 
 ENOUGH = {"n": 50, "level": "enough", "words": "enough sessions (50)"}
@@ -101,12 +102,19 @@ def test_with_an_environment_of_ones_own_its_share_is_told_apart() -> None:
 
 
 def test_it_never_says_that_nothing_leaks_only_that_nothing_was_found() -> None:
-    assert "Look-ahead: no leak found by 4 prefix recomputations." in told()
+    assert "Leaks: none found by these checks: 4 prefix recomputations." in told()
     leak = {"checks": 1, "passed": False, "found": "window of bar 7"}
-    assert "Look-ahead: LEAK FOUND: window of bar 7." in told(look_ahead=leak)
+    assert "Leaks: LEAK FOUND: window of bar 7." in told(look_ahead=leak)
+    part = {"passed": True, "found": "", "strata": {}}
+    parts = {name: {**part, "checks": 1_000 * n} for n, name in enumerate(WHAT, start=1)}
+    section = {"checks": 10_000, "passed": True, "found": "", "parts": parts}
+    assert (
+        "Leaks: none found by these checks: 1,000 bars with an altered future, 2,000 decisions, 3,000 fills, 4,000 "
+        "fits and trainings."
+    ) in told(look_ahead=section)
     report = copy.deepcopy(REPORT)
     del report["look_ahead"]
-    assert "Look-ahead" not in "\n".join(verdict(report))
+    assert "Leaks" not in "\n".join(verdict(report))
 
 
 def test_how_long_production_takes_is_told_in_hours_or_minutes() -> None:

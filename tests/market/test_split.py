@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from src.errors import BarDataError
 from src.market.sessions import Sessions, place_in_sessions
-from src.market.split import split_sessions
+from src.market.split import ids_of, spans_of, split_sessions
 from tests.market.bar_makers import scheduled_slots, walk_bars
 
 
@@ -72,3 +73,11 @@ def test_the_number_said_to_be_needed_is_enough_and_one_less_is_not(embargo, tra
     split_sessions(sessions_with([True] * needed), train, validation, embargo)
     with pytest.raises(BarDataError):
         split_sessions(sessions_with([True] * (needed - 1)), train, validation, embargo)
+
+
+@given(st.sets(st.integers(0, 200)))
+def test_spans_hold_exactly_the_sessions_they_were_made_of(ids: set[int]) -> None:
+    spans = spans_of(np.array(sorted(ids, reverse=True), np.int32))
+    assert ids_of(spans).tolist() == sorted(ids)
+    assert all(first <= last for first, last in spans)
+    assert all(later[0] > earlier[1] + 1 for earlier, later in pairwise(spans))

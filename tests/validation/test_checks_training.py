@@ -6,42 +6,39 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from src.agent.checkpoints import CheckpointStore, Loaded
-from src.market import features
-from src.market.load import build_tables
+from src.evidence.leak_words import FEATURES
+from src.evidence.look_ahead import LEAST_ROUNDS, LeakCheck
 from src.validation import checks_training
-from src.validation.checks_training import PREFIXES, QUICK_PREFIXES, checkpoint, look_ahead
+from src.validation.checks_training import ROUNDS, checkpoint, look_ahead
 from src.validation.outcome import PASSED
 from src.validation.setting import Setting
-from tests import small_runs
 from tests.validation.settings import assert_failed, small_setting
 
 
-@pytest.mark.parametrize(("quick", "checks"), [(True, QUICK_PREFIXES), (False, PREFIXES)])
-def test_the_features_know_nothing_of_the_future_as_far_as_was_looked(quick: bool, checks: int) -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_features_know_nothing_of_the_future_as_far_as_was_looked(quick: bool) -> None:
     outcome = look_ahead(small_setting(quick=quick))
     assert outcome.status == PASSED, outcome
-    assert outcome.measured == f"no leak found by these checks ({checks})"
+    assert outcome.measured == f"no leak found by these checks ({outcome.figures['checks']:,})"
+    assert outcome.figures["features"] >= 200
 
 
-@pytest.mark.parametrize("name", ["window_features", "context_features"])
-def test_a_feature_that_knows_the_next_bar_fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    real = getattr(features, name)
+def test_a_full_validation_rebuilds_the_file_more_often_than_a_quick_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
 
-    def early(*args: Any) -> np.ndarray:
-        rows = np.array(real(*args))
-        rows[:-1, 0] = rows[1:, 0]
-        return rows
+    def check(*_: Any, least_rounds: int) -> LeakCheck:
+        asked.append(least_rounds)
+        return LeakCheck(FEATURES, 1, "bar 7")
 
-    monkeypatch.setattr(features, name, early)
-    setting = small_setting(quick=True)
-    setting.__dict__["_tables"] = build_tables(small_runs.tables().bars, setting.config.data, trading_hours="rth")
-    outcome = look_ahead(setting)
-    assert_failed(outcome, f"LEAK FOUND: {name.partition('_')[0]} of bar", "src/market")
+    monkeypatch.setattr(checks_training, "check_features", check)
+    outcomes = [look_ahead(small_setting(quick=quick)) for quick in (True, False)]
+    assert asked == [LEAST_ROUNDS, ROUNDS]
+    for outcome in outcomes:
+        assert_failed(outcome, "LEAK FOUND: bar 7", "src/market")
 
 
 # ---------------------------------------------------------------- checkpoint

@@ -26,14 +26,14 @@ ROLES = {"primary": "primary, fixed beforehand", "secondary": "second", "explora
 
 
 def overall_of(report: Report) -> dict[str, str]:
-    """The judgement of the whole run, from `overall` or else from its required targets and the look-ahead check."""
+    """The judgement of the whole run, from `overall` or else from its required targets and the leak checks."""
     if "overall" in report:
         return dict(report["overall"])
     required = {name: target for name, target in report["targets"].items() if target["required"]}
     missed = [name for name, target in required.items() if target["status"] != "met"]
     if not report.get("look_ahead", {}).get("passed", True):
-        missed.append("the look-ahead check")
-    checks = [*required, *(["the look-ahead check"] if "look_ahead" in report else [])]
+        missed.append("the leak checks")
+    checks = [*required, *(["the leak checks"] if "look_ahead" in report else [])]
     reason = f"Judged by {', '.join(checks)}." if checks else "No target was required."
     if report["validation_passed"]:
         return {"status": "met", "judgement": "All required targets met.", "reason": reason}

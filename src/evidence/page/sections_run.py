@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from src.evidence.leak_words import compared_words
 from src.evidence.page.blocks import (
     Chart,
     Choice,
@@ -210,7 +211,7 @@ def provenance_section(report: Report, arrays: Arrays) -> Section:
 
 def _look_ahead_words(check: Mapping[str, Any]) -> Markup:
     if check["passed"]:
-        return Markup("no leak found by {} prefix recomputations").format(check["checks"])
+        return Markup("no leak found by these checks: {}").format(given(compared_words(check)))
     return Markup("leak found: {}").format(given(check["found"]))
 
 
