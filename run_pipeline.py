@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """The automated pipeline: data, base training, hybrid; killed at any instant, --auto-resume goes on.
 
     python run_pipeline.py --market NQ --data my_bars.csv
@@ -14,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from src.command_line import overrides_of, run_command, run_parser
+from src.command_line import RunParser, overrides_of, run_command, run_parser
 
 OWN_OPTIONS = ("start_phase", "auto_resume")
 
@@ -61,8 +63,9 @@ def command_to_go_on(argv: list[str]) -> str:
     return shlex.join(["python", argv[0], *kept, "--auto-resume"])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = run_parser(__doc__.splitlines()[0])
+def _parser() -> RunParser:
+    what = "The pipeline: data, base training, hybrid. If it is killed, --auto-resume continues it."
+    parser = run_parser(what, "pipeline")
     parser.add_argument(
         "--start-phase",
         type=int,
@@ -75,4 +78,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run_command(pipeline, _parser().parse_args())
+    run_command(pipeline, _parser())

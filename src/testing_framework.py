@@ -21,7 +21,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from src.advisor import fusion
 from src.agent.log_sink import Sink, train_values
 from src.configuration import Configuration, build_config, load_config_file
+from src.console import PlainConsole
 from src.evidence import hardware
+from src.plain_text import csv_cell
 from src.runs.bench import Bench
 from src.runs.pipeline import run_pipeline
 from src.runs.validation import run_validation
@@ -126,7 +128,8 @@ class HardwareMonitor:
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, hardware.SAMPLE_FIELDS)
             writer.writeheader()
-            writer.writerows(list(self.metrics_history))
+            for reading in list(self.metrics_history):
+                writer.writerow({name: csv_cell(value) for name, value in reading.items()})
 
     def __enter__(self) -> Self:
         self.start_monitoring()
@@ -581,7 +584,7 @@ class TestingFramework:
         self.decision_fusion = VectorizedDecisionFusion(config)
         self._bench = Bench(
             config,
-            console or Console(),
+            console or PlainConsole(),
             self.hardware_monitor,
             self.feature_cache,
             self.decision_fusion,

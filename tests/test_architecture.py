@@ -17,7 +17,7 @@ SRC = ROOT / "src"
 
 # A module may import those of its own row and of the rows above it.
 LAYERS = (
-    {"errors", "files", "settings", "suggestions", "numba_cache", "machine_limits"},
+    {"errors", "files", "settings", "suggestions", "numba_cache", "machine_limits", "plain_text", "console", "shell"},
     {"market"},
     {"trading"},
     {"advisor"},

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +16,13 @@ from typing import Any, Final
 
 from src.errors import UserError
 from src.evidence.run_folder import write_json
+from src.files import read_regular
+from src.plain_text import foreign, foreign_values
 
 KIND: Final = "benchmark"
 SCHEMA_VERSION: Final = 1
+MOST_BYTES: Final = 64 * 2**20
+"""Of a file that is read; a run of every suite has some tens of KB."""
 BASELINE, OPTIMIZED = "baseline", "optimized"
 MODES: Final = (BASELINE, OPTIMIZED)
 
@@ -36,6 +39,11 @@ SUITES: Final[Mapping[str, str]] = {
     "checkpoint": "a policy in training saved",
 }
 """What is measured, by the name that `--suite` takes."""
+
+REPEATS, PAIR_REPEATS, QUICK_REPEATS = 7, 5, 3
+"""Blocks of a case in a process, unless `--repeats` says otherwise."""
+LEAST_PROCESSES: Final = 8
+"""Processes of a mode from which the interval of a pair means what it says."""
 
 IDENTITY: Final = {
     "processor": str,
@@ -161,20 +169,6 @@ def joined(runs: list[BenchmarkRun], pair: str) -> BenchmarkRun:
     )
 
 
-def check_output(path: Path) -> None:
-    """UserError, before anything is measured, where the file could not be written."""
-    folder = path.parent
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BenchmarkFileError(
-            f"{path} cannot be written ({error.strerror or error}): name another file with --output."
-        ) from error
-
-
 def write_run(path: Path, run: BenchmarkRun) -> None:
     """Write the file whole or not at all."""
     content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **asdict(run), "gemm_share": gemm_share(run.rows)}
@@ -215,12 +209,12 @@ def read_run(path: Path) -> BenchmarkRun:
     return BenchmarkRun(
         mode=content.get("mode", str, among=MODES),
         quick=content.get("quick", bool),
-        created=content.get("created", str),
+        created=foreign(content.get("created", str)),
         repeats=content.get("repeats", int),
-        suites=tuple(content.texts("suites")),
-        revision=content.part("revision").values,
-        machine=machine.values,
-        not_measured={name: str(why) for name, why in content.part("not_measured").values.items()},
+        suites=tuple(foreign_values(content.texts("suites"))),
+        revision=foreign_values(content.part("revision").values),
+        machine=foreign_values(machine.values),
+        not_measured={foreign(name): foreign(why) for name, why in content.part("not_measured").values.items()},
         rows=rows,
         pair=content.get("pair", str, optional=True),
     )
@@ -229,9 +223,11 @@ def read_run(path: Path) -> BenchmarkRun:
 def _content_of(path: Path) -> Mapping[str, Any]:
     measure = "measure it with: python benchmark_framework.py --pair"
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BenchmarkFileError(f"{path} cannot be read ({error.strerror or error}): {measure}.") from error
+        raw = read_regular(path, MOST_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise BenchmarkFileError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): {measure}."
+        ) from error
     if not raw.strip():
         raise BenchmarkFileError(f"{path} is empty: the run that wrote it was cut short; {measure}.")
     try:
@@ -331,7 +327,11 @@ def _row(item: _Checked) -> Row:
     if not all(_is_time(value) for repeats in processes for value in repeats):
         raise item.damaged("seconds", "lists of seconds, each above 1e-15 and below 1e12")
     seconds = tuple(tuple(map(float, repeats)) for repeats in processes)
-    return Row(suite, case, unit, item.get("way", str), workload, item.part("facts").values, seconds)
+    way, facts = item.get("way", str), item.part("facts").values
+    return Row(
+        foreign(suite), foreign(case), foreign(unit), foreign(way),
+        foreign_values(workload), foreign_values(facts), seconds,
+    )  # fmt: skip
 
 
 def _is_time(value: object) -> bool:
