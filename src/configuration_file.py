@@ -110,17 +110,17 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in open_anchors:
                 problem = f"the anchor {foreign(event.anchor)!r} holds itself"
-            open_sizes[-1] += sizes.get(event.anchor, 1)
+            open_sizes[-1] += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             open_sizes[-1] += 1
         if open_sizes[-1] > MOST_NODES:
             problem = f"it holds more than {MOST_NODES:,} values"
         if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _check_plain(value: Any, name: str, path: tuple[str, ...]) -> None:
-    """ConfigError for what a report and a written configuration could not keep: dates, bytes, sets, odd keys or text."""
+    """ConfigError for what a report and a written configuration could not keep: dates, bytes, sets, odd keys."""
     problem, remedy = "", "Write it in quotes, as a text."
     if isinstance(value, dict):
         for key, inner in value.items():

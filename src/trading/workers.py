@@ -22,8 +22,15 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from src.errors import ConfigError, EnvironmentWorkerError
+from src.trading.orphans import end_with_fork_server
+from src.trading.own_exit import no_exit
 
-PRELOAD = ["stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.gym_env"]
+PRELOAD = [
+    "src.trading.orphans",
+    "stable_baselines3.common.vec_env.subproc_vec_env",
+    "src.trading.gym_env",
+    "src.trading.orphans.loaded",
+]
 """What the fork server imports once for all workers."""
 
 _LAST_CHANCE_S = 2.0
@@ -38,7 +45,10 @@ def load_env_class(name: str) -> type[gym.Env]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        with no_exit(name, "when its module was imported"):
+            found = getattr(importlib.import_module(module_name), class_name)
+    except ConfigError:
+        raise
     except Exception as error:  # the module is the user's own: importing it may raise anything
         raise ConfigError(
             f"environment.env_class {name!r} cannot be imported ({type(error).__name__}: {error}); "
@@ -103,6 +113,7 @@ def _dying_words(record: Path) -> Iterator[None]:
 
 def _in_worker(make_env: Callable[[], gym.Env], record: Path) -> Callable[[], gym.Env]:
     def make() -> gym.Env:
+        end_with_fork_server()
         # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Here too: a fork server that somebody else has started knows nothing of `_without_gpu`.

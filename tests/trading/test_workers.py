@@ -19,7 +19,8 @@ import psutil
 import pytest
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.errors import ConfigError, EnvironmentWorkerError
+from src.errors import ConfigError, EnvironmentWorkerError, StopSignal
+from src.trading.own_exit import NoExit
 from src.trading.routes import make_custom_vec_env, make_vec_env
 from src.trading.workers import WorkerVecEnv, load_env_class
 from tests.trading import custom_envs
@@ -129,6 +130,43 @@ def test_a_worker_that_just_leaves_tells_its_exit_code() -> None:
     assert "environment 1 of 3 ended with exit code 3, leaving no traceback" in text
 
 
+def _stop(signum: int, frame: object) -> None:
+    raise StopSignal
+
+
+@pytest.mark.parametrize("where", ["made", "in step"])
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+@pytest.mark.parametrize("route", ["subproc", "dummy"])
+def test_an_environment_that_exits_or_interrupts_has_failed_itself(
+    route: Any, how: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(env: VecEnv) -> None:
+        env.reset()
+        env.step(np.array([0]))
+
+    before = signal.signal(signal.SIGINT, _stop)  # as a command does
+    try:
+        with pytest.raises((ConfigError, EnvironmentWorkerError)) as caught:
+            play(make("Leaves", 1, route, how=how, where=where))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    text = str(caught.value)
+    assert {"exit": "SystemExit(0)", "interrupt": "KeyboardInterrupt(me)"}[how] in text
+    assert f"{MODULE}:Leaves" in text
+    assert where in text
+
+
+def test_a_signal_during_a_step_stays_a_signal() -> None:
+    class Signalled(custom_envs.Plain):
+        def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+            raise StopSignal
+
+    env = NoExit(Signalled(), "mine:Signalled")
+    env.reset()
+    with pytest.raises(StopSignal):
+        env.step(np.int64(0))
+
+
 @pytest.mark.parametrize(
     "ask",
     [
@@ -217,6 +255,49 @@ def test_environments_that_wait_are_closed_and_not_cut_off(tmp_path: Path) -> No
     assert sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.glob("closed-*")) == pids
 
 
+_KILLED = """
+import sys
+import numpy as np
+from src.trading.routes import make_custom_vec_env
+if __name__ == "__main__":
+    print("starts", flush=True)
+    env = make_custom_vec_env("subproc", "tests.trading.custom_envs:Sleeps", {}, 2)
+    env.reset()
+    env.step_async(np.zeros(2, int))
+    print("steps", flush=True)
+    env.step_wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+@pytest.mark.parametrize("instant", ["starts", "steps"])
+def test_kill_9_of_a_run_leaves_no_fork_server_and_no_worker(instant: str, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(_KILLED)
+    run = subprocess.Popen(
+        [sys.executable, "run.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert run.stdout is not None
+    while run.stdout.readline().strip() != instant:
+        assert run.poll() is None
+    if instant == "starts":
+        while not (family := psutil.Process(run.pid).children(recursive=True)):
+            time.sleep(0.01)
+        time.sleep(0.5)  # the fork server imports what its workers need, for seconds, and looks at nothing else
+    family = psutil.Process(run.pid).children(recursive=True)
+    if instant == "steps":
+        assert len(family) == 4  # the resource tracker, the fork server, two workers
+        os.kill(family[-1].pid, signal.SIGSTOP)  # one worker is in a step of a minute, the other is stopped
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    _, left = psutil.wait_procs(family, timeout=1.5)
+    assert [" ".join(command_of(process)) for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_a_failure_while_starting_cleans_up() -> None:
     class Unpicklable:
         def __reduce__(self) -> Any:
@@ -265,6 +346,7 @@ def test_actions_that_are_not_discrete_are_refused(route: Any) -> None:
         ("..trading:Env", "TypeError"),
         ("broken_module:Env", "SyntaxError"),
         ("failing_module:Env", "ValueError: on the way in"),
+        ("leaving_module:Env", "SystemExit(0) when its module was imported"),
         (f"{MODULE}:not_a_class", "no subclass of gymnasium.Env"),
         (f"{MODULE}:NUMBER", "no subclass of gymnasium.Env"),
         ("pathlib:Path", "no subclass of gymnasium.Env"),
@@ -274,6 +356,7 @@ def test_a_class_that_cannot_be_used_is_said_in_one_paragraph(
     name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text("class Env(:\n")
+    (tmp_path / "leaving_module.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "failing_module.py").write_text("raise ValueError('on the way in')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError) as caught:

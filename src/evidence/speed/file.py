@@ -145,6 +145,31 @@ END_TO_END, NETWORKS, PRODUCTS = "end to end", "networks alone", "matrix product
 """Cases of the training suite."""
 
 
+def safe_to_show(run: BenchmarkRun) -> BenchmarkRun:
+    """The run with every text in it escaped and shortened: a file may be anybody's."""
+    rows = (
+        replace(
+            row,
+            suite=foreign(row.suite),
+            case=foreign(row.case),
+            unit=foreign(row.unit),
+            way=foreign(row.way),
+            workload=foreign_values(row.workload),
+            facts=foreign_values(row.facts),
+        )
+        for row in run.rows
+    )
+    return replace(
+        run,
+        created=foreign(run.created),
+        suites=tuple(map(foreign, run.suites)),
+        revision=foreign_values(run.revision),
+        machine=foreign_values(run.machine),
+        not_measured=foreign_values(run.not_measured),
+        rows=tuple(rows),
+    )
+
+
 def joined(runs: list[BenchmarkRun], pair: str) -> BenchmarkRun:
     """Runs of one mode, a process each, as one run of several processes; a suite counts if all measured it."""
     first, last = runs[0], runs[-1]
@@ -209,12 +234,12 @@ def read_run(path: Path) -> BenchmarkRun:
     return BenchmarkRun(
         mode=content.get("mode", str, among=MODES),
         quick=content.get("quick", bool),
-        created=foreign(content.get("created", str)),
+        created=content.get("created", str),
         repeats=content.get("repeats", int),
-        suites=tuple(foreign_values(content.texts("suites"))),
-        revision=foreign_values(content.part("revision").values),
-        machine=foreign_values(machine.values),
-        not_measured={foreign(name): foreign(why) for name, why in content.part("not_measured").values.items()},
+        suites=tuple(content.texts("suites")),
+        revision=content.part("revision").values,
+        machine=machine.values,
+        not_measured={name: str(why) for name, why in content.part("not_measured").values.items()},
         rows=rows,
         pair=content.get("pair", str, optional=True),
     )
@@ -327,11 +352,7 @@ def _row(item: _Checked) -> Row:
     if not all(_is_time(value) for repeats in processes for value in repeats):
         raise item.damaged("seconds", "lists of seconds, each above 1e-15 and below 1e12")
     seconds = tuple(tuple(map(float, repeats)) for repeats in processes)
-    way, facts = item.get("way", str), item.part("facts").values
-    return Row(
-        foreign(suite), foreign(case), foreign(unit), foreign(way),
-        foreign_values(workload), foreign_values(facts), seconds,
-    )  # fmt: skip
+    return Row(suite, case, unit, item.get("way", str), workload, item.part("facts").values, seconds)
 
 
 def _is_time(value: object) -> bool:
