@@ -42,7 +42,7 @@ class RunParser(Parser):
 
 def default_words(mode: str, names: list[str]) -> dict[str, str]:
     """The default of each option in a mode, with that under `--quick` where it is another; "" for a switch."""
-    from src.advisor.choose import budget_s
+    from src.advisor.settings import budget_s
     from src.configuration import ALIASES, build_config, flat_paths
 
     values: list[dict[str, Any]] = []

@@ -10,8 +10,6 @@ from src.advisor.table import Advisor
 
 MOCK = "mock"
 BUNDLED = "bundled:smollm2"
-QUICK_BUDGET_S = 15.0
-"""Most a quick run spends on asking."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,3 @@ def _language_model(settings: LLMSettings) -> LanguageModel:
         settings.model, load_prompts(), quantization=settings.quantization, device=settings.llm_device
     )
     return LanguageModel(settings.model, identity, settings)
-
-
-def budget_s(settings: LLMSettings, *, quick: bool) -> float:
-    """Seconds a run may ask for."""
-    return min(settings.tabulation_budget_s, QUICK_BUDGET_S) if quick else settings.tabulation_budget_s
