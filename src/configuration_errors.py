@@ -128,5 +128,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int) and abs(value) >= 10**80:  # Python refuses to write one of thousands of digits
         return "a number of more than 80 digits"
-    text = repr(str(value)) if isinstance(value, str | Path) else escaped(repr(value))
+    try:
+        text = repr(str(value)) if isinstance(value, str | Path) else escaped(repr(value))
+    except ValueError:  # of such a number within it
+        return f"a {type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."

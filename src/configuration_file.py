@@ -15,12 +15,12 @@ from src.configuration_errors import shown
 from src.errors import ConfigError
 from src.files import read_regular
 from src.plain_text import foreign
+from src.settings import LARGEST_INT
 
 _WIDTH = 120
 MOST_BYTES = 2**20
 """Of a configuration file; the longest here has 12 KB."""
 DEEPEST, MOST_NODES = 32, 20_000
-LARGEST_INT = 10**18
 _KINDS: Mapping[type, str] = {
     bool: "switch",
     int: "number",
@@ -86,7 +86,7 @@ def read_mapping(path: Path | str) -> dict[str, Any]:
             f"{name} holds a {type(values).__name__} at its top, but must hold sections with keys, such as `hardware:` "
             f"and under it `batch_size: 1024`."
         )
-    _check_plain(values, name, ())
+    check_plain(values, name, ())
     return values
 
 
@@ -119,7 +119,7 @@ def _check_size(text: str) -> None:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
-def _check_plain(value: Any, name: str, path: tuple[str, ...]) -> None:
+def check_plain(value: Any, name: str, path: tuple[str, ...]) -> None:
     """ConfigError for what a report and a written configuration could not keep: dates, bytes, sets, odd keys."""
     problem, remedy = "", "Write it in quotes, as a text."
     if isinstance(value, dict):
@@ -130,10 +130,10 @@ def _check_plain(value: Any, name: str, path: tuple[str, ...]) -> None:
                     f"{name}: {where}the key {shown(key)} is a {_KINDS.get(type(key), type(key).__name__)}, but a key "
                     f"must be a text. Write it in quotes."
                 )
-            _check_plain(inner, name, (*path, foreign(key, 80)))
+            check_plain(inner, name, (*path, foreign(key, 80)))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            _check_plain(inner, name, (*path[:-1], f"{path[-1]}[{index}]"))
+            check_plain(inner, name, (*path[:-1], f"{path[-1]}[{index}]"))
     elif isinstance(value, str):
         if any(0xD800 <= ord(character) < 0xE000 for character in value):
             problem, remedy = "a text with half a surrogate pair", "Write the character itself."

@@ -124,7 +124,7 @@ def _check_usage(setting: Setting, output: Path | None) -> None:
     if setting.market_name is not None:
         get_contract(setting.market_name)
     for option, path in (("--config", setting.config_file), ("--data", setting.data)):
-        if path is not None and not path.exists():
+        if path is not None and not os.path.exists(path):  # False for a name that is too long, where Path.exists raises
             raise BadUsage(f"{option} {foreign(path)}: there is no such file. Name one that exists.")
     if output is not None:
         check_output_file(output)
