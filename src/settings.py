@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 LARGEST_INT = 10**18
 """Whole numbers of more digits are refused: Python itself will not write one of thousands."""
+LONGEST_NAME = 255
+"""Bytes of the name of a file on every file system in use."""
 
 
 class Section(BaseModel):
@@ -22,6 +24,8 @@ class Section(BaseModel):
     def _can_be_written_and_read_back(cls, value: Any) -> Any:
         if isinstance(value, Path):
             plain(str(value))
+            if any(len(part.encode()) > LONGEST_NAME for part in value.parts):
+                raise ValueError(f"a name in it is longer than {LONGEST_NAME} bytes")
         return plain(value) if isinstance(value, dict | str) else value
 
 

@@ -137,6 +137,11 @@ def test_an_override_that_could_not_be_written_is_refused(value: Any) -> None:
         build_config("pipeline", {}, {"env_kwargs": {"a": value}})
 
 
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.path.*longer than 255 bytes"):
+        build_config("pipeline", {}, {"data": "n" * 10_000})
+
+
 def test_a_tuple_is_kept_as_the_list_that_it_reads_back_as() -> None:
     assert build_config(None, {}, {"env_kwargs": {"a": (1, (2,))}}).environment.env_kwargs == {"a": [1, [2]]}
 
