@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Before and after: what each shortcut of the toolkit is worth on this machine.
 
     python benchmark_framework.py --pair                  both modes in turns: baseline.json and optimized.json
@@ -13,13 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.command_line import run_command
-from src.evidence.speed.file import MODES, SUITES
+from src.evidence.speed.file import LEAST_PROCESSES, MODES, PAIR_REPEATS, QUICK_REPEATS, REPEATS, SUITES
+from src.shell import Parser, run_command
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options; `--help` says what they mean."""
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made = Parser("Before and after: what each shortcut of the toolkit is worth on this machine.")
     option = made.add_argument
     option("--mode", choices=MODES, help="baseline: every shortcut off; optimized: on")
     option(
@@ -29,10 +31,13 @@ def parser() -> argparse.ArgumentParser:
         help="measure two modes in turns, a fresh process each time (default: baseline optimized); the same mode "
         "twice shows how much of a difference is chance",
     )
-    option("--suite", nargs="+", metavar="NAME", help=f"measure only these, of {', '.join(SUITES)}")
-    option("--repeats", type=int, metavar="N", help="blocks of each case in a process (default 7; in a pair 5)")
-    option("--processes", type=int, metavar="N", help="processes of each mode in a pair (default and least: 8)")
-    option("--quick", action="store_true", help="tiny sizes, three repeats: shows that it runs, not how fast")
+    suite = option("--suite", nargs="+", metavar="NAME", help=f"measure only these, of {', '.join(SUITES)}")
+    suite.completer = lambda **_: list(SUITES)  # type: ignore[attr-defined]
+    repeats = f"{REPEATS}; in a pair {PAIR_REPEATS}; with --quick {QUICK_REPEATS}"
+    option("--repeats", type=int, metavar="N", help=f"blocks of each case in a process (default {repeats})")
+    least = f"processes of each mode in a pair (default and least: {LEAST_PROCESSES})"
+    option("--processes", type=int, metavar="N", help=least)
+    option("-q", "--quick", action="store_true", help="tiny sizes: shows that it runs, not how fast")
     option("--output", nargs="+", metavar="FILE", help="where to write; two for a pair (default: named by the mode)")
     option("--debug", action="store_true", help="show tracebacks and debug messages")
     return made
@@ -49,4 +54,4 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run_command(benchmark, parser().parse_args())
+    run_command(benchmark, parser())

@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Compare two benchmark runs: which rows became faster or slower, and how sure that is.
 
     python compare_benchmarks.py baseline.json optimized.json [--fail-below 0.9]
@@ -8,19 +10,20 @@ Exit codes: 0 compared, 1 a row falls below the bound, 2 input to mend.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from src.command_line import run_command
+from src.console import Stream
 from src.errors import EXIT_OK, EXIT_TARGET_MISSED
 from src.evidence.speed.comparison import compare_runs
 from src.evidence.speed.file import read_run
-from src.evidence.speed.output import FORMATS, rows_below, update_readme
+from src.evidence.speed.output import FORMATS, rows_below, update_readme, write_comparison
+from src.plain_text import foreign
+from src.shell import Parser, run_command
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options; `--help` says what they mean."""
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made = Parser("Compare two benchmark runs: which rows became faster or slower, and how sure that is.")
     option = made.add_argument
     option("first", type=Path, metavar="FIRST", help="a file of benchmark_framework.py, such as baseline.json")
     option("second", type=Path, metavar="SECOND", help="the one to compare with it, such as optimized.json")
@@ -31,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         help="exit with 1 when a row's ratio (first over second) is below this with its whole interval",
     )
     option("--format", choices=FORMATS, default="table", help="how the comparison is printed (default table)")
+    option("--output", type=Path, metavar="FILE", help="write the comparison there instead of printing it")
     option("--anyway", action="store_true", help="compare though machine or work differ, as far as rows are the same")
     option("--update-readme", type=Path, metavar="FILE", help="put the tables between the file's marker lines as well")
     option("--debug", action="store_true", help="show tracebacks and debug messages")
@@ -41,14 +45,18 @@ def positive(text: str) -> float:
     """A finite number above 0."""
     value = float(text)
     if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{foreign(text)} is no number above 0")
     return value
 
 
 def compare(args: argparse.Namespace) -> int:
     """Compare and print; 1 when a row falls below the bound."""
     comparison = compare_runs(read_run(args.first), read_run(args.second), anyway=args.anyway)
-    sys.stdout.write(FORMATS[args.format](comparison, args.fail_below) + "\n")
+    text = FORMATS[args.format](comparison, args.fail_below) + "\n"
+    if args.output is None:
+        Stream("stdout").write(text)
+    else:
+        write_comparison(args.output, text)
     if args.update_readme is not None:
         update_readme(args.update_readme, comparison)
     below = args.fail_below is not None and rows_below(comparison, args.fail_below)
@@ -56,4 +64,4 @@ def compare(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run_command(compare, parser().parse_args())
+    run_command(compare, parser())

@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Hardware-maximized validation: from bars to a verdict, in minutes.
 
     python run_hardware_maximized.py --market NQ --data my_bars.csv
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from src.command_line import overrides_of, run_command, run_parser
+from src.command_line import RunParser, overrides_of, run_command, run_parser
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -27,12 +29,12 @@ def validate(args: argparse.Namespace) -> int:
     return EXIT_OK if report["validation_passed"] else EXIT_TARGET_MISSED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = run_parser(__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds trained and averaged (default 3; quick: 1)")
-    parser.add_argument("--walk-forward", type=int, metavar="K", help="folds trained and tested forward in time")
+def _parser() -> RunParser:
+    parser = run_parser("Hardware-maximized validation: from bars to a verdict, in minutes.", "hardware_maximized")
+    parser.key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
+    parser.key("--walk-forward", type=int, metavar="K", help="folds trained and tested forward in time")
     return parser
 
 
 if __name__ == "__main__":
-    run_command(validate, _parser().parse_args())
+    run_command(validate, _parser())

@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """The automated pipeline: data, base training, hybrid; killed at any instant, --auto-resume goes on.
 
     python run_pipeline.py --market NQ --data my_bars.csv
@@ -14,10 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
-from src.command_line import overrides_of, run_command, run_parser
+from src.command_line import RunParser, overrides_of, run_command, run_parser
 
 OWN_OPTIONS = ("start_phase", "auto_resume")
 
@@ -25,6 +26,7 @@ OWN_OPTIONS = ("start_phase", "auto_resume")
 def pipeline(args: argparse.Namespace) -> int:
     """Run or resume the pipeline; 0 when every phase is done and every required target was met."""
     # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
+    from src.console import PlainConsole
     from src.errors import EXIT_OK, EXIT_TARGET_MISSED
     from src.testing_framework import TestConfig, TestingFramework, create_test_config
 
@@ -34,7 +36,7 @@ def pipeline(args: argparse.Namespace) -> int:
     config = (
         TestConfig.from_file(file, "pipeline", **overrides) if file else create_test_config("pipeline", **overrides)
     )
-    console = Console()
+    console = PlainConsole()
     if earlier:
         from src.runs.inheritance import inherited_words
 
@@ -75,8 +77,9 @@ def command_to_go_on(argv: list[str]) -> str:
     return shlex.join(["python", argv[0], *kept, "--auto-resume"])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = run_parser(__doc__.splitlines()[0])
+def _parser() -> RunParser:
+    what = "The pipeline: data, base training, hybrid. If it is killed, --auto-resume continues it."
+    parser = run_parser(what, "pipeline")
     parser.add_argument(
         "--start-phase",
         type=int,
@@ -95,4 +98,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run_command(pipeline, _parser().parse_args())
+    run_command(pipeline, _parser())

@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Is this installation fit to run? Named checks for CI and for a new machine, from seconds to minutes.
 
     python validate_testing_framework.py --market NQ --quick
@@ -20,9 +22,8 @@ def _without_library(error: ImportError) -> str:
 
 
 try:
-    from rich.console import Console
-
-    from src.command_line import run_command
+    from src.command_line import RunParser, run_command
+    from src.console import PlainConsole
 except ImportError as error:
     sys.exit(_without_library(error))
 
@@ -43,27 +44,36 @@ def _validate(args: argparse.Namespace) -> int:
     from src.validation.runner import validate as run_checks
     from src.validation.setting import Setting
 
-    console = Console()
+    console = PlainConsole()
     if args.list:
-        console.print("\n".join(listing()), highlight=False, markup=False, soft_wrap=True)
+        console.print("\n".join(listing()), soft_wrap=True)
         return 0
     setting = Setting(args.market, args.data, args.config, args.quick)
     return run_checks(setting, chosen(args.only), console, args.output, debug=args.debug)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    option = parser.add_argument
-    option("--market", help="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K (default NQ)")
-    option("--quick", action="store_true", help="under a minute on two cores: the longest checks are skipped")
-    option("--data", type=Path, metavar="FILE", help="bars to check: CSV, Parquet or a folder (default data/)")
-    option("--config", type=Path, metavar="FILE", help="YAML file of settings to check and to check with")
+def _parser() -> RunParser:
+    from src.market.contracts import CONTRACTS
+    from src.validation.catalogue import NAMES
+
+    what = "Is this installation fit to run? Named checks for CI and for a new machine, from seconds to minutes."
+    parser = RunParser(what, "hardware_maximized")
+    option, key = parser.add_argument, parser.key
+    market = key("-m", "--market", help=f"contract symbol: {', '.join(CONTRACTS)}")
+    market.completer = lambda **_: list(CONTRACTS)  # type: ignore[attr-defined]
+    option("-q", "--quick", action="store_true", help="under a minute on two cores: the longest checks are skipped")
+    key("--data", type=Path, metavar="FILE", help="bars to check: CSV, Parquet or a folder")
+    option("-c", "--config", type=Path, metavar="FILE", help="YAML file of settings to check and to check with")
     option("--output", type=Path, metavar="FILE", help="write every result as JSON")
-    option("--only", action="append", metavar="CHECK", help="this check alone; may be given more than once")
+    only = option("--only", action="append", metavar="CHECK", help="this check alone; may be given more than once")
+    only.completer = lambda **_: list(NAMES)  # type: ignore[attr-defined]
     option("--list", action="store_true", help="name every check and what it guards")
     option("--debug", action="store_true", help="show tracebacks and warnings")
     return parser
 
 
 if __name__ == "__main__":
-    run_command(validate, _parser().parse_args())
+    try:
+        run_command(validate, _parser())
+    except ImportError as error:  # `--help` reads the defaults
+        sys.exit(_without_library(error))

@@ -40,6 +40,7 @@ from src.evidence.settings import EvidenceSettings, MonitoringSettings
 from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
+from src.plain_text import foreign
 from src.settings import Section
 from src.suggestions import did_you_mean
 from src.trading.settings import EnvironmentSettings
@@ -315,7 +316,7 @@ def effective_yaml(config: Configuration) -> str:
 def _check_names(values: Mapping[Any, Any], model: type[BaseModel], source: str, prefix: KeyPath = ()) -> None:
     """ConfigError for a key no section knows, and for a section that is not a mapping."""
     for name, value in values.items():
-        key = ".".join((*prefix, str(name)))
+        key = ".".join((*prefix, foreign(name, 80)))
         if name not in model.model_fields:
             kind = "key" if prefix else "section"
             elsewhere = [".".join(path) for path in flat_paths().get(str(name), ())]

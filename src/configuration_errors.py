@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from src.plain_text import escaped
+
 _PLAIN_NAMES: Mapping[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -124,5 +126,10 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(str(value)) if isinstance(value, str | Path) else repr(value)
+    if isinstance(value, int) and abs(value) >= 10**80:  # Python refuses to write one of thousands of digits
+        return "a number of more than 80 digits"
+    try:
+        text = repr(str(value)) if isinstance(value, str | Path) else escaped(repr(value))
+    except ValueError:  # of such a number within it
+        return f"a {type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."

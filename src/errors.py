@@ -52,6 +52,10 @@ class TrainingDiverged(UserError):
     exit_code = EXIT_TARGET_MISSED
 
 
+class StopSignal(KeyboardInterrupt):
+    """SIGINT or SIGTERM, told apart from a KeyboardInterrupt that somebody's own environment raises."""
+
+
 class InterruptedRun(Exception):
     """The user stopped the run; the text says what was kept."""
 

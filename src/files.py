@@ -61,6 +61,25 @@ def sha256_of(path: Path) -> tuple[int, str]:
         return file.tell(), digest
 
 
+def read_input(path: Path, most_bytes: int) -> bytes:
+    """The content of a file the user names: regular, or a link to one. Raises OSError for anything else or a larger one.
+
+    A fifo or a device is not opened: reading it could wait for ever or never end.
+    """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a null character")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is a folder" if os.path.isdir(path) else "it is not a regular file")
+    # Not blocking: another process may have put a fifo in its place since.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes / 2**20:g} MiB")
+    return content
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write to a temporary file, flush it to disk, rename: a reader sees the old file, the new one or none. Text
     becomes UTF-8.

@@ -23,8 +23,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from src.advisor import fusion
 from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
+from src.console import PlainConsole
 from src.evidence import hardware
 from src.files import write_atomically
+from src.plain_text import csv_cell
 from src.runs.bench import Bench
 from src.runs.loans import TemporaryLoans
 from src.runs.pipeline import run_pipeline
@@ -166,7 +168,8 @@ class HardwareMonitor:
         path, text = Path(path), io.StringIO(newline="")
         writer = csv.DictWriter(text, hardware.SAMPLE_FIELDS)
         writer.writeheader()
-        writer.writerows(list(self.metrics_history))
+        for reading in list(self.metrics_history):
+            writer.writerow({name: csv_cell(value) for name, value in reading.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.getvalue())
 
@@ -623,7 +626,7 @@ class TestingFramework:
         performance, monitoring = config.performance, config.monitoring
         self._bench = Bench(
             config,
-            console or Console(),
+            console or PlainConsole(),
             hardware_monitor or HardwareMonitor(monitoring.hardware_interval_s, monitor_gpu=monitoring.monitor_gpu),
             OptimizedFeatureCache(config.llm.cache_size) if feature_cache is None else feature_cache,
             decision_fusion or VectorizedDecisionFusion(config),

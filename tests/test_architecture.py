@@ -17,7 +17,19 @@ SRC = ROOT / "src"
 
 # A module may import those of its own row and of the rows above it.
 LAYERS = (
-    {"errors", "files", "clean_up", "settings", "shares", "suggestions", "numba_cache", "machine_limits"},
+    {
+        "errors",
+        "files",
+        "clean_up",
+        "settings",
+        "shares",
+        "suggestions",
+        "numba_cache",
+        "machine_limits",
+        "plain_text",
+        "console",
+        "shell",
+    },
     {"market"},
     {"trading"},
     {"advisor"},

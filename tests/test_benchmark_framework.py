@@ -214,7 +214,7 @@ def test_look_ups_are_found_as_often_as_wanted_round_after_round(
         (["--pair", "--output", "a.json"], "names 1 files where 2"),
         (["--mode", "baseline", "--output", "a.json", "b.json"], "names 2 files where 1"),
         (["--pair", "--output", "a.json", "./a.json"], "the second mode would overwrite the first"),
-        (["--mode", "baseline", "--output", "no/such/folder.json"], "cannot be written"),
+        (["--mode", "baseline", "--output", "."], "--output . is a folder"),
     ],
 )
 def test_bad_usage_is_said_with_its_remedy(

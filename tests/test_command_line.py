@@ -6,9 +6,10 @@ import argparse
 
 import pytest
 
-from src import command_line
-from src.command_line import overrides_of, run_command, run_parser
+from src import shell
+from src.command_line import overrides_of, run_parser
 from src.errors import InterruptedRun, UserError
+from src.shell import run_command
 
 
 def test_quick_can_be_given_taken_back_or_left_open() -> None:
@@ -49,9 +50,9 @@ def cannot_be_used(args: argparse.Namespace) -> int:
 def test_a_command_ends_with_its_code_and_one_paragraph(
     command: object, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(command_line.gc, "freeze", lambda: None)
-    monkeypatch.setattr(command_line, "_log_to", lambda *_: None)
+    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(shell.gc, "freeze", lambda: None)
+    monkeypatch.setattr(shell, "_log_to", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         run_command(command, argparse.Namespace(debug=False))  # type: ignore[arg-type]
     assert ended.value.code == code

@@ -67,7 +67,7 @@ def test_an_environment_without_its_libraries_is_told_so_and_how_to_get_them(lib
         (["--market", "NQX"], "Did you mean NQ"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--data", "nowhere.csv"], "nowhere.csv"),
-        (["--output", "nowhere/validation.json"], "there is no folder nowhere"),
+        (["--output", "/dev/null/validation.json"], "the folder /dev/null cannot be made"),
         (["--quack"], "--quack"),
     ],
 )

@@ -54,8 +54,3 @@ def _language_model(settings: LLMSettings) -> LanguageModel:
         settings.model, load_prompts(), quantization=settings.quantization, device=settings.llm_device
     )
     return LanguageModel(settings.model, identity, settings)
-
-
-def budget_s(settings: LLMSettings, *, quick: bool) -> float:
-    """Seconds a run may ask for."""
-    return min(settings.tabulation_budget_s, settings.quick_budget_s) if quick else settings.tabulation_budget_s

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from src.settings import Section
 
+QUICK_BUDGET_S = 15.0
+"""Most a quick run spends on asking."""
+
 
 class LLMSettings(Section):
     """Section `llm`: the model that advises, how much it is asked, and the weight its advice carries."""
@@ -95,3 +98,8 @@ class FusionSettings(Section):
         description="confidence above which a side decides alone if the other one's is not above it",
     )
     risk: RiskSettings = Field(RiskSettings(), description="limits behind the risk score")
+
+
+def budget_s(settings: LLMSettings, *, quick: bool) -> float:
+    """Seconds a run may ask for."""
+    return min(settings.tabulation_budget_s, settings.quick_budget_s) if quick else settings.tabulation_budget_s

@@ -15,10 +15,10 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.advisor.choose import LanguageModel, budget_s
+from src.advisor.choose import LanguageModel
 from src.advisor.mock import MockAdvisor
 from src.advisor.precision import measure_agreement
-from src.advisor.settings import LLMSettings
+from src.advisor.settings import LLMSettings, budget_s
 from src.advisor.situations import encode, market_situations
 from src.advisor.store import AdviceStore, default_store_path
 from src.advisor.table import AdviceTable, checked_scores, empty_table, situation_order

@@ -7,12 +7,10 @@ in `PARTS` that yields `Comparison`s. The classes measured live above this room 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import pkgutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,12 +31,14 @@ from src.advisor.table import empty_table
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import TrainingSettings
 from src.agent.training import build_base, train
+from src.console import PlainConsole
 from src.errors import UserError
 from src.evidence.speed.timing import Clock, block_s, calls_in
 from src.evidence.speed.wording import duration
 from src.evidence.speed.workloads import decisions, matrix_products, synthetic_market
 from src.market.load import build_tables
 from src.market.settings import DataSettings
+from src.shell import Parser, run_main
 from src.suggestions import did_you_mean
 from src.trading.accounts import AccountBlock
 from src.trading.layout import N_ACTIONS, N_OBS, N_SIDES
@@ -262,9 +262,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts asked for, all by default. 0, or 2 for an unknown part or one that is asked for by name and
     cannot be measured here; the ratios decide nothing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.evidence.benchmarks", description="Parts against the common way."
-    )
+    parser = Parser("Parts against the common way.", prog="python -m src.evidence.benchmarks")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if left out")
     parser.add_argument("--repeats", type=int, default=9, help="measured blocks of each way (default 9)")
     parser.add_argument("--quick", action="store_true", help="three short blocks: shows that it runs, not how fast")
@@ -277,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repeats = min(3, options.repeats) if options.quick else options.repeats
     block_s = SHORTEST_BLOCK_QUICK_S if options.quick else SHORTEST_BLOCK_S
     names = list(dict.fromkeys(options.parts)) or list(PARTS)
-    console = Console(width=COLUMNS)
+    console = PlainConsole(width=COLUMNS)
     results, not_measured = [], {}
     for name in names:
         try:
@@ -286,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.parts:
                 parser.error(str(error))
             not_measured[name] = str(error)
-            console.print(f"{name}: not measured. {error}", markup=False, highlight=False)
+            console.print(f"{name}: not measured. {error}")
     show(console, results)
     line = {
         "repeats": repeats,
@@ -306,9 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for r in results
         ],
     }
-    console.print(json.dumps(line), soft_wrap=True, markup=False, highlight=False)
+    console.print(json.dumps(line), soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -30,12 +28,14 @@ from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import set_threads
+from src.console import PlainConsole, live_on
 from src.evidence.evaluation import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import planted_bars
+from src.shell import Parser, run_main
 from src.trading.layout import BUY, CONTEXT, HOLD, SELL
 from src.trading.params import make_params
 from src.trading.rules import load_rule_profile
@@ -199,9 +199,9 @@ def planted_gate(
     return PlantedGate(numbers, rows, shares, *judge_shares(shares))
 
 
-def canary_parser(description: str, *, seeds: int) -> argparse.ArgumentParser:
+def canary_parser(description: str, *, seeds: int) -> Parser:
     """The options that the commands of all canaries share."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description)
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--timesteps", type=int, default=LEARNING_TIMESTEPS, help="of base training")
@@ -212,12 +212,18 @@ def canary_parser(description: str, *, seeds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def seeds_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterable[int]:
+def seeds_of(args: argparse.Namespace, parser: Parser) -> Iterable[int]:
     """The seeds a command runs, with a bar that shows how far it is."""
     if args.seeds < 1:
         parser.error(f"--seeds is {args.seeds}, it must be at least 1")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    return _without_warnings(track(seeds, "seeds", console=Console(stderr=True), transient=True))
+    return _without_warnings(_shown(seeds))
+
+
+def _shown(seeds: Iterable[int]) -> Iterator[int]:
+    console = PlainConsole(stderr=True)
+    with live_on(console):
+        yield from track(seeds, "seeds", console=console, transient=True)
 
 
 def _without_warnings(seeds: Iterable[int]) -> Iterator[int]:
@@ -232,10 +238,10 @@ def _without_warnings(seeds: Iterable[int]) -> Iterator[int]:
 
 def show(table: Table, words: str, summary: dict[str, object]) -> None:
     """What a canary's command prints: its table, its verdict, and one line of JSON."""
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     console.print(table)
-    console.print(words, highlight=False)
-    console.print(json.dumps(summary), soft_wrap=True, highlight=False)
+    console.print(words)
+    console.print(json.dumps(summary), soft_wrap=True)
 
 
 def results_table(title: str, *headings: str) -> Table:
@@ -280,4 +286,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

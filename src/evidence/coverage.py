@@ -7,10 +7,8 @@ file as Markdown. Ten to fifteen minutes of one core; --quick takes half a minut
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +18,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from src.console import PlainConsole, live_on
 from src.evidence.intervals import paired_interval
 from src.evidence.statistics import Float64
 from src.files import write_atomically
+from src.shell import Parser, run_main
 
 SIZES = (10, 20, 40, 60, 110)
 LEVEL = 0.95
@@ -108,7 +108,7 @@ def markdown(rows: Sequence[Coverage]) -> str:
 
 
 def _measured(samples: int, replications: int, console: Console) -> Iterator[Coverage]:
-    with Progress(console=console, transient=True) as progress:
+    with live_on(console), Progress(console=console, transient=True) as progress:
         task = progress.add_task("intervals", total=len(KINDS) * sum(SIZES))
         for kind in KINDS:
             for n in SIZES:
@@ -118,13 +118,13 @@ def _measured(samples: int, replications: int, console: Console) -> Iterator[Cov
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, show the table, and print it as one line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m src.evidence.coverage", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("Does a 95% interval contain the truth 95 times in 100?")
     parser.add_argument("--quick", action="store_true", help=f"{SAMPLES_QUICK} samples a row instead of {SAMPLES:,}")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
     arguments = parser.parse_args(argv)
     samples, replications = (SAMPLES_QUICK, REPLICATIONS_QUICK) if arguments.quick else (SAMPLES, REPLICATIONS)
-    console = Console()
-    rows = list(_measured(samples, replications, Console(stderr=True)))
+    console = PlainConsole()
+    rows = list(_measured(samples, replications, PlainConsole(stderr=True)))
     table = Table(title=f"{LEVEL:.0%} intervals: {samples:,} samples a row, {replications} replications each")
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading == _HEADINGS[0] else "right")
@@ -134,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.write is not None:
         write_atomically(arguments.write, markdown(rows))
     facts = {"level": LEVEL, "replications": replications, "rows": [asdict(row) for row in rows]}
-    console.print(json.dumps(facts), soft_wrap=True, highlight=False, markup=False)
+    console.print(json.dumps(facts), soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-logger = logging.getLogger(__name__)
+from src.console import PROGRESS, live_on
+from src.plain_text import paragraph
+
+logger = logging.getLogger(PROGRESS)
 
 PLAIN_INTERVAL_S = 5.0
 """Without a terminal, the least time between two progress lines of one phase."""
@@ -35,6 +39,7 @@ class RunDisplay:
         self._latest_reading = latest_reading
         self._cache_hit_rate = cache_hit_rate
         self._live: Live | None = None
+        self._stack = ExitStack()
         self._phase = ""
         self._phase_began = self._run_began = self._printed = time.monotonic()
         self._record: Mapping[str, Any] = {}
@@ -42,16 +47,17 @@ class RunDisplay:
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4, transient=True)
-            self._live.start()
+            self._stack.enter_context(live_on(self._console))
+            self._stack.enter_context(self._live)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._stack.close()
+        self._live = None
 
     def say(self, message: str) -> None:
         """A line that stays, on the console and in the run's log."""
+        message = paragraph(message)
         logger.info(message)
         self._console.print(Text(message), highlight=False, soft_wrap=False)
 

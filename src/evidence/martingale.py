@@ -10,7 +10,6 @@ see nothing at all: what they earn is the bias of the generator and of the fills
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,6 +38,7 @@ from src.evidence.canaries import (
 )
 from src.evidence.evaluation import ArmResult, PolicyArm, RandomLegalArm
 from src.market.synthetic import INNER_STEPS, martingale_bars
+from src.shell import run_main
 from src.trading.settings import EnvironmentSettings
 
 SESSIONS = 2_000
@@ -238,4 +238,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -11,7 +11,6 @@ their own that has nothing to do with the market. Exit code 1 where planted advi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -46,6 +45,7 @@ from src.evidence.evaluation import PolicyArm
 from src.evidence.intervals import Interval, paired_interval
 from src.evidence.placebo import placebo_table
 from src.market.synthetic import planted_bars
+from src.shell import run_main
 from src.trading.layout import BUY, FLAT, HOLD, LONG_LOSING, LONG_WINNING, SELL
 from src.trading.settings import EnvironmentSettings
 
@@ -253,4 +253,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -7,7 +7,6 @@ makes the run's page again from it, as `python -m src.evidence.page` does.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from src.agent.settings import HardwareSettings, RunSettings
 from src.evidence.evaluation import AdviceUse, ArmResult, FeatureAssembly
 from src.evidence.forecast import advice_mix
 from src.evidence.targets import GPU_REMEDY, GPU_UTILIZATION, TARGETS, ValidationSettings
+from src.shell import run_main
 from src.trading.layout import ACTIONS
 from src.trading.routes import WHY
 
@@ -231,4 +231,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

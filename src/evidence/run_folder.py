@@ -18,8 +18,10 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
 
+from src.console import PROGRESS, LogFormatter
 from src.errors import UserError
 from src.files import read_regular, regular_only, write_atomically
+from src.plain_text import foreign
 
 
 class OutputError(UserError):
@@ -36,6 +38,24 @@ def why_unwritable(folder: Path, *, make: bool = True) -> str:
             return ""
     except OSError as error:
         return error.strerror or str(error)
+
+
+def check_output_file(path: Path, option: str = "--output") -> None:
+    """Make the folder of a file that is to be written at the end; OutputError where the file could not be."""
+    remedy = f"Change the permissions, or name a file elsewhere with {option}."
+    if path.is_dir():
+        raise OutputError(f"{option} {foreign(path)} is a folder: name a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OutputError(
+            f"{option} {foreign(path)}: the folder {foreign(path.parent)} cannot be made ({why}). {remedy}"
+        ) from error
+    if why := why_unwritable(path.parent, make=False):
+        raise OutputError(
+            f"{option} {foreign(path)}: the folder {foreign(path.parent)} cannot be written ({why}). {remedy}"
+        )
 
 
 def check_writable(output_dir: Path) -> None:
@@ -117,7 +137,7 @@ class _LogFile(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self.stream = self._open()
         self._failed = False
 
@@ -179,7 +199,7 @@ class RunLog:
     """
 
     def __init__(self) -> None:
-        self._logger = logging.getLogger("src")
+        self._logger, self._progress = logging.getLogger("src"), logging.getLogger(PROGRESS)
         self._held = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
         self._level = self._logger.level
 
@@ -187,7 +207,8 @@ class RunLog:
         self._level = self._logger.level
         if self._level == logging.NOTSET:
             self._logger.setLevel(logging.INFO)
-        self._logger.addHandler(self._held)
+        for logger in (self._logger, self._progress):
+            logger.addHandler(self._held)
         return self
 
     def write_to(self, path: Path) -> None:
@@ -200,7 +221,8 @@ class RunLog:
         if error is not None:
             with suppress(OSError):  # of a full disk; what ended the run is to be heard, not this
                 self._logger.info("the run ended early: %s", f"{type(error).__name__} {error}".strip())
-        self._logger.removeHandler(self._held)
+        for logger in (self._logger, self._progress):
+            logger.removeHandler(self._held)
         self._logger.setLevel(self._level)
         if self._held.target is not None:
             self._held.target.close()

@@ -10,7 +10,6 @@ compared.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -28,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-
+from src.console import PlainConsole
 from src.runs.folders import EXPORTS
+from src.shell import Parser, run_main
 
 SCRIPT = Path(__file__).resolve().parents[2] / "run_pipeline.py"
 ANY, WRITING, ASKING = "any instant", "writing a checkpoint", "asking the model"
@@ -277,11 +276,11 @@ def _digest(raw: bytes) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what was killed where, and whether anything differed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("Kill the pipeline at random instants, resume it, and compare every bit with a run left alone.")
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="kills in all (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants (default 0)")
     args = parser.parse_args(argv)
-    console = Console()
+    console = PlainConsole()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         outcome = kill_and_compare(_Started, Path(folder), args.kills, seed=args.seed, say=console.print)
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
@@ -294,4 +293,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
-from src.errors import EXIT_TARGET_MISSED, UserError
+from src.errors import EXIT_TARGET_MISSED, StopSignal, UserError
 
 STUCK_S = 60.0
 """Beyond its timeout, after which a phase that reaches no clean instant is stopped where it is."""
@@ -46,7 +46,7 @@ class StopRequest:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._deferring or self.requested:
-            raise KeyboardInterrupt
+            raise StopSignal
         self.requested = True
 
     @contextmanager

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from src.errors import ConfigError
 from src.trading.checked_env import CheckedEnv
 from src.trading.gym_env import TradingEnv, action_space, observation_space
+from src.trading.own_exit import NoExit, no_exit
 from src.trading.plain_state import is_plain
 from src.trading.tape import Tape
 from src.trading.vec_env import BatchedTradingVecEnv
@@ -142,7 +143,9 @@ def _compile_kernel(tape: Tape, params: np.ndarray) -> None:
 
 
 def _make_custom(env_class: str, env_kwargs: dict[str, Any], index: int, n_envs: int) -> gym.Env:
-    env = load_env_class(env_class)(**env_kwargs)
+    made = load_env_class(env_class)
+    with no_exit(env_class, "when it was made"):
+        env: gym.Env = NoExit(made(**env_kwargs), env_class)
     if not env.has_wrapper_attr("action_masks"):
         env = AllLegal(env)
     return _KeptMonitor(CheckedEnv(env, env_class, index, n_envs))

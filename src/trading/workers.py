@@ -25,12 +25,20 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from src.clean_up import CleanUps
 from src.errors import BadEnvironmentValue, ConfigError, EnvironmentWorkerError, StuckWorkerError
 from src.trading import worker_server
+from src.trading.orphans import end_with_fork_server
+from src.trading.own_exit import no_exit
 from src.trading.stuck_worker import Patience, WatchedPipe, answer_with_stack, state_and_stack
 
-PRELOAD = ["src.trading.worker_server", "stable_baselines3.common.vec_env.subproc_vec_env", "src.trading.workers"]
-"""What the fork server imports once for all workers: else each would import the script, torch and gymnasium."""
 STUCK_S = 60.0
 """The least time without an answer after which a worker counts as stuck."""
+PRELOAD = [
+    "src.trading.orphans",
+    "src.trading.worker_server",
+    "stable_baselines3.common.vec_env.subproc_vec_env",
+    "src.trading.workers",
+]
+"""What the fork server imports once for all workers: else each would import the script, torch and gymnasium."""
+PRELOAD_LAST = "src.trading.orphans.loaded"
 
 _LAST_CHANCE_S = 2.0
 _DEAD_PIPE = (EOFError, BrokenPipeError, ConnectionResetError)
@@ -44,7 +52,10 @@ def load_env_class(name: str) -> type[gym.Env]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        with no_exit(name, "when its module was imported"):
+            found = getattr(importlib.import_module(module_name), class_name)
+    except ConfigError:
+        raise
     except Exception as error:  # the module is the user's own: importing it may raise anything
         raise ConfigError(
             f"environment.env_class {name!r} cannot be imported ({type(error).__name__}: {error}); "
@@ -122,6 +133,7 @@ def _in_worker(make_env: Callable[[], gym.Env], record: Path, index: int) -> Cal
     own = {name: os.environ.get(name) for name in _SERVER_ONLY}
 
     def make() -> gym.Env:
+        end_with_fork_server()
         # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Here too: a fork server that somebody else has started knows nothing of `_server_environment`.
@@ -205,7 +217,7 @@ class WorkerVecEnv(SubprocVecEnv):
         self._records = tempfile.TemporaryDirectory(prefix="workers-")
         self._folder = folder
         self._record_of = [Path(self._records.name) / f"{i}.txt" for i in range(len(env_fns))]
-        multiprocessing.set_forkserver_preload([*PRELOAD, *preload])
+        multiprocessing.set_forkserver_preload([*PRELOAD, *preload, PRELOAD_LAST])
         fns = [_in_worker(fn, self._record_of[i], i) for i, fn in enumerate(env_fns)]
         try:
             with _explained(self), _server_environment():

@@ -18,9 +18,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from src.console import live_on
 from src.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TARGET_MISSED, InterruptedRun, UserError
-from src.evidence.run_folder import OutputError, why_unwritable, write_json
+from src.evidence.run_folder import OutputError, check_output_file, write_json
 from src.market.contracts import get_contract
+from src.plain_text import foreign
 from src.validation.catalogue import CHECKS, NAMES, Check
 from src.validation.outcome import (
     FAILED,
@@ -128,19 +130,10 @@ def _check_usage(setting: Setting, output: Path | None) -> None:
     if setting.market_name is not None:
         get_contract(setting.market_name)
     for option, path in (("--config", setting.config_file), ("--data", setting.data)):
-        if path is not None and not path.exists():
-            raise BadUsage(f"{option} {path}: there is no such file. Name one that exists.")
-    if output is None:
-        return
-    if output.is_dir():
-        raise OutputError(f"--output {output} is a folder: name a file.")
-    if not output.parent.is_dir():
-        raise OutputError(f"--output {output}: there is no folder {output.parent}. Make it, or name a file elsewhere.")
-    if why := why_unwritable(output.parent, make=False):
-        raise OutputError(
-            f"--output {output}: the folder {output.parent} cannot be written ({why}). Change its permissions, or name "
-            f"a file elsewhere."
-        )
+        if path is not None and not os.path.exists(path):  # False for a name that is too long, where Path.exists raises
+            raise BadUsage(f"{option} {foreign(path)}: there is no such file. Name one that exists.")
+    if output is not None:
+        check_output_file(output)
 
 
 def _run(check: Check, setting: Setting, console: Console, debug: bool) -> Result:
@@ -187,7 +180,7 @@ def _shown(check: Check, console: Console) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(f"{check.name}: {check.guards}"):
+    with live_on(console), console.status(f"{check.name}: {check.guards}"):
         yield
 
 

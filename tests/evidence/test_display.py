@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from src.evidence import display as display_module
 from src.evidence.display import RunDisplay
+from src.evidence.run_folder import RunLog
 
 RECORD = {"fraction_done": 0.25, "steps_per_s": 1234.5, "mean_episode_reward": -0.5, "num_timesteps": 100}
 READING = {"tree_cpu_percent": 150.2, "gpu_percent": None, "tree_rss_gb": 1.5}
@@ -114,8 +116,26 @@ def test_an_error_inside_leaves_the_terminal_as_it_was() -> None:
     assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h")
 
 
-def test_every_line_that_stays_is_in_the_runs_log_as_well(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="src")
-    display, _ = make_display()
-    display.begin("base", "PPO over 4 accounts")
-    assert [record.getMessage() for record in caplog.records] == ["[0:00] base: PPO over 4 accounts"]
+def test_every_line_that_stays_is_in_the_runs_log_as_well_and_in_no_other(tmp_path: Path) -> None:
+    of_the_user: list[str] = []
+    handler = logging.Handler(logging.NOTSET)
+    handler.emit = lambda record: of_the_user.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)  # as logging.basicConfig() does
+    display, out = make_display()
+    with RunLog() as log:
+        display.begin("base", "PPO over 4 accounts\x1b[2J")
+        log.write_to(tmp_path / "run.log")
+    line = r"[0:00] base: PPO over 4 accounts\x1b[2J"
+    assert out.getvalue() == f"{line}\n"
+    assert (tmp_path / "run.log").read_text(encoding="utf-8").endswith(f"{line}\n")
+    logging.getLogger("src").warning("a warning")
+    logging.getLogger().removeHandler(handler)
+    assert of_the_user == ["a warning"]  # the line would be on the terminal twice
+
+
+def test_a_line_of_the_log_cannot_look_like_two(tmp_path: Path) -> None:
+    with RunLog() as log:
+        logging.getLogger("src").warning("a name\n2026-01-01 00:00:00,000 INFO src: all targets met\u202e")
+        log.write_to(tmp_path / "run.log")
+    _, second = (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()
+    assert second == r"    2026-01-01 00:00:00,000 INFO src: all targets met\u202e"

@@ -30,6 +30,7 @@ from src.evidence.page.charts_run import learning_figure
 from src.evidence.page.document import embedded_json
 from src.evidence.page.drawing import ARM_STYLES, Arrays
 from src.evidence.schema import ReportError, schema
+from src.plain_text import LONGEST_LINE, foreign
 from src.trading.layout import ACTIONS
 from tests.evidence.page_reader import PageReader
 from tests.evidence.page_report import ARMS, full_report
@@ -145,7 +146,9 @@ def test_the_policy_allows_the_pages_own_scripts_by_hash_and_nothing_else() -> N
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_text_is_shown_and_does_nothing(text: str) -> None:
     page, clean = PageReader(render(poisoned(text))), read_full()
+    text = foreign(text, LONGEST_LINE)
     assert page.text.count(text) >= 20
+    assert page.text.replace("\n", "").isprintable()
     tags = {tag for tag, _, _ in page.elements}
     assert tags == {tag for tag, _, _ in clean.elements}
     assert len(page.scripts) == len(clean.scripts)
@@ -183,7 +186,7 @@ def test_lone_surrogates_and_numbers_json_has_not_do_no_harm(tmp_path: Path) -> 
     report["arms"]["hybrid"]["net_usd_by_session"] = np.array(report["arms"]["hybrid"]["net_usd_by_session"])
     write_page(report, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "half ? a pair" in text
+    assert r"half \ud800 a pair" in text
     assert not re.search(r">(nan|inf|None)<", text)
     assert "NaN" not in json.dumps(PageReader(text).charts)
 

@@ -112,6 +112,20 @@ class ExitsOnAction(Plain):
         return super().step(action)
 
 
+class Leaves(Plain):
+    """Ends the program, or says that somebody stopped it: when it is made, or in a step."""
+
+    def __init__(self, how: str, where: str) -> None:
+        super().__init__()
+        self._error = {"exit": SystemExit(0), "interrupt": KeyboardInterrupt("me")}[how]
+        self._where = where
+        if where == "made":
+            raise self._error
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+        raise self._error
+
+
 class EndsOfFile(Plain):
     """Raises what SB3's worker takes for a closed pipe."""
 

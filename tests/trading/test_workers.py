@@ -20,8 +20,9 @@ import psutil
 import pytest
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.errors import ConfigError, EnvironmentWorkerError, StuckWorkerError
+from src.errors import ConfigError, EnvironmentWorkerError, StopSignal, StuckWorkerError
 from src.trading import stuck_worker
+from src.trading.own_exit import NoExit
 from src.trading.routes import make_custom_vec_env, make_vec_env
 from src.trading.stuck_worker import Patience
 from src.trading.workers import WorkerVecEnv, load_env_class
@@ -140,6 +141,43 @@ def test_a_worker_that_just_leaves_tells_its_exit_code() -> None:
     assert "environment 1 of 3 ended with exit code 3, leaving no traceback" in text
 
 
+def _stop(signum: int, frame: object) -> None:
+    raise StopSignal
+
+
+@pytest.mark.parametrize("where", ["made", "in step"])
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+@pytest.mark.parametrize("route", ["subproc", "dummy"])
+def test_an_environment_that_exits_or_interrupts_has_failed_itself(
+    route: Any, how: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(env: VecEnv) -> None:
+        env.reset()
+        env.step(np.array([0]))
+
+    before = signal.signal(signal.SIGINT, _stop)  # as a command does
+    try:
+        with pytest.raises((ConfigError, EnvironmentWorkerError)) as caught:
+            play(make("Leaves", 1, route, how=how, where=where))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    text = str(caught.value)
+    assert {"exit": "SystemExit(0)", "interrupt": "KeyboardInterrupt(me)"}[how] in text
+    assert f"{MODULE}:Leaves" in text
+    assert where in text
+
+
+def test_a_signal_during_a_step_stays_a_signal() -> None:
+    class Signalled(custom_envs.Plain):
+        def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+            raise StopSignal
+
+    env = NoExit(Signalled(), "mine:Signalled")
+    env.reset()
+    with pytest.raises(StopSignal):
+        env.step(np.int64(0))
+
+
 @pytest.mark.parametrize(
     "ask",
     [
@@ -228,6 +266,46 @@ def test_environments_that_wait_are_closed_and_not_cut_off(tmp_path: Path) -> No
     assert sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.glob("closed-*")) == pids
 
 
+_KILLED = """
+import sys
+import numpy as np
+from src.trading import workers
+from src.trading.routes import make_custom_vec_env
+if __name__ == "__main__":
+    if sys.argv[1] == "starting":
+        workers.PRELOAD.insert(-1, "slow_module")
+    env = make_custom_vec_env("subproc", "tests.trading.custom_envs:Sleeps", {}, 2)
+    env.reset()
+    env.step_async(np.zeros(2, int))
+    open("stepping", "w").close()
+    env.step_wait()
+"""
+_SLOW = "import time; open('starting', 'w').close(); time.sleep(60)"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+@pytest.mark.parametrize("instant", ["starting", "stepping"])
+def test_kill_9_of_a_run_leaves_no_fork_server_and_no_worker(instant: str, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(_KILLED)
+    (tmp_path / "slow_module.py").write_text(_SLOW)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    run = subprocess.Popen([sys.executable, "run.py", instant], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+    while not (tmp_path / instant).exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    family = psutil.Process(run.pid).children(recursive=True)
+    if instant == "stepping":
+        assert len(family) == 4  # the resource tracker, the fork server, two workers
+        os.kill(family[-1].pid, signal.SIGSTOP)  # one worker is in a step of a minute, the other is stopped
+    run.kill()
+    run.wait()
+    until = time.monotonic() + 20.0  # the fork server has imported torch, and takes seconds to end
+    while (left := [command for process in family if (command := command_of(process))]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
+
+
 def test_a_failure_while_starting_cleans_up() -> None:
     class Unpicklable:
         def __reduce__(self) -> Any:
@@ -276,6 +354,7 @@ def test_actions_that_are_not_discrete_are_refused(route: Any) -> None:
         ("..trading:Env", "TypeError"),
         ("broken_module:Env", "SyntaxError"),
         ("failing_module:Env", "ValueError: on the way in"),
+        ("leaving_module:Env", "SystemExit(0) when its module was imported"),
         (f"{MODULE}:not_a_class", "no subclass of gymnasium.Env"),
         (f"{MODULE}:NUMBER", "no subclass of gymnasium.Env"),
         ("pathlib:Path", "no subclass of gymnasium.Env"),
@@ -285,6 +364,7 @@ def test_a_class_that_cannot_be_used_is_said_in_one_paragraph(
     name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text("class Env(:\n")
+    (tmp_path / "leaving_module.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "failing_module.py").write_text("raise ValueError('on the way in')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError) as caught:

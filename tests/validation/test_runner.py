@@ -278,13 +278,20 @@ def test_the_file_is_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, 
     assert json.loads(output.read_text())["exit_code"] == 0
 
 
-@pytest.mark.parametrize("where", ["missing/validation.json", "."])
+@pytest.mark.parametrize("where", ["file/validation.json", "."])
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_checked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
 ) -> None:
     checks = stand_in(monkeypatch, cpu=raising(SystemExit("a check was run")))
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--output"):
         validate(Setting(), checks, Console(quiet=True), tmp_path / where)
+
+
+def test_the_folder_of_an_output_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "folder" / "validation.json"
+    assert validate(Setting(), stand_in(monkeypatch), Console(quiet=True), output) == 0
+    assert json.loads(output.read_text(encoding="utf-8"))["exit_code"] == 0
 
 
 def test_an_output_in_a_folder_without_permission_is_told_by_its_own_option(

@@ -7,29 +7,24 @@ Exit codes: 0 written, 2 no report.json that can be read.
 
 from __future__ import annotations
 
-import argparse
-import sys
-
-from rich.console import Console
-from rich.text import Text
-
+from src.console import PlainConsole
 from src.errors import EXIT_OK, UserError
 from src.evidence.page.document import rebuild
+from src.shell import Parser, print_paragraph, run_main
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m src.evidence.page") -> int:
     """Parse, rebuild, say where the page is; the exit code."""
-    assert __doc__
-    parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
+    parser = Parser("Make a run's report.html again from its report.json.", prog=program)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's folder, the one that holds report.json")
     try:
         page = rebuild(parser.parse_args(arguments).run_dir)
     except UserError as error:
-        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
+        print_paragraph(f"error: {error}")
         return error.exit_code
-    Console().print(Text(f"Report: {page}"), soft_wrap=True)
+    PlainConsole().print(f"Report: {page}", soft_wrap=True)
     return EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -36,6 +36,7 @@ from src.evidence.page.sections_run import (
 )
 from src.evidence.schema import ReportError, check_report
 from src.files import write_atomically
+from src.plain_text import LONGEST_LINE, foreign_values
 
 PARTS = Path(__file__).parent
 SECTIONS = (
@@ -81,7 +82,8 @@ def rebuild(run_dir: str | Path) -> Path:
 def render(report: Mapping[str, Any]) -> str:
     """The page as text, without lone surrogates."""
     # Through JSON: arrays become lists, and a number that JSON does not have becomes null as in report.json.
-    content = json.loads(json.dumps(report, default=lambda value: value.tolist()), parse_constant=lambda _: None)
+    plain = json.loads(json.dumps(report, default=lambda value: value.tolist()), parse_constant=lambda _: None)
+    content = foreign_values(plain, LONGEST_LINE)
     check_report(content, "The report")
     arrays = Arrays()
     sections = [build(content, arrays) for build in SECTIONS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,28 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
+from src.console import PlainConsole
 from src.errors import EXIT_OK, UserError
+from src.evidence.run_folder import check_output_file
 from src.evidence.speed.file import (
     BASELINE,
+    LEAST_PROCESSES,
     MODES,
     OPTIMIZED,
+    PAIR_REPEATS,
+    QUICK_REPEATS,
+    REPEATS,
     SUITES,
     BenchmarkRun,
-    check_output,
     gemm_share,
     write_run,
 )
-from src.evidence.speed.measuring import LEAST_PROCESSES, in_fresh_process, measure_pair, measure_suites
+from src.evidence.speed.measuring import in_fresh_process, measure_pair, measure_suites
+from src.evidence.speed.progress import ProgressLine
 from src.evidence.speed.wording import duration
 from src.suggestions import did_you_mean
 
 COLUMNS = 80
-REPEATS, PAIR_REPEATS, QUICK_REPEATS = 7, 5, 3
 
 
 class UsageError(UserError):
@@ -59,7 +63,7 @@ class Request:
         usual = QUICK_REPEATS if args.quick else REPEATS if second is None else PAIR_REPEATS
         outputs = _outputs(args, first, second)
         for path in outputs:
-            check_output(path)
+            check_output_file(path)
         suites = _suites(args.suite)
         repeats = _at_least(1, "--repeats", args.repeats, usual)
         return cls(first, second, suites, args.suite is not None, repeats, processes, args.quick, outputs)
@@ -120,10 +124,10 @@ def _outputs(args: argparse.Namespace, first: str, second: str | None) -> tuple[
 
 def measure_one(request: Request) -> int:
     """One mode in this process: measure, write, show."""
-    console = Console(width=COLUMNS)
-    with console.status(request.first) as status:
+    console = PlainConsole(width=COLUMNS)
+    with ProgressLine(console) as progress:
         run = measure_suites(
-            request.first, request.suites, request.repeats, quick=request.quick, say=status.update, named=request.named
+            request.first, request.suites, request.repeats, quick=request.quick, say=progress.say, named=request.named
         )
     write_run(request.outputs[0], run)
     show(console, run)
@@ -134,14 +138,11 @@ def measure_one(request: Request) -> int:
 def measure_two(request: Request, script: Sequence[str]) -> int:
     """Both modes in turns, `script` in a fresh process each time: measure, write both, say how to compare."""
     assert request.second is not None
-    console = Console(width=COLUMNS)
-    began = time.monotonic()
-
-    def say(text: str) -> None:
-        _print(console, f"[{time.monotonic() - began:5.0f} s] {text}")
-
-    measures = [in_fresh_process([*script, *request.options(mode)]) for mode in (request.first, request.second)]
-    runs = measure_pair(measures[0], measures[1], request.processes, say)
+    console = PlainConsole(width=COLUMNS)
+    modes = (request.first, request.second)
+    with ProgressLine(console) as progress:
+        measures = [in_fresh_process([*script, *request.options(mode)], progress.heard) for mode in modes]
+        runs = measure_pair(measures[0], measures[1], request.processes, progress.always)
     for path, run in zip(request.outputs, runs, strict=True):
         write_run(path, run)
     for line in dict.fromkeys(line for run in runs for line in remarks(run)):
@@ -182,4 +183,4 @@ def remarks(run: BenchmarkRun) -> list[str]:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False)
+    console.print(text, markup=False, highlight=False, emoji=False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import UserError
-from src.evidence.speed.file import IDENTITY, BenchmarkRun, Row, gemm_share
+from src.evidence.speed.file import IDENTITY, BenchmarkRun, Row, gemm_share, safe_to_show
 
 FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference", "too few repeats"
 CONFIDENCE: Final = 0.99
@@ -93,6 +93,7 @@ def compare_runs(first: BenchmarkRun, second: BenchmarkRun, *, anyway: bool = Fa
 
     Rows whose work differs are left out in any case: their ratio would mean nothing.
     """
+    first, second = safe_to_show(first), safe_to_show(second)
     found = differences(first, second)
     if found and not anyway:
         more = f", and {len(found) - 3} more" if len(found) > 3 else ""

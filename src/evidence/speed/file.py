@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +16,13 @@ from typing import Any, Final
 
 from src.errors import UserError
 from src.evidence.run_folder import write_json
+from src.files import read_input
+from src.plain_text import foreign, foreign_values
 
 KIND: Final = "benchmark"
 SCHEMA_VERSION: Final = 1
+MOST_BYTES: Final = 64 * 2**20
+"""Of a file that is read; a run of every suite has some tens of KB."""
 BASELINE, OPTIMIZED = "baseline", "optimized"
 MODES: Final = (BASELINE, OPTIMIZED)
 
@@ -36,6 +39,11 @@ SUITES: Final[Mapping[str, str]] = {
     "checkpoint": "a policy in training saved",
 }
 """What is measured, by the name that `--suite` takes."""
+
+REPEATS, PAIR_REPEATS, QUICK_REPEATS = 7, 5, 3
+"""Blocks of a case in a process, unless `--repeats` says otherwise."""
+LEAST_PROCESSES: Final = 8
+"""Processes of a mode from which the interval of a pair means what it says."""
 
 IDENTITY: Final = {
     "processor": str,
@@ -137,6 +145,31 @@ END_TO_END, NETWORKS, PRODUCTS = "end to end", "networks alone", "matrix product
 """Cases of the training suite."""
 
 
+def safe_to_show(run: BenchmarkRun) -> BenchmarkRun:
+    """The run with every text in it escaped and shortened: a file may be anybody's."""
+    rows = (
+        replace(
+            row,
+            suite=foreign(row.suite),
+            case=foreign(row.case),
+            unit=foreign(row.unit),
+            way=foreign(row.way),
+            workload=foreign_values(row.workload),
+            facts=foreign_values(row.facts),
+        )
+        for row in run.rows
+    )
+    return replace(
+        run,
+        created=foreign(run.created),
+        suites=tuple(map(foreign, run.suites)),
+        revision=foreign_values(run.revision),
+        machine=foreign_values(run.machine),
+        not_measured=foreign_values(run.not_measured),
+        rows=tuple(rows),
+    )
+
+
 def joined(runs: list[BenchmarkRun], pair: str) -> BenchmarkRun:
     """Runs of one mode, a process each, as one run of several processes; a suite counts if all measured it."""
     first, last = runs[0], runs[-1]
@@ -159,20 +192,6 @@ def joined(runs: list[BenchmarkRun], pair: str) -> BenchmarkRun:
         rows=tuple(rows),
         pair=pair,
     )
-
-
-def check_output(path: Path) -> None:
-    """UserError, before anything is measured, where the file could not be written."""
-    folder = path.parent
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BenchmarkFileError(
-            f"{path} cannot be written ({error.strerror or error}): name another file with --output."
-        ) from error
 
 
 def write_run(path: Path, run: BenchmarkRun) -> None:
@@ -235,9 +254,11 @@ def read_run(path: Path) -> BenchmarkRun:
 def _content_of(path: Path) -> Mapping[str, Any]:
     measure = "measure it with: python benchmark_framework.py --pair"
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BenchmarkFileError(f"{path} cannot be read ({error.strerror or error}): {measure}.") from error
+        raw = read_input(path, MOST_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise BenchmarkFileError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): {measure}."
+        ) from error
     if not raw.strip():
         raise BenchmarkFileError(f"{path} is empty: the run that wrote it was cut short; {measure}.")
     try:

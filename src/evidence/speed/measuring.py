@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from src.errors import EXIT_BAD_INPUT, ConfigError, UserError
 from src.evidence.speed import machine
 from src.evidence.speed.file import BenchmarkRun, Row, joined, read_run
+from src.evidence.speed.progress import Progress, Say
 from src.evidence.speed.timing import block_s, calls_in, heap_set_aside
 
-Say = Callable[[str], object]
 Measure = Callable[[], BenchmarkRun]
-LEAST_PROCESSES = 8
-"""Processes of a mode from which the interval of a pair means what it says."""
 _TIME_TO_END_S = 10.0
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,9 @@ def measure_suites(
     not_measured: dict[str, str] = {}
     cases = []
     with Bench(mode, scale) as bench:
-        for name in names:
-            say(f"{name}: warming up")
+        progress = Progress(len(names) * (repeats + 1), say)
+        for place, name in enumerate(names, 1):
+            progress.begin(f"suite {place} of {len(names)} ({name}), warming up")
             try:
                 cases += [
                     (case, calls_in(case.call, scale.block_s, case.clock)) for case in SUITE_FUNCTIONS[name](bench)
@@ -59,8 +59,12 @@ def measure_suites(
         times: list[list[float]] = [[] for _ in cases]
         with heap_set_aside():
             for done in range(repeats):
-                say(f"round {done + 1} of {repeats}")
+                suite = ""
                 for (case, n), taken in zip(cases, times, strict=True):
+                    if case.suite != suite:
+                        suite = case.suite
+                        place = names.index(suite) + 1
+                        progress.begin(f"suite {place} of {len(names)} ({suite}), round {done + 1} of {repeats}")
                     taken.append(block_s(case.call, n, case.clock) / (n * case.operations))
     state = {**before, "load_after": machine.load()}
     return BenchmarkRun(
@@ -86,9 +90,10 @@ def measure_pair(
     grows slower steadily favours neither. BenchmarkError as soon as a process of a side is unlike its first."""
     runs: tuple[list[BenchmarkRun], list[BenchmarkRun]] = ([], [])
     sides = (first, second)
+    progress = Progress(2 * processes, say)
     for pair in range(processes):
         for side in (0, 1) if pair % 2 == 0 else (1, 0):
-            say(f"pair {pair + 1} of {processes}: {'second' if side else 'first'} side")
+            progress.begin(f"pair {pair + 1} of {processes}, {'second' if side else 'first'} side")
             runs[side].append(sides[side]())
             check_alike(runs[side][0], runs[side][-1])
     name = uuid.uuid4().hex[:16]
@@ -114,8 +119,9 @@ def check_alike(one: BenchmarkRun, other: BenchmarkRun) -> None:
                 )
 
 
-def in_fresh_process(command: Sequence[str]) -> Measure:
-    """Measure by a command that takes `--output FILE` and writes its run there; a new process each time.
+def in_fresh_process(command: Sequence[str], heard: Say = logger.debug) -> Measure:
+    """Measure by a command that takes `--output FILE` and writes its run there; a new process each time. `heard` gets
+    the lines it prints.
 
     The measure raises BenchmarkError, with the process's own words, when it fails; the process is ended whenever this
     one stops waiting for it.
@@ -124,8 +130,15 @@ def in_fresh_process(command: Sequence[str]) -> Measure:
     def measure() -> BenchmarkRun:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             output = Path(folder) / "run.json"
-            with _started([*command, "--output", str(output)]) as process:
-                _, words = process.communicate()
+            with (
+                open(Path(folder) / "errors.txt", "w+", encoding="utf-8", errors="replace") as errors,
+                _started([*command, "--output", str(output)], errors) as process,
+            ):
+                for line in process.stdout or ():
+                    heard(line.rstrip())
+                process.wait()
+                errors.seek(0)
+                words = errors.read()
             if process.returncode == EXIT_BAD_INPUT:
                 raise ConfigError(" ".join(words.split()).removeprefix("error: "))
             if process.returncode:
@@ -136,8 +149,8 @@ def in_fresh_process(command: Sequence[str]) -> Measure:
 
 
 @contextmanager
-def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def _started(command: Sequence[str], errors: TextIO) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace")
     try:
         yield process
     finally:
@@ -148,5 +161,5 @@ def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+        if process.stdout is not None:
+            process.stdout.close()

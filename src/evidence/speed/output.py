@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.errors import UserError
+from src.evidence.run_folder import check_output_file
 from src.evidence.speed.claims import claims_of, reasons_of
 from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison, differences, is_paired
 from src.evidence.speed.file import BASELINE, OPTIMIZED, BenchmarkRun
@@ -31,7 +32,7 @@ class ReadmeError(UserError):
 
 def as_table(comparison: Comparison, fail_below: float | None = None) -> str:
     """Plain text of at most 80 columns."""
-    console = Console(file=io.StringIO(), width=COLUMNS, color_system=None)
+    console = Console(file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     table.add_column("", overflow="fold")
     for heading in (*comparison.headings, "ratio", _INTERVAL):
@@ -58,7 +59,7 @@ def as_table(comparison: Comparison, fail_below: float | None = None) -> str:
         console.print(told)
     for line in [*reasons_of(claims), *_endings(comparison, fail_below)]:
         console.print()
-        console.print(line, markup=False, highlight=False, emoji=False)
+        console.print(line, highlight=False)
     written: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in written.splitlines())
 
@@ -134,6 +135,12 @@ FORMATS: Final[Mapping[str, Callable[[Comparison, float | None], str]]] = {
 def rows_below(comparison: Comparison, bound: float) -> list[ComparedRow]:
     """The rows that fall below a bound."""
     return [row for row in comparison.rows if row.is_below(bound)]
+
+
+def write_comparison(path: Path, text: str) -> None:
+    """Write a comparison to a file, in a folder that is made where it is missing. OutputError where it cannot be."""
+    check_output_file(path)
+    write_atomically(path, text)
 
 
 def update_readme(path: Path, comparison: Comparison) -> None:

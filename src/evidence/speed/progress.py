@@ -1,0 +1,84 @@
+"""How far a measurement is: a live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Self
+
+from rich.console import Console
+
+from src.console import live_on
+
+Say = Callable[[str], object]
+PLAIN_INTERVAL_S = 5.0
+"""Without a terminal, the least time between two lines."""
+
+
+class Progress:
+    """Says what is done, the percent done and the time left. A unit of work is a suite warmed up, or a round of it.
+
+    The time left assumes that the rest takes as long a unit as what is done.
+    """
+
+    def __init__(self, units: int, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._units, self._say, self._clock = units, say, clock
+        self._began = clock()
+        self._done = 0
+
+    def begin(self, what: str) -> None:
+        """The next unit begins."""
+        share = self._done / self._units
+        left = "" if not share else f", ETA {minutes((self._clock() - self._began) * (1.0 - share) / share)}"
+        self._say(f"{what}, {share:.0%}{left}")
+        self._done += 1
+
+
+class ProgressLine:
+    """Shows what it is told, and what another process says of the same; nothing of it stays on a terminal."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._began = clock()
+        self._printed = float("-inf")
+        self._stack = ExitStack()
+        self._status = console.status("") if console.is_terminal else None
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._stack.enter_context(live_on(self._console))
+            self._stack.enter_context(self._status)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def say(self, text: str) -> None:
+        """Show a line; without a terminal at most one in `PLAIN_INTERVAL_S`."""
+        if self._status is not None:
+            self._status.update(text)
+        elif self._clock() - self._printed >= PLAIN_INTERVAL_S:
+            self.always(text)
+
+    def always(self, text: str) -> None:
+        """Show a line in any case."""
+        self._said = text
+        if self._status is not None:
+            self._status.update(text)
+            return
+        self._printed = self._clock()
+        self._console.print(f"[{self._printed - self._began:5.0f} s] {text}")
+
+    def heard(self, text: str) -> None:
+        """Show what the process at work says, after what was said last; on a terminal only."""
+        if self._status is not None:
+            self._status.update(f"{self._said}: {text.strip().rpartition('] ')[2]}")
+
+
+def minutes(seconds: float) -> str:
+    """`3:05`, `1:03:05`."""
+    whole, rest = divmod(round(seconds), 60)
+    hours, whole = divmod(whole, 60)
+    return f"{hours}:{whole:02d}:{rest:02d}" if hours else f"{whole}:{rest:02d}"
