@@ -74,6 +74,7 @@ OF_THE_PROCESS = frozenset(
         "asked_now",
         "from_store",
         "scoring",
+        "answers",
         "verdict",
         "validation_passed",
     }

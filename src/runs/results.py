@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from src.agent.phases import Market
+from src.evidence.answers import answers
 from src.evidence.conclusions import overall
 from src.evidence.look_ahead import check_prefixes
 from src.evidence.page import write_page
@@ -52,6 +54,7 @@ def finish(
         "configuration": bench.config.to_dict(),
     }
     complete["overall"] = overall(complete)
+    complete["answers"] = [asdict(answer) for answer in answers(complete)]
     complete["verdict"] = verdict(complete)
     write_json(folder / REPORT_NAME, complete)
     write_page(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")), folder / PAGE_NAME)

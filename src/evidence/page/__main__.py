@@ -1,8 +1,8 @@
-"""Make a run's report.html again from its report.json.
+"""Rebuild a run's report.html from its report.json.
 
     python -m src.evidence.page logs/RUN
 
-Exit codes: 0 written, 2 no report.json that can be read.
+Exit codes: 0 written, 2 report.json missing or unreadable.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from src.evidence.page.document import rebuild
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m src.evidence.page") -> int:
-    """Parse, rebuild, say where the page is; the exit code."""
+    """Parse, rebuild, print the page's path; returns the exit code."""
     assert __doc__
     parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's folder, the one that holds report.json")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's folder, the one with report.json in it")
     try:
         page = rebuild(parser.parse_args(arguments).run_dir)
     except UserError as error:
