@@ -141,11 +141,11 @@ def _production(report: Report) -> tuple[Mark, str]:
 
 
 def _survives(report: Report) -> tuple[Mark, str]:
+    if reason := not_measured(report):
+        return UNKNOWN, reason
     simulated = report.get("pass_simulation")
     if not simulated or not simulated["arms"]:
         return UNKNOWN, "Not simulated in this run." if not simulated else f"Not simulated: {simulated['reason']}."
-    if reason := not_measured(report):
-        return UNKNOWN, reason
     arm = simulated["arms"].get("hybrid") or next(iter(simulated["arms"].values()))
     passed, low, high = arm["passed_frac"], arm["passed_low_frac"], arm["passed_high_frac"]
     bounds = "no CI" if low is None or high is None else f"95% CI {percent(low)} to {percent(high)}"

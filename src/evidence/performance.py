@@ -199,12 +199,12 @@ def deflated_sharpe(net_usd: Float64, *, trial_sharpes: Float64, trials: int) ->
     standard = (net_usd - net_usd.mean()) / net_usd.std()
     skew, kurtosis = float(np.mean(standard**3)), float(np.mean(standard**4))
     if trials > 1 and len(trial_sharpes) < 2:
-        reason = f"only {len(trial_sharpes)} of {trials} trials has a Sharpe ratio: their variance is not known"
+        reason = f"only {len(trial_sharpes)} of {trials} trials has a Sharpe ratio, so their variance is unknown"
         return DeflatedSharpe(n, trials, sharpe, skew, kurtosis, None, None, reason)
     variance = float(np.var(trial_sharpes, ddof=1)) if len(trial_sharpes) > 1 else 0.0
     benchmark = expected_maximum_sharpe(variance, trials)
     probability = probabilistic_sharpe(sharpe, benchmark, n, skew, kurtosis)
-    reason = "" if probability is not None else "the sessions take two values only"
+    reason = "" if probability is not None else "the sessions have only two distinct values"
     return DeflatedSharpe(n, trials, sharpe, skew, kurtosis, benchmark, probability, reason)
 
 
