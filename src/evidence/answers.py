@@ -42,7 +42,7 @@ def answers(report: Report) -> list[Answer]:
         Answer("leaks", "Does anything leak the future?", *_leaks(report)),
         Answer(
             "production",
-            "How long and how much memory will production take, and where is the bottleneck?",
+            "How much time and memory will production take, and what is the bottleneck?",
             *_production(report),
         ),
         Answer("survives", "Would the account survive?", *_survives(report)),

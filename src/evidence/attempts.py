@@ -27,8 +27,8 @@ PASSED, BREACHED, EXPIRED = range(3)
 OUTCOMES = ("passed", "breached", "expired")
 PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 WAVE = 200
-"""Attempts per batch. Fixed: a policy's last digits depend on its batch size, so a size that followed the machine's speed
-would make the outcomes depend on it too."""
+"""Attempts per batch. Fixed: a policy's last digits depend on its batch size, so a size that followed the machine's
+speed would make the outcomes depend on it too."""
 _CHUNK = 10_000
 _Z95 = 1.959964
 

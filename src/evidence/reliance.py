@@ -48,7 +48,7 @@ class LateFeed:
 class RelianceArm(PolicyArm):
     """A hybrid policy given other advice than it was trained on.
 
-    It decides twice: `changed` counts decisions that differ from those with its own advice from `own` in the same state.
+    It decides twice: `changed` counts decisions that would differ with its own advice, `own`, in the same state.
     """
 
     def __init__(self, name: str, policy: MaskableActorCriticPolicy, feed: AdviceFeed, own: AdviceTable) -> None:

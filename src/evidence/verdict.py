@@ -117,7 +117,7 @@ def _survival_lines(report: Mapping[str, Any]) -> list[str]:
         f"{count(arms[name]['sessions_daily_locked'])}"
         for name in ("rl_only", "hybrid", "fused")
     )
-    lines = [f"Simulated rule check ({rules['profile']}, as of {rules['as_of']}), {n} separate sessions: {kept}."]
+    lines = [f"Simulated rule check: {rules['profile']} (as of {rules['as_of']}), {n} separate sessions: {kept}."]
     simulated = report.get("pass_simulation")
     if simulated is None:
         return lines
@@ -128,7 +128,7 @@ def _survival_lines(report: Mapping[str, Any]) -> list[str]:
         for name, arm in simulated["arms"].items()
     )
     attempts = next(iter(simulated["arms"].values()))["attempts"]
-    return [*lines, f"Survival, {attempts:,} simulated evaluation attempts: {passes}."]
+    return [*lines, f"Survival: over {attempts:,} simulated evaluation attempts, {passes}."]
 
 
 def _bounds(arm: Mapping[str, Any]) -> str:

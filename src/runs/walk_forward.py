@@ -96,7 +96,7 @@ def walk_forward(
     bench.fusion.counts[:] = counted  # the report's are of the run's own arms
     return {
         "folds": folds,
-        "words": "Each fold is trained from scratch on the sessions before it, first seed only. Difference: hybrid minus placebo.",
+        "words": "Each fold trains from scratch on earlier sessions, first seed only. Difference: hybrid - placebo.",
     }
 
 

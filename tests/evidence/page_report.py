@@ -217,7 +217,7 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
             "Production: 750,000 timesteps would take 3.4 min at the 3,668 steps/s with the production networks.",
             f"Evaluation: {n_sealed} sealed sessions, 3 seeds.",
             "LLM (bundled:smollm2): no difference shown: +$21/session (95% CI -$6 to +$48).",
-            "Survival, 2,000 simulated evaluation attempts: hybrid passes 38% (95% CI 27% to 50%).",
+            "Survival: over 2,000 simulated evaluation attempts, hybrid passes 38% (95% CI 27% to 50%).",
         ],
         "phases": {
             "phase1": _phase("done", 61.2, {}),

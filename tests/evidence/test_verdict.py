@@ -232,14 +232,14 @@ def test_quantized_weights_are_compared_with_whole_ones(asking: dict[str, Any], 
 def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
     usual = told()
     assert (
-        "Simulated rule check (apex_50k_eod_2026_03, as of 2026-03-01), 11 separate sessions: rl_only breached 1 and "
+        "Simulated rule check: apex_50k_eod_2026_03 (as of 2026-03-01), 11 separate sessions: rl_only breached 1 and "
         "hit its daily limit in 2.5; hybrid breached 1" in usual
     )
     assert "Survival" not in usual
     passes = {"arms": {"rl_only": PASSES, "hybrid": {**PASSES, "passed_low_frac": None}}, "reason": ""}
     assert told(pass_simulation=passes).splitlines()[-1] == (
-        "Survival, 2,000 simulated evaluation attempts: rl_only passes 25% (95% CI 10% to 45%) and breaches in 60%; "
-        "hybrid passes 25% and breaches in 60%."
+        "Survival: over 2,000 simulated evaluation attempts, rl_only passes 25% (95% CI 10% to 45%) and breaches in "
+        "60%; hybrid passes 25% and breaches in 60%."
     )
     none = {"arms": {}, "reason": "2 sealed sessions are too few to resample (minimum 10)"}
     assert "Survival: not simulated: 2 sealed sessions are too few" in told(pass_simulation=none)

@@ -127,7 +127,7 @@ def _pass_columns() -> list[Column]:
         Column(term("p_expired", "P(expired)"), lambda a: percent(a["expired_frac"])),
         Column(term("days_to_pass", "median days"), lambda a: plain(a["median_days_to_pass"])),
         Column(term("attempt", "attempts"), lambda a: plain(a["attempts"])),
-        Column(term("monte_carlo_error", "Monte-Carlo error"), lambda a: percent(a["monte_carlo_error_frac"], 1)),
+        Column(term("monte_carlo_error", "Monte Carlo error"), lambda a: percent(a["monte_carlo_error_frac"], 1)),
         Column("note", lambda a: given(a["session_reason"]) if a["session_reason"] else NOTHING, numeric=False),
     ]
 
@@ -138,9 +138,7 @@ def reliance_section(report: Report, arrays: Arrays) -> Section:
     reliance = report.get("reliance")
     if not reliance or not reliance["rows"]:
         return Section("reliance", title, (), "This run has no reliance diagnostic.")
-    said = Markup("A {} of {}: a diagnostic, not evidence that the advice is worth anything. ").format(
-        term("reliance", "reliance test"), given(reliance["arm"])
-    )
+    said = Markup("A {} of {}. ").format(term("reliance", "reliance test"), given(reliance["arm"]))
     caption = Markup("Net P&L per session of {} by the advice it gets in evaluation.").format(given(reliance["arm"]))
     rows = reliance["rows"]
     says = "; ".join(f"{row['advice']}: {signed_usd(row['net_usd_per_session'])}/session" for row in rows)

@@ -74,7 +74,7 @@ def _shares(shares: Mapping[str, float]) -> str:
 def _use_columns() -> list[Column]:
     return [
         Column(term("arm", "arm"), lambda u: given(u["name"]), numeric=False),
-        Column(term("choices", "choices"), lambda u: plain(u["choices"])),
+        Column(term("choices", "decisions"), lambda u: plain(u["choices"])),
         Column(term("advised", "advised"), lambda u: percent(u["advised"] / u["choices"] if u["choices"] else None)),
         Column(term("changed", "changed by advice"), lambda u: percent(u["changed_frac"], 1)),
     ]
