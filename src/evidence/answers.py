@@ -119,7 +119,7 @@ def _leaks(report: Report) -> tuple[Mark, str]:
     if check is None:
         return UNKNOWN, "Not checked in this run."
     if check["passed"]:
-        return PASS, f"None found in {check['checks']:,} checks."
+        return PASS, f"No leak found in {check['checks']:,} checks."
     return FAIL, f"Yes: {check['found']}."
 
 

@@ -117,7 +117,7 @@ def advice_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _forecast_table(forecaster: Mapping[str, Any]) -> Table:
-    title = "Advice as a forecast: p(BUY) - p(SELL) while flat, sealed bars, no intervals"
+    title = "Advice as a forecast: p(BUY) - p(SELL) while flat, sealed bars, no CI"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("bars ahead", "n", "sessions", "hit rate", "up moves", "rank corr.", "Brier (base rate)"):
         table.add_column(heading, justify="right")

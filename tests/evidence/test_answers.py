@@ -70,7 +70,7 @@ def test_it_trains_where_rl_alone_beats_chance(changes: dict[str, Any], mark: st
 
 
 def test_it_leaks_where_a_check_found_a_leak_and_is_unknown_where_none_was_made() -> None:
-    assert answer("leaks") == (PASS, "None found in 4 checks.")
+    assert answer("leaks") == (PASS, "No leak found in 4 checks.")
     leak = {"checks": 4, "passed": False, "found": "window of bar 7 changes"}
     assert answer("leaks", look_ahead=leak) == (FAIL, "Yes: window of bar 7 changes.")
     assert answer("leaks", look_ahead=None) == (UNKNOWN, "Not checked in this run.")
@@ -177,7 +177,7 @@ def test_each_answer_has_one_line_of_eighty_columns_with_or_without_unicode() ->
     found = [vars(a) for a in answers(report)]
     assert shown_on("utf-8", found) == [
         "✓ pass     Trains?        Yes: beats random trading by $170/session.",
-        "✓ pass     Leaks?         None found in 4 checks.",
+        "✓ pass     Leaks?         No leak found in 4 checks.",
         "✓ pass     Production?    12.0 h, 0.7 GB RAM; bottleneck: rollouts (75%).",
         "✗ fail     Survives?      25% of attempts pass (95% CI 14% to 41%), 60% breach.",
         "? unknown  LLM worth it?  No evidence either way in 50 sealed sessions.",
