@@ -120,8 +120,6 @@ def _studentised(values: Float64, point: Interval, tail: int, seed: int) -> Inte
     t = np.sort(np.concatenate(ratios))
     ends = t[-tail], t[tail - 1]
     known = replace(point, standard_error=standard_error, block_length=length)
-    if standard_error <= rounding or not np.isfinite(ends).all():
-        return replace(known, reason="too few distinct sessions: too many resamples of them have no spread")
     observed = mean / standard_error
     above = replications - int(np.searchsorted(t, observed, side="left"))
     below = int(np.searchsorted(t, observed, side="right"))
