@@ -62,7 +62,7 @@ def sha256_of(path: Path) -> tuple[int, str]:
 
 
 def read_input(path: Path, most_bytes: int) -> bytes:
-    """The content of a file the user names: regular, or a link to one. Raises OSError for anything else or a larger one.
+    """The content of a file the user names: regular, or a link to one. Raises OSError otherwise.
 
     A fifo or a device is not opened: reading it could wait for ever or never end.
     """

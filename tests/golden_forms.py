@@ -1,4 +1,4 @@
-"""What golden files hold: printed text and a report's keys, without what hangs on the machine."""
+"""What golden files hold: printed text and a report's keys, without what depends on the machine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-JUDGEMENT = " (?:No edge|Cannot say|Worth|Not worth)"
-HANGS_ON_FIGURES = (
+DEPENDS_ON_FIGURES = (
     (r"(LLM \(\w+\):).*?(?= Advice covers)", r"\1 <said>"),
-    (rf"(Survival of the simulated rules, # attempts:).*?(?={JUDGEMENT})", r"\1 <said>"),
-    (rf"{JUDGEMENT}.*?(?=\n\n)", r"\n<judgement>"),
+    (r"(Survival: over # simulated evaluation attempts,).*?(?=\n\n)", r"\1 <said>"),
+    (r"(?<=\n)(?:No edge|Cannot say|Worth|Not worth)[^\n]*", "<judgement>"),
+    (r"(?<=\n)[^\n ] \w+ (Production\?) [^\n]*", r"<mark> \1 <said>"),  # a short phase may see no memory sample
 )
-"""Sentences of the verdict whose words depend on a training's last bits, and what stands for them."""
+"""Sentences whose words depend on a training's last bits or on the machine, and their placeholders."""
 BY_ARM = re.compile(
     r"(arms|deflated_sharpe|interquartile_mean_usd|break_even_ticks|cost_stress\.net_usd_per_session"
     r"|seeds\.net_usd_by_session)$"
@@ -20,28 +20,28 @@ BY_ARM = re.compile(
 
 
 def masked(text: str) -> str:
-    """What is printed, without what hangs on the machine: numbers, progress lines, padding, where a line breaks."""
+    """What is printed, without what depends on the machine: numbers, progress lines, padding, line breaks."""
     text = re.sub(r"^\[[\d:]+\]   .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r" +", " ", re.sub(r" *\n +", " ", text))
-    text = re.sub(r"Report: .*", "Report: <path>", text)
-    text = re.sub(r"collecting rollouts|the PPO update", "<part>", text)
-    text = re.sub(r"[+-]?\d[\d,.:]*%?", "#", text)
-    text = re.sub(r"take # (h|min) at", "take # <unit> at", text)
-    text = re.sub(r"(?<=its networks), in # GB of .*?(?=\.\s)", "", text)  # a short phase may see no sample
+    text = re.sub(r"(Report|Figures): .*", r"\1: <path>", text)
+    text = re.sub(r"\brollouts\b|PPO update", "<part>", text)
+    text = re.sub(r"[+-]?\$?\d[\d,.:]*%?", "#", text)
+    text = re.sub(r"take # (h|min|s) at", "take # <unit> at", text)
+    text = re.sub(r"(?<=production networks), using # GB of .*?(?=\.\s)", "", text)  # a short phase may see no sample
     text = re.sub(r"(?<=#) +- +(?=#)", " # ", text)
-    text = re.sub(r"^Advice on the sealed bars, while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
-    for said, masks in HANGS_ON_FIGURES:
+    text = re.sub(r"^Advice on sealed bars while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
+    for said, masks in DEPENDS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
-    heads = "Trains|Checkpoints|Look-ahead|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
-    text = re.sub(rf" ({heads})", r"\n\1", text)
+    heads = "Training|Checkpoints|Look-ahead|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
+    text = re.sub(rf" ({heads})(?!\?)", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
 def _advice_unbroken(lines: re.Match[str]) -> str:
-    """Each sentence on one line; which rules decided hangs on the last bits of a training."""
+    """Each sentence on one line; which rules decided depends on the last bits of a training."""
     text = " ".join(lines[0].split())
-    text = re.sub(r" (?=It changed|Who decided)", "\n", text)
-    return re.sub(r"Who decided in (\w+): .*", r"Who decided in \1: <rules>", text) + "\n\n"
+    text = re.sub(r" (?=Advice changed|Rules that decided)", "\n", text)
+    return re.sub(r"Rules that decided in (\w+): .*", r"Rules that decided in \1: <rules>", text) + "\n\n"
 
 
 def key_paths(value: Any, path: str = "") -> Iterator[str]:

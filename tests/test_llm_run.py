@@ -174,7 +174,7 @@ def test_a_quantized_model_is_compared_with_full_precision(runs: Runs, monkeypat
     )
     alone = runs.see("quantized", llm__quantization="int8", llm__full_precision_sample=0)["report"]
     assert alone["advice"]["tabulation"]["full_precision_agreement"] is None
-    assert any("Weights in int8" in line and "full_precision_sample is 0" in line for line in alone["verdict"])
+    assert any("int8 weights:" in line and "full_precision_sample is 0" in line for line in alone["verdict"])
     both = runs.see("quantized", llm__quantization="int8", llm__full_precision_sample=9)["report"]
     tabulation = both["advice"]["tabulation"]
     assert (tabulation["asked_now"], tabulation["full_precision_compared"]) == (0, 9)
@@ -182,7 +182,7 @@ def test_a_quantized_model_is_compared_with_full_precision(runs: Runs, monkeypat
     assert any("100% of 9 situations" in line for line in both["verdict"])
     in_full = runs.see("quantized")["report"]
     assert in_full["advice"]["tabulation"]["from_store"] == 9, "what was compared need not be asked again"
-    assert not any("Weights in" in line for line in in_full["verdict"])
+    assert not any("weights:" in line for line in in_full["verdict"])
 
 
 # The switches

@@ -75,8 +75,9 @@ def test_a_good_run_prints_phases_verdict_arms_and_targets(good_run: tuple[Finis
 def test_a_good_run_fits_eighty_columns_and_warns_of_nothing(good_run: tuple[Finished, Path]) -> None:
     finished, folder = good_run
     lines = finished.out.splitlines()
-    assert lines[-1] == f"Report: {Path('good') / folder.name / 'report.json'}"
-    assert max(len(line) for line in lines[:-1]) <= 80
+    assert lines[-1] == f"Report: {Path('good') / folder.name / 'report.html'}"
+    assert lines[-2] == f"Figures: {Path('good') / folder.name / 'report.json'}"
+    assert max(len(line) for line in lines[:-2]) <= 80
     for word in ("Traceback", "Warning", "nan", "None"):
         assert word not in finished.out + finished.err
     assert json.loads((folder / "report.json").read_text())["validation_passed"] is True

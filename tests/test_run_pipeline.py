@@ -140,8 +140,9 @@ def test_a_run_prints_phases_verdict_arms_and_targets(complete: tuple[Finished, 
 def test_a_run_fits_eighty_columns_and_warns_of_nothing(complete: tuple[Finished, Path]) -> None:
     finished, folder = complete
     lines = finished.out.splitlines()
-    assert lines[-1] == f"Report: {Path('logs') / folder.name / 'report.json'}"
-    assert max(len(line) for line in lines[:-1]) <= 80
+    assert lines[-1] == f"Report: {Path('logs') / folder.name / 'report.html'}"
+    assert lines[-2] == f"Figures: {Path('logs') / folder.name / 'report.json'}"
+    assert max(len(line) for line in lines[:-2]) <= 80
     for word in ("Traceback", "Warning", "nan", "None"):
         assert word not in finished.out
 
@@ -198,7 +199,7 @@ def test_without_auto_advance_the_printed_commands_lead_to_the_same_end(
     finished = server.run(script, *rest, cwd=elsewhere)
     assert finished.code == 0, finished.err
     assert "phase2 (base training) is done" in finished.out
-    assert in_one_line(finished.out).endswith(f"Report: {in_one_line(str(only_run(home / 'logs')))}/report.json")
+    assert in_one_line(finished.out).endswith(f"Report: {in_one_line(str(only_run(home / 'logs')))}/report.html")
     at_once = tmp_path / "at once"
     shutil.copytree(complete[1].parent, at_once / "logs")
     assert results_of(home) == results_of(at_once)

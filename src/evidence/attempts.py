@@ -1,8 +1,8 @@
-"""Simulated attempts at a prop firm's evaluation: would a policy reach the target before a rule ends the account?
+"""Simulated attempts at a prop firm's evaluation: does a policy reach the target before a rule ends the account?
 
-Each attempt lives through a resampled order of the sealed sessions with one account: balance, peak, threshold, days
-left and streaks go on from session to session, until it passes, is breached, or runs out of days. The result is a
-simulated rule check; the caveats of the rule profile say what it leaves out.
+Each attempt plays the sealed sessions in a resampled order with one account: balance, peak, threshold, days left and
+streaks carry over from session to session until it passes, breaches or runs out of days. The result is a simulated rule
+check; the caveats of the rule profile say what it leaves out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PASSED, BREACHED, EXPIRED = range(3)
 OUTCOMES = ("passed", "breached", "expired")
 PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 WAVE = 200
-"""Attempts that live beside each other. Always so many: a policy's last digits depend on the size of its batch, so
-waves that followed the machine's speed would make the outcomes depend on it, too."""
+"""Attempts per batch. Fixed: a policy's last digits depend on its batch size, so a size that followed the machine's
+speed would make the outcomes depend on it too."""
 _CHUNK = 10_000
 _Z95 = 1.959964
 
@@ -37,7 +37,7 @@ _Z95 = 1.959964
 class EquityFan:
     """Percentiles of equity by day: `equity_usd` float64[percentiles, days + 1], day 0 is the start of the attempt.
 
-    An attempt that has ended keeps its last equity.
+    A finished attempt keeps its last equity.
     """
 
     percentiles: tuple[float, ...]
@@ -46,12 +46,12 @@ class EquityFan:
 
 @dataclass(frozen=True, eq=False)
 class ArmAttempts:
-    """How one arm's attempts ended.
+    """Outcomes of one arm's attempts.
 
     `monte_carlo_error_frac` is the binomial standard error of `passed_frac` from the finite number of attempts alone.
-    `session_error_frac` is its standard error from the sealed sessions being a sample, and `passed_low_frac` to
-    `passed_high_frac` the 95% interval of that; None, with `session_reason`, where that cannot be said. `outcome`
-    int8[k] (places in `OUTCOMES`) and `days` int64[k] are by attempt; `median_days_to_pass` is of those that passed.
+    `session_error_frac` is its standard error over the choice of sealed sessions, `passed_low_frac` to
+    `passed_high_frac` the corresponding 95% interval; None if they are not known, with `session_reason`. `outcome`
+    int8[k] (indices into `OUTCOMES`) and `days` int64[k] are by attempt; `median_days_to_pass` is of those that passed.
     """
 
     name: str
@@ -74,8 +74,8 @@ class ArmAttempts:
 class PassSimulation:
     """Attempts of several arms on the same resampled orders of sessions; `reason` says why there are none, or is empty.
 
-    `horizon_days` is the profile's expiry, or the cap that was given where it has none (`is_capped`).
-    `threshold_usd` is the trailing amount, None without one. Money is US dollars, days are sessions.
+    `horizon_days` is the profile's time limit, or the given cap if it has none (`is_capped`). `threshold_usd` is the
+    trailing amount, None if there is none. Money is US dollars, days are sessions.
     """
 
     profile: str
@@ -107,17 +107,19 @@ def simulate_attempts(
     max_days: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> PassSimulation:
-    """Let each arm attempt the profile's evaluation up to `attempts` times, as far as `budget_s` seconds allow.
+    """Simulate up to `attempts` evaluation attempts per arm within `budget_s` seconds.
 
     `make_batch` builds a `SessionBatch` with tables, over a tape with the arms' advice and accounts of `rules`;
     `first_bars` int[n] are the first tradable bars of the sealed sessions in time order, which attempts draw in blocks
-    of `block_length` sessions in the mean. Attempt i of a seed lives through the same sessions with every arm, however
-    many there are: a budget decides only where the sequence stops, and never before FEWEST_ATTEMPTS (or `attempts`).
+    of mean length `block_length`. Attempt i of a seed plays the same sessions with every arm, whatever the number of
+    attempts: the budget only decides where the sequence stops, and never before FEWEST_ATTEMPTS (or `attempts`).
 
-    An attempt passes as soon as it is flat with the profit target reached and `min_days` sessions begun, and stops
-    trading there; a breach ends it at once; after `rules.expiry_days` sessions, or `max_days` where the profile has no
-    expiry, it has expired. Nothing is simulated under FEW_SESSIONS sessions or without a profit target. ValueError for
-    accounts of other rules, and for an arm with advice of its own: all hear what the tape holds.
+    An attempt passes, and stops trading, as soon as it is flat with the profit target reached and `min_days` sessions
+    started. A breach ends it at once. It expires after `rules.expiry_days` sessions, or `max_days` if the profile has
+    no time limit. Nothing is simulated with fewer than FEW_SESSIONS sessions or without a profit target.
+
+    Raises: ValueError for accounts of other rules, and for an arm with its own advice (attempts support only the
+    tape's).
     """
     target = rules.profit_target_usd
     horizon = rules.expiry_days or max_days
@@ -135,9 +137,9 @@ def simulate_attempts(
         attempts_asked=attempts,
     )
     if target is None:
-        return replace(simulation, reason=f"the rule profile {rules.name} has no profit target: nothing can be passed")
+        return replace(simulation, reason=f"the rule profile {rules.name} has no profit target to pass")
     if (n := len(first_bars)) < FEW_SESSIONS:
-        return replace(simulation, reason=f"{n} sealed sessions are too few to resample ({FEW_SESSIONS} are not)")
+        return replace(simulation, reason=f"{n} sealed sessions are too few to resample (minimum {FEW_SESSIONS})")
     if attempts < 1 or max_days < 1 or not block_length >= 1.0:
         raise ValueError(
             f"attempts, max_days and block_length must be at least 1, not {attempts}, {max_days} and {block_length}"
@@ -162,7 +164,7 @@ def simulate_attempts(
 
 
 def pass_facts(simulation: PassSimulation) -> dict[str, Any]:
-    """The report's `pass_simulation`: everything but what is by attempt; the fan in whole cents."""
+    """Report section `pass_simulation`: everything except the figures by attempt; the fan in whole cents."""
 
     def of_arm(arm: ArmAttempts) -> dict[str, Any]:
         fan = {"percentiles": list(arm.fan.percentiles), "equity_usd": np.round(arm.fan.equity_usd, 2).tolist()}
@@ -175,11 +177,12 @@ def pass_facts(simulation: PassSimulation) -> dict[str, Any]:
 def session_orders(
     n: int, block_length: float, attempts: int, days: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Session numbers int64[attempts, days] for attempts of so many days: stationary blocks of 0..n-1.
+    """Session numbers int64[attempts, days] of each attempt: stationary blocks of 0..n-1.
 
-    Each row starts at a random session; with chance 1 / block_length the next day starts anew, else it follows the day
-    before (the first session after the last): Politis & Romano, The Stationary Bootstrap, JASA 89, 1994. The first rows
-    are the same however many are asked for.
+    Each row starts at a random session; with probability 1 / block_length the next day starts a new block, otherwise it
+    follows the day before (the first session after the last). The first rows do not depend on how many are requested.
+
+    References: Politis & Romano, The Stationary Bootstrap, JASA 89, 1994.
     """
     draws = rng.random((attempts, days, 2))
     orders = (draws[:, :, 0] * n).astype(np.int64)
@@ -190,16 +193,20 @@ def session_orders(
 
 
 def session_variance(values: NDArray[np.float64], orders: NDArray[np.int64], n: int, block_length: float) -> float:
-    """Sampling variance of the mean of `values` float64[k] that comes from the n sessions being a sample.
+    """Sampling variance of the mean of `values` float64[k] over the choice of the n sessions.
 
-    `orders` int64[k, days] are the sessions each value was made of. The infinitesimal jackknife of a resampled mean
-    (Efron, Estimation and Accuracy After Model Selection, JASA 109, 2014) sums over sessions the squared covariance
-    C_i of a value with how often session i is in it; products of covariances are taken without the same attempt twice,
-    which removes the bias of finitely many (Wager, Hastie & Efron, Confidence Intervals for Random Forests, JMLR 15,
-    2014). In blocks, with r = 1 - 1 / block_length, C_i holds neighbours l sessions away with weight r^|l|; the sum
-    becomes C' K^-1 C with K_ij = r^|i-j| around the circle, ((1 + r^2) sum C_i^2 - 2 r sum C_i C_(i+1)) / (1 - r^2),
-    which for a sum over days is the stationary bootstrap's own long-run variance. First order: what a session does is
-    taken to add up over the days. May be negative where the true value is small beside the noise of few attempts.
+    `orders` int64[k, days] are the sessions behind each value. The result may be negative if the true variance is small
+    compared with the noise of few attempts.
+
+    Notes: the infinitesimal jackknife of a resampled mean sums over sessions the squared covariance C_i of a value with
+    the number of times session i occurs in it. Products of covariances exclude pairs of the same attempt, which removes
+    the bias of a finite number of attempts. In blocks, with r = 1 - 1 / block_length, C_i includes neighbours l
+    sessions away with weight r^|l|; the sum becomes C' K^-1 C with K_ij = r^|i-j| around the circle,
+    ((1 + r^2) sum C_i^2 - 2 r sum C_i C_(i+1)) / (1 - r^2), which for a sum over days is the long-run variance of the
+    stationary bootstrap. First order: the effects of sessions are taken to add up over the days.
+
+    References: Efron, Estimation and Accuracy After Model Selection, JASA 109, 2014; Wager, Hastie & Efron, Confidence
+    Intervals for Random Forests, JMLR 15, 2014.
     """
     k, days = orders.shape
     centred = values - values.mean()
@@ -218,7 +225,7 @@ def session_variance(values: NDArray[np.float64], orders: NDArray[np.int64], n: 
 
 
 class _Attempts:
-    """One arm's attempts, wave by wave."""
+    """One arm's attempts, batch by batch."""
 
     def __init__(
         self, arm: Arm, batch: SessionBatch, first_bars: NDArray[Any], rules: RuleProfile, horizon: int
@@ -235,7 +242,7 @@ class _Attempts:
         self._equity_cents: list[NDArray[np.int64]] = []
 
     def live(self, orders: NDArray[np.int64]) -> None:
-        """Attempts over these sessions, int64[k, horizon], all beside each other."""
+        """Play attempts over these sessions, int64[k, horizon], in parallel."""
         k = len(orders)
         outcome, days = np.full(k, EXPIRED, np.int8), np.full(k, self._horizon)
         equity = np.full((k, self._horizon + 1), self._start_cents)
@@ -246,7 +253,7 @@ class _Attempts:
             accounts = self._batch.accounts
             breached = accounts["breached"] != 0
             equity[alive, day:] = accounts["cash_cents"][:, np.newaxis]
-            # A threshold that followed a high far enough may end an account above the target: a breach all the same.
+            # A trailing threshold may end an account above the target; that is still a breach.
             for ended, how in ((passed, PASSED), (breached, BREACHED)):
                 outcome[alive[ended]] = how
                 days[alive[ended]] = day
@@ -259,7 +266,7 @@ class _Attempts:
         self._equity_cents.append(equity)
 
     def _play(self, day: int) -> NDArray[np.bool_]:
-        """One session of everyone alive; returns who has reached the target, bool[n], and stopped there."""
+        """Play one session of all live accounts; returns which reached the target and stopped, bool[n]."""
         batch, arm = self._batch, self._arm
         passed = self._at_goal(day)
         while not batch.over.all():
@@ -277,7 +284,7 @@ class _Attempts:
         return at_goal
 
     def figures(self, orders: NDArray[np.int64], n: int, block_length: float) -> ArmAttempts:
-        """Shares, errors and the fan of all attempts so far; `orders` int64[k, horizon] are their sessions."""
+        """Pass rates, errors and the fan of all attempts so far; `orders` int64[k, horizon] are their sessions."""
         outcome, days = np.concatenate(self._outcome), np.concatenate(self._days)
         equity = np.concatenate(self._equity_cents) / 100.0
         k, passed = len(outcome), outcome == PASSED
@@ -304,13 +311,13 @@ class _Attempts:
 def _session_error(
     passed: NDArray[np.float64], orders: NDArray[np.int64], n: int, block_length: float
 ) -> tuple[float | None, float | None, float | None, str]:
-    """Standard error, 95% interval (in log odds, so that it stays within 0 to 1), and why there is none."""
+    """Standard error, 95% interval (in log odds, to stay within 0 to 1), and why there is none."""
     p = float(passed.mean())
     if p in (0.0, 1.0):
-        return None, None, None, "every attempt ended alike, so nothing shows what other sessions would have changed"
+        return None, None, None, "all attempts had the same outcome, so the effect of other sessions is unknown"
     variance = session_variance(passed, orders, n, block_length)
     if variance <= 0.0:
-        return None, None, None, "too small to be told from the noise of so few attempts"
+        return None, None, None, "too small to separate from the noise of so few attempts"
     error = math.sqrt(variance)
     odds, reach = math.log(p / (1.0 - p)), _Z95 * error / (p * (1.0 - p))
     low, high = (1.0 / (1.0 + math.exp(-(odds + side))) for side in (-reach, reach))
@@ -318,14 +325,14 @@ def _session_error(
 
 
 def _check(arm: Arm, batch: SessionBatch, rules: RuleProfile) -> None:
-    """What would otherwise simulate something else without a word."""
+    """ValueError for input that would silently simulate something else."""
     if feed_of(arm) is not None:
-        raise ValueError(f"arm {arm.name} has advice of its own, but attempts hear what the tape of their batch holds")
+        raise ValueError(f"arm {arm.name} has its own advice, but attempts support only the tape's advice")
     if not batch.with_tables:
-        raise ValueError("attempts need a SessionBatch with tables: nobody else writes context and opinions")
+        raise ValueError("attempts need a SessionBatch with tables, which writes context and opinions")
     wanted = {**rules.to_params_fields(), "max_episode_steps": 0}
-    # Micros have a limit of their own, which the profile alone cannot choose between.
+    # Micros have their own limit; the profile alone does not say which one applies.
     del wanted["max_contracts"]
     other = {name: int(batch.params[name]) for name, value in wanted.items() if int(batch.params[name]) != value}
     if other:
-        raise ValueError(f"accounts of other rules than {rules.name}: {other}, needs {wanted}")
+        raise ValueError(f"the accounts do not follow {rules.name}: {other}, expected {wanted}")

@@ -30,6 +30,7 @@ from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import set_threads
 from src.console import PlainConsole, live_on
 from src.evidence.evaluation import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
+from src.evidence.numbers import usd
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.load import build_tables
@@ -266,11 +267,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = EnvironmentSettings(rule_profile=args.rule_profile)
     gate = planted_gate(seeds_of(args, parser), training, hardware, environment, timesteps=args.timesteps)
     table = results_table(
-        "Planted market: net US dollars a session",
+        "Planted market: net P&L per session",
         *("seed", "learned", "follow sign", "random legal", "share", "training s"),
     )
     for seed, row in zip(gate.seeds, gate.rows, strict=True):
-        cells = [f"{row[name]:,.0f}" for name in ("learned", "follow_sign", "random_legal")]
+        cells = [usd(row[name]) for name in ("learned", "follow_sign", "random_legal")]
         table.add_row(str(seed), *cells, f"{row['share']:.2f}", f"{row['train_s']:.1f}")
     summary = {
         "check": "planted",

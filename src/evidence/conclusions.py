@@ -1,4 +1,4 @@
-"""From the sessions of every arm and seed to the figures a conclusion may rest on: report section `statistics`."""
+"""Report section `statistics`: from the sessions of every arm and seed to the figures a conclusion may rest on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ import numpy as np
 from src.evidence.cost_stress import CostStress
 from src.evidence.intervals import Interval, paired_interval
 from src.evidence.leak_words import wrong_words
+from src.evidence.numbers import usd, usd_per_session
 from src.evidence.performance import deflated_sharpe, series_figures, sharpe_ratio, trade_figures
 from src.evidence.seeds import SeededResults
-from src.evidence.statistics import break_even_slippage, holm, interquartile_mean, sample_size, sessions_needed
+from src.evidence.statistics import (
+    DETECTABLE,
+    break_even_slippage,
+    holm,
+    interquartile_mean,
+    sample_size,
+    sessions_needed,
+)
 from src.evidence.trials import SELECTABLE_ARMS, TrialLedger
 
 PRIMARY, SECONDARY, EXPLORATORY = "primary", "secondary", "exploratory"
@@ -27,11 +35,11 @@ CONTRASTS = (
     ("rl_only", "random_legal", EXPLORATORY),
     ("fused", "rl_only", EXPLORATORY),
 )
-"""Arm, what it is compared with, and its role; fixed before any run."""
+"""Arm, comparison arm and role of each contrast; fixed before any run."""
 
 
 def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
-    """Every contrast with its interval, the primary one first; all others adjusted by Holm's method."""
+    """Every contrast with its interval, the primary one first; the others are adjusted by Holm's method."""
     found = [
         (arm, against, role, paired_interval(sealed.net_usd(arm) - sealed.net_usd(against), seed=seed))
         for arm, against, role in CONTRASTS
@@ -65,8 +73,10 @@ def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
 
 
 def shown(contrast: Mapping[str, Any]) -> int:
-    """Whether a contrast of the report is called a difference: 1 more, -1 less, 0 neither. Its interval excludes zero
-    and, among several contrasts, Holm's adjustment leaves it so."""
+    """Whether a contrast of the report counts as a difference: 1 more, -1 less, 0 neither.
+
+    It does if its interval excludes zero and, for an adjusted contrast, its Holm-adjusted p-value is small enough too.
+    """
     low, high, adjusted = contrast["low_usd"], contrast["high_usd"], contrast["holm_p_value"]
     if low is None or low <= 0 <= high or (adjusted is not None and adjusted > 1.0 - contrast["level_frac"]):
         return 0
@@ -74,28 +84,29 @@ def shown(contrast: Mapping[str, Any]) -> int:
 
 
 def contrast_words(arm: str, against: str, interval: Interval, holm_p_value: float | None = None) -> str:
-    """What an interval allows to be said of a difference, in US dollars a session; among several differences only what
-    Holm's adjustment leaves."""
+    """What an interval says about a difference, in US dollars per session, after Holm's adjustment if there is one."""
     if interval.low is None or interval.high is None or interval.mean is None:
-        return f"{interval.reason}: no interval"
-    bounds = f"{interval.mean:+,.0f} $/session, 95% interval {interval.low:+,.0f} to {interval.high:+,.0f}"
+        return f"no interval: {interval.reason}"
+    bounds = usd_per_session(interval.mean, interval.low, interval.high, interval.level)
     if interval.low * interval.high > 0 and holm_p_value is not None and holm_p_value > 1.0 - interval.level:
-        return f"no difference shown among so many comparisons (Holm's p {holm_p_value:.2f}): {bounds}"
+        return f"no difference shown after adjusting for several comparisons (Holm p {holm_p_value:.2f}): {bounds}"
     if interval.low > 0:
         return f"{arm} earns more than {against}: {bounds}"
     if interval.high < 0:
         return f"{arm} earns less than {against}: {bounds}"
-    return f"no difference shown: {bounds}; {_what_would_do(interval)}"
+    return f"no difference shown: {bounds}{_what_would_do(interval)}"
 
 
 def _what_would_do(interval: Interval) -> str:
-    smallest = f"under {interval.minimum_detectable:,.0f} $ would mostly go unseen"
-    if not interval.mean or not interval.minimum_detectable:
-        return smallest
-    # minimum detectable = 2.8 sd / sqrt(n), so the spread of one session comes back from it.
-    sd = interval.minimum_detectable * interval.n**0.5 / 2.8
-    needed = sessions_needed(interval.mean, sd)
-    return f"{smallest}, a difference of that size would take {needed:,} sessions" if needed else smallest
+    """The smallest effect these sessions can detect, and how many sessions would confirm the observed one."""
+    if not interval.minimum_detectable:
+        return ""
+    smallest = f"{usd(interval.minimum_detectable)}/session"
+    # minimum_detectable is 2.8 sd / sqrt(n), which gives the standard deviation of one session.
+    sd = interval.minimum_detectable * interval.n**0.5 / DETECTABLE
+    needed = sessions_needed(interval.mean or 0.0, sd)
+    confirm = f"; confirming the observed {usd(interval.mean)} needs about {needed:,} sessions" if needed else ""
+    return f". Effects below {smallest} would usually be missed{confirm}"
 
 
 def statistics_facts(
@@ -106,7 +117,7 @@ def statistics_facts(
     sealed_id: str,
     configuration: str,
 ) -> dict[str, Any]:
-    """The whole section. `stress` has an entry a seed; the selectable arms are recorded as trials on these sessions."""
+    """The whole section. `stress` has one entry per seed. Records the selectable arms as trials on these sessions."""
     n = sealed.net_usd("flat").shape[1]
     facts: dict[str, Any] = {
         "sample_size": asdict(sample_size(n)),
@@ -125,7 +136,7 @@ def statistics_facts(
 
 
 def _arm_facts(sealed: SeededResults, arm: str) -> dict[str, Any]:
-    """Figures of the series averaged over seeds, and of the trades of all seeds together."""
+    """Figures of the series averaged over seeds, and of all seeds' trades together."""
     results = sealed.results[arm]
 
     def of_all(field: str) -> Any:
@@ -174,7 +185,7 @@ def _cost_facts(stress: Sequence[CostStress]) -> dict[str, Any]:
 
 
 def seed_facts(sealed: SeededResults) -> dict[str, Any]:
-    """Report section `seeds`: the sessions of every seed."""
+    """Report section `seeds`: net P&L of every seed and session."""
     seeded = {arm: sealed.net_usd(arm).tolist() for arm in sealed.results if len(sealed.results[arm]) > 0}
     return {"values": list(sealed.values), "net_usd_by_session": seeded}
 
@@ -185,13 +196,17 @@ def base_timesteps(report: Mapping[str, Any]) -> int:
 
 
 def overall(report: Mapping[str, Any]) -> dict[str, str]:
-    """Whether the production run is worth its hours, in one sentence, and the figure that decides."""
+    """Report section `overall`: whether the production run is worth its hours, and the figure that decides."""
     leak = report.get("look_ahead")
     if leak is not None and not leak["passed"]:
         return _judged("missed", f"Not worth the production run: {wrong_words(leak)}.", f"{leak['found']}.")
     statistics = report.get("statistics")
     if statistics is None:
-        return _judged("not_measured", "Cannot say: nothing was evaluated.", "These environments have no advice.")
+        return _judged(
+            "not_measured",
+            "Cannot say: nothing was evaluated.",
+            "A run on your own environments has no advice to evaluate.",
+        )
     sample, trained = statistics["sample_size"], base_timesteps(report)
     too_short = trained < ENOUGH_TIMESTEPS
     if too_short and report["run"]["quick"]:
@@ -202,12 +217,14 @@ def overall(report: Mapping[str, Any]) -> dict[str, str]:
         said = f"Cannot say yet: {trained:,} base timesteps are too few to learn."
         return _judged("not_measured", said, f"Train {ENOUGH_TIMESTEPS:,} or more.")
     edge = next(c for c in statistics["contrasts"] if (c["arm"], c["against"]) == ("hybrid", "flat"))
-    reason = f"Hybrid against not trading: {edge['words']}."
+    reason = f"Hybrid vs not trading: {edge['words']}."
     if shown(edge) > 0:
-        return _judged("met", "Worth the production run: it earns on sessions it never saw.", reason)
+        return _judged("met", "Worth the production run: it makes money on unseen sessions.", reason)
     if shown(edge) < 0:
-        return _judged("missed", "Not worth the production run as it is configured: it loses.", reason)
-    return _judged("not_measured", "No edge shown: nothing here speaks for the production run.", reason)
+        return _judged(
+            "missed", "Not worth the production run as configured: it loses money on unseen sessions.", reason
+        )
+    return _judged("not_measured", "No edge shown: nothing here supports the production run.", reason)
 
 
 def _judged(status: str, judgement: str, reason: str) -> dict[str, str]:

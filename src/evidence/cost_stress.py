@@ -1,4 +1,4 @@
-"""The trained arms again under other slippage: how much of the result is an assumption about costs."""
+"""The trained arms under different slippage: how much of the result depends on the cost assumption."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from src.trading.tape import Tape
 
 @dataclass(frozen=True)
 class CostStress:
-    """Arms on the same sessions, simulated anew at each slippage: not the same fills at another price.
+    """Arms on the same sessions, simulated again at each slippage (not the same fills at another price).
 
-    `net_usd` and `slippage_usd` by arm are float64[k, n]: one row an entry of `slippage_ticks`, one column a session;
-    their sum is the P&L before slippage. `slipped_fills` by arm are the fills that paid slippage, k counts; None at
-    zero ticks, where an account cannot tell. `position_tick_usd` is a tick of the whole position.
+    `net_usd` and `slippage_usd` by arm are float64[k, n]: one row per entry of `slippage_ticks`, one column per
+    session; their sum is the P&L before slippage. `slipped_fills` by arm counts the fills that paid slippage, one entry
+    per slippage; None at zero ticks, where it is unknown. `position_tick_usd` is one tick of the whole position.
     """
 
     slippage_ticks: tuple[int, ...]
@@ -31,17 +31,17 @@ class CostStress:
     position_tick_usd: float
 
     def net_usd_per_session(self, arm: str) -> list[float | None]:
-        """Mean net P&L a session at each slippage; None without sessions."""
+        """Mean net P&L per session at each slippage; None without sessions."""
         return [float(row.mean()) if row.size else None for row in self.net_usd[arm]]
 
     def before_slippage_usd_per_session(self, arm: str) -> list[float | None]:
-        """The same with the slippage paid given back."""
+        """Mean P&L per session before slippage, at each slippage."""
         rows = self.net_usd[arm] + self.slippage_usd[arm]
         return [float(row.mean()) if row.size else None for row in rows]
 
 
 def with_slippage(params: NDArray[np.void], ticks: int) -> NDArray[np.void]:
-    """A read-only copy of an account's constants, `PARAMS`[1], with so many ticks of slippage a market or stop fill."""
+    """A read-only copy of an account's constants, `PARAMS`[1], with this slippage per market or stop fill."""
     stressed = params.copy()
     stressed["slippage_ticks"] = ticks
     stressed.setflags(write=False)
@@ -56,11 +56,12 @@ def stress_costs(
     assembly: FeatureAssembly,
     slippage_ticks: Sequence[int] = SLIPPAGE_TICKS,
 ) -> CostStress:
-    """Play the sessions beginning at `first_bars` (int[n]) with each arm at each slippage, all else equal.
+    """Play the sessions starting at `first_bars` (int[n]) with each arm at each slippage, all else equal.
 
-    `params` are an account's constants in evaluation. Nothing is trained again: the arms learned under the costs of
-    their training. More slippage need not mean a lower net P&L, since entries, stops and targets move with the fill and
-    with them what happens next. ValueError for no or a negative number of ticks.
+    `params` are an account's constants in evaluation. Nothing is retrained. More slippage does not always lower net
+    P&L, since entries, stops and targets move with the fill and change what happens next.
+
+    Raises: ValueError for no or a negative number of ticks.
     """
     ticks = tuple(int(value) for value in slippage_ticks)
     if not ticks or min(ticks) < 0:

@@ -1,7 +1,7 @@
-"""The advice taken as a forecast of the next bars, and what it says at all, on sealed bars and without any account.
+"""The advice as a forecast of the next bars on sealed data, without an account, and a summary of what it says.
 
-Whether advice earns money depends on stops, costs and the policy beside it. Whether it knows anything about the next
-bars does not: while flat, p(BUY) - p(SELL) is a lean that the market answers within minutes.
+Whether advice makes money depends on stops, costs and the policy. Whether it knows anything about the next bars does
+not: while flat, p(BUY) - p(SELL) is a directional view that the market confirms or refutes within minutes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ HORIZONS = (1, 5, 15)
 """Bars ahead."""
 RELIABILITY_BINS = 10
 WHOLE, PAST_FLAT, AT_BREAK = range(3)
-"""What becomes of a window: played out, past the forced exit, across a hole or a roll."""
+"""Fate of a window: complete, past the forced exit, across a gap or a roll."""
 
 Float64 = NDArray[np.float64]
 
 
 def forecast_facts(market: Market, table: AdviceTable) -> dict[str, Any]:
-    """The report's `forecaster` section: each covered sealed bar's flat-state lean against what followed.
+    """Report section `forecaster`: the flat-state view at each covered sealed bar against what followed.
 
-    Point figures only: windows of neighbouring bars overlap, and many bars share one situation.
+    No intervals: windows of neighbouring bars overlap, and many bars share one situation.
     """
     tables = market.tables
     sealed = market.bars_of(market.split.test)
@@ -55,10 +55,10 @@ def forecast_facts(market: Market, table: AdviceTable) -> dict[str, Any]:
 
 
 def outcomes(tables: MarketTables, bars: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """What came `horizon` bars after each of `bars` (int64[k], DECISION bars): ticks int64[k] and fate int8[k].
+    """The move `horizon` bars after each of `bars` (int64[k], DECISION bars): ticks int64[k] and fate int8[k].
 
-    Ticks are close(t + horizon) - open(t + 1), 0 unless the fate is WHOLE: every bar up to t + horizon follows the one
-    before without a hole or roll and closes at or before the forced exit. A window that meets both ends by the first.
+    Ticks are close(t + horizon) - open(t + 1), and 0 unless the fate is WHOLE: every bar up to t + horizon follows the
+    previous one without a gap or roll and closes at or before the forced exit. Otherwise the first obstacle decides.
     """
     flags, times, sessions = tables.flags, tables.bars, tables.sessions
     stops = np.flatnonzero((flags & (BREAK_AFTER | END_AFTER)) != 0)
@@ -76,11 +76,11 @@ def outcomes(tables: MarketTables, bars: NDArray[np.int64], horizon: int) -> tup
 def horizon_facts(
     buy: Float64, sell: Float64, ticks: NDArray[np.int64], fate: NDArray[np.int8], session: NDArray[np.int32]
 ) -> dict[str, Any]:
-    """Figures of one horizon from columns of length k; a figure is None where there is nothing to take it from.
+    """Figures of one horizon from columns of length k; a figure without data is None.
 
-    Whole windows are `ties` (neither side preferred), else `zero_returns` (the price came back to the tick), else the
-    `n` that every figure is taken from. Brier score: mean squared error of p_up = p(BUY) / (p(BUY) + p(SELL));
-    `brier_of_up_rate` is that of saying the share of up moves each time, known afterwards only.
+    Complete windows are `ties` (neither side preferred), else `zero_returns` (price unchanged), else the `n` behind
+    every figure. Brier score: mean squared error of p_up = p(BUY) / (p(BUY) + p(SELL)); `brier_of_up_rate` is the score
+    of always forecasting the fraction of up moves, which is known only afterwards.
     """
     whole = fate == WHOLE
     tied = whole & (buy == sell)
@@ -108,10 +108,11 @@ def horizon_facts(
 
 
 def reliability(said_up: Float64, up: NDArray[np.bool_], bins: int = RELIABILITY_BINS) -> list[dict[str, Any]]:
-    """How often the price went up where it was said to, by what was said: float64[n] in 0 to 1 and bool[n].
+    """Observed frequency of up moves by forecast probability: float64[n] in 0 to 1 and bool[n].
 
-    Bins of equal width in p_up, the empty ones left out: mean of what was said, share that went up, and how many
-    (DeGroot & Fienberg, The Comparison and Evaluation of Forecasters, The Statistician 32, 1983).
+    Equal-width bins of p_up without the empty ones: mean forecast, fraction of up moves, number of bars.
+
+    References: DeGroot & Fienberg, The Comparison and Evaluation of Forecasters, The Statistician 32, 1983.
     """
     place = np.minimum((said_up * bins).astype(np.int64), bins - 1)
     return [
@@ -125,7 +126,7 @@ def reliability(said_up: Float64, up: NDArray[np.bool_], bins: int = RELIABILITY
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> float | None:
-    """Rank correlation with mean ranks for equal values; None where either column has one value only, or none."""
+    """Rank correlation with mean ranks for ties; None if either column has fewer than two distinct values."""
     a, b = _centred_ranks(x), _centred_ranks(y)
     spread = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / spread if spread > 0.0 else None
@@ -138,10 +139,10 @@ def _centred_ranks(values: NDArray[Any]) -> Float64:
 
 
 def advice_mix(table: AdviceTable, market_codes: NDArray[np.integer[Any]]) -> dict[str, dict[str, Any]]:
-    """What the advice says by side of the account, over bars of these market codes (int[n]) that were asked about.
+    """What the advice says by side of the account, over the covered bars among these market codes (int[n]).
 
-    `likeliest`: share of the bars on which an action is the likeliest (the lowest code of a tie). `probability`: mean
-    probability. `entropy`: mean entropy as a share of its most, ln of the number of labels; 1 says nothing at all.
+    `likeliest`: fraction of bars on which an action is the most likely (ties: the lowest code). `probability`: mean
+    probability. `entropy`: mean entropy as a fraction of its maximum, ln of the number of labels; 1 says nothing.
     """
     weights = np.bincount(np.asarray(market_codes, np.int64), minlength=N_MARKET_SITUATIONS)
     rows = table.probabilities.reshape(N_MARKET_SITUATIONS, N_SIDES, N_ACTIONS).astype(np.float64)

@@ -1,6 +1,6 @@
-"""What one series of net P&L by session is worth: ratios, drawdown, trades, and a Sharpe ratio less the luck of trying.
+"""Figures of one series of net P&L by session: ratios, drawdown, trades, and the deflated Sharpe ratio.
 
-A session is a trading day. Ratios do not depend on the capital, so dollars serve as well as returns.
+A session is a trading day. Ratios do not depend on the capital, so dollars give the same ratios as returns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EULER_MASCHERONI = 0.5772156649015329
 
 @dataclass(frozen=True)
 class SeriesFigures:
-    """Figures of net P&L by session; None where the sessions do not define one."""
+    """Figures of net P&L by session; None if the sessions do not define one."""
 
     sessions: int
     net_usd: float
@@ -34,7 +34,7 @@ class SeriesFigures:
 
 @dataclass(frozen=True)
 class TradeFigures:
-    """Figures of the trades in a number of sessions; None where there was no trade, no loss or no bar."""
+    """Figures of the trades in a number of sessions; None if there was no trade, loss or bar."""
 
     trades: int
     trades_a_day: float | None
@@ -45,10 +45,9 @@ class TradeFigures:
 
 @dataclass(frozen=True)
 class DeflatedSharpe:
-    """A Sharpe ratio a session (not annualised) against the best that so many trials show by luck.
+    """A Sharpe ratio per session (not annualised) against the best that this many trials show by luck.
 
-    `probability` is the chance that the true ratio is above `expected_maximum`; None, with the reason, where that
-    cannot be said.
+    `probability` is that of the true ratio exceeding `expected_maximum`; None, with the reason, if it is unknown.
     """
 
     sessions: int
@@ -105,7 +104,7 @@ def sortino_ratio(net_usd: Float64, *, per_year: float = SESSIONS_A_YEAR) -> flo
 
 
 def max_drawdown_usd(net_usd: Float64) -> float:
-    """The deepest fall of the running sum of float64[n] below its highest value so far, which begins at zero."""
+    """The largest drop of the running total of float64[n] below its running maximum, which starts at zero."""
     _check_series(net_usd)
     curve = np.concatenate([[0.0], np.cumsum(net_usd)])
     return float((np.maximum.accumulate(curve) - curve).max())
@@ -120,15 +119,16 @@ def trade_figures(
     bars: NDArray[np.int64],
     bars_exposed: NDArray[np.int64],
 ) -> TradeFigures:
-    """Figures of trades from one entry a session, each array of length n.
+    """Figures of trades from one entry per session, each array of length n.
 
-    Gross wins are the sum of the winning trades, gross losses that of the losing ones as a positive number; a trade
-    that comes out even is no win. `bars_exposed` are those of `bars` with a position. ValueError for lengths that
-    differ.
+    Gross wins are the sum of the winning trades, gross losses that of the losing ones as a positive number; a
+    break-even trade is not a win. `bars_exposed` counts the `bars` with a position.
+
+    Raises: ValueError for lengths that differ.
     """
     columns: tuple[NDArray[Any], ...] = (trades, wins, gross_wins_usd, gross_losses_usd, bars, bars_exposed)
     if len({column.shape for column in columns}) != 1 or trades.ndim != 1:
-        raise ValueError(f"wanted columns of one length, got shapes {[column.shape for column in columns]}")
+        raise ValueError(f"expected columns of one length, got shapes {[column.shape for column in columns]}")
     n_trades, n_bars = int(trades.sum()), int(bars.sum())
     return TradeFigures(
         trades=n_trades,
@@ -146,7 +146,7 @@ def profit_factor(gross_wins_usd: Float64, gross_losses_usd: Float64) -> float |
     """
     for amounts in (gross_wins_usd, gross_losses_usd):
         if not np.isfinite(amounts).all() or (amounts < 0).any():
-            raise ValueError("gross wins and gross losses are finite amounts of at least 0")
+            raise ValueError("gross wins and gross losses must be finite and at least 0")
     losses = float(gross_losses_usd.sum())
     return float(gross_wins_usd.sum()) / losses if losses else None
 
@@ -165,11 +165,11 @@ def probabilistic_sharpe(sharpe: float, benchmark: float, n: int, skew: float, k
 
 
 def expected_maximum_sharpe(variance: float, trials: int) -> float:
-    """The highest Sharpe ratio to be expected of so many independent trials of no worth, in the unit of sqrt(variance).
+    """The expected maximum Sharpe ratio of independent worthless trials, in the unit of sqrt(variance).
 
     sqrt(V) ((1 - g) Z^-1[1 - 1/N] + g Z^-1[1 - 1/(N e)]), g the Euler-Mascheroni constant, V the variance of the
-    trials' ratios; 0 for one trial, which nobody chose (Bailey & Lopez de Prado, The Deflated Sharpe Ratio, Journal of
-    Portfolio Management 40, 2014). ValueError for no trial or a negative variance.
+    trials' ratios; 0 for one trial, where there was no selection (Bailey & Lopez de Prado, The Deflated Sharpe
+    Ratio, Journal of Portfolio Management 40, 2014). ValueError for no trial or a negative variance.
     """
     if trials < 1 or not variance >= 0:
         raise ValueError(f"trials must be at least 1 and variance at least 0, not {trials} and {variance}")
@@ -181,7 +181,7 @@ def expected_maximum_sharpe(variance: float, trials: int) -> float:
 
 
 def deflated_sharpe(net_usd: Float64, *, trial_sharpes: Float64, trials: int) -> DeflatedSharpe:
-    """The Sharpe ratio of net P&L by session float64[n] less what trying brings, of Bailey & Lopez de Prado (2014).
+    """The deflated Sharpe ratio of net P&L by session float64[n] (Bailey & Lopez de Prado 2014).
 
     `trial_sharpes` float64[k] are the ratios (of one session, not annualised) of the `trials` tried on these sessions,
     this one among them; those without a ratio count as trials. Their variance is over k - 1. Trials that resemble each
@@ -199,12 +199,12 @@ def deflated_sharpe(net_usd: Float64, *, trial_sharpes: Float64, trials: int) ->
     standard = (net_usd - net_usd.mean()) / net_usd.std()
     skew, kurtosis = float(np.mean(standard**3)), float(np.mean(standard**4))
     if trials > 1 and len(trial_sharpes) < 2:
-        reason = f"only {len(trial_sharpes)} of {trials} trials has a Sharpe ratio: their variance is not known"
+        reason = f"only {len(trial_sharpes)} of {trials} trials has a Sharpe ratio, so their variance is unknown"
         return DeflatedSharpe(n, trials, sharpe, skew, kurtosis, None, None, reason)
     variance = float(np.var(trial_sharpes, ddof=1)) if len(trial_sharpes) > 1 else 0.0
     benchmark = expected_maximum_sharpe(variance, trials)
     probability = probabilistic_sharpe(sharpe, benchmark, n, skew, kurtosis)
-    reason = "" if probability is not None else "the sessions take two values only"
+    reason = "" if probability is not None else "the sessions have only two distinct values"
     return DeflatedSharpe(n, trials, sharpe, skew, kurtosis, benchmark, probability, reason)
 
 

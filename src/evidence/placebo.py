@@ -1,7 +1,7 @@
 """The placebo: the advisor's own answers, given to the wrong situations.
 
-A hybrid trained and evaluated on it has the same network, steps, coverage and kind of advice as one that hears the real
-thing; only what the advice has to do with the market is gone. So hybrid less placebo is what the advice knows.
+A hybrid trained and evaluated on it has the same network, steps, coverage and kind of advice as the real hybrid;
+only the link between advice and market is broken. The difference hybrid - placebo measures what the advice knows.
 """
 
 from __future__ import annotations

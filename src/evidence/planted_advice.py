@@ -43,6 +43,7 @@ from src.evidence.canaries import (
 )
 from src.evidence.evaluation import PolicyArm
 from src.evidence.intervals import Interval, paired_interval
+from src.evidence.numbers import signed_usd, usd
 from src.evidence.placebo import placebo_table
 from src.market.synthetic import planted_bars
 from src.shell import run_main
@@ -226,18 +227,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         noise=args.noise, timesteps=args.timesteps, n_sessions=args.sessions,
     )  # fmt: skip
     table = results_table(
-        f"{'Noise' if args.noise else 'Planted advice'}: net US dollars a session, 95% interval",
+        f"{'Noise' if args.noise else 'Planted advice'}: net P&L per session, 95% CI",
         *("seed", "hybrid", "placebo", "difference", "low", "high", "trades", "placebo's", "helps"),
     )
     for trial in gate.trials:
         interval = trial.interval
         known = (trial.hybrid_usd, trial.placebo_usd, interval.mean, interval.low, interval.high)
-        cells = ["-" if x is None else f"{x:,.0f}" for x in known]
+        cells = ["-" if x is None else usd(x) for x in known]
         cells += [f"{x:.1f}" for x in (trial.hybrid_trades, trial.placebo_trades)]
         table.add_row(str(trial.seed), *cells, "yes" if trial.helps else "no")
     mean, error = gate.over_seeds
-    spread = "" if error is None else f", standard error {error:,.0f}"
-    words = f"{gate.words}\nhybrid - placebo over seeds: {mean:,.0f} US dollars a session{spread}"
+    spread = "" if error is None else f" (standard error {usd(error)})"
+    words = f"{gate.words}\nhybrid - placebo over seeds: {signed_usd(mean)}/session{spread}"
     summary = {
         "check": "planted_advice",
         "noise": gate.noise,

@@ -1,7 +1,7 @@
-"""What a trained hybrid policy does when its advice is spoilt at evaluation: a diagnostic of reliance.
+"""What a trained hybrid policy does when its advice is corrupted in evaluation: a diagnostic of reliance.
 
-It says how much the policy leans on the advice, not whether the advice is worth anything: a policy that was trained
-with good advice plays worse with bad advice, and so does one that was trained with worthless advice it got used to.
+It shows how much the policy relies on the advice, not whether the advice is worth anything. A policy trained with good
+advice plays worse with bad advice; so does one trained with worthless advice that it got used to.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from src.trading.session_batch import SessionBatch
 
 
 class LateFeed:
-    """The advice of `decisions` decisions earlier in the same session of the same account; before that, none.
+    """The advice from `decisions` decisions earlier in the same session and account; none before that.
 
-    It is the row of the situation at that time, the side included, over what is legal now: where it says nothing about
-    what is legal now it abstains.
+    It is the row of the earlier situation, side included, restricted to the actions that are legal now; if it says
+    nothing about those, it abstains.
     """
 
     def __init__(self, table: AdviceTable, decisions: int = LATE_DECISIONS) -> None:
         if decisions < 1:
-            raise ValueError(f"decisions is {decisions}, needs at least 1")
+            raise ValueError(f"decisions must be at least 1, not {decisions}")
         self.table = table
         self._decisions = decisions
         self._seen = np.empty((0, 0), np.int64)
 
     def situations(self, batch: SessionBatch) -> NDArray[np.int64]:
-        """Note where the accounts stand, and return where they stood; -1 in a session's first decisions."""
+        """Record the accounts' situations and return the earlier ones; -1 in a session's first decisions."""
         slots = self._decisions + 1
         if self._seen.shape != (slots, batch.n):
             self._seen = np.full((slots, batch.n), -1, np.int64)
-        # By the account's own count of decisions, which begins again with its session.
+        # By the account's own count of decisions, which restarts with each session.
         made, columns = batch.accounts["steps"].astype(np.int64), np.arange(batch.n)
         self._seen[made % slots, columns] = batch.situations()
         return np.where(made >= self._decisions, self._seen[(made - self._decisions) % slots, columns], -1)
 
 
 class RelianceArm(PolicyArm):
-    """A hybrid policy fed with other advice than it was trained on.
+    """A hybrid policy given other advice than it was trained on.
 
-    It is asked twice: `changed` counts where it acts otherwise than with its own advice from `own` in the same place.
+    It decides twice: `changed` counts decisions that would differ with its own advice, `own`, in the same state.
     """
 
     def __init__(self, name: str, policy: MaskableActorCriticPolicy, feed: AdviceFeed, own: AdviceTable) -> None:
@@ -75,10 +75,10 @@ def reliance_arms(
     late_decisions: int = LATE_DECISIONS,
     name: str = "hybrid",
 ) -> Mapping[str, RelianceArm]:
-    """The trained policy by what it is fed instead of `table`, its own advice.
+    """The trained policy by the advice it gets instead of `table`, its own.
 
-    none: silence; shuffled: the placebo of this seed; late: the opinion of some decisions earlier; constant: the mean
-    advice of the account's side. Arms are named `hybrid_late` and so on.
+    none: no advice; shuffled: the placebo of this seed; late: the advice from several decisions earlier; constant: the
+    mean advice for the account's side. Arms are named `hybrid_late` and so on.
     """
     feeds: dict[str, AdviceFeed] = {
         "none": TableFeed(empty_table()),

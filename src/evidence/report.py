@@ -176,7 +176,7 @@ def rules_facts(market: Market) -> dict[str, Any]:
     return {
         "profile": market.rules.name,
         "as_of": str(market.rules.as_of),
-        "note": "simulated rule check: firms change their rules, and what passes here is no promise of passing there",
+        "note": "simulated rule check: firms change their rules, and passing here does not mean passing there",
     }
 
 

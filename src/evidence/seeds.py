@@ -14,30 +14,29 @@ from src.evidence.evaluation import Arm, ArmResult
 from src.evidence.report import arm_summary
 
 WITHOUT_SEEDS = ("flat", "advisor_only")
-"""Arms in which nothing is drawn and nothing is trained: one result stands for every seed."""
+"""Arms without randomness or training: one result serves every seed."""
 
 
 @dataclass(frozen=True)
 class SeededResults:
-    """Results on one set of sessions: by arm one result a seed, in the order of `values`; one in all where the arm has
-    no seed."""
+    """Results on one set of sessions: per arm one result per seed, in the order of `values`, or a single one if the arm
+    does not depend on the seed."""
 
     values: tuple[int, ...]
     results: Mapping[str, tuple[ArmResult, ...]]
 
     def net_usd(self, arm: str) -> NDArray[np.float64]:
-        """Net P&L, float64[seeds, sessions]; an arm without seeds repeats itself."""
+        """Net P&L, float64[seeds, sessions]; an arm without seeds repeats its row."""
         rows = np.array([result.net_usd for result in self.results[arm]])
         return rows if len(rows) == len(self.values) else np.repeat(rows, len(self.values), axis=0)
 
     def summaries(self) -> dict[str, dict[str, Any]]:
-        """By arm, the summary of each seed averaged: sums and means over sessions of one seed, advice and actions over
-        all."""
+        """By arm, the average of the seeds' summaries; advice use and actions are summed over seeds."""
         return {name: _averaged([arm_summary(result) for result in results]) for name, results in self.results.items()}
 
 
 def seeded_arms(arms_by_seed: Mapping[int, Sequence[Arm]]) -> list[Arm]:
-    """The arms of every seed under names that tell them apart; those without seeds once. For one evaluation of all."""
+    """The arms of every seed under distinct names, those without seeds once: for one joint evaluation."""
     chosen: list[Arm] = []
     for place, (seed, arms) in enumerate(arms_by_seed.items()):
         for arm in arms:
@@ -49,7 +48,7 @@ def seeded_arms(arms_by_seed: Mapping[int, Sequence[Arm]]) -> list[Arm]:
 
 
 def by_arm(seeds: Sequence[int], results: Mapping[str, ArmResult]) -> SeededResults:
-    """What an evaluation of `seeded_arms` gave, by arm again."""
+    """Results of evaluating `seeded_arms`, grouped by arm again."""
     found: dict[str, list[ArmResult]] = {}
     for name, result in results.items():
         arm = name.rpartition("@")[0]

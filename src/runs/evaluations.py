@@ -167,7 +167,7 @@ def _reliance(
                 "seed_values_usd": values,
             }
         )
-    words = "how the trained hybrid leans on what it is told; no evidence of what advice is worth"
+    words = "It shows how much the trained hybrid relies on its advice; it is no evidence of what the advice is worth."
     return {"arm": "hybrid", "rows": rows, "words": words}
 
 
@@ -194,9 +194,7 @@ def _attempted(
     settings = bench.config.evidence
     first_bars = market.first_bars(market.split.test)
     tape = market.tape(table)
-    with bench.phase(
-        "attempts", f"the rule profile's evaluation again and again, {settings.pass_budget_s:g} s at most"
-    ):
+    with bench.phase("attempts", f"simulating evaluation attempts (limit {settings.pass_budget_s:g} s)"):
         simulation = simulate_attempts(
             [
                 PolicyArm("rl_only", first.rl_only, sees_advice=False),

@@ -77,6 +77,7 @@ OF_THE_PROCESS = frozenset(
         "asked_now",
         "from_store",
         "scoring",
+        "answers",
         "verdict",
         "validation_passed",
     }

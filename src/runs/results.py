@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.table import AdviceTable
 from src.advisor.tabulation import TabulationRecord
 from src.agent.phases import Market
+from src.evidence.answers import answers
 from src.evidence.conclusions import overall
 from src.evidence.leak_words import SEALED
 from src.evidence.leaks import checks_of, leak_facts, with_finding
@@ -79,6 +81,7 @@ def finish(
         "configuration": bench.config.to_dict(),
     }
     complete["overall"] = overall(complete)
+    complete["answers"] = [asdict(answer) for answer in answers(complete)]
     complete["verdict"] = verdict(complete)
     write_json(folder / REPORT_NAME, complete)
     write_page(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")), folder / PAGE_NAME)

@@ -106,7 +106,7 @@ def walk_forward(
     bench.fusion.counts[:] = counted  # the report's are of the run's own arms
     return {
         "folds": folds,
-        "words": "each fold trained anew on the sessions before it, first seed; difference: hybrid - placebo",
+        "words": "Each fold trains from scratch on earlier sessions, first seed only. Difference: hybrid - placebo.",
     }
 
 

@@ -222,14 +222,22 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
                 "sealed": {"checks": 9, "passed": True, "found": "", "strata": {}},
             },
         },
+        "answers": [
+            {"key": key, "question": question, "mark": mark, "answer": answer}
+            for key, question, mark, answer in (
+                ("trains", "Does it train?", "pass", "Yes: beats random trading by $139/session."),
+                ("leaks", "Does anything leak the future?", "fail", "Yes: window of bar 7 changes with later bars."),
+                ("survives", "Would the account survive?", "unknown", "38% of attempts pass (95% CI 27% to 50%)."),
+            )
+        ],
         "verdict": [
-            "Trains: 512,000 base timesteps (500,000 asked) at 8,663 steps/s; the bottleneck is the PPO update "
+            "Training: 512,000 base timesteps (500,000 requested) at 8,663 steps/s. Bottleneck: PPO update "
             "(74% of training time).",
             "Leaks: none found by these checks: 200 bars with an altered future, 9 fits and trainings.",
-            "Production: 750,000 timesteps would take 3.4 min at the 3,668 steps/s measured with its networks.",
+            "Production: 750,000 timesteps would take 3.4 min at the 3,668 steps/s with the production networks.",
             f"Evaluation: {n_sealed} sealed sessions, 3 seeds.",
-            "Advice (bundled:smollm2): hybrid - hybrid_placebo +21 $/session, 95% interval -6 to +48: includes zero.",
-            "Simulated rule check (apex_50k_eod_2026_03, as of 2026-07-15): hybrid passes 38% of simulated attempts.",
+            "LLM (bundled:smollm2): no difference shown: +$21/session (95% CI -$6 to +$48).",
+            "Survival: over 2,000 simulated evaluation attempts, hybrid passes 38% (95% CI 27% to 50%).",
         ],
         "phases": {
             "phase1": _phase("done", 61.2, {}),
@@ -448,7 +456,7 @@ def _statistics(nets: dict[str, np.ndarray], n_sessions: int, n_seeds: int) -> d
             "break_even_ticks": {
                 name: {"value": (MEAN_USD[name] + 20.0) / 22.0, "reason": ""}
                 if MEAN_USD[name] > -20
-                else {"value": None, "reason": "earns nothing at 0 ticks already"}
+                else {"value": None, "reason": "not profitable even at 0 ticks"}
                 for name in moving
             },
         },

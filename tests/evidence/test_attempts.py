@@ -203,7 +203,7 @@ def test_five_hundred_a_day_reach_three_thousand_on_the_sixth() -> None:
     assert found.fan.percentiles == (5.0, 25.0, 50.0, 75.0, 95.0)
     assert found.monte_carlo_error_frac == 0.0
     assert found.session_error_frac is None
-    assert "ended alike" in found.session_reason
+    assert "same outcome" in found.session_reason
 
 
 def test_a_pass_waits_for_the_least_number_of_days() -> None:
@@ -415,7 +415,7 @@ def test_nothing_is_simulated_where_nothing_could_be_said() -> None:
     rules = rules_of(trail_mode="end_of_day", trail_usd=1000, profit_target_usd=1000, expiry_days=5)
     few = one_trade_a_day(rules, *[100] * 9)
     assert few.arms == {}
-    assert few.reason == "9 sealed sessions are too few to resample (10 are not)"
+    assert few.reason == "9 sealed sessions are too few to resample (minimum 10)"
     assert one_trade_a_day(rules, *[100] * 10).reason == ""
     endless = one_trade_a_day(rules_of(trail_mode="end_of_day", trail_usd=1000), *[100] * 10)
     assert endless.arms == {}

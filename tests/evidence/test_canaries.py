@@ -149,7 +149,7 @@ def test_the_command_prints_a_table_a_verdict_and_one_line_of_json(
     assert summary["min_share"] == min(shares)
     assert summary["median_share"] == sorted(shares)[1]
     assert all(len(line) <= 80 for line in lines[:-1])
-    assert lines[3].split()[:2] == ["5", f"{4_000 * shares[1]:,.0f}"]
+    assert lines[3].split()[:2] == ["5", f"${4_000 * shares[1]:,.0f}"]
 
 
 def test_a_command_without_seeds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from src.evidence import coverage
 
@@ -30,13 +31,13 @@ def test_sessions_have_mean_zero_variance_one_and_the_memory_of_their_kind(kind:
 
 
 def test_samples_without_an_interval_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mostly_zero(rng: np.random.Generator, n: int) -> np.ndarray:
-        values = np.zeros(n)
-        values[: rng.integers(2) * (n - 2) + 1] = rng.standard_normal()
-        return values + (values != 0) * rng.standard_normal(n)
+    def often_unknown(rng: np.random.Generator, n: int) -> np.ndarray:
+        values = rng.standard_normal(n)
+        values[0] = np.nan if rng.random() < 0.5 else 0.0
+        return values
 
-    monkeypatch.setitem(coverage.KINDS, "mostly zero", mostly_zero)
-    row = coverage.measure("mostly zero", 12, samples=40, replications=39)
+    monkeypatch.setitem(coverage.KINDS, "often unknown", often_unknown)
+    row = coverage.measure("often unknown", 12, samples=40, replications=39)
     assert 0 < row.without < 40
     assert 0 <= row.share <= 1
 
@@ -55,3 +56,32 @@ def test_the_command_prints_and_writes_the_table_it_measured(
     for line, row in zip(lines[2:], rows, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[:3] == [row["kind"], str(row["n"]), f"{100 * row['share']:.1f}"]
+
+
+def test_the_alternatives_are_compared_on_the_same_samples(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(coverage, "FEW_SIZES", (12,))
+    monkeypatch.setattr(coverage, "SAMPLES_QUICK", 20)
+    monkeypatch.setattr(coverage, "REPLICATIONS_QUICK", 39)
+    assert coverage.main(["--alternatives", "--quick", "--write", str(tmp_path / "table.md")]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    methods = ["printed", "studentised", "sample range", "t* at most 6", "percentile", "BCa", "Student's t"]
+    assert [(row["kind"], row["method"]) for row in rows] == [(k, m) for k in coverage.FEW_KINDS for m in methods]
+    heads, _, *lines = (tmp_path / "table.md").read_text().splitlines()
+    assert heads == f"| sessions | n | {' | '.join(methods)} |"
+    assert len(lines) == len(coverage.FEW_KINDS)
+    widths = {(row["kind"], row["method"]): row["width"] for row in rows}
+    for kind in coverage.FEW_KINDS:
+        assert widths[kind, "printed"] <= widths[kind, "studentised"] * (1 + 1e-9)
+
+
+def test_other_intervals_are_those_of_scipy() -> None:
+    """The percentile, BCa and t intervals of a skewed sample, up to the draws of another generator."""
+    values = np.random.default_rng(2).lognormal(size=25)
+    found = coverage.other_intervals(values, 0, 9_999)
+    for ours, theirs in (("percentile", "percentile"), ("BCa", "BCa")):
+        ends = stats.bootstrap((values,), np.mean, method=theirs, n_resamples=9_999, rng=1).confidence_interval
+        assert found[ours] == pytest.approx(tuple(ends), abs=0.05 * values.std())
+    t = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert found["Student's t"] == pytest.approx((t.low, t.high))

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from src.errors import UserError
-from src.evidence.page import numbers, rebuild, render, write_page
+from src.evidence import numbers
+from src.evidence.page import rebuild, render, write_page
 from src.evidence.page.__main__ import main
 from src.evidence.page.blocks import given as marked
 from src.evidence.page.blocks import glossary, term
@@ -68,6 +69,7 @@ def poisoned(text: str) -> dict[str, Any]:
     report["rules"] |= {"profile": text, "note": text}
     report["verdict"] = [text, f"Advice: {text}"]
     report["overall"] |= {"judgement": text, "reason": text}
+    report["answers"][1] |= {"question": text, "answer": text}
     report["advice"] |= {"advisor": text, "note": text}
     report["hardware"] |= {"gpu_name": text, "gpu_reason": text}
     report["phases"][text] = {**report["phases"].pop("phase3"), "failures": [text], "not_bitwise": [text]}
@@ -208,7 +210,7 @@ def test_the_least_report_makes_a_page() -> None:
     page = PageReader(render({**least, "targets": {}, "phase_times": {}}))
     assert page.charts["charts"] == {}
     assert "All required targets met" in page.text
-    assert "No arm was evaluated" in page.text
+    assert "This run evaluated no arm" in page.text
 
 
 def test_the_page_of_a_real_run_shows_its_figures() -> None:
@@ -220,8 +222,8 @@ def test_the_page_of_a_real_run_shows_its_figures() -> None:
         assert sentence in page.text
     rows = {text.split("\n")[0] for _, text in page.of("tr")}
     for name, arm in run.report["arms"].items():
-        shown = f"{arm['net_usd_per_session']:+,.0f}".replace("-", "−").replace("+0", "0")
-        assert any(row.startswith(name) and shown.replace("−0", "0") in row for row in rows), (name, shown)
+        shown = numbers.signed_usd(arm["net_usd_per_session"])
+        assert any(row.startswith(name) and shown in row for row in rows), (name, shown)
 
 
 def test_every_term_has_a_definition_and_every_definition_a_use() -> None:
@@ -308,7 +310,7 @@ def test_no_interval_is_drawn_where_there_is_none() -> None:
     page = PageReader(render(report))
     without = page.charts["charts"]["contrast-chart"]["figures"][0]["traces"]
     assert len(without) == len(with_one) - 1
-    assert "No interval is drawn for hybrid − hybrid_placebo: not enough sessions (9)." in page.text
+    assert "No interval for hybrid − hybrid_placebo: not enough sessions (9)." in page.text
     first_row = page.of("tr")[1][1]
     assert "hybrid − hybrid_placebo" in first_row
     assert " to " not in first_row
@@ -368,14 +370,26 @@ def test_equal_arrays_are_kept_once() -> None:
 @given(st.floats(-1e9, 1e9), st.integers(0, 4))
 def test_a_figure_reads_back_as_the_number_it_shows(value: float, digits: int) -> None:
     for text in (numbers.plain(value, digits), numbers.signed(value, digits)):
-        back = float(text.replace("−", "-").replace(",", ""))
+        back = float(text.replace(",", ""))
         assert back == pytest.approx(value, abs=0.501 * 10**-digits)
-        assert not (back == 0 and text[0] in "+−")
-    assert numbers.signed(value, digits)[0] in "+−" or float(numbers.plain(value, digits).replace(",", "")) == 0
+        assert not (back == 0 and text[0] in "+-")
+    for text in (numbers.usd(value, digits), numbers.signed_usd(value, digits)):
+        sign, amount = re.fullmatch(r"([+-]?)\$([\d,]+(?:\.\d+)?)", text).groups()  # type: ignore[union-attr]
+        back = float(sign + amount.replace(",", ""))
+        assert back == pytest.approx(value, abs=0.501 * 10**-digits)
+        assert not (back == 0 and sign)
+    assert numbers.signed(value, digits)[0] in "+-" or float(numbers.plain(value, digits).replace(",", "")) == 0
 
 
 def test_words_of_figures() -> None:
     assert (numbers.plain(None), numbers.percent(None), numbers.duration(None), numbers.significant(None)) == ("–",) * 4
+    assert (numbers.usd(None), numbers.signed_usd(None)) == ("–",) * 2
+    assert [numbers.usd(v) for v in (283.4, -227.0, 24_982.0, 0.32, -0.001, 0.0, 0.999)] == [
+        "$283", "-$227", "$24,982", "$0.32", "$0", "$0", "$1.00",
+    ]  # fmt: skip
+    assert [numbers.signed_usd(v) for v in (170.2, -80.0, 0.0)] == ["+$170", "-$80", "$0"]
+    assert numbers.usd_per_session(-227.0, -364.0, -59.0) == "-$227/session (95% CI -$364 to -$59)"
+    assert [numbers.count(v) for v in (0.0, 3.0, 2.5, 1 / 3, 1200.0)] == ["0", "3", "2.5", "0.3", "1,200"]
     assert [numbers.duration(s) for s in (3.21, 119.94, 120.0, 7199.0, 7200.0)] == [
         "3.2 s",
         "119.9 s",
@@ -387,7 +401,7 @@ def test_words_of_figures() -> None:
     assert (numbers.significant(3600.0), numbers.significant(0.7268), numbers.significant(-1.5)) == (
         "3,600",
         "0.727",
-        "−1.5",
+        "-1.5",
     )
 
 
@@ -395,6 +409,9 @@ def test_text_from_outside_is_kept_apart() -> None:
     assert marked("a<b") == Markup('<bdi class="given">a&lt;b</bdi>')
     assert "wide" in marked("x" * 60)
     assert "long" in marked("word " * 100)
+    assert marked("-$227/session (<b>, -5$)") == Markup(
+        '<bdi class="given"><span class="amount">-$227</span>/session (&lt;b&gt;, -5$)</bdi>'
+    )
 
 
 def written(folder: Path, text: str) -> Path:

@@ -202,7 +202,7 @@ def test_a_deflated_ratio_that_cannot_be_told_says_why() -> None:
     long = np.tile(NET, 10)
     unknown = deflated_sharpe(long, trial_sharpes=others[:1], trials=3)
     assert unknown.probability is None
-    assert unknown.reason == "only 1 of 3 trials has a Sharpe ratio: their variance is not known"
+    assert unknown.reason == "only 1 of 3 trials has a Sharpe ratio, so their variance is unknown"
     with pytest.raises(ValueError, match="2 ratios cannot come from 1 trials"):
         deflated_sharpe(long, trial_sharpes=others, trials=1)
 

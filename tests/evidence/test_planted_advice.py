@@ -209,7 +209,7 @@ def test_the_command_prints_a_table_a_verdict_and_one_line_of_json(
     assert [one["helps"] for one in summary["trials"]] == [False, True, False, False, False]
     assert all(len(line) <= 80 for line in lines[:-1])
     cells = lines[3].split()
-    assert (cells[0], cells[2], *cells[-3:]) == ("3", "12,345", "7.0", "16.5", "yes")
+    assert (cells[0], cells[2], *cells[-3:]) == ("3", "$12,345", "7.0", "16.5", "yes")
     differences = [one["interval"]["mean"] for one in summary["trials"]]
     assert summary["mean_difference_usd"] == pytest.approx(np.mean(differences))
     assert summary["standard_error_usd"] == pytest.approx(np.std(differences, ddof=1) / np.sqrt(5))

@@ -109,7 +109,7 @@ def test_lateness_begins_again_with_every_session_and_forgets_the_one_before() -
 
     played(firsts[:3], None)
     played(firsts[3:6], batch.accounts)
-    with pytest.raises(ValueError, match="decisions is 0"):
+    with pytest.raises(ValueError, match="decisions must be at least 1, not 0"):
         LateFeed(advice(), 0)
 
 

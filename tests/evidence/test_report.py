@@ -162,7 +162,7 @@ def test_the_summary_fits_eighty_columns() -> None:
     lines = summary_of().splitlines()
     assert max(len(line) for line in lines) <= 80
     assert [line for line in lines if line.startswith("Verdict")]
-    assert "logs/some_run/report.json" in lines[-1]
+    assert lines[-2:] == ["Figures: logs/some_run/report.json", "Report: logs/some_run/report.html"]
 
 
 def test_the_command_makes_the_page_of_a_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,12 +125,12 @@ def test_break_even_lies_on_the_line_where_the_net_changes_sign() -> None:
 def test_break_even_beyond_the_last_simulation_is_said_to_be_extrapolated() -> None:
     figure = break_even_slippage({0: 900.0, 1: 800.0, 2: 700.0, 3: 600.0}, fills=20, tick_value_usd=5.0)
     assert figure.value == pytest.approx(9.0)
-    assert figure.reason == "extrapolated: still earns at 3 ticks"
+    assert figure.reason == "extrapolated: still profitable at 3 ticks"
 
 
 def test_there_is_no_break_even_without_a_profit_or_a_fill_that_pays() -> None:
     lost = break_even_slippage({0: -1.0, 1: 5.0}, fills=20, tick_value_usd=5.0)
-    assert (lost.value, lost.reason) == (None, "earns nothing at 0 ticks already")
+    assert (lost.value, lost.reason) == (None, "not profitable even at 0 ticks")
     limit_orders_only = break_even_slippage({0: 9.0, 3: 9.0}, fills=0, tick_value_usd=5.0)
     assert (limit_orders_only.value, limit_orders_only.reason) == (None, "no fill pays slippage")
 

@@ -86,7 +86,7 @@ def test_eleven_sessions_have_intervals_and_are_called_low_power(plain: Finished
         assert contrast["mean_usd"] == pytest.approx(np.mean(np.subtract(arm, against)))
     verdict = "\n".join(plain.written["verdict"])
     assert "low power (11 of 40 sessions), one seed" in verdict
-    assert "LLM (mock): not measured, after so short a training the arms differ by chance." in verdict
+    assert "LLM (mock): not measured: after so short a training the arms differ only by chance." in verdict
 
 
 @pytest.mark.slow

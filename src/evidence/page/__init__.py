@@ -1,4 +1,4 @@
-"""report.html, the page a run ends with: `write_page` makes it, `rebuild` makes it again from a run's folder."""
+"""report.html, the page of a run: `write_page` writes it, `rebuild` writes it again from a run's folder."""
 
 from src.evidence.page.document import rebuild, render, write_page
 

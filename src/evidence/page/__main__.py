@@ -1,8 +1,8 @@
-"""Make a run's report.html again from its report.json.
+"""Rebuild a run's report.html from its report.json.
 
     python -m src.evidence.page logs/RUN
 
-Exit codes: 0 written, 2 no report.json that can be read.
+Exit codes: 0 written, 2 report.json missing or unreadable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a section is made of. The template knows these kinds and nothing of the report."""
+"""The building blocks of a section. The template knows these kinds and nothing about the report."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -9,39 +10,42 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from src.evidence.page.numbers import NOTHING
+from src.evidence.numbers import NOTHING
 
 LONG = 400
-"""Characters from which a text from outside gets a box to scroll in."""
+"""Length from which external text gets a scroll box."""
 WIDE = 36
-"""Characters of a word from which it may be broken anywhere."""
+"""Length from which a word may be broken anywhere."""
+SIGNED_USD = re.compile(r"[+-]\$[\d,]*\d(?:\.\d+)?")
+"""An amount that a line may not break after its sign."""
 GLOSSARY_FILE = Path(__file__).with_name("glossary.yaml")
 
 
 @cache
 def glossary() -> Mapping[str, Mapping[str, str]]:
-    """Name and definition of every term, by key, in alphabetical order of the names."""
+    """Name and definition of every term by key, sorted by name."""
     terms: dict[str, dict[str, str]] = yaml.safe_load(GLOSSARY_FILE.read_text(encoding="utf-8"))
     return dict(sorted(terms.items(), key=lambda item: item[1]["name"].lower()))
 
 
 def term(key: str, text: str = "") -> Markup:
-    """A word with its definition: shown on hover and focus, and standing in the glossary; KeyError without one."""
+    """A word whose definition shows on hover and focus and is in the glossary; KeyError if it has none."""
     name = glossary()[key]["name"]
     return Markup('<button type="button" class="term" aria-describedby="def-{}">{}</button>').format(key, text or name)
 
 
 def given(text: object) -> Markup:
-    """Text from outside (a name, a path, a note): shown as it is, and kept from turning its neighbours around."""
+    """External text (a name, a path, a note): shown as it is, and isolated from the direction of the text around it."""
     words = str(text)
     looks = ["given"]
     if len(words) > LONG:
         looks.append("long")
     if any(len(word) > WIDE for word in words.split()):
         looks.append("wide")
-    return Markup('<bdi class="{}">{}</bdi>').format(" ".join(looks), words)
+    escaped = SIGNED_USD.sub(r'<span class="amount">\g<0></span>', str(escape(words)))
+    return Markup('<bdi class="{}">{}</bdi>').format(" ".join(looks), Markup(escaped))
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Hint:
-    """How to use what follows; not printed."""
+    """How to use what follows; left out in print."""
 
     kind: ClassVar = "hint"
     html: Markup
@@ -69,8 +73,17 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The run's questions, each with its mark (pass, fail or unknown) and answer: dicts of `mark`, `question` and
+    `answer`."""
+
+    kind: ClassVar = "answers"
+    items: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
 class Column:
-    """One column: its heading, how to take the cell from a row's facts, and whether it holds numbers."""
+    """One column: its heading, how to get the cell from a row's facts, and whether it holds numbers."""
 
     heading: Markup | str
     cell: Callable[[Any], Markup | str]
@@ -79,7 +92,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; a column in which no row has anything is left out."""
+    """Rows of text; an empty column is left out."""
 
     kind: ClassVar = "table"
     caption: Markup | str
@@ -87,24 +100,24 @@ class Table:
     facts: Sequence[Any]
     note: Markup | str = ""
     chosen_by: str = ""
-    """Id of the chart whose selects show this table, with `choice` their combined index."""
+    """Id of the chart whose select boxes show this table; `choice` is their combined index."""
     choice: int = 0
 
     @cached_property
     def kept(self) -> list[Column]:
-        """Columns with something in them; the first always, and all of a table without rows."""
+        """The first column and every one that is not empty; all columns if there are no rows."""
         first, *others = self.columns
         return [first, *(c for c in others if not self.facts or any(c.cell(fact) != NOTHING for fact in self.facts))]
 
     @cached_property
     def cells(self) -> list[list[Markup | str]]:
-        """Text by row, over the columns that stay."""
+        """Text by row, for the columns kept."""
         return [[column.cell(fact) for column in self.kept] for fact in self.facts]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, a line each."""
+    """Names and values, one line each."""
 
     kind: ClassVar = "facts"
     pairs: Sequence[tuple[Markup | str, Markup | str]]
@@ -112,7 +125,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing: plotly traces and layout with colours by role and arrays by reference, and its legend.
+    """One chart: plotly traces and layout, with colours by role and arrays by reference, and its legend.
 
     `panels` are (y axis id, label) pairs; `legend` entries are dicts of group, label, role, dash, symbol and off.
     `narrow` replaces parts of the layout on a narrow screen.
@@ -125,7 +138,7 @@ class Figure:
     narrow: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the page's script reads it."""
+        """In the form the page's script reads."""
         return {
             "traces": list(self.traces),
             "layout": dict(self.layout),
@@ -137,7 +150,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Choice:
-    """A select box over a chart."""
+    """A select box above a chart."""
 
     label: str
     options: Sequence[str]
@@ -145,9 +158,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chart:
-    """A place for a drawing, drawn when it comes into view; `says` is what it shows, for who cannot see it.
+    """A chart, drawn when it scrolls into view; `says` describes it for readers who cannot see it.
 
-    With choices there is one figure a combination, the last choice running fastest.
+    With choices there is one figure per combination, the last choice varying fastest.
     """
 
     kind: ClassVar = "chart"
@@ -158,17 +171,17 @@ class Chart:
     figures: Sequence[Figure]
     choices: Sequence[Choice] = ()
     most_px: int | None = None
-    """Greatest width; None takes the column's."""
+    """Maximum width; None uses the column's."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the page's script reads it."""
+        """In the form the page's script reads."""
         figures = [figure.to_dict() for figure in self.figures]
         return {"height": self.height, "most_px": self.most_px, "figures": figures}
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks behind a line that opens them."""
+    """Collapsed blocks, opened by their summary line."""
 
     kind: ClassVar = "folded"
     summary: str
@@ -185,7 +198,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; without blocks, `absent` says in one sentence what this run has not got."""
+    """A part of the page; without blocks, `absent` says in one sentence what this run does not have."""
 
     id: str
     title: str
@@ -194,7 +207,7 @@ class Section:
 
 
 def charts_of(blocks: Sequence[Any]) -> list[Chart]:
-    """Every chart of these blocks, folded ones too."""
+    """Every chart in these blocks, collapsed ones included."""
     found: list[Chart] = []
     for block in blocks:
         if isinstance(block, Chart):

@@ -1,10 +1,11 @@
-"""Drawings of the run itself: learning curves, the machine over time, where the time went, who decided, calibration."""
+"""Charts of the run itself: learning curves, hardware over time, time by phase, fusion rules, calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from src.evidence.numbers import duration, percent, plain
 from src.evidence.page.blocks import Figure
 from src.evidence.page.drawing import (
     Arrays,
@@ -18,35 +19,34 @@ from src.evidence.page.drawing import (
     style_of,
     zero_line,
 )
-from src.evidence.page.numbers import duration, percent, plain
 
 METRICS: Mapping[str, str] = {
-    "mean_episode_reward": "Reward of an episode",
+    "mean_episode_reward": "Mean episode reward",
     "explained_variance": "Explained variance of the critic",
-    "approx_kl": "KL divergence of an update",
-    "clip_fraction": "Share of clipped ratios",
-    "entropy": "Entropy of the policy, nats",
+    "approx_kl": "KL divergence per update",
+    "clip_fraction": "Clip fraction",
+    "entropy": "Policy entropy, nats",
     "value_loss": "Value loss",
-    "steps_per_s": "Timesteps a second",
+    "steps_per_s": "Timesteps per second",
 }
 MACHINE: Sequence[tuple[str, str, float]] = (
     ("machine_cpu_percent", "CPU, all cores, %", 100.0),
-    ("tree_cores", "Cores busy with this run", 0.0),
+    ("tree_cores", "Cores used by this run", 0.0),
     ("gpu_percent", "GPU, %", 100.0),
     ("tree_rss_gb", "Memory of this run, GB", 0.0),
     ("gpu_memory_used_gb", "GPU memory, GB", 0.0),
 )
 PHASE_LABEL_LEAST = 0.075
-"""Share of the time axis under which a phase has no room for its name."""
+"""Smallest fraction of the time axis at which a phase has room for its name."""
 
 
 def metrics_of(curves: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The figures that at least one curve has."""
+    """The metrics that at least one curve has."""
     return [name for name in METRICS if any(value is not None for c in curves for value in c.get(name, []))]
 
 
 def learning_figure(curves: Sequence[Mapping[str, Any]], metric: str, arrays: Arrays) -> Figure:
-    """A thin line a seed and a thick one for their mean, fine-tuning phases beginning where base training ends."""
+    """A thin line per seed and a thick one for their mean; fine-tuning phases start where base training ends."""
     phases = list(dict.fromkeys(curve["phase"] for curve in curves))
     n_seeds = len({curve["seed"] for curve in curves})
     base_end = max((max(c["timesteps"], default=0) for c in curves if c["phase"] == "base"), default=0)
@@ -78,7 +78,7 @@ def learning_figure(curves: Sequence[Mapping[str, Any]], metric: str, arrays: Ar
 
 
 def _mean_curve(curves: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[int], list[float | None]] | None:
-    """Timesteps and the seeds' mean there; None unless all seeds were logged at the same timesteps."""
+    """Timesteps and the mean over seeds; None unless all seeds were logged at the same timesteps."""
     if len(curves) < 2 or any(curve["timesteps"] != curves[0]["timesteps"] for curve in curves):
         return None
     columns = zip(*(curve[metric] for curve in curves), strict=True)
@@ -86,19 +86,19 @@ def _mean_curve(curves: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """Seconds of a fitting unit, and its name."""
+    """Seconds per display unit, and the unit's name."""
     if seconds < 180.0:
         return 1.0, "s"
     return (60.0, "min") if seconds < 10_800.0 else (3600.0, "h")
 
 
 def machine_panels(timeline: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """The readings that exist in this timeline."""
+    """The readings present in this timeline."""
     return [panel for panel in MACHINE if any(value is not None for value in timeline.get(panel[0], []))]
 
 
 def machine_figure(timeline: Mapping[str, Any], arrays: Arrays) -> Figure:
-    """A panel a reading over the time of the run, phases shaded in turn."""
+    """One panel per reading over the run, with alternately shaded phases."""
     panels = machine_panels(timeline)
     elapsed = timeline["elapsed_s"]
     end = max([*elapsed, *(phase["end_s"] for phase in timeline["phases"]), 1e-9])
@@ -122,12 +122,12 @@ def machine_figure(timeline: Mapping[str, Any], arrays: Arrays) -> Figure:
         if (finish - begin) * unit >= PHASE_LABEL_LEAST * end:
             place = {"x": (begin + finish) / 2, "xanchor": "center", "yref": "y domain", "y": 0, "yanchor": "bottom"}
             notes.append({**place, "text": shown(phase["phase"], 14), "showarrow": False, "size": "small"})
-    layout["xaxis"] |= {"title": {"text": f"time since the start, {unit_name}"}, "range": [0, end / unit]}
+    layout["xaxis"] |= {"title": {"text": f"time since start, {unit_name}"}, "range": [0, end / unit]}
     return Figure(traces, layout | {"shapes": shapes, "annotations": notes}, pairs)
 
 
 def time_figure(phase_times: Mapping[str, float]) -> Figure:
-    """Seconds by phase, in the order of the run."""
+    """Wall time by phase, in run order."""
     total = sum(phase_times.values()) or 1.0
     names, values = list(phase_times), list(phase_times.values())
     texts = [f"{duration(value)}, {percent(value / total)}" for value in values]
@@ -136,14 +136,14 @@ def time_figure(phase_times: Mapping[str, float]) -> Figure:
 
 
 def rules_figure(rules: Mapping[str, int]) -> Figure:
-    """Decisions by the rule of the fusion that made them."""
+    """Decisions by the fusion rule that made them."""
     total = sum(rules.values()) or 1
     texts = [f"{plain(count)}, {percent(count / total)}" for count in rules.values()]
     return bars_across(list(rules), list(rules.values()), texts, ["green"] * len(rules), "Decisions")
 
 
 def reliability_figure(horizons: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """What was said against what came, by bins; on the diagonal a forecast means what it says."""
+    """Forecast probability against observed frequency, by bins; a calibrated forecast lies on the diagonal."""
     looks = (
         Style("blue", "solid", "circle"),
         Style("vermillion", "dash", "square"),
@@ -159,16 +159,21 @@ def reliability_figure(horizons: Mapping[str, Mapping[str, Any]]) -> Figure:
         marker = {"size": sizes, "symbol": style.symbol, "color": role(style.role, 0.75), "line": {"width": 0}}
         points = {"x": [b["said_up_frac"] for b in bins], "y": [b["up_frac"] for b in bins], "mode": "lines+markers"}
         text = [plain(b["n"]) for b in bins]
-        form = "said %{x:.0%}, came %{y:.1%}, %{text} bars<extra></extra>"
+        form = "forecast %{x:.0%}, observed %{y:.1%}, %{text} bars<extra></extra>"
         look = {"marker": marker, "line": line(style, 1.2), "legendgroup": horizon}
         traces.append({**points, **look, "text": text, "hovertemplate": form})
         label = f"{horizon} bar{'s' if horizon != '1' else ''} ahead"
         legend.append(legend_entry(label, style, group=horizon, kind="points"))
     diagonal = {"type": "line", "x0": 0, "y0": 0, "x1": 1, "y1": 1, "layer": "below"}
     layout = {
-        "xaxis": {"range": [0, 1], "tickformat": ".0%", "title": {"text": "said: probability of up"}, "showgrid": True},
+        "xaxis": {
+            "range": [0, 1],
+            "tickformat": ".0%",
+            "title": {"text": "forecast: probability of up"},
+            "showgrid": True,
+        },
         "yaxis": {"range": [0, 1], "tickformat": ".0%"},
         "shapes": [diagonal | {"line": {"color": role("ink", 0.6), "width": 1, "dash": "dash"}}],
         "hovermode": "closest",
     }
-    return Figure(traces, layout, [("y", "Came: share of bars that went up")], legend)
+    return Figure(traces, layout, [("y", "Observed fraction of up moves")], legend)

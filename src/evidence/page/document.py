@@ -1,7 +1,7 @@
-"""report.html from report.json alone: one file that works offline and asks nobody for anything.
+"""report.html from report.json alone: one file that works offline and makes no requests.
 
-The page carries a content security policy that allows its own two scripts by their hashes and no request at all, so
-text from a run or a file can never act, only be read.
+Its content security policy allows its own two scripts, by hash, and no requests at all, so text from a run or a file is
+displayed and never executed.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ PAGE_FILE, REPORT_FILE = "report.html", "report.json"
 
 
 def write_page(report: Mapping[str, Any], path: str | Path) -> None:
-    """Write the page of a report, as `report.json` holds it or as a run returns it; ReportError for another shape."""
+    """Write the page of a report (from `report.json` or as a run returns it); ReportError if its shape is wrong."""
     try:
         write_atomically(Path(path), render(report))
     except OSError as error:
         raise ReportError(
-            f"The page {path} cannot be written ({error.strerror or error}): free the space, or change the folder's "
+            f"The page {path} cannot be written ({error.strerror or error}): free some space, or change the folder's "
             "permissions."
         ) from error
 
 
 def rebuild(run_dir: str | Path) -> Path:
-    """Make `report.html` of a run's folder again from its `report.json`, and return its path.
+    """Write `report.html` again from the `report.json` of a run's folder, and return its path.
 
-    ReportError (a UserError) where report.json is missing, damaged, of another program or of a newer version.
+    Raises: ReportError (a UserError) if report.json is missing, damaged, from another program or a newer version.
     """
     source = Path(run_dir) / REPORT_FILE
     try:
@@ -72,7 +72,7 @@ def rebuild(run_dir: str | Path) -> Path:
     except OSError as error:
         raise ReportError(f"{source} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{source} is damaged: it is not JSON ({error}); restore it, or run again.") from error
+        raise ReportError(f"{source} is damaged: it is not JSON ({error}); restore it, or rerun.") from error
     check_report(report, str(source))
     page = Path(run_dir) / PAGE_FILE
     write_page(report, page)
@@ -111,10 +111,10 @@ def render(report: Mapping[str, Any]) -> str:
 
 @cache
 def plotly_js() -> str:
-    """The chart library, as its package ships it."""
+    """The chart library as its package ships it."""
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-    # As the HTML parser reads it: the policy's hash is taken of that.
+    # As the HTML parser reads it: the policy hashes that.
     return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -136,7 +136,7 @@ def _hash(script: str) -> Markup:
 
 
 def embedded_json(content: object) -> Markup:
-    """JSON that may stand within a script element: nothing in it can end the element or a line."""
+    """JSON that is safe inside a script element: nothing in it can end the element or a line."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

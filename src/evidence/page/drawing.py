@@ -1,6 +1,6 @@
-"""What every drawing shares: how an arm looks, colours by role, arrays kept once, text that stays text.
+"""Shared by all charts: the style of each arm, colours by role, arrays stored once, escaped text.
 
-Colour is never the only cue: each arm has its own dash and marker too. The colours of the roles stand in page.css.
+Colour is never the only cue: each arm also has its own dash and marker. page.css defines the colours of the roles.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from src.evidence.page.blocks import Figure
 
 TEXT_MOST = 40
-"""Characters of a name within a drawing; tables have it whole."""
+"""Longest name in a chart; tables show it in full."""
 
 
 class Style(NamedTuple):
-    """Role of the colour, dash of the line, marker."""
+    """Colour role, line dash, marker."""
 
     role: str
     dash: str
@@ -35,7 +35,7 @@ ARM_STYLES: Mapping[str, Style] = {
     "flat": Style("grey", "solid", "circle-open"),
 }
 MAIN_ARMS = ("hybrid", "hybrid_placebo", "rl_only", "fused")
-"""Drawn from the start; the controls are a click away in the legend, as some would set the scale."""
+"""Visible from the start. The controls can be switched on in the legend; some would dominate the scale."""
 SPARE = (
     Style("ink", "2px,2px", "star"),
     Style("orange", "8px,3px,2px,3px", "pentagon"),
@@ -45,7 +45,7 @@ SPARE = (
 
 
 def style_of(arm: str, arms: Sequence[str] = ()) -> Style:
-    """The look of an arm; one that is not known takes its turn among spare looks by its place in `arms`."""
+    """The style of an arm; an unknown arm gets a spare style by its position in `arms`."""
     if arm in ARM_STYLES:
         return ARM_STYLES[arm]
     others = [name for name in arms if name not in ARM_STYLES]
@@ -53,28 +53,28 @@ def style_of(arm: str, arms: Sequence[str] = ()) -> Style:
 
 
 def role(name: str, alpha: float = 1.0) -> dict[str, Any]:
-    """A colour that the page's script takes from the style sheet, so that light, dark and print each have theirs."""
+    """A colour that the page's script takes from the style sheet, so that light, dark and print each have their own."""
     return {"role": name, "alpha": alpha}
 
 
 def shown(text: str, most: int = TEXT_MOST) -> str:
-    """Text for plotly, which would read tags in it; long text loses its end."""
+    """Text escaped for plotly, which interprets tags; long text is cut."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return html.escape(cut, quote=False)
 
 
 def line(style: Style, width: float = 2.0, alpha: float = 1.0) -> dict[str, Any]:
-    """The line of an arm."""
+    """Plotly's line properties for an arm."""
     return {"color": role(style.role, alpha), "dash": style.dash, "width": width}
 
 
 def legend_entry(label: str, style: Style, *, group: str = "", off: bool = False, kind: str = "line") -> dict[str, Any]:
-    """One entry of the legend; `kind` is line, points (a line with markers), marker or band."""
+    """One legend entry; `kind` is line, points (a line with markers), marker or band."""
     return {"group": group or label, "label": label[:200], **style._asdict(), "off": off, "kind": kind}
 
 
 class Arrays:
-    """Arrays that several drawings use, kept once; `ref` gives what stands for one in a figure."""
+    """Arrays used by several charts, stored once; `ref` gives the placeholder used in a figure."""
 
     def __init__(self) -> None:
         self.kept: list[list[Any]] = []
@@ -109,7 +109,7 @@ def zero_line(axis: str = "y", at: float = 0.0, color: str = "ink", dash: str = 
 
 
 def stacked(shares: Sequence[float], labels: Sequence[str], gap: float = 0.13) -> tuple[dict[str, Any], list[Any]]:
-    """Layout of panels above each other, from the top, sharing the x axis; and their (axis, label) pairs."""
+    """Layout of stacked panels that share the x axis, top first, and their (axis, label) pairs."""
     layout: dict[str, Any] = {}
     room = 1.0 - gap * (len(shares) - 1)
     top, total = 1.0, sum(shares)
@@ -127,7 +127,7 @@ def stacked(shares: Sequence[float], labels: Sequence[str], gap: float = 0.13) -
 def bars_across(
     names: Sequence[str], values: Sequence[float], texts: Sequence[str], colors: Sequence[str], label: str
 ) -> Figure:
-    """A horizontal bar a name, the first on top, its text beside it."""
+    """One horizontal bar per name, the first on top, with its text next to it."""
     most = max([*values, 1e-9])
     return Figure(
         traces=[

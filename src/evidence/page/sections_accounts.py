@@ -1,4 +1,4 @@
-"""The sections about what an account went through: trades on the price, attempts at an evaluation, reliance."""
+"""The sections about accounts: trades on the price chart, evaluation attempts, reliance on advice."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from markupsafe import Markup
 
+from src.evidence.numbers import NOTHING, percent, plain, signed_usd, usd
 from src.evidence.page.blocks import Chart, Choice, Column, Section, Table, Text, given, term
 from src.evidence.page.charts_results import fan_figure, reliance_figure, session_figure
 from src.evidence.page.drawing import Arrays
-from src.evidence.page.numbers import NOTHING, percent, plain, signed
 from src.trading.layout import ACTIONS
 
 Report = Mapping[str, Any]
 
 
 def trades_section(report: Report, arrays: Arrays) -> Section:
-    """A session's price with the trades of one arm."""
-    title = "Trades on the price"
+    """A session's prices with the trades of one arm."""
+    title = "Trades on the price chart"
     sessions: Sequence[Mapping[str, Any]] = report.get("sessions", ())
     shown = [session for session in sessions if session["arms"]]
     if not shown:
-        return Section("trades", title, (), "No session's bars and trades were kept in this run.")
+        return Section("trades", title, (), "This run kept no session's bars and trades.")
     arms = list(dict.fromkeys(name for session in shown for name in session["arms"]))
     nothing: Mapping[str, Any] = {"net_usd": 0.0, "trades": []}
     pairs = [
@@ -36,15 +36,15 @@ def trades_section(report: Report, arrays: Arrays) -> Section:
     chart = Chart(
         "session-chart",
         caption,
-        f"{caption.striptags()} The trades stand in the table below.",
+        f"{caption.striptags()} The table below lists the trades.",
         560,
         [session_figure(session, arm, ACTIONS, arrays) for session, arm in pairs],
         [Choice("Session", labels), Choice("Arm", arms)],
     )
     tables = [
         Table(
-            Markup("Trades of {} on {}: net {} $").format(
-                given(arm), session["date"], signed(session["arms"][arm]["net_usd"])
+            Markup("Trades of {} on {}: net {}").format(
+                given(arm), session["date"], signed_usd(session["arms"][arm]["net_usd"])
             ),
             _trade_columns(session),
             session["arms"][arm]["trades"],
@@ -66,12 +66,12 @@ def _trade_columns(session: Mapping[str, Any]) -> list[Column]:
     return [
         Column("entry", lambda t: clock(t["entry_bar"]), numeric=False),
         Column("side", lambda t: t["side"], numeric=False),
-        Column("at, points", lambda t: plain(t["entry_ticks"] * tick, 2)),
-        Column(term("stop", "first stop"), lambda t: plain(t["stops"][0][1] * tick, 2) if t["stops"] else NOTHING),
+        Column("entry price", lambda t: plain(t["entry_ticks"] * tick, 2)),
+        Column(term("stop", "initial stop"), lambda t: plain(t["stops"][0][1] * tick, 2) if t["stops"] else NOTHING),
         Column("exit", lambda t: clock(t["exit_bar"]), numeric=False),
-        Column("at, points", lambda t: plain(t["exit_ticks"] * tick, 2)),
-        Column("why", lambda t: given(t["exit_reason"]), numeric=False),
-        Column(term("net_pnl", "net, $"), lambda t: signed(t["net_usd"])),
+        Column("exit price", lambda t: plain(t["exit_ticks"] * tick, 2)),
+        Column("exit reason", lambda t: given(t["exit_reason"]), numeric=False),
+        Column(term("net_pnl", "net P&L"), lambda t: signed_usd(t["net_usd"])),
     ]
 
 
@@ -80,21 +80,21 @@ def pass_section(report: Report, arrays: Arrays) -> Section:
     title = "Would it pass a prop-firm evaluation?"
     simulation = report.get("pass_simulation")
     if not simulation or not simulation["arms"]:
-        none = Markup("No attempts at an evaluation were simulated in this run")
+        none = Markup("This run simulated no evaluation attempts")
         reason = simulation["reason"].rstrip(".") if simulation else ""
         return Section("pass", title, (), none + (Markup(": {}.").format(given(reason)) if reason else "."))
     words = (
-        "{} under the profile {}, as of {}, on {} sealed sessions: start {} $, target {} $, at most {} trading days{}."
+        "{} under rule profile {} (as of {}), on {} sealed sessions: start {}, target {}, at most {} trading days{}."
     )
     rules = Markup(words).format(
         term("attempt", "Attempts"),
         given(simulation["profile"]),
         given(simulation["as_of"]),
         plain(simulation["sessions"]),
-        plain(simulation["start_balance_usd"]),
-        plain(simulation["profit_target_usd"]),
+        usd(simulation["start_balance_usd"]),
+        usd(simulation["profit_target_usd"]),
         plain(simulation["horizon_days"]),
-        ", a cap of this tool, as the profile has no expiry" if simulation["is_capped"] else "",
+        " (a cap set by this tool: the profile has no time limit)" if simulation["is_capped"] else "",
     )
     blocks: list[Any] = [Text(rules)]
     if simulation.get("words"):
@@ -105,7 +105,7 @@ def pass_section(report: Report, arrays: Arrays) -> Section:
     )
     fans = sorted((name for name, of in arms.items() if "fan" in of), key=lambda name: name != "hybrid")
     if fans:
-        caption = Markup("{} of equity at the close of each trading day; an ended attempt keeps its last.").format(
+        caption = Markup("{} of equity at each trading day's close; finished attempts keep their last value.").format(
             term("percentile_fan", "Percentiles")
         )
         figures = [fan_figure(simulation, name) for name in fans]
@@ -122,36 +122,34 @@ def _pass_columns() -> list[Column]:
     return [
         Column(term("arm", "arm"), lambda a: given(a["name"]), numeric=False),
         Column(term("p_pass", "P(pass)"), lambda a: percent(a["passed_frac"])),
-        Column(term("pass_interval", "interval"), between),
+        Column(term("pass_interval", "95% CI"), between),
         Column(term("p_breach", "P(breach)"), lambda a: percent(a["breached_frac"])),
         Column(term("p_expired", "P(expired)"), lambda a: percent(a["expired_frac"])),
         Column(term("days_to_pass", "median days"), lambda a: plain(a["median_days_to_pass"])),
         Column(term("attempt", "attempts"), lambda a: plain(a["attempts"])),
-        Column(term("monte_carlo_error", "Monte-Carlo error"), lambda a: percent(a["monte_carlo_error_frac"], 1)),
+        Column(term("monte_carlo_error", "Monte Carlo error"), lambda a: percent(a["monte_carlo_error_frac"], 1)),
         Column("note", lambda a: given(a["session_reason"]) if a["session_reason"] else NOTHING, numeric=False),
     ]
 
 
 def reliance_section(report: Report, arrays: Arrays) -> Section:
-    """What the trained policy does when its advice is taken away or spoilt."""
-    title = "Does the trained policy lean on the advice?"
+    """What the trained policy does when its advice is removed or corrupted."""
+    title = "Does the trained policy rely on the advice?"
     reliance = report.get("reliance")
     if not reliance or not reliance["rows"]:
-        return Section("reliance", title, (), "No reliance diagnostic was run.")
-    said = Markup("A {} of {}: a diagnostic, not evidence that advice is worth anything. ").format(
-        term("reliance", "reliance test"), given(reliance["arm"])
-    )
-    caption = Markup("Net P&L a session of {} by the advice it is fed at evaluation.").format(given(reliance["arm"]))
+        return Section("reliance", title, (), "This run has no reliance diagnostic.")
+    said = Markup("A {} of {}. ").format(term("reliance", "reliance test"), given(reliance["arm"]))
+    caption = Markup("Net P&L per session of {} by the advice it gets in evaluation.").format(given(reliance["arm"]))
     rows = reliance["rows"]
-    says = "; ".join(f"{row['advice']}: {signed(row['net_usd_per_session'])} $ a session" for row in rows)
+    says = "; ".join(f"{row['advice']}: {signed_usd(row['net_usd_per_session'])}/session" for row in rows)
     columns = [
         Column(term("advice_fed", "advice"), lambda r: r["advice"], numeric=False),
-        Column(term("net_per_session", "net a session, $"), lambda r: signed(r["net_usd_per_session"])),
+        Column(term("net_per_session", "net/session"), lambda r: signed_usd(r["net_usd_per_session"])),
         Column(term("changed_decisions", "decisions changed"), lambda r: percent(r["changed_frac"])),
     ]
     chart = Chart("reliance-chart", caption, says, 120 + 34 * len(rows), [reliance_figure(rows)])
     return Section(
         "reliance",
         title,
-        [Text(said + given(reliance.get("words", ""))), chart, Table("The same in figures", columns, rows)],
+        [Text(said + given(reliance.get("words", ""))), chart, Table("Net P&L by advice", columns, rows)],
     )

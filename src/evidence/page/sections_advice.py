@@ -1,4 +1,4 @@
-"""The section about the advice: what it said, what it did, and what it was worth as a forecast."""
+"""The section about the advice: what it said, what it changed, and how well it forecasts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from markupsafe import Markup
 
+from src.evidence.numbers import NOTHING, percent, plain, signed
 from src.evidence.page.blocks import Chart, Column, Heading, Section, Table, Text, given, term
 from src.evidence.page.charts_run import reliability_figure, rules_figure
 from src.evidence.page.drawing import Arrays
-from src.evidence.page.numbers import NOTHING, percent, plain, signed
 
 Report = Mapping[str, Any]
 
 
 def advice_section(report: Report, arrays: Arrays) -> Section:
-    """Who decided in the fused arm, what the advice said, and what it was worth as a forecast."""
+    """What the advice said, which fusion rules decided, and how well it forecasts."""
     blocks: list[Any] = []
     if "advice" in report:
         blocks += _advice_blocks(report["advice"])
     used = [{"name": name, **arm["advice"]} for name, arm in report["arms"].items() if "advice" in arm]
     if used:
-        blocks.append(Table("What the advice did on the sealed sessions", _use_columns(), used))
+        blocks.append(Table("Decisions changed by advice on the sealed sessions", _use_columns(), used))
     for fact in used:
         if fact.get("rules") and sum(fact["rules"].values()):
             caption = Markup("{} of {} on the sealed sessions, by the rule that decided.").format(
@@ -34,12 +34,12 @@ def advice_section(report: Report, arrays: Arrays) -> Section:
             break
     if "forecaster" in report:
         blocks += _forecast_blocks(report["forecaster"])
-    return Section("advice", "Advice and fusion", blocks, "No advice was asked for in this run.")
+    return Section("advice", "Advice and fusion", blocks, "This run used no advice.")
 
 
 def _advice_blocks(advice: Mapping[str, Any]) -> list[Any]:
     asking, covered = advice["tabulation"], advice["coverage"]
-    words = Markup("Advisor {}: {} of {} {} asked about; advice {} {} of the training bars and {} of the sealed ones.")
+    words = Markup("Advisor {}: answered {} of {} {}; the advice {} {} of the training bars and {} of the sealed bars.")
     said = words.format(
         given(advice["advisor"]),
         plain(asking["count_k"]),
@@ -64,11 +64,11 @@ def _advice_blocks(advice: Mapping[str, Any]) -> list[Any]:
         ),
     ]
     sides = [{"side": side, **of} for side, of in advice["by_side"].items()]
-    return [Text(said), Table("What the advice says, on the sealed bars", columns, sides)]
+    return [Text(said), Table("Advice on the sealed bars", columns, sides)]
 
 
 def _shares(shares: Mapping[str, float]) -> str:
-    """Largest first, without those that round to nothing."""
+    """Largest first, without those that round to zero."""
     ordered = sorted(shares.items(), key=lambda share: -share[1])
     return ", ".join(f"{name} {percent(share)}" for name, share in ordered if share >= 0.005) or NOTHING
 
@@ -76,7 +76,7 @@ def _shares(shares: Mapping[str, float]) -> str:
 def _use_columns() -> list[Column]:
     return [
         Column(term("arm", "arm"), lambda u: given(u["name"]), numeric=False),
-        Column(term("choices", "choices"), lambda u: plain(u["choices"])),
+        Column(term("choices", "decisions"), lambda u: plain(u["choices"])),
         Column(term("advised", "advised"), lambda u: percent(u["advised"] / u["choices"] if u["choices"] else None)),
         Column(term("changed", "changed by advice"), lambda u: percent(u["changed_frac"], 1)),
     ]
@@ -90,12 +90,12 @@ def _forecast_blocks(forecaster: Mapping[str, Any]) -> list[Any]:
         Column("sessions", lambda h: plain(h["sessions"])),
         Column(term("hit_rate", "hit rate"), lambda h: percent(h["hit_rate"], 1)),
         Column(term("up_rate", "up moves"), lambda h: percent(h["up_rate"], 1)),
-        Column(term("forecast_up_rate", "said up"), lambda h: percent(h["forecast_up_rate"], 1)),
+        Column(term("forecast_up_rate", "forecast up"), lambda h: percent(h["forecast_up_rate"], 1)),
         Column(term("rank_correlation", "rank corr."), lambda h: signed(h["information_coefficient"], 3)),
         Column(term("brier", "Brier"), lambda h: plain(h["brier"], 4)),
-        Column(term("brier_of_up_rate", "Brier of the up rate"), lambda h: plain(h["brier_of_up_rate"], 4)),
+        Column(term("brier_of_up_rate", "Brier, base rate"), lambda h: plain(h["brier_of_up_rate"], 4)),
     ]
-    said = Markup("Forecast: {}. Outcome: {}. Point figures without intervals: neighbouring bars overlap.").format(
+    said = Markup("Forecast: {}. Outcome: {}. No intervals: neighbouring windows overlap.").format(
         given(forecaster["forecast"]), given(forecaster["outcome"])
     )
     rows = [{"horizon": horizon, **of} for horizon, of in horizons.items()]
@@ -112,10 +112,10 @@ def _forecast_blocks(forecaster: Mapping[str, Any]) -> list[Any]:
     ]
     binned = {name: of for name, of in horizons.items() if of.get("reliability")}
     if binned:
-        caption = Markup("{} of the advice: on the diagonal a forecast means what it says; larger marks, more bars.")
+        caption = Markup("{} of the advice: a calibrated forecast lies on the diagonal. Larger marks: more bars.")
         caption = caption.format(term("calibration", "Calibration"))
         figure = reliability_figure(binned)
         blocks.append(Chart("calibration-chart", caption, str(caption.striptags()), 440, [figure], most_px=560))
     else:
-        blocks.append(Text(Markup("Calibration was not computed in this run.")))
+        blocks.append(Text(Markup("This run did not compute calibration.")))
     return blocks

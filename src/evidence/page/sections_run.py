@@ -1,4 +1,4 @@
-"""The sections about the run: learning, the machine, data and provenance, targets and phases."""
+"""The sections about the run: learning, hardware, data and provenance, targets and phases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from src.evidence.leak_words import compared_words
+from src.evidence.numbers import NOTHING, duration, percent, plain, significant
 from src.evidence.page.blocks import (
     Chart,
     Choice,
@@ -32,7 +33,6 @@ from src.evidence.page.charts_run import (
     time_figure,
 )
 from src.evidence.page.drawing import Arrays
-from src.evidence.page.numbers import NOTHING, duration, percent, plain, significant
 
 Report = Mapping[str, Any]
 STATUS = {
@@ -56,21 +56,21 @@ TARGET_UNITS = {  # %: kept as a fraction; percent: kept in percent
 
 
 def learning_section(report: Report, arrays: Arrays) -> Section:
-    """Learning curves, and what training took."""
+    """Learning curves and training time."""
     blocks: list[Any] = []
     curves = report.get("learning", {}).get("curves", [])
     metrics = metrics_of(curves)
     if metrics:
         caption = Markup(
-            "Learning curves: thin lines are {}s, thick ones their mean; {} follows base training."
+            "Learning curves: thin lines are {}s, thick lines their mean; {} follows base training."
         ).format(term("seed", "seed"), term("fine_tuning", "fine-tuning"))
         figures = [learning_figure(curves, metric, arrays) for metric in metrics]
-        choices = [Choice("Figure", [METRICS[metric] for metric in metrics])]
+        choices = [Choice("Metric", [METRICS[metric] for metric in metrics])]
         blocks.append(Chart("learning-chart", caption, str(caption.striptags()), 380, figures, choices))
         names = Markup(", ").join(term(METRIC_TERMS.get(metric, metric)) for metric in metrics)
-        blocks.append(Hint(Markup("To choose from: {}.").format(names)))
+        blocks.append(Hint(Markup("Metrics: {}.").format(names)))
     else:
-        blocks.append(Text(Markup("No learning curves were kept in this run.")))
+        blocks.append(Text(Markup("This run kept no learning curves.")))
     if report["training"]:
         table = Table("Training", _training_columns(), report["training"])
         folded = len(report["training"]) > ROWS_SHOWN
@@ -99,7 +99,7 @@ def _training_columns() -> list[Column]:
         Column(term("training_phase", "phase"), lambda t: given(t["phase"]), numeric=False),
         Column("seed", lambda t: NOTHING if "seed" not in t else str(t["seed"])),
         Column(term("timesteps", "timesteps"), lambda t: plain(t["timesteps"])),
-        Column("asked", lambda t: plain(t["timesteps_requested"])),
+        Column("requested", lambda t: plain(t["timesteps_requested"])),
         Column(term("steps_per_s", "steps/s"), lambda t: plain(t["steps_per_s"])),
         Column("time", lambda t: duration(t["seconds"])),
         Column(term("rollout_share", "rollouts"), lambda t: percent(_share(t["rollout_s"], t["seconds"]))),
@@ -112,48 +112,48 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def machine_section(report: Report, arrays: Arrays) -> Section:
-    """Hardware over time, and where the time went."""
+    """Hardware over time, and time by phase."""
     hardware = report["hardware"]
     blocks: list[Any] = [Text(_machine_words(hardware))]
     timeline = report.get("hardware_timeline")
     if timeline and machine_panels(timeline):
         n = len(machine_panels(timeline))
-        caption = Markup("The machine over the run, {} shaded in turn.").format(term("phase", "phases"))
+        caption = Markup("Hardware over the run, {} shaded alternately.").format(term("phase", "phases"))
         chart = Chart(
             "machine-chart", caption, str(caption.striptags()), 90 + 125 * n, [machine_figure(timeline, arrays)]
         )
         blocks.append(chart)
     else:
-        blocks.append(Text(Markup("No samples over time were kept in this run.")))
+        blocks.append(Text(Markup("This run kept no hardware samples over time.")))
     times = report["phase_times"]
     if times:
-        caption = Markup("Where the {} went: {} in all.").format(
-            term("execution_time", "time"), duration(report["execution_time"])
+        caption = Markup("{} by phase: {} in total.").format(
+            term("execution_time", "Time"), duration(report["execution_time"])
         )
         says = "; ".join(f"{name}: {duration(seconds)}" for name, seconds in times.items())
         blocks.append(Chart("time-chart", caption, says, 70 + 27 * len(times), [time_figure(times)]))
     by_phase = [{"phase": name, **figures} for name, figures in hardware["phases"].items() if name]
     if by_phase:
-        blocks.append(Folded("The machine by phase", [Table("The machine by phase", _machine_columns(), by_phase)]))
-    return Section("machine", "What the machine did", blocks)
+        blocks.append(Folded("Hardware by phase", [Table("Hardware by phase", _machine_columns(), by_phase)]))
+    return Section("machine", "Hardware", blocks)
 
 
 def _machine_words(hardware: Mapping[str, Any]) -> Markup:
     cores = "an unknown number of" if hardware["cores"] is None else str(hardware["cores"])
     gpu = (
-        Markup("GPU {}: {} busy on average, {} at most.").format(
+        Markup("GPU {}: {} utilization on average, {} at peak.").format(
             given(hardware["gpu_name"]),
             percent(_hundredth(hardware["average_gpu_percent"])),
             percent(_hundredth(hardware["peak_gpu_percent"])),
         )
         if hardware["gpu_available"]
-        else Markup("No GPU was read ({}).").format(given(hardware["gpu_reason"] or "no reason recorded"))
+        else Markup("No GPU readings ({}).").format(given(hardware["gpu_reason"] or "no reason recorded"))
     )
-    words = Markup("{} cores, of which the run kept {} busy on average; {} {} GB. {}")
+    words = Markup("{} cores; the run used {} on average. {}: {} GB. {}")
     return words.format(
         cores,
         plain(hardware["average_tree_cores"], 1),
-        term("peak_memory", "peak memory"),
+        term("peak_memory", "Peak memory"),
         plain(hardware["peak_ram_gb"], 2),
         gpu,
     )
@@ -168,7 +168,7 @@ def _machine_columns() -> list[Column]:
         Column(term("phase", "phase"), lambda p: given(p["phase"]), numeric=False),
         Column(term("samples", "samples"), lambda p: plain(p["samples"])),
         Column(term("machine_cpu", "CPU, %"), lambda p: plain(p["average_machine_cpu_percent"])),
-        Column(term("tree_cores", "cores busy"), lambda p: plain(p["average_tree_cores"], 2)),
+        Column(term("tree_cores", "cores used"), lambda p: plain(p["average_tree_cores"], 2)),
         Column(term("peak_memory", "memory, GB"), lambda p: plain(p["peak_ram_gb"], 2)),
         Column(term("gpu_use", "GPU, %"), lambda p: plain(p["average_gpu_percent"])),
         Column("GPU memory, GB", lambda p: plain(p["peak_gpu_memory_gb"], 2)),
@@ -176,18 +176,18 @@ def _machine_columns() -> list[Column]:
 
 
 def provenance_section(report: Report, arrays: Arrays) -> Section:
-    """Which bars, which settings, which versions."""
+    """Bars, settings and versions."""
     blocks: list[Any] = []
     if "data" in report:
         blocks += _data_blocks(report["data"])
     else:
-        blocks.append(Text(Markup("This run traded environments of its own class and read no bars.")))
+        blocks.append(Text(Markup("This run used its own environment class and read no bars.")))
     run = report["run"]
     pairs: list[tuple[Markup | str, Markup | str]] = [
         ("mode", given(run["mode"])),
         ("market", given(run["market"])),
         (term("seed", "seed"), str(run["seed"])),
-        ("device", Markup("{}, {} threads of torch").format(given(run["device"]), run["torch_threads"])),
+        ("device", Markup("{}, {} torch threads").format(given(run["device"]), run["torch_threads"])),
         (term("vec_env", "vec env"), Markup("{}: {}").format(given(run["vec_env"]), given(run["why_vec_env"]))),
     ]
     if "rules" in report:
@@ -203,7 +203,7 @@ def provenance_section(report: Report, arrays: Arrays) -> Section:
         settings = list(_flat(report["configuration"]))
         blocks.append(Folded(f"Configuration, {len(settings)} settings", [Facts(settings)]))
     else:
-        blocks.append(Text(Markup("The effective configuration stands in config.yaml beside report.json.")))
+        blocks.append(Text(Markup("The effective configuration is in config.yaml, next to report.json.")))
     versions = [(given(name), given(version)) for name, version in run["versions"].items()]
     blocks.append(Folded("Versions", [Facts(versions)]))
     return Section("provenance", "Data and provenance", blocks)
@@ -222,10 +222,10 @@ def _data_blocks(data: Mapping[str, Any]) -> list[Any]:
         ("source", given(data["source"])),
         (term("fingerprint", "fingerprint"), given(data["fingerprint"])),
         ("bars", f"{plain(data['bars'])} of {data['interval_min']} min"),
-        ("sessions", f"{plain(data['sessions_usable'])} usable of {plain(data['sessions'])}"),
+        ("sessions", f"{plain(data['sessions_usable'])} of {plain(data['sessions'])} usable"),
         (term("left_out", "left out"), given(left_out or "none")),
         (term("repairs", "rows repaired"), given(repairs or "none")),
-        (term("embargo", "embargo"), f"{data['embargo_sessions']} session(s) between the parts"),
+        (term("embargo", "embargo"), f"{data['embargo_sessions']} session(s) between parts"),
     ]
     columns = [
         Column(term("split", "part"), lambda p: p["part"], numeric=False),
@@ -234,7 +234,7 @@ def _data_blocks(data: Mapping[str, Any]) -> list[Any]:
         Column("last", lambda p: p["last"], numeric=False),
     ]
     parts = [{"part": name, **part} for name, part in data["split"].items()]
-    return [Facts(pairs), Table("The split by session, in time order", columns, parts)]
+    return [Facts(pairs), Table("Data split by session, in time order", columns, parts)]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[Markup, Markup]]:
@@ -247,7 +247,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[Marku
 
 
 def targets_section(report: Report, arrays: Arrays) -> Section:
-    """What was asked of the run, and its phases."""
+    """The run's targets and its phases."""
     targets = [{"name": name, **target} for name, target in report["targets"].items()]
     columns = [
         Column(term("target", "target"), _target_name, numeric=False),
@@ -266,17 +266,17 @@ def targets_section(report: Report, arrays: Arrays) -> Section:
             Column("status", lambda p: given(p["status"].replace("_", " ")), numeric=False),
             Column("time", lambda p: duration(p["seconds"])),
             Column(term("timesteps", "timesteps"), lambda p: plain(sum(p.get("timesteps", {}).values()) or None)),
-            Column(term("tries", "tries"), lambda p: plain(p["tries"])),
+            Column(term("tries", "attempts"), lambda p: plain(p["tries"])),
             Column("note", _phase_note, numeric=False),
         ]
         blocks.append(Table("Phases", phase_columns, phases))
     else:
-        blocks.append(Text(Markup("This run was not divided into the phases of the pipeline.")))
+        blocks.append(Text(Markup("This run did not have the pipeline's phases.")))
     return Section("targets", "Targets and phases", blocks)
 
 
 def _phase_note(phase: Mapping[str, Any]) -> str | Markup:
-    """What failed in it, and why its result may differ in the last bits."""
+    """What failed in the phase, and why its result may differ in the last bits."""
     notes = [*phase.get("failures", ()), *phase.get("not_bitwise", ())]
     return given("; ".join(notes)) if notes else NOTHING
 
