@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from src.advisor.answer_cache import AnswerCache, through_cache
 from src.advisor.calibration import served_scores
-from src.advisor.live import answer_key
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
 from src.advisor.table import (
@@ -38,16 +38,6 @@ from src.trading.layout import N_ACTIONS
 
 Say = Callable[[str], None]
 Progress = Callable[[Mapping[str, Any]], None]
-
-
-class AnswerCache(Protocol):
-    """What asking needs of a cache of answers."""
-
-    def __contains__(self, key: Hashable) -> bool: ...
-
-    def get(self, key: Hashable) -> Float32 | None: ...
-
-    def put(self, key: Hashable, features: Any) -> None: ...
 
 
 class ModelAdvisor(Protocol):
@@ -153,7 +143,7 @@ def tabulate_stored(
     situations = np.sort(order[:count_k])
     answers: Mapping[int, Float32] = store.check_holds(advisor.identity, situations)
     if cache is not None:
-        answers = _through_cache(cache, advisor.identity, answers, before, situations)
+        answers = through_cache(cache, advisor.identity, answers, before, situations)
     raw = np.array([answers[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
     table = _table(advisor, situations, raw, calibrate)
     mass = label_mass(raw)
@@ -365,28 +355,6 @@ class _Asking:
             line += f", the budget of {spent:.0f} s of earlier runs"
             line += "; --extend-advice asks for more"
         self._say(line)
-
-
-def _through_cache(
-    cache: AnswerCache,
-    identity: str,
-    stored: Mapping[int, Float32],
-    known_before: frozenset[int],
-    situations: NDArray[np.int64],
-) -> dict[int, Float32]:
-    """The answers to these situations by way of the cache. Those known before are put there first, uncounted, so that
-    a miss is a situation the model was asked about now."""
-    found: dict[int, Float32] = {}
-    for situation in situations.tolist():
-        key = answer_key(identity, situation)
-        if situation in known_before and key not in cache:
-            cache.put(key, stored[situation])
-        row = cache.get(key)
-        if row is None:
-            row = stored[situation]
-            cache.put(key, row)
-        found[situation] = row
-    return found
 
 
 def _table(advisor: ModelAdvisor, situations: NDArray[np.int64], raw: Float32, calibrate: bool) -> AdviceTable:

@@ -15,6 +15,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from src.advisor.answer_cache import AnswerCache
 from src.advisor.choose import LanguageModel
 from src.advisor.mock import MockAdvisor
 from src.advisor.precision import measure_agreement
@@ -23,7 +24,6 @@ from src.advisor.situations import encode, market_situations
 from src.advisor.store import AdviceStore, default_store_path
 from src.advisor.table import AdviceTable, checked_scores, empty_table, situation_order
 from src.advisor.tabulation import (
-    AnswerCache,
     ModelAdvisor,
     Progress,
     Say,

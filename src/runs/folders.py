@@ -19,6 +19,12 @@ from src.runs.ledger import LEDGER_NAME
 
 MODE = "pipeline"
 LOG_NAME = "metrics.jsonl"
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "phase1": (),
+    "phase2": ("base",),
+    "phase3": ("rl_only", "hybrid", "hybrid_placebo"),
+}
+"""The trainings of a phase, in order."""
 EXPORTS = {
     "phase1": (),
     "phase2": ("base.zip", "base.policy.safetensors", "base.policy.json"),

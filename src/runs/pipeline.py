@@ -25,7 +25,7 @@ from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.clean_up import closing
-from src.errors import EXIT_TARGET_MISSED, InterruptedRun, UserError
+from src.errors import InterruptedRun, UserError
 from src.evidence.console_summary import print_summary
 from src.evidence.page import write_page
 from src.evidence.placebo import placebo_table
@@ -35,7 +35,7 @@ from src.evidence.run_folder import output_errors_in_words
 from src.files import read_regular
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
-from src.runs.folders import EXPORTS, LOG_NAME, only_run_in
+from src.runs.folders import EXPORTS, LOG_NAME, TRAININGS, only_run_in
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
 from src.runs.ledger import Ledger, Part, PhaseEntry
 from src.runs.phase_targets import phase_facts, phase_targets
@@ -43,20 +43,8 @@ from src.runs.phase_tries import PhaseTries
 from src.runs.resources import machine_facts
 from src.runs.results import PAGE_NAME, REPORT_NAME, drawn, finish, gpu_use, look_ahead, seeded, with_sessions_read
 from src.runs.resumable import Job, ends_whole, kept_weights, restore_log, store_of, train_resumably
-from src.runs.standing import PHASES, TITLES, Standing, in_words
+from src.runs.standing import PHASES, TITLES, Standing
 from src.runs.stopping import Deadline, StopRequest
-
-TRAININGS: dict[str, tuple[str, ...]] = {
-    "phase1": (),
-    "phase2": ("base",),
-    "phase3": ("rl_only", "hybrid", "hybrid_placebo"),
-}
-
-
-class FilesDamaged(UserError):
-    """Files of a run were damaged and could not be made again; the text names them."""
-
-    exit_code = EXIT_TARGET_MISSED
 
 
 def run_pipeline(
@@ -168,13 +156,8 @@ class _Pipeline:
             self._standing.record_all()
 
     def check_all_restored(self) -> None:
-        """FilesDamaged where a file was not as recorded and could not be made again."""
-        if lost := self._standing.not_restored():
-            raise FilesDamaged(
-                f"Files of {self._folder} were not as the run left them and could not be made again: {in_words(lost)}. "
-                f"Everything else is as it was, or made again to the same bytes (times aside); the list of files now "
-                f"has them as they are."
-            )
+        """As `Standing.check_all_restored`."""
+        self._standing.check_all_restored()
 
     def _is_done(self, name: str) -> bool:
         """Whether a phase is finished, from what is there now, and what it made is at hand: a damaged export is made

@@ -20,13 +20,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from src.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_TARGET_MISSED
+from src.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_TARGET_MISSED, UserError
 from src.files import keep_aside, kind_of, read_regular, regular_only, sha256_of, write_atomically
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "hybrid-trading-run-files"
 APPENDED = ("run.log", "tensorboard/")
 """A process that goes on appends to these: only the recorded length of them is checked."""
+
+
+class FilesDamaged(UserError):
+    """Files of a run were damaged and could not be made again; the text names them."""
+
+    exit_code = EXIT_TARGET_MISSED
 
 
 class FileFacts(BaseModel):

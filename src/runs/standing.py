@@ -19,7 +19,16 @@ from src.runs.folders import MADE_BESIDES, MODE, newest_run, runs_of, set_aside
 from src.runs.inputs import run_inputs
 from src.runs.ledger import LEDGER_NAME, Ledger, PhaseEntry, differences
 from src.runs.results import PAGE_NAME, REPORT_NAME
-from src.runs.run_files import FileFacts, damage, facts_of, files_in, manifest_is, set_odd_aside, write_manifest
+from src.runs.run_files import (
+    FileFacts,
+    FilesDamaged,
+    damage,
+    facts_of,
+    files_in,
+    manifest_is,
+    set_odd_aside,
+    write_manifest,
+)
 
 PHASES = ("phase1", "phase2", "phase3")
 CHANGING = re.compile(r"metrics\.jsonl$|config\.yaml$|report\.(json|html)$|phase\d/.*/checkpoint-\d+/")
@@ -193,6 +202,15 @@ class Standing:
             for name, why in self.damaged.items()
             if files.get(name) != self._recorded[name] and not (name in REMADE and name in files)
         }
+
+    def check_all_restored(self) -> None:
+        """Raise FilesDamaged if a file was not as recorded and could not be made again."""
+        if lost := self.not_restored():
+            raise FilesDamaged(
+                f"Files of {self.folder} were not as the run left them and could not be made again: {in_words(lost)}. "
+                f"Everything else is as it was, or was made again with the same bytes (except times); the list of "
+                f"files now records them as they are."
+            )
 
     def report_is_kept(self) -> bool:
         """Whether the run has a report that is as it was written. Earlier versions recorded no files."""

@@ -21,8 +21,7 @@ from src.runs.damage import DAMAGES, bait_of, damages_of, fault_of
 from src.runs.damage import Ended as EndedProcess
 from src.runs.kills import results_of
 from src.runs.ledger import seal
-from src.runs.pipeline import FilesDamaged
-from src.runs.run_files import damage, facts_of, files_in, set_odd_aside
+from src.runs.run_files import FilesDamaged, damage, facts_of, files_in, set_odd_aside
 from src.testing_framework import TestingFramework
 from tests.runs.pipeline_runs import Pipelines, contents, differing, in_step, pipelines_in, run_of, terminate
 
