@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 DEPENDS_ON_FIGURES = (
@@ -19,6 +21,13 @@ BY_ARM = re.compile(
 )
 
 
+def golden(path: Path, now: str) -> str:
+    """The golden text; with REWRITE_GOLDEN=1 it is first replaced by what was printed now, for review in the diff."""
+    if os.environ.get("REWRITE_GOLDEN") == "1":
+        path.write_text(now)
+    return path.read_text()
+
+
 def masked(text: str) -> str:
     """What is printed, without what depends on the machine: numbers, progress lines, padding, line breaks."""
     text = re.sub(r"^\[[\d:]+\]   .*\n", "", text, flags=re.MULTILINE)
@@ -32,7 +41,7 @@ def masked(text: str) -> str:
     text = re.sub(r"^Advice on sealed bars while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
     for said, masks in DEPENDS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
-    heads = "Training|Checkpoints|Look-ahead|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
+    heads = "Training|Checkpoints|Leaks|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
     text = re.sub(rf" ({heads})(?!\?)", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 

@@ -20,7 +20,7 @@ from run_pipeline import command_to_go_on
 from src.runs import kills
 from src.runs.kills import kill_and_compare, results_of
 from tests.forked_command import ROOT, CommandServer, Finished, assert_refused, assert_stopped
-from tests.golden_forms import key_paths, masked
+from tests.golden_forms import golden, key_paths, masked
 from tests.tiny_runs import bar_files
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_run_prints_phases_verdict_arms_and_targets(complete: tuple[Finished, 
     finished, _ = complete
     assert finished.code == 0, finished.err
     assert finished.err == ""
-    assert masked(finished.out) == (GOLDEN / "console_pipeline.txt").read_text()
+    assert masked(finished.out) == golden(GOLDEN / "console_pipeline.txt", masked(finished.out))
 
 
 def test_a_run_fits_eighty_columns_and_warns_of_nothing(complete: tuple[Finished, Path]) -> None:
@@ -161,7 +161,8 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
 def test_the_reports_keys_are_those_of_the_golden_file(complete: tuple[Finished, Path]) -> None:
     """A key that comes, goes or moves is a change for whoever reads reports: update the file and tell them."""
     report = json.loads((complete[1] / "report.json").read_text())
-    assert sorted(key_paths(report)) == (GOLDEN / "report_keys_pipeline.txt").read_text().splitlines()
+    keys = "".join(f"{key}\n" for key in sorted(key_paths(report)))
+    assert keys == golden(GOLDEN / "report_keys_pipeline.txt", keys)
 
 
 def test_gone_on_with_a_complete_run_has_nothing_left_to_do(

@@ -15,10 +15,10 @@ WHAT: Mapping[str, str] = {
 }
 """What each check compared, in words."""
 WRONG: Mapping[str, str] = {
-    FEATURES: "a feature knows the future",
-    DECISIONS: "a decision reads the future",
-    FILLS: "an order fills at a price it could not have had",
-    SEALED: "training used sessions that are not for training",
+    FEATURES: "a feature uses future data",
+    DECISIONS: "a decision uses future data",
+    FILLS: "an order fills at an impossible price",
+    SEALED: "training used validation or sealed sessions",
 }
 
 

@@ -23,7 +23,7 @@ def _words(bench: Bench, stats: dict[str, float]) -> str:
     if not bench.config.performance.cached_llm_features:
         return "not measured: performance.cached_llm_features is false, so nothing is kept"
     if not lookups:
-        return f"not measured: nothing dear was looked up ({_why_nothing(bench)})"
+        return f"not measured: nothing expensive was looked up ({_why_nothing(bench)})"
     return (
         f"{hits:,} of {lookups:,} lookups hit: answers that the language model had already given, in this run or an "
         "earlier one, and features that your environments had already computed. A miss asked the model or computed them"
@@ -35,4 +35,4 @@ def _why_nothing(bench: Bench) -> str:
         return "your environments take no feature_cache"
     if isinstance(bench.advisor, LanguageModel):
         return "no situation was tabulated"
-    return "rules answer, and rows of the market's tables are read, faster than a cache is asked"
+    return "rules give the advice, and table rows are read directly"

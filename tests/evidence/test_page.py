@@ -462,9 +462,9 @@ def test_a_folder_without_a_report_is_an_error_to_mend(tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_an_error_to_mend(tmp_path: Path) -> None:
-    (tmp_path / "report.html").mkdir()
+    (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="cannot be written"):
-        write_page(full(), tmp_path / "report.html")
+        write_page(full(), tmp_path / "file" / "report.html")
 
 
 def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,9 +110,9 @@ def test_it_says_what_was_trained_and_what_held_it_up() -> None:
 def test_with_an_environment_of_ones_own_its_share_is_told_apart() -> None:
     own = {"environment": {"env_class": "my.module:Env"}}
     text = told(training=[training(environment_s=2.0)], configuration=own)
-    assert "the bottleneck is the environment (50% of training time, the policy 25%, the PPO update 25%)." in text
+    assert "Bottleneck: environment (50% of training time; policy 25%; PPO update 25%)." in text
     text = told(training=[training(environment_s=0.4)], configuration=own)
-    assert "the bottleneck is the policy (65% of training time, the PPO update 25%, the environment 10%)." in text
+    assert "Bottleneck: policy (65% of training time; PPO update 25%; environment 10%)." in text
 
 
 def test_it_never_says_that_nothing_leaks_only_that_nothing_was_found() -> None:

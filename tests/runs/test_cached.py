@@ -75,7 +75,7 @@ def test_own_environments_without_the_attribute_are_left_alone() -> None:
     assert report["cache_hit_rate"] is None
     assert report["targets"]["cache_hit_rate"] | {"target": 0} == {
         "target": 0, "measured": None, "required": True, "at_most": False, "status": "not_applicable",
-        "reason": "not measured: nothing dear was looked up (your environments take no feature_cache)",
+        "reason": "not measured: nothing expensive was looked up (your environments take no feature_cache)",
     }  # fmt: skip
     assert report["validation_passed"] is False, "what is required and was not measured is not met"
 
