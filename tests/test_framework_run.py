@@ -122,7 +122,7 @@ def test_the_report_holds_what_was_promised() -> None:
     # Rules and tables answer faster than a cache: a rate would be made up.
     assert targets["cache_hit_rate"]["measured"] is report["cache_hit_rate"] is report["cache"]["hit_rate"] is None
     assert targets["cache_hit_rate"]["reason"] == report["cache"]["words"]
-    assert report["cache"]["words"].startswith("not measured: nothing expensive was looked up (rules answer")
+    assert report["cache"]["words"].startswith("not measured: nothing expensive was looked up (rules give")
     assert report["summary"] == finished("plain").framework.get_summary()
     assert report["summary"]["total_timesteps"] == report["timesteps_total"]
     assert report["summary"]["duration_seconds"] == report["execution_time"]

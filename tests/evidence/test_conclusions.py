@@ -236,7 +236,7 @@ def leaking(check: str) -> dict[str, Any]:
         (a_report(contrast(-9.0, -13.0, -5.0, 0.08)), "not_measured", "No edge shown"),
         (a_report(contrast(9.0, None, None)), "not_measured", "No edge shown"),
         (a_report(contrast(9.0, None, None), level="none"), "not_measured", "Cannot say: not enough sessions."),
-        (a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}), "met", "Worth the production run: it makes money"),
+        (a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}), "met", "Worth the production run: it"),
         (a_report(contrast(9.0, 5.0, 13.0, 0.01), training=SHORT), "not_measured", "Cannot say yet: 49,999 base"),
         (
             a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}, training=SHORT),
