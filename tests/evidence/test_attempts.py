@@ -427,13 +427,13 @@ def test_what_would_simulate_something_else_is_refused() -> None:
     firsts = market.first_bars(np.flatnonzero(market.tables.sessions.usable))
     asked: dict[str, Any] = {"attempts": 5, "budget_s": 1, "seed": 2, "block_length": 2.0, "max_days": 4}
     arm = FlatArm()
-    with pytest.raises(ValueError, match="arm hybrid has advice of its own"):
+    with pytest.raises(ValueError, match="arm hybrid has its own advice"):
         simulate_attempts([HybridArm(hybrid_policy(0.1), table=advice())], make, firsts, rules, **asked)
     bare = SessionBatch(market.tape(advice()), market.session_params, with_tables=False)
     with pytest.raises(ValueError, match="with tables"):
         simulate_attempts([arm], lambda: bare, firsts, rules, **asked)
     other = rules.model_copy(update={"trail_usd": Decimal(1999)})
-    with pytest.raises(ValueError, match=r"other rules than apex_50k_eod_2026_03: \{'trail_cents': 200000\}"):
+    with pytest.raises(ValueError, match=r"do not follow apex_50k_eod_2026_03: \{'trail_cents': 200000\}"):
         simulate_attempts([arm], make, firsts, other, **asked)
     short = market.session_params.copy()
     short["max_episode_steps"] = 3

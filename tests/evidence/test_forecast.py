@@ -446,7 +446,7 @@ def test_a_run_reports_how_its_advice_forecasts(report: dict[str, Any]) -> None:
 def test_the_summary_shows_the_forecast_within_eighty_columns(report: dict[str, Any]) -> None:
     text = printed(report)
     assert "Advice as a forecast" in text
-    assert "no intervals" in text
+    assert "no CI" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "rank corr. with momentum" in text
 
@@ -466,13 +466,13 @@ def test_the_summary_says_what_the_advice_did() -> None:
         },
     }
     assert advice_lines({"advice": {"by_side": by_side}, "arms": arms}) == [
-        "Advice on the sealed bars, while flat: HOLD 90%, BUY 10%, SELL 0%; entropy 50% of the most.",
-        "It changed 30 of 1,200 choices of hybrid (2.5%).",
-        "It changed 0 of 0 choices of fused.",
-        "Who decided in fused: b 12.",
+        "Advice on sealed bars while flat: HOLD 90%, BUY 10%, SELL 0%; entropy 50% of maximum.",
+        "Advice changed 30 of hybrid's 1,200 decisions (2.5%).",
+        "Advice changed 0 of fused's 0 decisions.",
+        "Rules that decided in fused: b 12.",
     ]
     silent = {"flat": {"bars": 0, "entropy": None, "likeliest": None}}
-    assert advice_lines({"advice": {"by_side": silent}, "arms": {}}) == ["Advice on the sealed bars, while flat: none."]
+    assert advice_lines({"advice": {"by_side": silent}, "arms": {}}) == ["Advice on sealed bars while flat: none."]
 
 
 def test_figures_that_could_not_be_taken_are_a_dash(report: dict[str, Any]) -> None:
