@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 def plain(value: Any) -> Any:
-    """The value as YAML and JSON keep it, tuples as lists; ValueError for what they do not: dates, bytes, objects, NaN,
+    """The value as YAML and JSON keep it, tuples as lists; ValueError for what they do not: dates, bytes, objects, NaN and infinities,
     keys that are no text, a null character, half a surrogate pair."""
     if isinstance(value, dict):
         for key in value:
@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, int) and abs(value) >= LARGEST_INT:
         raise ValueError("a whole number in it has more than 18 digits")
-    if value is None or isinstance(value, int) or (isinstance(value, float) and not math.isnan(value)):
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    kind = "NaN" if isinstance(value, float) else f"of the type {type(value).__name__}"
+    kind = str(value) if isinstance(value, float) else f"of the type {type(value).__name__}"
     raise ValueError(f"a value in it is {kind}, which a settings file does not keep")

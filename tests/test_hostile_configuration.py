@@ -59,7 +59,8 @@ def said_of(path: Path) -> str:
         ("environment: {env_kwargs: {n: " + "9" * 4000 + "}}", "a whole number of more than 18 digits"),
         ("environment: {env_kwargs: {n: 0x" + "f" * 9000 + "}}", "a whole number of more than 18 digits"),
         ("environment: {env_kwargs: {n: " + "9" * 5000 + "}}", "is not YAML"),
-        ("environment: {env_kwargs: {n: .nan}}", "is NaN"),
+        ("environment: {env_kwargs: {n: .nan}}", "is nan"),
+        ("environment: {env_kwargs: {n: .inf}}", "is inf"),
         ('environment: {env_kwargs: {a: "\\ud800"}}', "half a surrogate pair"),
         ("1: {a: 2}", "the key 1 is a number"),
         ("true: 1", "the key true is a switch"),
@@ -108,7 +109,7 @@ def test_what_is_no_file_is_refused_at_once(server: CommandServer, tmp_path: Pat
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 NAME = st.text(CHARACTERS, min_size=1, max_size=30)
-NUMBER = st.integers(-(10**18) + 1, 10**18 - 1) | st.floats(allow_nan=False)
+NUMBER = st.integers(-(10**18) + 1, 10**18 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 PLAIN = st.recursive(
     st.none() | st.booleans() | NUMBER | st.text(CHARACTERS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(CHARACTERS, max_size=5), inner, max_size=3),
@@ -129,7 +130,19 @@ def test_a_written_configuration_reads_back_equal(
 
 @pytest.mark.parametrize(
     "value",
-    [datetime.date(2024, 1, 1), b"raw", {1: 2}, {1, 2}, math.nan, "\ud800", "a\0", 10**5000, object(), [[object()]]],
+    [
+        datetime.date(2024, 1, 1),
+        b"raw",
+        {1: 2},
+        {1, 2},
+        math.nan,
+        -math.inf,
+        "\ud800",
+        "a\0",
+        10**5000,
+        object(),
+        [[object()]],
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_an_override_that_could_not_be_written_is_refused(value: Any) -> None:
