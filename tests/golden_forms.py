@@ -32,7 +32,7 @@ def masked(text: str) -> str:
     text = re.sub(r"^Advice on the sealed bars, while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
     for said, masks in HANGS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
-    heads = "Trains|Checkpoints|Look-ahead|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
+    heads = "Trains|Checkpoints|Leaks|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
     text = re.sub(rf" ({heads})", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
