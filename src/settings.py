@@ -30,8 +30,11 @@ class Section(BaseModel):
 
 
 def plain(value: Any) -> Any:
-    """The value as YAML and JSON keep it, tuples as lists; ValueError for what they do not: dates, bytes, objects, NaN and infinities,
-    keys that are no text, a null character, half a surrogate pair."""
+    """The value as YAML and JSON store it, tuples as lists.
+
+    Raises ValueError for what they cannot store: dates, bytes, objects, NaN and infinities, keys that are not text, null
+    characters and lone surrogates.
+    """
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
