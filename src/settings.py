@@ -32,8 +32,8 @@ class Section(BaseModel):
 def plain(value: Any) -> Any:
     """The value as YAML and JSON store it, tuples as lists.
 
-    Raises ValueError for what they cannot store: dates, bytes, objects, NaN and infinities, keys that are not text, null
-    characters and lone surrogates.
+    Sections check themselves and pass. Raises ValueError for what cannot be stored: dates, bytes, objects, NaN and
+    infinities, keys that are not text, null characters and lone surrogates.
     """
     if isinstance(value, dict):
         for key in value:
@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, int) and abs(value) >= LARGEST_INT:
         raise ValueError("a whole number in it has more than 18 digits")
-    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+    if value is None or isinstance(value, int | BaseModel) or (isinstance(value, float) and math.isfinite(value)):
         return value
     kind = str(value) if isinstance(value, float) else f"of the type {type(value).__name__}"
     raise ValueError(f"a value in it is {kind}, which a settings file does not keep")
