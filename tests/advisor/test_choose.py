@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from src.advisor.choose import LanguageModel, budget_s, make_advisor
+from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.mock import MockAdvisor
 from src.advisor.models import load_model
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
-from src.advisor.settings import LLMSettings
+from src.advisor.settings import LLMSettings, budget_s
 from src.agent.phases import try_advisor
 from src.command_line import overrides_of, run_parser
 from src.errors import ConfigError, UserError
