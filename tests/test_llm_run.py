@@ -182,7 +182,7 @@ def test_a_quantized_model_is_compared_with_full_precision(runs: Runs, monkeypat
     assert any("100% of 9 situations" in line for line in both["verdict"])
     in_full = runs.see("quantized")["report"]
     assert in_full["advice"]["tabulation"]["from_store"] == 9, "what was compared need not be asked again"
-    assert not any("weights:" in line for line in in_full["verdict"])
+    assert not any("int8 weights:" in line for line in in_full["verdict"])
 
 
 # The switches
