@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from random import Random
 from typing import Any
@@ -154,8 +155,10 @@ def test_more_slippage_never_raises_the_net_of_the_same_actions_where_no_stop_is
     """With stop and target out of reach the same actions make the same trades, each fill that much worse.
 
     With them in reach it is not true, rules or none: stop and target are set from the fill, so slippage moves them, and
-    what happens to the trade with them (the next test). A breach breaks it as it does for commission.
+    what happens to the trade with them (the next test). A breach breaks it as it does for commission. Bars without an
+    ATR get one: a stop is at least a tick away, and that is in reach.
     """
+    bars = replace(bars, atr=[atr or 1.0 for atr in bars.atr])
     tight, wide = (
         net_of(bars, actions, commission_cents=commission, slippage_ticks=ticks, stop_atr=1e6, target_r=1.0)
         for ticks in slippage
