@@ -61,10 +61,11 @@ def training_parts(report: Report) -> list[tuple[str, float]]:
 
 
 def production_memory(report: Report) -> list[tuple[str, float]]:
-    """Peak GB sampled while the production networks trained, GPU memory first; empty if the sampler read nothing in
-    those seconds."""
+    """Peak GB sampled while the production networks trained, GPU memory first unless the CPU trained; empty if the
+    sampler read nothing in those seconds."""
     sampled = report["hardware"]["phases"].get("production", {})
-    kinds = ("GPU memory", sampled.get("peak_gpu_memory_gb")), ("RAM", sampled.get("peak_ram_gb"))
+    on_cpu = report.get("run", {}).get("device") == "cpu"  # other programs' GPU memory is not this run's
+    kinds = ("GPU memory", None if on_cpu else sampled.get("peak_gpu_memory_gb")), ("RAM", sampled.get("peak_ram_gb"))
     return [(kind, peak) for kind, peak in kinds if peak is not None]
 
 

@@ -87,6 +87,11 @@ def test_it_leaks_where_a_check_found_a_leak_and_is_unknown_where_none_was_made(
              "targets": {"peak_memory": {"target": 24.0}}},
             FAIL, "30.0 GB GPU, over the 24 GB limit; bottleneck",
         ),
+        (
+            {"hardware__phases": {"production": {"peak_gpu_memory_gb": 30.0, "peak_ram_gb": 1.0}},
+             "run": {"device": "cpu"}, "targets": {"peak_memory": {"target": 24.0}}},
+            PASS, "12.0 h, 1.0 GB RAM;",
+        ),
         ({"production_estimate": None}, UNKNOWN, "Not measured."),
         ({"training": []}, UNKNOWN, "Not measured."),
     ],
