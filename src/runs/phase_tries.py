@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from src.errors import EnvironmentWorkerError, TrainingDiverged, UserError
+from src.errors import BadEnvironmentValue, EnvironmentWorkerError, TrainingDiverged, UserError
 from src.runs.bench import Bench
 from src.runs.folders import log_length
 from src.runs.ledger import PhaseEntry
@@ -97,10 +97,10 @@ class PhaseTries:
         except PhaseTimeout:
             entry.status = "timed_out"
             raise
-        except TrainingDiverged as error:
+        except (TrainingDiverged, BadEnvironmentValue) as error:
             entry.status = "failed"
             kept = f"The newest checkpoint, from before it, is kept in {self._standing.folder}."
-            raise TrainingDiverged(f"{error} {kept}") from error
+            raise type(error)(f"{error} {kept}") from error
         except UserError:
             entry.status = "failed"
             raise
