@@ -21,9 +21,9 @@ import src.runs.pipeline
 from src.agent.checkpoints import CheckpointError
 from src.agent.settings import HardwareSettings, PhaseUsage
 from src.errors import (
-    BadEnvironmentValue,
     EXIT_BAD_INPUT,
     EXIT_TARGET_MISSED,
+    BadEnvironmentValue,
     ConfigError,
     EnvironmentWorkerError,
     InterruptedRun,
