@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+<<<<<<< HEAD
 from src.errors import EnvironmentWorkerError, TrainingDiverged, UserError
 from src.files import NO_SPACE
+=======
+from src.errors import BadEnvironmentValue, EnvironmentWorkerError, TrainingDiverged, UserError
+>>>>>>> w-machine
 from src.runs.bench import Bench
 from src.runs.folders import log_length
 from src.runs.ledger import PhaseEntry
@@ -100,10 +104,10 @@ class PhaseTries:
         except PhaseTimeout:
             entry.status = "timed_out"
             raise
-        except TrainingDiverged as error:
+        except (TrainingDiverged, BadEnvironmentValue) as error:
             entry.status = "failed"
             kept = f"The newest checkpoint, from before it, is kept in {self._standing.folder}."
-            raise TrainingDiverged(f"{error} {kept}") from error
+            raise type(error)(f"{error} {kept}") from error
         except UserError:
             entry.status = "failed"
             raise

@@ -23,6 +23,7 @@ from src.agent.settings import HardwareSettings, PhaseUsage
 from src.errors import (
     EXIT_BAD_INPUT,
     EXIT_TARGET_MISSED,
+    BadEnvironmentValue,
     ConfigError,
     EnvironmentWorkerError,
     InterruptedRun,
@@ -308,13 +309,13 @@ def test_a_phase_that_hangs_where_no_instant_is_clean_is_stopped_too(
 # Diverged
 
 
-def test_training_that_diverged_is_diagnosed_and_its_last_checkpoint_is_good(pipelines: Pipelines) -> None:
+def test_a_nan_of_an_own_environment_is_told_and_the_last_checkpoint_is_good(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
     ended = pipelines.run(home, {**OWN, "environment.env_kwargs": {"nan_at": 39}})
-    assert isinstance(ended.error, TrainingDiverged)
-    assert ended.error.exit_code == EXIT_TARGET_MISSED
-    assert "rewards (" in ended.why
-    assert "The environment returned these" in ended.why
+    assert isinstance(ended.error, BadEnvironmentValue)
+    assert ended.error.exit_code == EXIT_BAD_INPUT
+    assert "environment 0 of 2, step 39 (step 4 of its episode)" in ended.why
+    assert "returned the reward nan" in ended.why
     assert f"The newest checkpoint, from before it, is kept in {ended.folder}" in ended.why
     assert (entry_of(home, "phase2").status, entry_of(home, "phase2").tries) == ("failed", 1), "no retry can help"
     assert steps_of(home, "base") == [32, 64]
