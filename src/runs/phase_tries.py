@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-<<<<<<< HEAD
-from src.errors import EnvironmentWorkerError, TrainingDiverged, UserError
-from src.files import NO_SPACE
-=======
 from src.errors import BadEnvironmentValue, EnvironmentWorkerError, TrainingDiverged, UserError
->>>>>>> w-machine
+from src.files import NO_SPACE
 from src.runs.bench import Bench
 from src.runs.folders import log_length
 from src.runs.ledger import PhaseEntry
