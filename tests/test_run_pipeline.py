@@ -582,7 +582,7 @@ def flip_last_bit(path: Path) -> None:
         (another_time, []),
         (one_bit_of_a_weight, ["base checkpoint-000000001024 policy.safetensors"]),
         (one_bit_of_adam, ["hybrid checkpoint-000000000512 optimizer.safetensors"]),
-        (another_models_export, ["hybrid.zip policy.pth"]),
+        (another_models_export, [f"hybrid.zip {name}" for name in ("data", "policy.optimizer.pth", "policy.pth")]),
         (a_reward_in_the_log, ["metrics row 3"]),
         (a_row_twice, ["metrics row [0-9]+"]),
         (a_checkpoint_less, ["rl_only checkpoint-000000000(256|512) [a-z]+.safetensors"] * 8),
