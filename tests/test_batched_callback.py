@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.agent.log_sink import DisplaySink, JsonLinesSink, TensorBoardSink
 from src.testing_framework import BatchedCallback
@@ -255,3 +257,23 @@ def test_tensorboard_gets_every_number_over_timesteps(tmp_path: Path) -> None:
     assert sorted(found.Tags()["scalars"]) == ["run/episodes", "run/mean_reward", "train/loss"]
     assert [(event.step, event.value) for event in found.Scalars("run/mean_reward")] == [(48, 0.5), (96, 0.75)]
     assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [(48, 0.25)]
+
+
+def test_tensorboard_is_written_by_the_caller_who_hears_at_once_that_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set(threading.enumerate())
+    sink = TensorBoardSink(tmp_path)
+    sink.write({"num_timesteps": 1, "mean_reward": 0.5})
+    assert set(threading.enumerate()) == threads
+
+    def write(self: RecordWriter, data: bytes) -> None:
+        raise MemoryError("no page left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", write)
+        with pytest.raises(MemoryError, match="no page left"):
+            sink.write({"num_timesteps": 2, "mean_reward": 0.5})
+    sink.close()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in found.Scalars("run/mean_reward")] == [1]
