@@ -6,7 +6,7 @@
     python benchmark_framework.py --mode baseline         one mode, one process
     python compare_benchmarks.py baseline.json optimized.json
 
-Exit codes: 0 measured, 2 usage to mend, 3 interrupted.
+Exit codes: 0 measured, 2 invalid usage, 3 interrupted.
 """
 
 from __future__ import annotations

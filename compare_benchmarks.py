@@ -4,7 +4,7 @@
 
     python compare_benchmarks.py baseline.json optimized.json [--fail-below 0.9]
 
-Exit codes: 0 compared, 1 a row falls below the bound, 2 input to mend.
+Exit codes: 0 compared, 1 a row falls below the bound, 2 invalid input.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
     python run_hardware_maximized.py --market NQ --data my_bars.csv
 
-Exit codes: 0 required targets met, 1 one missed, 2 input to mend, 3 interrupted.
+Exit codes: 0 required targets met, 1 one missed, 2 invalid input, 3 interrupted.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     python run_pipeline.py --market NQ --data my_bars.csv
     python run_pipeline.py --market NQ --auto-resume
 
-Exit codes: 0 done and required targets met, 1 one missed or a phase failed, 2 input to mend, 3 interrupted.
+Exit codes: 0 done and required targets met, 1 one missed or a phase failed, 2 invalid input, 3 interrupted.
 """
 
 from __future__ import annotations

@@ -75,10 +75,10 @@ def read_mapping(path: Path | str) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = foreign(error.problem or error.context)
-        raise ConfigError(f"{name} cannot be used, {where}{problem}. Mend that line.") from None
+        raise ConfigError(f"{name} cannot be used, {where}{problem}. Fix that line.") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         problem = foreign(" ".join(str(error).split()))
-        raise ConfigError(f"{name} is not YAML: {problem}. Mend the file.") from None
+        raise ConfigError(f"{name} is not YAML: {problem}. Fix the file.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -38,7 +38,7 @@ def training_menu_options(
     """Label and callable of each entry.
 
     A callable runs its script for `market` in the working folder and returns its exit code: 0 done and targets met, 1
-    one missed, 2 input to mend, 3 interrupted. `options` go to every script, and all three take `--quick`, `--data`,
+    one missed, 2 invalid input, 3 interrupted. `options` go to every script, and all three take `--quick`, `--data`,
     `--config` and `--debug`; `own` are those of one entry, by its label. ValueError for a label that is none.
     """
     labels = [label for label, _ in ENTRIES]

@@ -692,7 +692,7 @@ class TestingFramework:
         return self._bench.summary()
 
     def run_hardware_maximized_validation(self) -> dict[str, Any]:
-        """The hardware-maximized validation; UserError for input to mend, InterruptedRun when stopped."""
+        """The hardware-maximized validation; UserError for invalid input, InterruptedRun when stopped."""
         return run_validation(self._bench)
 
     def run_automated_pipeline(
@@ -701,6 +701,6 @@ class TestingFramework:
         """The three phases, resumable at any instant (`src.runs.pipeline`).
 
         `auto_resume` None leaves it to `checkpoint.auto_resume`, `command` is what a stopped run says to type.
-        UserError for input to mend, InterruptedRun when stopped; the report has no arms where it stopped early.
+        UserError for invalid input, InterruptedRun when stopped; the report has no arms where it stopped early.
         """
         return run_pipeline(self._bench, start_phase=start_phase, auto_resume=auto_resume, command=command)

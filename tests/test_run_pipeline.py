@@ -121,7 +121,7 @@ def in_one_line(text: str) -> str:
 def command_in(text: str) -> list[str]:
     """What to type to go on: the last line, after one that says so. Script and options."""
     *_, before, command = text.rstrip("\n").split("\n")
-    assert before.endswith("Go on with:")
+    assert before.endswith("Resume with:")
     python, *rest = shlex.split(command)
     assert python == "python"
     return rest
@@ -192,7 +192,7 @@ def test_without_auto_advance_the_printed_commands_lead_to_the_same_end(
         assert ("holds no pipeline run of MNQ to go on with: a new one begins" in in_one_line(finished.out)) == (
             phase == 1
         )
-        assert f"phase{phase} is done; pipeline.auto_advance is false. Go on with:" in in_one_line(finished.out)
+        assert f"phase{phase} is done; pipeline.auto_advance is false. Resume with:" in in_one_line(finished.out)
         assert "Verdict" not in finished.out
         assert not list(home.glob("logs/*/report.json"))
         script, *rest = command_in(finished.out)
@@ -404,7 +404,7 @@ def test_stopped_while_it_reads_bars_it_has_changed_nothing(
     finished = run.finish()
     assert_stopped(run, finished, [])
     if more:
-        assert "logs was changed. Go on with:" in in_one_line(finished.err)
+        assert "logs was changed. Resume with:" in in_one_line(finished.err)
         assert command_in(finished.err)[1:] == [*map(str, options), *more]
     else:
         assert finished.err == "Stopped before anything was written.\n"

@@ -90,7 +90,7 @@ def load_prompts(path: Path = PROMPTS_FILE) -> PromptSet:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Mend the file.") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Fix the file.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must be a mapping of keys to values, but holds {type(content).__name__}.")
     try:

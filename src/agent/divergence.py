@@ -68,7 +68,7 @@ def raise_if_given_bad(obs: Any, rewards: np.ndarray, timesteps: int) -> None:
 def _remedy(given: list[str]) -> str:
     if any(text.startswith(("observations", "the newest observations", "rewards")) for text in given):
         return (
-            "The environment returned these observations or rewards: mend it (or its data) first; no setting of "
+            "The environment returned these observations or rewards: fix it (or its data) first; no setting of "
             "training helps."
         )
     return (

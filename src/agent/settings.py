@@ -124,7 +124,7 @@ class PerformanceSettings(Section):
 class CheckpointSettings(Section):
     """What the pipeline keeps to go on from: section `checkpoint`."""
 
-    enabled: bool = Field(True, description="false: none is written, and a phase that was killed begins anew")
+    enabled: bool = Field(True, description="false: none is written, and a killed phase restarts")
     strategy: Literal["interval", "phase_based"] = Field(
         "interval", description="interval: within training and at its end; phase_based: at its end only"
     )

@@ -97,7 +97,9 @@ def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot
     # Last: building the model reseeded the generators, and beginning episodes anew may have drawn from them.
     unlike += _restore_generators(model, unpack(snapshot.state["generators"], _arrays(snapshot, "generators")))
     if state["device"] != model.device.type:
-        unlike.append(f"The training was on {state['device']} and goes on on {model.device.type}: it rounds otherwise.")
+        unlike.append(
+            f"The training was on {state['device']} and continues on {model.device.type}: it rounds otherwise."
+        )
     return unlike
 
 
@@ -236,7 +238,7 @@ def _restore_environment(model: TimedMaskablePPO, standing: Mapping[str, Any]) -
         model._last_episode_starts = np.ones(model.n_envs, np.bool_)
         return [
             "The environments cannot be put back (they have no get_state and set_state, or a state that is not made "
-            "of arrays and plain values): their episodes were begun anew."
+            "of arrays and plain values): their episodes restarted."
         ]
     if not isinstance(states, np.ndarray):
         model.env.reset()

@@ -73,7 +73,7 @@ class PhaseTries:
                         return
                     raise PhaseFailed(
                         f"{name} ({TITLES[name]}) failed {failures} times. What it has made up to its newest "
-                        f"checkpoint is kept in {self._standing.folder}. Last failure: {error}\nGo on with:\n"
+                        f"checkpoint is kept in {self._standing.folder}. Last failure: {error}\nResume with:\n"
                         f"{self._command}"
                     ) from error
 

@@ -55,10 +55,10 @@ def run_pipeline(
 
     Returns the report, or where the run stops after a phase {"stopped_after", "phases", "validation_passed"}.
 
-    Raises UserError for input to mend and for phases that failed, InterruptedRun when stopped.
+    Raises UserError for invalid input and for phases that failed, InterruptedRun when stopped.
     """
     output_dir, command = Path(bench.config.test_mode.output_dir), command or "run_automated_pipeline(auto_resume=True)"
-    then = f"everything up to the newest checkpoint is kept. Go on with:\n{command}"
+    then = f"everything up to the newest checkpoint is kept. Resume with:\n{command}"
     with output_errors_in_words(output_dir, then), only_run_in(output_dir), StopRequest() as stop:
         run = _Pipeline(bench, stop, start_phase, auto_resume, command)
         try:
@@ -81,7 +81,7 @@ def run_pipeline(
             kept = f"nothing below {output_dir} was changed"
             if bench.folder is not None:
                 kept = f"everything up to the newest checkpoint is kept in {bench.folder}"
-            raise InterruptedRun(f"Stopped; {kept}. Go on with:\n{command}") from None
+            raise InterruptedRun(f"Stopped; {kept}. Resume with:\n{command}") from None
 
 
 class _Pipeline:
@@ -361,7 +361,7 @@ class _Pipeline:
             self._finished(job.phase, name, facts)
 
     def _stopped_after(self, name: str) -> dict[str, Any]:
-        self._say(f"{name} is done; pipeline.auto_advance is false. Go on with:")
+        self._say(f"{name} is done; pipeline.auto_advance is false. Resume with:")
         self._bench.console.print(Text(self._command), soft_wrap=True)  # broken, a line would be another command
         return {"stopped_after": name, "phases": phase_facts(self._ledger), "validation_passed": True}
 

@@ -151,14 +151,14 @@ class Standing:
                 anew = "leave out --auto-resume" if number == 1 else f"give --start-phase {number}"
                 raise CheckpointMismatch(
                     f"{name} ({TITLES[name]}) of {self.folder} was begun with other inputs: {'; '.join(changed)}. Give "
-                    f"the options it was begun with; or {anew} to begin anew."
+                    f"the options it was begun with; or {anew} to start over."
                 )
 
     def _must_be_done(self, number: int, name: str, changed: list[str]) -> None:
         if self.entry(name).status != "done":
             raise UserError(
                 f"Phase {self._start_phase} needs phase {number} ({TITLES[name]}), which is {self.entry(name).status} "
-                f"in {self.folder}. Go on with --auto-resume, or start with --start-phase {number}."
+                f"in {self.folder}. Continue with --auto-resume, or start with --start-phase {number}."
             )
         if changed:
             raise CheckpointMismatch(

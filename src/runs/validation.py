@@ -32,7 +32,7 @@ from src.runs.walk_forward import folds_of, walk_forward
 
 
 def run_validation(bench: Bench) -> dict[str, Any]:
-    """From bars to report; UserError for input to mend, InterruptedRun when stopped."""
+    """From bars to report; UserError for invalid input, InterruptedRun when stopped."""
     output_dir = Path(bench.config.test_mode.output_dir)
     try:
         with output_errors_in_words(output_dir, "what was written before is kept."):

@@ -166,7 +166,7 @@ def environment(setting: Setting) -> Outcome:
     kwargs = setting.config.environment.env_kwargs
     for problem in (*_refusals(lambda: load_env_class(own)(**kwargs)), _wrong_own_mask(load_env_class(own)(**kwargs))):
         if problem:
-            return failed(f"{own}: {problem}", f"Mend {own}, or take environment.env_class out of the configuration.")
+            return failed(f"{own}: {problem}", f"Fix {own}, or take environment.env_class out of the configuration.")
     return passed(f"both checkers, ours and {own}", mask_steps=MASK_STEPS, own=own)
 
 

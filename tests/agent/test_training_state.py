@@ -413,7 +413,7 @@ def test_one_without_state_begins_its_episodes_anew_and_says_so(name: str) -> No
     lengths: list[list[float]] = []
     resumed, found = gone_on(name, route, snapshot, through.records_before[1], after=begun_anew)
     assert len(resumed.unlike) == 1
-    assert "begun anew" in resumed.unlike[0]
+    assert "restarted" in resumed.unlike[0]
     assert found["counters"] == expected["counters"]
     assert differing(found, expected) >= {"weights"}
     # Not the episodes the run began with, nor the same after every restart; but the same after the same one.
@@ -470,4 +470,4 @@ def test_another_device_is_told() -> None:
     snapshot.state["training"]["device"] = "cuda"
     with built("base") as one:
         (sentence,) = restore(one.model, one.callbacks, snapshot)
-    assert "was on cuda and goes on on cpu" in sentence
+    assert "was on cuda and continues on cpu" in sentence

@@ -261,7 +261,7 @@ def test_without_auto_advance_each_phase_waits_for_the_command(
     assert first.error is None
     assert first.report["stopped_after"] == "phase1"
     assert first.report["validation_passed"] is True
-    assert f"Go on with:\n{COMMAND}\n" in first.said
+    assert f"Resume with:\n{COMMAND}\n" in first.said
     second = pipelines.resume(home, stop)
     assert second.report["stopped_after"] == "phase2"
     assert "phase1 (data and environments) is done" in second.said
@@ -463,7 +463,7 @@ def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines
             ended = pipelines.run(home, changes) if ended is None else pipelines.resume(home, changes)
         assert isinstance(ended.error, InterruptedRun), ended.why
         assert ended.error.exit_code == EXIT_INTERRUPTED
-        assert ended.why.endswith(f"Go on with:\n{COMMAND}")
+        assert ended.why.endswith(f"Resume with:\n{COMMAND}")
         assert str(ended.folder) in ended.why
         assert entry_of(home, phase).status == "interrupted"
         assert steps_of(home, training)[-1] == boundary

@@ -129,7 +129,7 @@ def test_a_phase_that_fails_too_often_ends_the_run_and_can_be_gone_on_with(pipel
     assert ended.error.exit_code == EXIT_TARGET_MISSED
     assert "phase2 (base training) failed 2 times." in ended.why
     assert f"is kept in {ended.folder}. Last failure: The worker process" in ended.why
-    assert ended.why.endswith(f"\nGo on with:\n{COMMAND}")
+    assert ended.why.endswith(f"\nResume with:\n{COMMAND}")
     entry = entry_of(home, "phase2")
     assert (entry.status, entry.tries, len(entry.failures)) == ("failed", 2, 2)
     assert steps_of(home, "base") == [32, 64]
@@ -608,7 +608,7 @@ def test_a_users_own_environments_are_trained_and_the_rest_is_not_applicable(pip
     assert entry_of(home, "phase3").result == "not applicable"
     assert not (run_of(home) / "hybrid.zip").exists()
     (told,) = entry_of(home, "phase2").not_bitwise
-    assert "their episodes were begun anew" in told
+    assert "their episodes restarted" in told
     assert ended.report["phases"]["phase2"]["not_bitwise"] == [told]
     assert "nothing is left to do" in pipelines.resume(home, COUNTING).said
 

@@ -263,7 +263,7 @@ def test_an_environment_of_the_users_own_is_checked_too(name: str, measured: str
         assert outcome.status == PASSED, outcome
         assert own in outcome.measured
     else:
-        assert_failed(outcome, measured, f"Mend {own}")
+        assert_failed(outcome, measured, f"Fix {own}")
 
 
 def test_an_own_class_that_cannot_be_imported_is_an_error_to_mend() -> None:
