@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from src.agent.checkpoints import CheckpointStore, Loaded
-from src.evidence.leak_words import FEATURES
+from src.agent.phases import Market
+from src.evidence.leak_words import FEATURES, FILLS
 from src.evidence.look_ahead import LEAST_ROUNDS, LeakCheck
+from src.market.flags import DECISION
+from src.trading.tape import Tape
 from src.validation import checks_training
-from src.validation.checks_training import ROUNDS, checkpoint, look_ahead
+from src.validation.checks_training import ROUNDS, checkpoint, fills, look_ahead, sealed
 from src.validation.outcome import PASSED
 from src.validation.setting import Setting
 from tests.validation.settings import assert_failed, small_setting
@@ -39,6 +43,30 @@ def test_a_full_validation_rebuilds_the_file_more_often_than_a_quick_one(monkeyp
     assert asked == [LEAST_ROUNDS, ROUNDS]
     for outcome in outcomes:
         assert_failed(outcome, "LEAK FOUND: bar 7", "src/market")
+
+
+def test_orders_fill_from_the_next_bar_on() -> None:
+    outcome = fills(small_setting())
+    assert outcome.status == PASSED, outcome
+    assert outcome.figures[FILLS] > 100
+
+
+def test_a_fill_that_came_too_early_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the check itself finds one is shown with a changed kernel in tests/evidence/test_planted_leaks.py."""
+    monkeypatch.setattr(checks_training, "check_fills", lambda market: LeakCheck(FILLS, 9, "bar 7 filled at its close"))
+    assert_failed(fills(small_setting()), "LEAK FOUND: bar 7 filled at its close", "kernel.py")
+
+
+def test_training_episodes_in_sealed_sessions_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Market.tape
+
+    def everywhere(self: Market, *args: Any) -> Tape:
+        tape = real(self, *args)
+        return replace(tape, starts=np.flatnonzero(tape.flags & DECISION).astype(np.int32))
+
+    assert sealed(small_setting()).status == PASSED
+    monkeypatch.setattr(Market, "tape", everywhere)
+    assert_failed(sealed(small_setting()), "sessions that are not for training", "training part of the split")
 
 
 # ---------------------------------------------------------------- checkpoint
