@@ -50,6 +50,9 @@ validation: {max_peak_memory_gb: 1000, required: []}
 OF_THE_PROCESS = frozenset(
     {
         "execution_time",
+        "duration_seconds",
+        "avg_gpu_utilization",
+        "peak_gpu_memory_gb",
         "peak_memory_gb",
         "peak_memory_kind",
         "gpu_utilization",

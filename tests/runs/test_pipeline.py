@@ -409,7 +409,7 @@ def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strateg
     def boundary_of_a_new_process() -> _Boundary:
         job: Any = SimpleNamespace(name="base", phase="phase2", store=_Store(saved))
         plan: Any = SimpleNamespace(actual=end)
-        others: Any = ([], lambda: (0, b""), stop, deadline, lambda: None)
+        others: Any = ([], lambda: (0, b""), stop, deadline, lambda log_bytes: None)
         return _Boundary(bench, job, model, plan, *others)
 
     with pytest.MonkeyPatch.context() as patch:
