@@ -446,7 +446,11 @@ CASES: Mapping[str, Case] = {
     "evidence.seeds": Case(
         2, ("report.seeds", "report.arms.hybrid", "steps.4", "metrics.base@1"), (*BASE, "report.arms.flat")
     ),
-    "evidence.walk_forward": Case(1, ("report.walk_forward", "metrics.fold1-base"), (*RESULTS, *BASE, "report.fusion")),
+    "evidence.walk_forward": Case(
+        1,
+        ("report.walk_forward", "metrics.fold1-base", "report.look_ahead"),
+        (*(path for path in RESULTS if path != "report.look_ahead"), *BASE, "report.fusion"),
+    ),
     "evidence.pass_budget_s": attempts(
         600.0, "report.pass_simulation.arms.rl_only.attempts",
         base={"evidence.pass_attempts": 400, "evidence.pass_budget_s": 1e-6},

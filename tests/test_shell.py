@@ -58,7 +58,7 @@ def test_help_is_the_golden_one(server: CommandServer, script: str, tmp_path: Pa
     finished = server.run(str(ROOT / script), "--help", cwd=tmp_path)
     assert (finished.code, finished.err) == (0, "")
     golden = GOLDEN / f"help_{Path(script).stem}.txt"
-    if os.environ.get("WRITE_GOLDEN"):
+    if os.environ.get("REWRITE_GOLDEN") == "1":
         golden.write_text(finished.out, encoding="utf-8")
     assert finished.out == golden.read_text(encoding="utf-8")
     assert max(map(len, finished.out.splitlines())) <= 80

@@ -50,6 +50,8 @@ validation: {max_peak_memory_gb: 1000, required: []}
 OF_THE_PROCESS = frozenset(
     {
         "execution_time",
+        "cache",
+        "cache_hit_rate",
         "duration_seconds",
         "avg_gpu_utilization",
         "peak_gpu_memory_gb",
