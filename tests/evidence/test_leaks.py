@@ -185,7 +185,7 @@ def test_the_section_tells_the_first_leak_and_adds_up_the_checks() -> None:
         [LeakCheck(FEATURES, 200), LeakCheck(DECISIONS, 50, "mask of bar 3"), LeakCheck(SEALED, 6, "x")]
     )
     assert (section["checks"], section["passed"], section["found"]) == (256, False, "mask of bar 3")
-    assert wrong_words(section) == "a decision reads the future"
+    assert wrong_words(section) == "a decision uses future data"
     assert compared_words(section) == "200 bars with an altered future, 50 decisions, 6 fits and trainings"
 
 

@@ -80,7 +80,8 @@ def report_of(monitor: Gpu, device: str, **options: Any) -> dict[str, Any]:
     empty = SimpleNamespace(get_stats=dict)
     bench: Any = SimpleNamespace(
         config=create_test_config(**options), monitor=monitor, cache_hit_rate=lambda: None, total_time=2847.3,
-        phase_times={}, cache=empty, fusion=empty, pool=empty, released_bytes=0,
+        phase_times={}, fusion=empty, pool=empty, released_bytes=0, market=None, advisor=None, summary=dict,
+        cache=SimpleNamespace(get_stats=lambda: {"hits": 0, "misses": 0}),
     )  # fmt: skip
     return _measured(bench, {"training": []}, device, {})
 

@@ -19,7 +19,7 @@ def test_a_run_reports_every_key_of_the_example_in_its_unit() -> None:
     assert report.keys() >= REPORT_EXAMPLE.keys()
     assert report["test_name"] == REPORT_EXAMPLE["test_name"]
     assert report["gpu_utilization"] is None or 0.0 <= report["gpu_utilization"] <= 100.0
-    assert 0.0 <= report["cache_hit_rate"] <= 1.0
+    assert report["cache_hit_rate"] is None, "rules give the advice: nothing expensive was looked up"
     assert 0.05 < report["peak_memory_gb"] < 24.0
     assert report["execution_time"] == pytest.approx(sum(report["phase_times"].values()), abs=30.0)
     assert report["timesteps_completed"] == 512 + 256
