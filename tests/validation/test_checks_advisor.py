@@ -146,7 +146,7 @@ def test_a_model_that_is_here_and_cannot_be_loaded_fails(
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     monkeypatch.setattr(models, "_check_libraries", lambda name: None)
-    assert_failed(check(small_setting(llm_model=str(tmp_path))), "cannot be loaded", "get its files anew")
+    assert_failed(check(small_setting(llm_model=str(tmp_path))), "cannot be loaded", "Get the file again")
 
 
 def test_answers_that_are_all_alike_fail() -> None:
