@@ -209,10 +209,10 @@ def calibration_over_all_that_is_stored(monkeypatch: pytest.MonkeyPatch, _: Path
     """Label means of every stored answer, those to situations of sealed sessions too."""
     plant(
         monkeypatch,
-        tabulation._table,
-        "softmax(served_scores(raw, situations, calibrate=calibrate))",
-        "softmax(served_scores(np.array([stored[s] for s in sorted(stored)], np.float32), "
-        "np.array(sorted(stored)), calibrate=calibrate)[np.searchsorted(sorted(stored), situations)])",
+        tabulation.tabulate_stored,
+        "_table(advisor, situations, raw, calibrate)",
+        "_table(advisor, situations, served_scores(np.array([v for _, v in sorted(answers.items())], np.float32), "
+        "np.array(sorted(answers)), calibrate=calibrate)[np.searchsorted(sorted(answers), situations)], False)",
     )
 
 
