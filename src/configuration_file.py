@@ -175,15 +175,20 @@ def _with_comment(line: str, description: str | None, indent: str) -> str:
     return "\n".join([*comment, line])
 
 
+class _OneLineDumper(yaml.SafeDumper):
+    """Puts every text with an unprintable character, such as a line break, in double quotes so that it stays on a line."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A text, also inside lists and mappings: unquoted, YAML would read a next-line character (U+0085) as a blank."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_OneLineDumper.add_representer(str, _OneLineDumper.represent_text)
+
+
 def _one_line(value: Any) -> str:
-    """A value in YAML's flow style on one line; double quotes keep a line break inside a string on that line too."""
-    broken = isinstance(value, str) and not value.isprintable()
-    text = yaml.safe_dump(
-        value,
-        default_flow_style=True,
-        width=10**9,
-        sort_keys=False,
-        allow_unicode=True,
-        default_style='"' if broken else None,
+    """A value in YAML's flow style on one line."""
+    text = yaml.dump(
+        value, Dumper=_OneLineDumper, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True
     )
     return text.removesuffix("...\n").strip()

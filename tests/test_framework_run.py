@@ -224,7 +224,7 @@ def test_a_run_that_trains_in_sealed_sessions_says_so_and_fails(
     assert part["found"].startswith("base training drew episodes in ")
     assert run.report["validation_passed"] is False
     assert "LEAK FOUND: base training drew episodes" in run.printed
-    assert run.report["overall"]["judgement"].endswith("training used sessions that are not for training.")
+    assert run.report["overall"]["judgement"].endswith("training used validation or sealed sessions.")
 
 
 @pytest.mark.parametrize(("module", "where"), [(results, "checks_of"), (validation, "print_summary")])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.configuration import build_config, effective_yaml, load_config_file
@@ -118,7 +118,8 @@ PLAIN = st.recursive(
 
 
 @settings(max_examples=60)
-@given(st.dictionaries(NAME, PLAIN, max_size=3), NAME, NAME)
+@example(kwargs={"a\x85b": ["x:\x85y", {"k": "\u2028"}]}, folder="0", profile="a\x85")
+@given(kwargs=st.dictionaries(NAME, PLAIN, max_size=3), folder=NAME, profile=NAME)
 def test_a_written_configuration_reads_back_equal(
     tmp_path_factory: pytest.TempPathFactory, kwargs: dict[str, Any], folder: str, profile: str
 ) -> None:

@@ -67,7 +67,12 @@ def test_ctrl_c_stops_the_script_and_not_the_menu(tmp_path: Path) -> None:
         "print('code', menu.training_menu_options()[1][1]())\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
     while not (tmp_path / "up").exists():
         assert process.poll() is None
