@@ -176,10 +176,10 @@ def _with_comment(line: str, description: str | None, indent: str) -> str:
 
 
 class _OneLineDumper(yaml.SafeDumper):
-    """Puts every text with an unprintable character, such as a line break, in double quotes so that it stays on a line."""
+    """Puts a text with an unprintable character, such as a line break, in double quotes to keep it on one line."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """A text, also inside lists and mappings: unquoted, YAML would read a next-line character (U+0085) as a blank."""
+        """A text anywhere in a value: YAML reads an unquoted next-line character (U+0085) as a blank."""
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
