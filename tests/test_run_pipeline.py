@@ -470,7 +470,7 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     for part in (
         "base.zip policy.pth", "hybrid.zip policy.pth", "base checkpoint-000000001024 optimizer.safetensors",
         "hybrid checkpoint-000000000512 environment.safetensors", "metrics row 0", "report arms", "report advice",
-        "report cache", "report fusion",
+        "report fusion",
     ):  # fmt: skip
         assert part in compared
 

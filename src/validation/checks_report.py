@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from src.evidence.run_folder import OutputError
 from src.evidence.schema import ReportError, check_report
 from src.market.bars import Bars
 from src.market.contracts import get_contract
@@ -55,8 +56,11 @@ def report(setting: Setting) -> Outcome:
             check_report(content, "report.json")
         except ReportError as error:
             return failed("report.json has not the schema's shape", f"{error} {RESTORE}")
-        except FileNotFoundError as error:
-            return failed(f"the run has written no {Path(error.filename).name}", RESTORE)
+        except (FileNotFoundError, OutputError) as error:
+            missing = error.__cause__ if isinstance(error, OutputError) else error
+            if not isinstance(missing, FileNotFoundError):
+                raise
+            return failed(f"the run has written no {Path(missing.filename).name}", RESTORE)
         if not (framework.run_folder / "report.html").is_file():
             return failed("the run has written no report.html", RESTORE)
         left = sorted(path.name for path in framework.run_folder.iterdir())

@@ -252,12 +252,12 @@ def leaking(check: str) -> dict[str, Any]:
         (
             a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead=leaking("sealed")),
             "missed",
-            "Not worth the production run: training used sessions that are not for training.",
+            "Not worth the production run: training used validation or sealed sessions.",
         ),
         (
             a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead=leaking("fills")),
             "missed",
-            "Not worth the production run: an order fills at a price it could not have had.",
+            "Not worth the production run: an order fills at an impossible price.",
         ),
     ],
 )  # fmt: skip
