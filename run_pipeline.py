@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""The automated pipeline: data, base training, hybrid; killed at any instant, --auto-resume goes on.
+"""The automated pipeline: data, base training, hybrid. If it is killed, --auto-resume continues it.
 
     python run_pipeline.py --market NQ --data my_bars.csv
     python run_pipeline.py --market NQ --auto-resume
@@ -49,7 +49,7 @@ def pipeline(args: argparse.Namespace) -> int:
 
 
 def _file_of_earlier_run(args: argparse.Namespace, overrides: dict[str, Any]) -> Path | None:
-    """The settings of the run to go on with: those it was begun with, where none are named."""
+    """Settings file of the run to resume, if the options name none."""
     if not args.auto_resume and args.start_phase == 1:
         return None
     from src.agent.settings import RunSettings
@@ -66,7 +66,7 @@ def _file_of_earlier_run(args: argparse.Namespace, overrides: dict[str, Any]) ->
 
 
 def command_to_go_on(argv: list[str]) -> str:
-    """What to type after a stop: the same command with --auto-resume, and without what would begin a phase anew."""
+    """The command to type after a stop: the same one with --auto-resume and without options that restart a phase."""
     kept: list[str] = []
     options = iter(argv[1:])
     for option in options:
@@ -85,7 +85,7 @@ def _parser() -> RunParser:
         type=int,
         choices=(1, 2, 3),
         default=1,
-        help="begin this phase anew, on what the run before it made",
+        help="restart this phase from the previous phases' results",
     )
     parser.add_argument(
         "--auto-resume",

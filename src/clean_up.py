@@ -71,5 +71,5 @@ def closing(thing: C) -> Iterator[C]:
 def _keep_in_log(error: BaseException, failed: Exception) -> None:
     """Near the memory limit even this may fail; the first error matters more."""
     with suppress(Exception):
-        failed.__context__ = None  # it is the first error, which goes on
+        failed.__context__ = None  # it is the first error, which is raised
         logger.info("a clean-up failed after %s: %s: %s", type(error).__name__, type(failed).__name__, failed)

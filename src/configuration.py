@@ -94,7 +94,7 @@ class Configuration(Section):
     fusion: FusionSettings = Field(FusionSettings(), description="how decisions and advice become one action")
     environment: EnvironmentSettings = Field(EnvironmentSettings(), description="an account, its costs, its reward")
     data: DataSettings = Field(DataSettings(), description="the bars and how their sessions are split")
-    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="what the pipeline keeps to go on from")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="what the pipeline keeps for resuming")
     pipeline: PipelineSettings = Field(PipelineSettings(), description="how its phases follow each other")
     phase1: PhaseSettings = Field(PhaseSettings(), description="data and environments")
     phase2: TrainingPhaseSettings = Field(TrainingPhaseSettings(), description="base training")

@@ -1,4 +1,4 @@
-"""Errors a user can mend, and how a run ends. The lowest layer: it imports nothing of the project."""
+"""Errors a user can fix, and how a run ends. The lowest layer: it imports nothing of the project."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class HardwareMonitor:
 
     def stop_monitoring(self) -> None:
         """Take a last sample and stop; does nothing when not running."""
-        # The lock is held until the thread has ended, so that no second one can start beside it.
+        # The lock is held until the thread has ended, so that no second one can start meanwhile.
         with self._lock:
             thread, self._thread = self._thread, None
             if thread is not None:
@@ -337,7 +337,7 @@ class BatchedCallback(BaseCallback):
             return {name: getattr(self, name) for name in self._KEPT} | {"_episodes": [*self._episodes]}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; timesteps from before the restart count in no speed."""
+        """Continue from a saved state; timesteps from before the restart count in no speed."""
         for name in self._KEPT:
             setattr(self, name, state[name])
 
@@ -406,7 +406,7 @@ class BatchedCallback(BaseCallback):
 
 
 class EnvironmentStatePool:
-    """Lends environments (anything with `reset(seed=)` and `close()`) out again instead of building them anew.
+    """Lends environments (anything with `reset(seed=)` and `close()`) out again instead of building new ones.
 
     Safe to use from several threads. Environments are built when first needed, or all at once with `prefill`. Every one
     handed out, built just now or used before, is as a fresh one after its reset: with the seed given to `acquire`,

@@ -377,7 +377,7 @@ def test_killed_while_it_asks_the_model_the_next_run_goes_on_to_the_same_table(
     for store in ("killed", "whole"):
         finished = server.run(SCRIPT, *options(store, store), cwd=elsewhere)
         assert finished.code == 0, finished.err
-        assert ("going on where an earlier run stopped" in finished.out) == (store == "killed")
+        assert ("continuing where an earlier run stopped" in finished.out) == (store == "killed")
     resumed, whole = advice("killed"), advice("whole")
     assert 20 < stored < whole["tabulation"]["count_k"]
     assert resumed["sha256"] == whole["sha256"]

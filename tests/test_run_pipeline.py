@@ -189,7 +189,7 @@ def test_without_auto_advance_the_printed_commands_lead_to_the_same_end(
     for phase in (1, 2):
         finished = server.run(script, *rest, cwd=elsewhere)
         assert finished.code == 0, finished.err
-        assert ("holds no pipeline run of MNQ to go on with: a new one begins" in in_one_line(finished.out)) == (
+        assert ("holds no pipeline run of MNQ to resume: starting a new one" in in_one_line(finished.out)) == (
             phase == 1
         )
         assert f"phase{phase} is done; pipeline.auto_advance is false. Resume with:" in in_one_line(finished.out)
@@ -381,7 +381,7 @@ def test_stopped_in_training_it_prints_the_command_that_goes_on_from_there(
     assert rest == [*options, "--auto-resume"]
     again = server.start(script, *rest, cwd=elsewhere)
     again.until(lambda: checkpoints(output)[-1] > kept)
-    assert f"accounts, going on from {kept:,}" in in_one_line(again.out)
+    assert f"accounts, resuming from {kept:,}" in in_one_line(again.out)
     again.send(signum, to_group=to_group)
     finished = again.finish()
     assert finished.code == 3

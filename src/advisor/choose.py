@@ -22,7 +22,7 @@ class LanguageModel:
     settings: LLMSettings
 
     def load(self) -> Advisor:
-        """Load it; UserErrors for what the user can mend."""
+        """Load the model. Raises UserErrors for what the user can fix."""
         from src.advisor.models import load_model
         from src.advisor.prompts import load_prompts
         from src.advisor.scoring import LLMScorer

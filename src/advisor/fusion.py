@@ -7,7 +7,7 @@ cannot use (-1 when all are good; nothing is counted then). The rules, per eleme
 0. HOLD is the only legal action: fusion is bypassed. An illegal RL action counts as HOLD, an illegal advice as
    abstention.
 1. Risk veto. With a risk score above `RISK_VETO_SCORE` each side's risk-increasing proposal is withdrawn. If one was,
-   the proposal that still stands decides (so that a protective or closing proposal of either side passes), or HOLD if
+   the remaining proposal decides (so that a protective or closing proposal of either side passes), or HOLD if
    none does. HOLD does not inherit the confidence of a withdrawn proposal: it would otherwise crowd out the other
    side's protective one.
 2. Abstention of the advice: RL decides.   3. Agreement.

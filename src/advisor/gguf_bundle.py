@@ -56,7 +56,7 @@ def file_sha256(path: Path) -> str:
 
 
 def unpacked(gguf: Path, cache_folder: Path | None = None) -> Path:
-    """The folder with the file's model and tokenizer, unpacked now unless it stands there already.
+    """The folder with the file's model and tokenizer, unpacked now unless it is there already.
 
     Named by the file's hash and the version of transformers that unpacked it; written under a temporary name and
     renamed, so that a kill leaves nothing that looks whole. A damaged copy is unpacked again, and that is said.

@@ -17,7 +17,7 @@ from src.advisor.table import LABEL_SETS, Float32
 from src.trading.layout import BUY, DISABLE_TRAIL, ENABLE_TRAIL, HOLD, MOVE_TO_BE, N_ACTIONS, SELL
 
 RULES_VERSION = 1
-"""Raise it with any change of `score`: the identity, and with it every stored answer, hangs on it."""
+"""Raise it with any change of `score`: the identity, and with it every stored answer, depends on it."""
 
 # What each fact adds to the lean towards higher prices. RSI counts against: an extreme is faded.
 _LEAN = {"trend": 0.8, "momentum": 0.5, "rsi": -0.7, "vwap": 0.3}

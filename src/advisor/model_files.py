@@ -73,7 +73,7 @@ def check_folder(folder: Path) -> Weights:
     if config.get("is_encoder_decoder"):
         raise ConfigError(
             f"{folder} is an encoder-decoder model ({config.get('model_type')}); advice is scored by a causal language "
-            f"model, which reads a prompt and goes on with it. Choose one of those."
+            f"model, which continues a prompt. Choose one of those."
         )
     weights = _weights_of(folder)
     _check_figures(folder, config, weights)

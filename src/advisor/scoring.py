@@ -37,7 +37,7 @@ from src.errors import ConfigError, UserError
 from src.trading.layout import N_ACTIONS, N_SIDES
 
 SCORING_VERSION: Final = 2
-"""Raise it with any change of how scores are made: stored answers are then asked for anew."""
+"""Raise it with any change of how scores are made: stored answers are then asked again."""
 
 FIRST_SITUATION: Final = N_SIDES
 """The first situation of a known market: what a model is tried with."""
@@ -261,7 +261,7 @@ class LLMScorer:
         )
 
     def _halve(self, error: Exception) -> None:
-        """Go on with half the batch after running out of memory; any other error is raised again."""
+        """Halve the batch after running out of memory; re-raise any other error."""
         if not _is_out_of_memory(error):
             raise error
         if self.batch_size == 1:
@@ -286,7 +286,7 @@ class LLMScorer:
             raise UserError(
                 f"{self.name} answered {int(wrong.sum())} of {len(asked)} situations with log-probabilities that are "
                 f"not finite, first situation {situation} ({describe(situation)}). Its weights may be damaged or too "
-                f"coarse: get them anew, use llm.quantization none, or another model."
+                f"coarse: download them again, use llm.quantization none, or another model."
             )
 
 

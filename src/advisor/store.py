@@ -58,7 +58,7 @@ _NOT_A_STORE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-_START_AGAIN = "Start again: a damaged store is kept aside and a new one is begun"
+_START_AGAIN = "Start again: a damaged store is kept aside and a new one is started"
 
 
 class StoreError(UserError):
@@ -111,7 +111,7 @@ class AdviceStore:
                 except _Unusable as error:
                     aside = keep_aside(path, error.label)
                     logger.warning(
-                        "The advice store %s cannot be used (%s). It is kept as %s, and a new one is begun: what it "
+                        "The advice store %s cannot be used (%s). It is kept as %s, and a new one is started: what it "
                         "held will be asked again.", path, error, aside.name,
                     )  # fmt: skip
                     self._database = _opened(path)

@@ -1,4 +1,4 @@
-"""A frozen advice table on disk, so that a run goes on with the very table it began with."""
+"""A frozen advice table on disk, so that a resumed run uses the table it started with."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def load_table(path: Path, sha256: str) -> AdviceTable:
     if found != sha256:
         raise UserError(
             f"The advice table {path} is not the one this run was made with (its hash is {found}, recorded is "
-            f"{sha256}). Begin the phase anew with --start-phase 3."
+            f"{sha256}). Restart the phase with --start-phase 3."
         )
     return table

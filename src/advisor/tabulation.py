@@ -1,4 +1,4 @@
-"""Asking a language model within a time budget, and going on where an earlier run or a killed one stopped.
+"""Ask a language model within a time budget, continuing where an earlier or killed run stopped.
 
 The budget becomes a count once: the speed is measured on the first batches, and how far down the ordered list of
 situations that reaches is recorded with the list. From then on the count decides and never a clock, so a run that was
@@ -95,7 +95,7 @@ class TabulationRecord:
     """Sessions whose bars made the ordered list, as spans [first, last] of session ids."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the report."""
+        """The record as it appears in the report."""
         return asdict(self)
 
 
@@ -116,7 +116,7 @@ def tabulate_stored(
 
     K, the batches and their size are those recorded for this advisor and order; with none recorded the budget is
     measured and recorded. A larger budget than all recorded ones together adds a round with the rest of it, so that a
-    full run goes on from where a quick one stopped. `extend` adds a round with another whole budget, except where an
+    full run continues where a quick one stopped. `extend` adds a round with another whole budget, except where an
     extension was cut short: that one is finished. `say` gets lines that stay, `progress` a mapping (fraction_done,
     advices_per_s, seconds_left) a batch. `cache` keeps the answers of the table for whoever asks next in this process:
     looking up a situation that was answered before is a hit, one that was asked now a miss.
@@ -235,7 +235,7 @@ class _Asking:
         """Ask what an earlier run has planned and not finished."""
         n = sum(map(len, pending))
         self._say(
-            f"going on where an earlier run stopped: {n:,} of {planned.count_k:,} situations are still to be asked, "
+            f"continuing where an earlier run stopped: {n:,} of {planned.count_k:,} situations are still to be asked, "
             f"about {_duration(n, planned.advices_per_s)} at the {planned.advices_per_s:.1f} advices/s measured then"
         )
         self._ask_all(pending)
@@ -257,7 +257,7 @@ class _Asking:
                 f"{budget_s:.0f} s, most frequent first"
             )
             measured, speed, spent_s = self._measure(batches, budget_s)
-        # Whole batches, so that an extension later cuts none of them anew.
+        # Whole batches, so that a later extension does not cut them again.
         affordable = measured + int(max(0.0, budget_s - spent_s) * speed) // batch_size
         asked = unknown[: affordable * batch_size]
         count_k = len(self._order)
@@ -296,7 +296,7 @@ class _Asking:
     def _ask_all(self, pending: list[NDArray[np.int64]]) -> None:
         """Ask batch after batch, but those that another process has stored meanwhile.
 
-        Who finds that another process asks the same batches goes on from the other end, so that they meet.
+        If another process asks the same batches, this one continues from the other end, so that they meet.
         """
         left, from_the_end = deque(pending), False
         total = sum(map(len, pending))

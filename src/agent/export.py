@@ -1,6 +1,6 @@
 """Models as zips that stock `MaskablePPO.load` reads anywhere, without this repository.
 
-A model's own `save` pickles whatever hangs on it: schedules that are closures of ours, buffers, seeded random
+A model's own `save` pickles everything attached to it: schedules that are closures of ours, buffers, seeded random
 generators, a log folder of this machine. So the export is built from a list of what a loaded model needs, and schedules
 become the number they start from. A loaded model predicts as the live one does, to the bit, and can train on with its
 user's own environment.

@@ -190,6 +190,6 @@ class DisplaySink:
 
 def _wait_for_a_later_name(folder: Path) -> None:
     """TensorBoard reads a folder's files in the order of their names, which begin with the second they were made in: a
-    file that goes on where another stopped must not share it."""
+    file that continues another must not share it."""
     while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
         time.sleep(0.02)

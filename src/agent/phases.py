@@ -82,7 +82,7 @@ class Market:
         return self.tables.sessions.first_decision[session_ids]
 
     def bars_of(self, session_ids: NDArray[np.int32]) -> NDArray[np.int64]:
-        """The bars an account may stand at in these sessions, int64[k]."""
+        """The decision bars of these sessions, int64[k]."""
         stands = (self.tables.flags & DECISION) != 0
         return np.flatnonzero(stands & np.isin(self.tables.bars.session_id, session_ids))
 
@@ -104,7 +104,7 @@ class Market:
 
 
 def prepare_market(data: DataSettings, environment: EnvironmentSettings, market: str, seed: int) -> Market:
-    """Bars to tables, split by session. Raises UserErrors for whatever the user can mend."""
+    """Bars to tables, split by session. Raises UserErrors for whatever the user can fix."""
     contract = get_contract(market)
     rules = load_rule_profile(environment.rule_profile)
     params = make_params(environment, contract, rules)

@@ -268,7 +268,7 @@ class GeneratorStates(NamedTuple):
 
 
 def generator_states() -> GeneratorStates:
-    """As they stand now."""
+    """The current states."""
     return GeneratorStates(
         random.getstate(),
         np.random.get_state(legacy=False),  # noqa: NPY002  (SB3 uses the global one)

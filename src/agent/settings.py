@@ -122,7 +122,7 @@ class PerformanceSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """What the pipeline keeps to go on from: section `checkpoint`."""
+    """What the pipeline keeps for resuming: section `checkpoint`."""
 
     enabled: bool = Field(True, description="false: none is written, and a killed phase restarts")
     strategy: Literal["interval", "phase_based"] = Field(
@@ -140,7 +140,7 @@ class CheckpointSettings(Section):
 class PipelineSettings(Section):
     """How the three phases follow each other: section `pipeline`."""
 
-    auto_advance: bool = Field(True, description="false: stop after each phase and print the command to go on")
+    auto_advance: bool = Field(True, description="false: stop after each phase and print the command to resume")
     reallocate_resources: bool = Field(
         True, description="between phases release what the next does not need and apply its gpu_usage"
     )
@@ -149,7 +149,7 @@ class PipelineSettings(Section):
         1, ge=0, le=100, description="times a phase is tried again, from its newest checkpoint, after a failure"
     )
     continue_on_failure: bool = Field(
-        False, description="go on with what a failed phase has left, instead of stopping there"
+        False, description="continue with a failed phase's partial results instead of stopping"
     )
 
 

@@ -45,7 +45,7 @@ class TrainingRecord:
     """Part of `rollout_s`: the environment's steps and masks; the rest is the policy's."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the report."""
+        """The record as it appears in the report."""
         return asdict(self)
 
 
@@ -101,7 +101,7 @@ def build_finetuned(
     mixed_precision: bool,
     llm: LLMSettings | None,
 ) -> TimedMaskablePPO:
-    """A PPO that goes on from base weights with a new Adam: hybrid where `llm` is given, else RL only.
+    """A PPO that starts from base weights with a new Adam: hybrid where `llm` is given, else RL only.
 
     Both begin from the same weights (the opinion columns of both first layers zeroed), seed and learning rate.
     """
@@ -179,11 +179,11 @@ class WeightRamp(BaseCallback):
         self._set(self._llm_weight)
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the rollouts begun."""
+        """What a checkpoint keeps: the number of rollouts started."""
         return {"rollouts": self._rollouts}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a checkpoint's state."""
         self._rollouts = state["rollouts"]
 
     def _set(self, weight: float) -> None:

@@ -1,7 +1,7 @@
-"""The state of a training at a rollout boundary: what it takes to go on in another process as if nothing had happened.
+"""State of a training at a rollout boundary: everything another process needs for a bit-identical resume.
 
 At that boundary (`TimedMaskablePPO.after_update`, or after `learn`) no step is pending and the rollout buffer holds
-nothing that is read again. A model built anew from the same settings, given the state and told to
+nothing that is read again. A new model built from the same settings, given the state and told to
 `learn(total - num_timesteps, reset_num_timesteps=False)`, trains to the same bits on a CPU.
 """
 
@@ -81,7 +81,7 @@ def capture(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback]) -> Snaps
 def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot: Snapshot) -> list[str]:
     """Put a newly built model, its environments and callbacks where `capture` found them; pass `learn` the remainder.
 
-    Returns a sentence for each thing that is not as it was, so that the training goes on but not to the bit; none
+    Returns a sentence for each thing that is not as it was, so that the training resumes but not bit for bit; none
     otherwise. UserError where networks or the number of environments are others; ValueError for other callbacks.
     """
     state = unpack(snapshot.state["training"])
@@ -94,7 +94,7 @@ def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot
     for callback, (_, own) in zip(kept, state["callbacks"], strict=True):
         callback.set_state(own)
     unlike = _restore_environment(model, unpack(snapshot.state["environment"], _arrays(snapshot, "environment")))
-    # Last: building the model reseeded the generators, and beginning episodes anew may have drawn from them.
+    # Last: building the model reseeded the generators, and restarting episodes may have drawn from them.
     unlike += _restore_generators(model, unpack(snapshot.state["generators"], _arrays(snapshot, "generators")))
     if state["device"] != model.device.type:
         unlike.append(
@@ -118,7 +118,7 @@ def _arrays(snapshot: Snapshot, part: str) -> dict[str, np.ndarray]:
 def _check_fits(model: TimedMaskablePPO, state: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
     if state["n_envs"] != model.n_envs:
         raise UserError(
-            f"The checkpoint holds {state['n_envs']} environments, this run has {model.n_envs}: go on with "
+            f"The checkpoint holds {state['n_envs']} environments, this run has {model.n_envs}: continue with "
             f"hardware.vectorized_envs {state['n_envs']}, or begin a new run."
         )
     had = {name: tuple(value.shape) for name, value in weights.items()}
@@ -127,7 +127,7 @@ def _check_fits(model: TimedMaskablePPO, state: Mapping[str, Any], weights: Mapp
     if other:
         raise UserError(
             f"The checkpoint's policy differs from this run's in {len(other)} tensors, the first {other[0]}: "
-            f"{had.get(other[0], 'absent')} there, {has.get(other[0], 'absent')} here. Go on with the networks "
+            f"{had.get(other[0], 'absent')} there, {has.get(other[0], 'absent')} here. Continue with the networks "
             "(training.policy_kwargs) and the phase it was written with, or begin a new run."
         )
 
@@ -220,7 +220,7 @@ def _restore_generators(model: TimedMaskablePPO, states: Mapping[str, Any]) -> l
         )
     )
     if model.device.type == "cuda" and not (cuda and same_gpus):
-        return ["The checkpoint has no random state for the GPUs of this machine: actions are drawn anew."]
+        return ["The checkpoint has no random state for the GPUs of this machine: actions will differ."]
     return []
 
 

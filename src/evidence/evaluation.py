@@ -95,7 +95,7 @@ class AdviceUse:
 
 @runtime_checkable
 class AdvisedArm(Arm, Protocol):
-    """An arm that counts what advice did; `evaluate` begins the count anew."""
+    """An arm that counts what advice did; `evaluate` restarts the count."""
 
     advice_use: AdviceUse
 
@@ -329,7 +329,7 @@ def decide(
 
 
 def begin_count(arm: Arm) -> None:
-    """Let an arm that counts what advice did begin anew; results keep what was counted before."""
+    """Restart the counts of an arm that counts what advice did; results keep earlier counts."""
     if isinstance(arm, AdvisedArm):
         arm.advice_use = AdviceUse()
 

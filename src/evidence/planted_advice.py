@@ -81,7 +81,7 @@ def signal_table() -> AdviceTable:
 def signal_codes(sign: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.int32]:
     """Market codes int32[n] that carry sign float[n]: odd ones say up, even ones down.
 
-    A code is drawn anew for each HOLD_BARS bars, in which the sign is constant, so that a placebo holds its opinion as
+    A new code is drawn every HOLD_BARS bars, in which the sign is constant, so that a placebo holds its opinion as
     long as the advisor does.
     """
     block = np.arange(len(sign)) // HOLD_BARS

@@ -133,7 +133,7 @@ def plain_json(value: Any) -> Any:
 
 class _LogFile(logging.FileHandler):
     """A log file whose first failing write is raised where the message was logged, and which is silent from then on.
-    The standard handler prints a traceback for each message and goes on."""
+    The standard handler prints a traceback for each message and continues."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)

@@ -30,7 +30,7 @@ STOP, TARGET, OPPOSITE, FLAT = "stop", "target", "opposite", "flat"
 BREACH, DAILY_LIMIT, HOLE = "breach", "daily limit", "hole in the bars"
 REASONS = (STOP, TARGET, OPPOSITE, FLAT, BREACH, DAILY_LIMIT, HOLE)
 """Why a trade ended: its stop, its target, the opposite action, the forced exit, the account's threshold or daily limit
-reached within the bar, or bars that do not go on."""
+reached within the bar, or bars that do not continue."""
 
 _MINUTE_NS = 60_000_000_000
 _OPEN, _HIGH, _LOW = range(3)
@@ -211,7 +211,7 @@ def record(
 ) -> dict[str, list[SessionLog]]:
     """Play the sessions beginning at `first_bars` (int[n]) again with each arm and note everything: by arm, n logs.
 
-    Each session is a new account, as in `evaluate`. What an arm counts of its advice begins anew; results that hold an
+    Each session is a new account, as in `evaluate`. An arm's advice counts restart; results that hold an
     earlier count keep it.
     """
     return {arm.name: _record_arm(arm, first_bars, pool, assembly) for arm in arms}

@@ -74,7 +74,7 @@ def _without(value: Any, leave_out: frozenset[str]) -> Any:
 class TrialLedger:
     """The trials in one file, a JSON object a line, safe for processes that record at the same time.
 
-    A damaged file is kept aside whole, and said; a new one goes on with the lines that are intact. TrialLedgerError
+    A damaged file is renamed and reported; a new one continues with the intact lines. TrialLedgerError
     for a place that cannot be read or written: what was recorded before stays.
     """
 
@@ -140,7 +140,7 @@ class TrialLedger:
             aside = keep_aside(self.path)
             os.replace(rebuilt, self.path)
             logger.warning(
-                "%d of %d lines of the ledger of trials %s are damaged. It is kept as %s, and a new one goes on with "
+                "%d of %d lines of the ledger of trials %s are damaged. It is kept as %s, and a new one continues with "
                 "the others. Lost trials are no longer counted, so a deflated Sharpe ratio may read too high.",
                 len(read) - len(trials), len(read), self.path, aside.name,
             )  # fmt: skip

@@ -110,7 +110,7 @@ def _number_in(holder: Path) -> str:
 
 
 def newest_run(output_dir: Path, market: str | None) -> Path | None:
-    """The pipeline run of a market (None: of any) that was begun last, or None. Raises UserError as `runs_of`."""
+    """The newest pipeline run of a market (None: of any), or None. Raises UserError as `runs_of`."""
     return next(iter(runs_of(output_dir, market)), None)
 
 
@@ -150,7 +150,7 @@ def log_length(run: Path) -> int:
 
 
 def set_aside(run: Path, phase: str) -> Path | None:
-    """Move what a phase has left into a folder beside, with a copy of the log; None if it has left nothing."""
+    """Move what a phase left to a folder next to it, with a copy of the log; None if it left nothing."""
     left = [path for name in MADE_BESIDES.get(phase, ()) if os.path.lexists(path := run / name)]
     own = run / phase
     if not os.path.lexists(own) and not left:

@@ -159,7 +159,7 @@ def kill_and_compare(
         while True:
             aim = min(SHARES, key=lambda kind: outcome.kills.get(kind, 0) / SHARES[kind])
             wait_s = rng.uniform(0.0, length_s) if aim == ANY else 4.0 * length_s
-            # A checkpoint that is the first of its training leaves nothing to go on from, and that is to be seen first.
+            # A kill in a training's first checkpoint leaves nothing to resume from, and is sampled first.
             behind = rng.randrange(3) if outcome.went_on else 1
             hit = killed.kill(aim, wait_s, behind) if done < kills else None
             if hit is None:
@@ -225,7 +225,7 @@ class _Pipeline:
         return any(len([*path.parent.glob("checkpoint-*")]) >= behind for path in partial)
 
     def is_within_a_training(self) -> bool:
-        """Whether a training has left a checkpoint to go on from, and has not reached its end."""
+        """Whether a training has a checkpoint to resume from and has not ended."""
         ledgers = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("logs/*/ledger.json")]
         finished = {name for ledger in ledgers for phase in ledger["phases"].values() for name in phase["parts"]}
         begun = {path.parent.name for path in self.folder.glob("logs/*/phase?/*/checkpoint-*")}

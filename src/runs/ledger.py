@@ -44,7 +44,7 @@ class PhaseEntry(BaseModel):
     """Fingerprint of what it made; an input of the phase after it."""
     parts: dict[str, Part] = Field(default_factory=dict)
     timesteps: dict[str, int] = Field(default_factory=dict)
-    """Of each training, the timesteps done, up to its newest checkpoint where it goes on."""
+    """Timesteps done by training, up to the newest checkpoint of one that is not finished."""
     seconds: float = 0.0
     tries: int = 0
     failures: list[str] = Field(default_factory=list)
@@ -116,11 +116,11 @@ class Ledger:
         except OSError as error:
             raise UserError(
                 f"The ledger {self.path} cannot be written ({error.strerror or error}). Free space on that disk, or "
-                f"see that the folder can be written, then go on with --auto-resume: what the ledger held is kept."
+                f"see that the folder can be written, then continue with --auto-resume: what the ledger held is kept."
             ) from error
 
     def log_bytes(self, phase: str) -> int:
-        """Length of metrics.jsonl where this phase goes on: behind all it has finished, and behind the phases before
+        """Length of metrics.jsonl where this phase continues: after all it has finished and after the phases before
         it, failed ones too."""
         names = list(self.phases)
         before = names[: names.index(phase)]

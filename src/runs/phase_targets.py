@@ -11,7 +11,7 @@ from src.runs.ledger import Ledger
 
 
 def phase_facts(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """The ledger by phase, without what stands elsewhere in the report; GPU utilisation in percent."""
+    """The ledger by phase, without what is elsewhere in the report; GPU utilisation in percent."""
     facts = {name: entry.model_dump(exclude={"parts", "inputs", "log_bytes"}) for name, entry in ledger.phases.items()}
     return {name: {**of, GPU_UTILIZATION: percent_of(of[GPU_UTILIZATION])} for name, of in facts.items()}
 

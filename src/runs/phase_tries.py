@@ -18,7 +18,7 @@ from src.runs.standing import PHASES, TITLES, Standing
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 
 TRIED_AGAIN = (EnvironmentWorkerError, MemoryError, OSError, RuntimeError)
-"""What another try may mend. Input to mend, a timeout and diverged training are not among them."""
+"""Errors that another try may fix. Invalid input, timeouts and diverged training are not among them."""
 
 
 class PhaseFailed(UserError):
@@ -68,7 +68,7 @@ class PhaseTries:
                         self._say(f"{name} failed ({_first_line(error)}); trying again from its newest checkpoint")
                         continue
                     if settings.continue_on_failure and name != "phase1":
-                        self._say(f"{name} failed ({_first_line(error)}); going on with what it has left")
+                        self._say(f"{name} failed ({_first_line(error)}); continuing with partial results")
                         entry.log_bytes = log_length(self._standing.folder)
                         return
                     raise PhaseFailed(

@@ -1,6 +1,6 @@
 """The automated pipeline: data, base training, hybrid; each phase resumes where it was killed.
 
-What is finished stands in the ledger and is not done again; what was being trained goes on from its newest checkpoint.
+The ledger records what is finished, which is not repeated; a training in progress resumes from its newest checkpoint.
 A run that was killed and resumed ends with bitwise the weights and figures of one that was not.
 """
 
@@ -50,8 +50,8 @@ from src.runs.stopping import Deadline, StopRequest
 def run_pipeline(
     bench: Bench, *, start_phase: int = 1, auto_resume: bool | None = None, command: str = ""
 ) -> dict[str, Any]:
-    """Run the phases from `start_phase` on, or with `auto_resume` from wherever the newest run below the output folder
-    stands. With None `checkpoint.auto_resume` decides: then only an unfinished run of the same settings is resumed.
+    """Run the phases from `start_phase` on, or with `auto_resume` from where the newest run below the output folder
+    stopped. With None `checkpoint.auto_resume` decides: then only an unfinished run of the same settings is resumed.
 
     Returns the report, or where the run stops after a phase {"stopped_after", "phases", "validation_passed"}.
 
@@ -122,7 +122,7 @@ class _Pipeline:
                 standing.find_damage()
             if (report := standing.complete()) is not None:
                 return report
-            # Not before: a run that refuses to go on leaves the options of the earlier one as they were.
+            # Not before: a run that refuses to resume leaves the earlier run's options unchanged.
             bench.write_to(self._folder)
             self._wrote = True
             if earlier is not None:
@@ -162,7 +162,7 @@ class _Pipeline:
     def _is_done(self, name: str) -> bool:
         """Whether a phase is finished, from what is there now, and what it made is at hand: a damaged export is made
         again."""
-        if changed := self._standing.changed(name):  # a phase before it was gone on with in this process
+        if changed := self._standing.changed(name):  # an earlier phase was resumed in this process
             self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
             self._standing.forget(name)
         entry = self._entry(name)
@@ -216,7 +216,7 @@ class _Pipeline:
 
     def _finished(self, phase: str, name: str, facts: dict[str, Any]) -> None:
         """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
-        may hold rows of what is begun anew."""
+        may hold rows of an attempt that is restarted."""
         trained = name in TRAININGS[phase]
         part = Part(facts=facts, log_bytes=self._ledger.log_bytes(phase))
         if trained:
@@ -293,7 +293,7 @@ class _Pipeline:
         weights = kept_weights(self._job("base"), self._say)
         if weights is None:
             raise UserError(
-                f"Phase 3 needs the weights of phase 2, and {self._folder / 'phase2'} holds no checkpoint. Go on with "
+                f"Phase 3 needs the weights of phase 2, and {self._folder / 'phase2'} holds no checkpoint. Resume with "
                 f"--start-phase 2."
             )
         return weights

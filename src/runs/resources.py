@@ -66,5 +66,5 @@ def freed_words(before: Mapping[str, float], after: Mapping[str, float]) -> str:
 
 
 def machine_facts(torch_threads: int | None) -> dict[str, str]:
-    """What the last bits of a training hang on, besides its inputs."""
+    """What the last bits of a training depend on besides its inputs."""
     return {**versions(), "torch_threads": str(torch_threads)}

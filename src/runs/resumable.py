@@ -1,4 +1,4 @@
-"""One training that can be killed at any instant: checkpoints on the way, and going on from the newest."""
+"""One training that can be killed at any moment: it writes checkpoints and resumes from the newest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def train_resumably(
     saved: Callable[[int], None],
     not_bitwise: list[str],
 ) -> TrainingRecord | None:
-    """Train what is left of the plan, `callbacks` beside the one that logs. None where the training was `finished`
+    """Train what is left of the plan, with `callbacks` besides the one that logs. None if the training was `finished`
     before: the model then has its weights (trained again where its last checkpoint is lost), and nothing is logged.
 
     `log_bytes`: length of the log where this training begins. `saved` is called after each checkpoint, written or gone
@@ -86,13 +86,13 @@ def train_resumably(
         return None
     if finished:
         bench.display.say(
-            f"{job.name} is trained again, what of it is lost: its last checkpoint is not there "
+            f"{job.name} is trained again where it was lost: its last checkpoint is not there "
             f"(checkpoint.enabled false, damaged or deleted)"
         )
     what = f"{plan.actual:,} timesteps over {plan.n_envs} accounts"
     rows, purge = _rows_up_to(bench, log_bytes if loaded is None else loaded.snapshot.state["log_bytes"]), 0
     if loaded is not None:
-        what += f", going on from {loaded.snapshot.step:,}"
+        what += f", resuming from {loaded.snapshot.step:,}"
         purge = _first_step_not_kept(rows, job, loaded.snapshot.step)
     with (
         bench.phase(job.name, what),
@@ -135,7 +135,7 @@ def restore_log(folder: Path, jobs: Sequence[Job], finished: Mapping[str, Part],
     for job in jobs:
         try:
             loaded = None if job.store is None else job.store.newest(lambda _: None)
-        except CheckpointMismatch:  # said where that training is gone on with
+        except CheckpointMismatch:  # reported when that training is resumed
             break
         if loaded is None or loaded.snapshot.state.get("log_start") != len(rows):
             break
@@ -155,7 +155,7 @@ def restore_log(folder: Path, jobs: Sequence[Job], finished: Mapping[str, Part],
 
 
 def _rows_up_to(bench: Bench, log_bytes: int) -> bytes:
-    """The log as it was at that length; no result hangs on it, so the run goes on where some of it is lost."""
+    """The log as it was at that length; no result depends on it, so the run continues if some of it is lost."""
     assert bench.folder is not None
     path = bench.folder / LOG_NAME
     rows = read_regular(path)[:log_bytes] if path.exists() else b""

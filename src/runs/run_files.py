@@ -26,7 +26,7 @@ from src.files import keep_aside, kind_of, read_regular, regular_only, sha256_of
 MANIFEST_NAME = "manifest.json"
 FORMAT = "hybrid-trading-run-files"
 APPENDED = ("run.log", "tensorboard/")
-"""A process that goes on appends to these: only the recorded length of them is checked."""
+"""A resumed process appends to these, so only their recorded length is checked."""
 
 
 class FilesDamaged(UserError):
@@ -87,7 +87,7 @@ def damage(run: Path, name: str, facts: FileFacts) -> str:
 
 def set_odd_aside(run: Path, say: Callable[[str], None]) -> None:
     """Rename every symlink, pipe, socket and device below a run's folder: none is waited for, followed or written
-    through. `run.log` and the like are then made anew."""
+    through. `run.log` and similar files are then created again."""
     for name, kind in list(_walk(run)):
         if kind:
             aside = keep_aside(run / name)

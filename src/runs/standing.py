@@ -1,4 +1,4 @@
-"""Where a run stands: which folder it goes on in, what of it is done, and what its inputs have overtaken."""
+"""State of a run: which folder it resumes in, which phases are done, and which are stale because inputs changed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Standing:
         return self.ledger.phases[name]
 
     def earlier_run(self, output_dir: Path) -> Path | None:
-        """The run to go on with, None to begin one. UserError where a later phase is to start without one."""
+        """The run to resume, or None to start one. Raises UserError if a later phase is to start without one."""
         market = self._bench.config.test_mode.market
         earlier = newest_run(output_dir, market)
         if self._start_phase > 1 and earlier is None:
@@ -72,7 +72,7 @@ class Standing:
                 f"run of {market}. Run it without --start-phase, or name its folder with --output-dir."
             )
         if self._auto_resume and earlier is None:
-            self._say(f"{output_dir} holds no pipeline run of {market} to go on with: a new one begins")
+            self._say(f"{output_dir} holds no pipeline run of {market} to resume: starting a new one")
         return earlier if self._auto_resume or self._start_phase > 1 else None
 
     def unfinished_run(self, output_dir: Path, plans: tuple[RolloutPlan, RolloutPlan]) -> Path | None:
@@ -118,10 +118,10 @@ class Standing:
             self.folder = earlier
             self.ledger = Ledger.read(earlier, PHASES)
             if self._auto_resume or self._start_phase > 1:
-                self._say(f"going on with {earlier}")
+                self._say(f"resuming {earlier}")
 
     def check_what_is_there(self) -> None:
-        """Forget what was made from other inputs, or is to be begun anew; nothing of it is deleted.
+        """Set aside what was made from other inputs or is to be restarted; nothing is deleted.
 
         UserError, and nothing touched, where a phase is under way that was begun with other inputs, or is missing.
         """
@@ -140,7 +140,7 @@ class Standing:
                 self.forget(name)
 
     def changed(self, name: str) -> list[str]:
-        """What of a phase's inputs is no longer as it was when it was begun, in words."""
+        """Inputs of a phase that changed since it started, in words."""
         recorded = self.entry(name).inputs
         return differences(recorded, self._inputs(name)) if recorded else []
 
@@ -167,7 +167,7 @@ class Standing:
             )
 
     def forget(self, name: str) -> None:
-        """A phase is to be begun anew: what it has made is kept beside."""
+        """Restart a phase: what it made is kept in a folder next to it."""
         aside = set_aside(self.folder, name)
         if aside is not None:
             self._say(f"what {name} had made is kept in {aside}")
@@ -178,7 +178,7 @@ class Standing:
         self.ledger.save()
 
     def find_damage(self) -> None:
-        """Look at every file the run has made: what is not as recorded stands in `damaged` from now on, and nothing but
+        """Look at every file the run has made: what is not as recorded is in `damaged` from now on, and nothing but
         files and folders is left below the run's folder."""
         set_odd_aside(self.folder, self._say)
         is_over = self._all_done()

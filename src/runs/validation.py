@@ -1,4 +1,4 @@
-"""The hardware-maximized validation: every phase in one go, and nothing kept to go on from."""
+"""The hardware-maximized validation: every phase in one go, without checkpoints."""
 
 from __future__ import annotations
 

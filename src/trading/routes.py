@@ -55,7 +55,7 @@ def make_custom_vec_env(
 ) -> VecEnv:
     """`n_envs` environments of the user's own class, in workers (or `dummy`: in this process).
 
-    All actions are legal where the class has no `action_masks`. A resumed run goes on in the middle of an episode where
+    All actions are legal where the class has no `action_masks`. A resumed run continues in the middle of an episode if
     the class has `get_state`, which returns arrays and plain values, and `set_state`, which is called after a `reset`;
     `np_random` is kept for it. Raises ConfigError for a class that cannot be used,
     EnvironmentWorkerError with the worker's traceback for one that fails, BadEnvironmentValue for a value that
@@ -84,7 +84,7 @@ def is_trading_shaped(env: VecEnv) -> bool:
 
 
 def get_states(env: VecEnv) -> np.ndarray | list[dict[str, Any]] | None:
-    """How the environments stand now, for `set_states` of a vec env made alike.
+    """Current states of the environments, for `set_states` of an equal vec env.
 
     Our own accounts: uint8[n_envs, bytes of a record], the same by every route. A user's own: one mapping each that
     `src.trading.plain_state.pack` keeps, or None where these cannot say.

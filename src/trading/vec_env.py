@@ -35,7 +35,7 @@ class BatchedTradingVecEnv(VecEnv):
             self._block.seed(index, seed + index)
 
     def reset(self) -> VecEnvObs:
-        """Begin every account's next episode; accounts seeded since the last reset begin their sequence anew."""
+        """Begin every account's next episode; accounts seeded since the last reset restart their sequence."""
         for index, seed in enumerate(self._seeds):
             if seed is not None:
                 self._block.seed(index, seed)

@@ -283,7 +283,7 @@ class WorkerVecEnv(SubprocVecEnv):
     def close(self) -> None:
         """End the workers and remove their folders; those in the middle of a step are not waited for.
 
-        A signal while they are asked to end kills them at once, and goes on.
+        A signal while they are asked to end kills them at once and is raised again.
         """
         with CleanUps() as stack:
             if self._folder is not None:

@@ -51,7 +51,7 @@ CHECKS = (
     Check("sealed", "nothing is fitted or trained on validation or sealed sessions", "checks_training"),
     Check("checkpoint", "a training killed and resumed ends with the same bits", "checks_training"),
     Check("advisor", "the language model loads and scores situations, not all alike", "checks_advisor"),
-    Check("invariance", "its answer to a situation does not hang on those asked beside it", "checks_advisor"),
+    Check("invariance", "its answer does not depend on other situations in the batch", "checks_advisor"),
     Check("report", "a small run writes a report.json that has the schema's shape", "checks_report"),
     Check("planted", "PPO learns a planted edge in 50,000 timesteps", "checks_canaries"),
     Check("martingale", "PPO earns nothing where nothing can be earned", "checks_canaries", full_only=True),

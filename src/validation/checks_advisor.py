@@ -77,8 +77,8 @@ def advisor(setting: Setting) -> Outcome:
         if not np.ptp(of_side, axis=0).max() > ALIKE:
             return failed(
                 f"{judge.name} gives all {len(of_side)} situations of a side one answer",
-                "Its weights or its tokenizer are damaged, or the situation does not reach it: get the model anew, or "
-                "choose another with --llm-model.",
+                "Its weights or tokenizer are damaged, or the situation does not reach it: download the model again "
+                "or choose another with --llm-model.",
                 **figures,
             )
     return passed(f"loaded in {load_s:.1f} s, {SCORED} scored, {SCORED / score_s:,.0f}/s", **figures)
@@ -108,7 +108,7 @@ def invariance(setting: Setting) -> Outcome:
     if not largest[way] <= BATCH_LIMIT:
         return failed(
             f"asked {way} answers differ by {largest[way]:.1e}, at most {BATCH_LIMIT:g}",
-            f"Set llm.quantization to none and llm.llm_device to cpu; the advice would hang on how situations are "
+            f"Set llm.quantization to none and llm.llm_device to cpu; the advice would depend on how situations are "
             f"batched. {RESTORE}",
             largest=largest,
         )

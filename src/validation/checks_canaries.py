@@ -19,7 +19,7 @@ WORTH_UPDATES = 700
 def planted(setting: Setting) -> Outcome:
     """Train the defaults where an edge is known to be; in a quick validation only if there is time for it.
 
-    One seed in a hundred or so of a sound learner falls short of the bar, and which one hangs on the processor: the
+    One seed in a hundred or so of a sound learner falls short of the bar, and which one depends on the processor: the
     check fails where two seeds do.
     """
     threads = setting.threads
@@ -51,7 +51,7 @@ def planted(setting: Setting) -> Outcome:
 
 
 def martingale(setting: Setting) -> Outcome:
-    """Train the defaults where there is no edge, and play fresh sessions beside random-legal decisions."""
+    """Train the defaults where there is no edge, and play new sessions next to random-legal decisions."""
     _ = setting.threads
     gate = martingale_gate(None, seed=SEED)
     figures = {"agent": asdict(gate.agent), "random_legal": asdict(gate.random_legal)}

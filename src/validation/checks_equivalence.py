@@ -45,7 +45,7 @@ def fusion(setting: Setting) -> Outcome:
                 i = int(np.flatnonzero(fast != slow)[0])
                 return failed(
                     f"{int((fast != slow).sum())} of {n} actions differ, the first at {i}: {fast[i]} for {slow[i]}",
-                    f"Set performance.vectorized_decision_fusion to false until it is mended. {RESTORE}",
+                    f"Set performance.vectorized_decision_fusion to false until it is fixed. {RESTORE}",
                 )
             masks = columns[5]
             if masks is not None and not masks[np.arange(n), fast].all():
@@ -143,7 +143,7 @@ def pool(setting: Setting) -> Outcome:
                 if lent.tobytes() != new.tobytes():
                     return failed(
                         f"{name} environment, lent for the {number}. time, plays unlike a new one",
-                        f"Set performance.environment_state_pooling to false until it is mended. {RESTORE}",
+                        f"Set performance.environment_state_pooling to false until it is fixed. {RESTORE}",
                     )
         if len(built) != 1:
             return failed(f"a pool of one {name} environment has built {len(built)}", RESTORE)

@@ -93,7 +93,7 @@ def data(setting: Setting) -> Outcome:
         reason, count = left_out.most_common(1)[0]
         return failed(
             f"{figures['sessions_usable']} of {len(sessions)} sessions usable",
-            f"Most sessions of {bars.source} have to be left out, {count} because: {reason}. Export the bars anew and "
+            f"Most sessions of {bars.source} have to be left out, {count} because: {reason}. Export the bars again and "
             f"whole, or widen data.no_trade_bars and data.max_hole_bars if the market was that quiet.",
             **figures,
         )

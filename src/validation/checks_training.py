@@ -104,7 +104,7 @@ def _outcome(checks: Sequence[LeakCheck], remedy: str) -> Outcome:
 
 
 def checkpoint(setting: Setting) -> Outcome:
-    """Train, write, read into a model built anew, train on: against the same training left alone."""
+    """Train, write, read into a new model, train on; compare with the same training left alone."""
     config, threads = setting.config, setting.threads
     hardware = HardwareSettings(device="cpu", vectorized_envs=8, batch_size=128)
     training = TrainingSettings(n_epochs=2, policy_kwargs=config.training.policy_kwargs)
@@ -132,8 +132,8 @@ def checkpoint(setting: Setting) -> Outcome:
 def _trained(
     setting: Setting, trainer: Trainer, plan: RolloutPlan, out: list[Any], start: Snapshot | None
 ) -> Mapping[str, bytes]:
-    """What a training ends with, as bytes by name. `out` gets the snapshot of half-way, or with a `start` to go on from
-    what is not as it was."""
+    """What a training ends with, as bytes by name. `out` gets the snapshot of half-way, or, with a `start` to resume
+    from, what is not as it was."""
     with closing(trainer.make_env(setting.market)) as env:
         model, callbacks = trainer.new_base(env, plan), [BatchedCallback(20)]
         if start is None:

@@ -59,7 +59,7 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the JSON file; null where there is nothing to say."""
+        """The result as it appears in the JSON file; null if there is nothing to say."""
         outcome = self.outcome
         return {
             "name": self.check.name,
@@ -284,7 +284,7 @@ def _run_figures(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    """By the standard library alone: what is installed besides stands in the check `versions`."""
+    """By the standard library alone: other packages are in the check `versions`."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def config(self) -> Configuration:
-        """The effective configuration. UserErrors for what the user can mend, Blocked once the check `config` has told
+        """The effective configuration. UserErrors for what the user can fix, Blocked once the check `config` has told
         them."""
         self._unless("config")
         return self._config

@@ -173,7 +173,7 @@ def test_a_run_stopped_anywhere_goes_on_in_the_recorded_batches(path: Path, batc
     assert model.batches == whole.batches[batches:]
     assert table.sha256 == uninterrupted.sha256
     assert record.from_store == batches * BATCH
-    assert any("going on where an earlier run stopped" in line for line in lines) == (batches >= 2)
+    assert any("continuing where an earlier run stopped" in line for line in lines) == (batches >= 2)
 
 
 def test_an_incomplete_batch_is_asked_again_whole(path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_plain_run_resumes_the_unfinished_one_and_ends_as_one_left_alone(pipel
     ended = plain(pipelines, home)
     assert len(runs_in(home)) == 1
     assert f"resuming {runs_in(home)[0]}, unfinished and of the same settings (--no-auto-resume" in ended.said
-    assert "going on from 64" in ended.said
+    assert "resuming from 64" in ended.said
     plain(pipelines, left_alone)
     assert differing(home, left_alone) == []
     again = plain(pipelines, home)
@@ -108,7 +108,7 @@ def test_what_changes_no_result_does_not_make_another_run(pipelines: Pipelines) 
         pipelines.run(home, {**OWN, "phase2.timeout": 100.0}, auto_resume=None)
     ended = plain(pipelines, home, {**OWN, "phase2.timeout": 900.0, "monitoring.log_interval": 7})
     assert len(runs_in(home)) == 1
-    assert "going on from 64" in ended.said
+    assert "resuming from 64" in ended.said
 
 
 # Reallocation and settings without effect, said in one line each

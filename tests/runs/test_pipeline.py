@@ -522,9 +522,9 @@ def test_without_checkpoints_a_killed_phase_begins_anew_and_says_so(pipelines: P
         pipelines.run(home, off)
     ended = pipelines.resume(home, off)
     assert ended.error is None
-    assert "going on from" not in ended.said
+    assert "resuming from" not in ended.said
     for training in ("base", "rl_only"):
-        assert f"{training} is trained again, what of it is lost" in ended.said
+        assert f"{training} is trained again where it was lost" in ended.said
     assert "checkpoint.enabled false" in ended.said
     assert [name for name in differing(whole, home) if "checkpoint-" not in name] == []
 
@@ -724,7 +724,7 @@ def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.error is None
     assert f"checkpoint-{96:012d} was skipped: {file}" in ended.said
-    assert "going on from 64" in ended.said
+    assert "resuming from 64" in ended.said
     assert base_results(home) == base_of_whole
 
 
@@ -736,7 +736,7 @@ def test_with_all_checkpoints_damaged_the_training_begins_anew(
         damage(checkpoint / "policy.safetensors", "flipped")
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.said.count("was skipped") == 3
-    assert "going on from" not in ended.said
+    assert "resuming from" not in ended.said
     assert base_results(home) == base_of_whole
 
 
@@ -758,8 +758,8 @@ def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
     ended = pipelines.resume(home)
     assert ended.error is None
     for training in ("base", "rl_only"):
-        assert f"{training} is trained again, what of it is lost" in ended.said
-    assert ended.said.count("going on from 96") == (2 if lost == "damaged" else 0)
+        assert f"{training} is trained again where it was lost" in ended.said
+    assert ended.said.count("resuming from 96") == (2 if lost == "damaged" else 0)
     assert differing(whole, home) == []
 
 

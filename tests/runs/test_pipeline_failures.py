@@ -105,7 +105,7 @@ def test_a_failed_training_is_tried_again_from_its_newest_checkpoint(
     assert ended.error is None
     assert f"{phase} failed (" in ended.said
     newest = timestep // 32 * 32 - (32 if timestep % 32 == 0 else 0)
-    assert ("going on from" in ended.said) == (newest > 0)
+    assert ("resuming from" in ended.said) == (newest > 0)
     assert entry_of(home, phase).failures == [f"{type(error).__name__}: {error}"]
     assert (entry_of(home, phase).tries, entry_of(home, phase).status) == (2, "done")
     assert differing(whole, home) == []
@@ -136,8 +136,8 @@ def test_a_phase_that_fails_too_often_ends_the_run_and_can_be_gone_on_with(pipel
     with in_step("base", 108, raising(error)):  # a process begun later may fail as often
         ended = pipelines.resume(home)
     assert ended.error is None
-    assert "going on from 64" in ended.said
-    assert "going on from 96" in ended.said
+    assert "resuming from 64" in ended.said
+    assert "resuming from 96" in ended.said
     assert len(entry_of(home, "phase2").failures) == 3
     assert differing(whole, home) == []
 
@@ -164,7 +164,7 @@ def test_going_on_after_a_failure_uses_what_is_there_and_does_not_pass(pipelines
     with in_step("base", 76, raising(RuntimeError("a device was lost"))):
         ended = pipelines.run(home, careless)
     assert ended.error is None
-    assert "phase2 failed (a device was lost); going on with what it has left" in ended.said
+    assert "phase2 failed (a device was lost); continuing with partial results" in ended.said
     assert ended.report["validation_passed"] is False
     assert "Missed: phase2" in ended.said
     assert [training["phase"] for training in ended.report["training"]] == ["rl_only", "hybrid", "hybrid_placebo"]
@@ -242,7 +242,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_differs(pipelines: Pipe
     assert ended.error is None, ended.why
     (failure,) = entry_of(home, "phase2").failures
     assert "ended by signal SIGKILL" in failure
-    assert "going on from 32" in ended.said
+    assert "resuming from 32" in ended.said
     assert differing(left_alone, home) == ["report run"], "the route has its name there"
 
 
@@ -257,7 +257,7 @@ def test_a_phase_past_its_timeout_stops_with_a_checkpoint_and_goes_on_with_more(
     assert isinstance(ended.error, PhaseTimeout)
     assert ended.error.exit_code == EXIT_TARGET_MISSED
     assert "phase2 took longer than its timeout" in ended.why
-    assert "Raise phase2.timeout and go on with --auto-resume" in ended.why
+    assert "Raise phase2.timeout and resume with --auto-resume" in ended.why
     assert entry_of(home, "phase2").status == "timed_out"
     assert steps_of(home, "base") == [32], "although only ends are to be kept"
     again = pipelines.resume(home, timeout)
@@ -322,7 +322,7 @@ def test_a_nan_of_an_own_environment_is_told_and_the_last_checkpoint_is_good(pip
     with in_step("base", 68, crash):  # its environments begin anew there, so that nothing is NaN yet
         ended = pipelines.resume(home, {**OWN, "environment.env_kwargs": {"nan_at": 39}})
     assert isinstance(ended.error, SystemExit)
-    assert "going on from 64" in ended.said
+    assert "resuming from 64" in ended.said
 
 
 def test_diverged_fine_tuning_leaves_base_training_done(pipelines: Pipelines, whole: Path) -> None:
@@ -370,7 +370,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before_and_says_so(
     assert steps_of(home, training) == [32, 64]
     ended = pipelines.resume(home)
     assert ended.error is None
-    assert "going on from 64" in ended.said
+    assert "resuming from 64" in ended.said
     assert differing(whole, home) == []
 
 

@@ -303,7 +303,7 @@ class _Checked:
 
     def refused(self, why: str, remedy: str = "") -> BenchmarkFileError:
         return BenchmarkFileError(
-            f"{self.path} {why}: {remedy}measure it anew with: python benchmark_framework.py --pair."
+            f"{self.path} {why}: {remedy}measure it again with: python benchmark_framework.py --pair."
         )
 
     def damaged(self, name: str, wanted: str) -> BenchmarkFileError:

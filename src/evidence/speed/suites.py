@@ -373,7 +373,7 @@ def logging(bench: Bench) -> Iterator[Case]:
 
 @suite
 def checkpoint(bench: Bench) -> Iterator[Case]:
-    """A policy in training, saved: all it takes to go on, synced; or SB3's zip."""
+    """Save a policy in training: everything a resume needs, fsynced; or SB3's zip."""
     model = bench.model(bench.batched, NetArch(), n_epochs=1)
     train(model, bench.plan, "benchmark", [])
     store = CheckpointStore(bench.folder / "checkpoints", {}, keep_last=3, machine={})
