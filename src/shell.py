@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         if rest and not head:
             known = [name for action in self._actions for name in action.option_strings]
             first = rest.split()[0].partition("=")[0]
-            hint = did_you_mean(first, known) if first.startswith("-") else ""
+            hint = did_you_mean(first, known) if first.startswith("--") else ""
             message = f"there is no option {foreign(rest)}{hint}"
         print_paragraph(f"error:{_NO_BREAK}{message}. {self.prog} --help lists the options.")
         sys.exit(EXIT_BAD_INPUT)

@@ -35,15 +35,18 @@ from src.trading.row_cache import RowCache
 
 logger = logging.getLogger(__name__)
 
+STOP_WAIT_S = 10.0
+"""How long a monitor that stops waits for its last sample: one takes milliseconds, on a busy machine up to seconds."""
+
 
 class HardwareMonitor:
     """Samples the machine every `log_interval` seconds in a background thread, and never lets a failing reading end
     the run.
 
     `phase` labels the samples and may be set at any time. `monitor_gpu` False leaves the GPU alone; `nvml` may be an
-    object with the functions of `pynvml`, to replay a recorded trace. The GPU readings were exercised with such a
-    trace only, on machines without a GPU. Fields of a sample: `src.evidence.hardware.SAMPLE_FIELDS`; a failed reading
-    is None, counted in `get_summary()["failed_readings"]`. ValueError for an interval that is not above 0.
+    object with the functions of `pynvml`, to replay a recorded trace. Fields of a sample:
+    `src.evidence.hardware.SAMPLE_FIELDS`; a failed reading is None, counted in `get_summary()["failed_readings"]`.
+    ValueError for an interval that is not above 0.
     """
 
     def __init__(self, log_interval: float = 1, *, monitor_gpu: bool = True, nvml: hardware.Nvml | None = None) -> None:
@@ -91,13 +94,23 @@ class HardwareMonitor:
             self._thread = thread
 
     def stop_monitoring(self) -> None:
-        """Take a last sample and stop; does nothing when not running."""
+        """Take a last sample and stop; does nothing when not running.
+
+        A sample that hangs in a driver is waited for `STOP_WAIT_S` seconds; then the thread is abandoned, with a
+        warning and `thread_error` in the summary.
+        """
         # The lock is held until the thread has ended, so that no second one can start meanwhile.
         with self._lock:
             thread, self._thread = self._thread, None
             if thread is not None:
                 self._stop.set()
-                thread.join()
+                thread.join(STOP_WAIT_S)
+                if thread.is_alive():
+                    self._thread_error = f"a sample did not return within {STOP_WAIT_S:g} s of the stop"
+                    logger.warning(
+                        "the hardware monitor was abandoned: %s, which a hanging GPU driver can cause",
+                        self._thread_error,
+                    )
 
     def _run(self, sampler: hardware.Sampler, stop: threading.Event) -> None:
         try:

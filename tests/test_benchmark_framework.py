@@ -215,6 +215,7 @@ def test_look_ups_are_found_as_often_as_wanted_round_after_round(
         (["--mode", "baseline", "--output", "a.json", "b.json"], "names 2 files where 1"),
         (["--pair", "--output", "a.json", "./a.json"], "the second mode would overwrite the first"),
         (["--mode", "baseline", "--output", "."], "--output . is a folder"),
+        (["--mode", "baseline", "--output", "x" * 10_000], "cannot be written .File name too long.: name another file"),
     ],
 )
 def test_bad_usage_is_said_with_its_remedy(

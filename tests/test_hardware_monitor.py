@@ -6,9 +6,11 @@ import csv
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from src import testing_framework
 from src.evidence import hardware
 from src.testing_framework import HardwareMonitor
 from tests.recorded_nvml import RecordedNvml
@@ -140,6 +142,41 @@ def test_an_error_in_the_run_still_stops_the_thread() -> None:
     with pytest.raises(KeyError), monitor:
         raise KeyError("the run failed")
     assert not any(thread.name == "hardware-monitor" for thread in threading.enumerate())
+
+
+class HangingNvml(RecordedNvml):
+    """A driver whose power reading never returns, once it is told to hang."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hang, self.hangs, self.released = False, threading.Event(), threading.Event()
+
+    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:
+        if self.hang:
+            self.hangs.set()
+            self.released.wait(30)
+        return super().nvmlDeviceGetPowerUsage(handle)
+
+
+def test_a_driver_that_hangs_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(testing_framework, "STOP_WAIT_S", 0.2)
+    nvml = HangingNvml()
+    monitor = HardwareMonitor(log_interval=0.01, nvml=nvml)
+    monitor.start_monitoring()
+    wait_for(monitor, 2)
+    nvml.hang = True
+    assert nvml.hangs.wait(20)
+    try:
+        began = time.monotonic()
+        monitor.stop_monitoring()
+        assert time.monotonic() - began < 5
+        assert not monitor.monitoring
+        assert "did not return within 0.2 s" in monitor.get_summary()["thread_error"]
+        assert "hardware monitor was abandoned" in caplog.text
+    finally:
+        nvml.released.set()
 
 
 def test_the_csv_has_a_column_per_field_and_failed_readings_empty(replayed: HardwareMonitor, tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ from src.advisor.made_here import build_tiny, quantized
 from src.advisor.model_files import chat_source, check_folder, check_gguf, check_memory, read_json
 from src.errors import ConfigError, UserError
 from src.machine_limits import GB
+from src.plain_text import shortened
 from src.suggestions import did_you_mean
 
 Quantization = Literal["none", "int8", "int4"]
 TINY: Final = "tiny"
-_HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID: Final = re.compile(r"(?=.{1,96}\Z)[\w.-]+(/[\w.-]+)?")
 _BYTES_EACH: Final[Mapping[str, float]] = {"int8": 1.0, "int4": 0.5}
 """Of a weight, where it is quantized."""
 _MISSING_SHOWN: Final = 3
@@ -74,7 +75,7 @@ def load_model(
     """Load a model and its tokenizer; nothing is downloaded.
 
     `device` is auto, cpu or cuda. `cache_folder` is where a GGUF file is unpacked (default: the user's cache folder).
-    Raises ConfigError for a name, device or quantization that cannot be had here, with the command that mends it.
+    Raises ConfigError for a name, device or quantization that cannot be had here, with the command that fixes it.
     """
     start = time.perf_counter()
     place = _resolve_device(device)
@@ -254,19 +255,19 @@ def _find(name: str) -> Path:
     """The folder or GGUF file of a model. Raises ConfigError with the command to get it where it is not here."""
     if name in BUNDLED:
         return bundled_file(name)
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if name and os.path.isdir(path):  # which, unlike Path.is_dir, answers for a name too long for any file, too
         _files_of(path)
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise ConfigError(f"llm.model is {name!r}: a file must be a .gguf; else name the model's folder.")
         return path
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         known = ("mock", TINY, *BUNDLED)
         raise ConfigError(
-            f"llm.model is {name!r}{did_you_mean(name, known)}, but there is no such folder. Allowed are "
-            f"{', '.join(known)}, a model's folder, or a hub id such as microsoft/Phi-3-mini-4k-instruct."
+            f"llm.model is {shortened(name, 100)!r}{did_you_mean(name, known)}, but there is no such folder. Allowed "
+            f"are {', '.join(known)}, a model's folder, or a hub id such as microsoft/Phi-3-mini-4k-instruct."
         )
     return _hub_snapshot(name)
 

@@ -95,8 +95,7 @@ class Sampler:
     `reasons`.
 
     `nvml` None loads the real bindings; `use_gpu` False leaves the GPU alone. `gpu_available` says whether a GPU is
-    read, `gpu_name` which, `gpu_reason` why none is. The GPU readings have been exercised with a recorded trace only
-    (tests/golden/nvml_trace.json).
+    read, `gpu_name` which, `gpu_reason` why none is.
 
     `tree_rss_gb` is the memory of this process and all its descendants. Where the kernel tells it, that is the sum of
     their proportional set sizes (PSS, /proc/PID/smaps_rollup), in which a page that k processes share counts 1/k in

@@ -43,8 +43,12 @@ def why_unwritable(folder: Path, *, make: bool = True) -> str:
 def check_output_file(path: Path, option: str = "--output") -> None:
     """Make the folder of a file that is to be written at the end; OutputError where the file could not be."""
     remedy = f"Change the permissions, or name a file elsewhere with {option}."
-    if path.is_dir():
-        raise OutputError(f"{option} {foreign(path)} is a folder: name a file.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{option} {foreign(path)} is a folder: name a file.")
+    except OSError as error:  # a name too long for any file
+        why = error.strerror or str(error)
+        raise OutputError(f"{option} {foreign(path)} cannot be written ({why}): name another file.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -119,6 +119,8 @@ def runs_of(output_dir: Path, market: str | None) -> Iterator[Path]:
 
     Raises UserError when the next one is a symlink, or has files and no ledger: an older one is never taken instead.
     """
+    if not os.path.isdir(output_dir):  # also a name too long for any folder, for which Path.glob raises OSError
+        return
     found = [path for path in output_dir.glob(f"{MODE}_{market or '*'}_*") if NAME.fullmatch(path.name)]
     for folder in sorted((path for path in found if path.is_dir()), key=_begun, reverse=True):
         if folder.is_symlink():

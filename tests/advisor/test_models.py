@@ -117,6 +117,8 @@ def test_a_missing_library_is_named_with_the_command(monkeypatch: pytest.MonkeyP
         ("/no/such/folder", "there is no such folder"),
         ("a/b/c", "there is no such folder"),
         ("", "there is no such folder"),
+        ("x" * 10_000, r"\.\.\.\[9,900 characters\].*there is no such folder"),
+        ("~no-such-user/model", "there is no such folder"),
     ],
 )
 def test_a_name_that_is_nothing_is_refused(name: str, message: str) -> None:

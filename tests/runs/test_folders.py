@@ -221,6 +221,10 @@ def test_a_newest_run_without_its_ledger_is_named_and_no_older_one_taken(tmp_pat
         newest_run(tmp_path, "NQ")
 
 
+def test_a_folder_that_cannot_exist_holds_no_run() -> None:
+    assert newest_run(Path("x" * 10_000), None) is None
+
+
 def test_other_folders_are_no_runs(tmp_path: Path) -> None:
     for name in ("hardware_maximized_NQ_20990101-000000", "pipeline_NQ_copy", "pipeline_NQ_20990101-000000.old"):
         (tmp_path / name).mkdir()
