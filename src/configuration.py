@@ -24,6 +24,7 @@ from src.agent.settings import (
 from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
 from src.configuration_file import commented_yaml, read_mapping
 from src.configuration_layers import (
+    NET_ARCH,
     PHASES,
     KeyPath,
     holds,
@@ -326,8 +327,9 @@ def _check_names(values: Mapping[Any, Any], model: type[BaseModel], source: str,
         if inner is None or (value is None and not prefix):  # a section whose keys are all commented out
             continue
         if not isinstance(value, Mapping):
+            short = "a list of layer widths, or " if (*prefix, name) == NET_ARCH else ""
             keys = ", ".join(inner.model_fields)
-            raise ConfigError(f"{source}: {key} is {shown(value)}, but must be a section with the keys {keys}.")
+            raise ConfigError(f"{source}: {key} is {shown(value)}, but must be {short}a section with the keys {keys}.")
         _check_names(value, inner, source, (*prefix, name))
 
 

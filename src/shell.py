@@ -109,6 +109,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 
 def _exit(work: Callable[[], int], console: Console, debug: list[bool]) -> NoReturn:
     _catch_signals()
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets `\u2192`, not an exception
@@ -119,6 +120,14 @@ def _exit(work: Callable[[], int], console: Console, debug: list[bool]) -> NoRet
     _exit_at_next_signal()
     gc.freeze()  # the interpreter walks every object on its way out: 1.5 s of the 2 s in which a stopped run ends
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Give a standard stream that the caller has closed (`>&-`) the null device: Python has None in its place, and the
+    next file opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115: open until the process ends
 
 
 def _code_of(work: Callable[[], int], console: Console, debug: list[bool]) -> int:

@@ -24,6 +24,7 @@ from src.advisor import fusion
 from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
 from src.console import PlainConsole
+from src.errors import ConfigError
 from src.evidence import hardware
 from src.files import write_atomically
 from src.plain_text import csv_cell
@@ -634,6 +635,11 @@ class TestingFramework:
         feature_cache: OptimizedFeatureCache | None = None,
         decision_fusion: VectorizedDecisionFusion | None = None,
     ) -> None:
+        if not isinstance(config, Configuration):
+            raise ConfigError(
+                f"TestingFramework needs a TestConfig, not a {type(config).__name__}: make one with "
+                f'create_test_config("pipeline", "NQ") or TestConfig.from_file(...).'
+            )
         self.config = config
         self.logger = logger
         performance, monitoring = config.performance, config.monitoring

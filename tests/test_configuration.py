@@ -268,6 +268,7 @@ def test_a_market_is_found_in_any_case_or_refused() -> None:
         ("training:\n  gamma: null\n", ["training.gamma is null", "a number"]),
         ("training:\n  n_steps: few\n", ["training.n_steps is 'few'", "a whole number", "or null"]),
         ("training: {policy_kwargs: {net_arch: {pi: [64, 0]}}}\n", ["net_arch.pi[1] is 0", "at least 1"]),
+        ("net_arch: 64\n", ["net_arch is 64", "a list of layer widths, or a section with the keys pi, vf"]),
         ("training: {policy_kwargs: {net_arch: {vf: []}}}\n", ["net_arch.vf is []", "a list of at least 1"]),
         ("performance:\n  batched_logging: maybe\n", ["performance.batched_logging is 'maybe'", "true or false"]),
         ("environment:\n  env_kwargs: 3\n", ["environment.env_kwargs is 3", "a mapping"]),

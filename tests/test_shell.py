@@ -184,6 +184,15 @@ def test_a_full_device_for_errors_leaves_the_exit_code() -> None:
     assert code == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "code"), [("--list <&- >&-", 0), ("--nope 2>&-", 2), ("--list <&- >&- 2>&-", 0), ("--nope >&- 2>&-", 2)]
+)
+def test_closed_streams_leave_the_exit_code(options: str, code: int) -> None:
+    command = f"{sys.executable} {ROOT / 'validate_testing_framework.py'} {options}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 def test_a_reader_that_leaves_ends_a_command_quietly() -> None:
     command = f"{sys.executable} {ROOT / 'validate_testing_framework.py'} --list | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)

@@ -47,6 +47,8 @@ def test_a_configuration_is_made_by_its_class(mode: str) -> None:
 def test_a_configuration_that_cannot_be_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="batch_sice"):
         TestConfig(mode="pipeline", market="NQ", batch_sice=1)
+    with pytest.raises(ConfigError, match="needs a TestConfig, not a dict"):
+        TestingFramework({"mode": "pipeline"})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="mode"):
         TestConfig(mode="overnight", market="NQ")
 
