@@ -127,7 +127,7 @@ def _open_closed_streams() -> None:
     next file opened would get its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115: open until the process ends
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _code_of(work: Callable[[], int], console: Console, debug: list[bool]) -> int:
