@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Before and after: what each shortcut of the toolkit is worth on this machine.
+"""Benchmark each shortcut of the toolkit on this machine: the same work without it and with it.
 
     python benchmark_framework.py --pair                  both modes in turns: baseline.json and optimized.json
     python benchmark_framework.py --mode baseline         one mode, one process
@@ -21,24 +21,24 @@ from src.shell import Parser, run_command
 
 def parser() -> Parser:
     """The options; `--help` says what they mean."""
-    made = Parser("Before and after: what each shortcut of the toolkit is worth on this machine.")
+    made = Parser("Benchmark each shortcut of the toolkit on this machine: the same work without it and with it.")
     option = made.add_argument
     option("--mode", choices=MODES, help="baseline: every shortcut off; optimized: on")
     option(
         "--pair",
         nargs="*",
         metavar="MODE",
-        help="measure two modes in turns, a fresh process each time (default: baseline optimized); the same mode "
-        "twice shows how much of a difference is chance",
+        help="measure two modes in turns, a fresh process each time (default: baseline optimized); naming one mode "
+        "twice shows the noise",
     )
     suite = option("--suite", nargs="+", metavar="NAME", help=f"measure only these, of {', '.join(SUITES)}")
     suite.completer = lambda **_: list(SUITES)  # type: ignore[attr-defined]
     repeats = f"{REPEATS}; in a pair {PAIR_REPEATS}; with --quick {QUICK_REPEATS}"
     option("--repeats", type=int, metavar="N", help=f"blocks of each case in a process (default {repeats})")
-    least = f"processes of each mode in a pair (default and least: {LEAST_PROCESSES})"
+    least = f"processes of each mode in a pair (default and minimum: {LEAST_PROCESSES})"
     option("--processes", type=int, metavar="N", help=least)
     option("-q", "--quick", action="store_true", help="tiny sizes: shows that it runs, not how fast")
-    option("--output", nargs="+", metavar="FILE", help="where to write; two for a pair (default: named by the mode)")
+    option("--output", nargs="+", metavar="FILE", help="files to write; two for a pair (default: named after the mode)")
     option("--debug", action="store_true", help="show tracebacks and debug messages")
     return made
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Compare two benchmark runs: which rows became faster or slower, and how sure that is.
+"""Compare two benchmark runs: which rows became faster or slower, with confidence intervals.
 
     python compare_benchmarks.py baseline.json optimized.json [--fail-below 0.9]
 
@@ -23,7 +23,7 @@ from src.shell import Parser, run_command
 
 def parser() -> Parser:
     """The options; `--help` says what they mean."""
-    made = Parser("Compare two benchmark runs: which rows became faster or slower, and how sure that is.")
+    made = Parser("Compare two benchmark runs: which rows became faster or slower, with confidence intervals.")
     option = made.add_argument
     option("first", type=Path, metavar="FIRST", help="a file of benchmark_framework.py, such as baseline.json")
     option("second", type=Path, metavar="SECOND", help="the one to compare with it, such as optimized.json")
@@ -31,12 +31,14 @@ def parser() -> Parser:
         "--fail-below",
         type=positive,
         metavar="RATIO",
-        help="exit with 1 when a row's ratio (first over second) is below this with its whole interval",
+        help="exit with 1 if the whole interval of a row's ratio (first over second) lies below this",
     )
     option("--format", choices=FORMATS, default="table", help="how the comparison is printed (default table)")
     option("--output", type=Path, metavar="FILE", help="write the comparison there instead of printing it")
-    option("--anyway", action="store_true", help="compare though machine or work differ, as far as rows are the same")
-    option("--update-readme", type=Path, metavar="FILE", help="put the tables between the file's marker lines as well")
+    option("--anyway", action="store_true", help="compare matching rows although machine or work differ")
+    option(
+        "--update-readme", type=Path, metavar="FILE", help="also replace the tables between this file's marker lines"
+    )
     option("--debug", action="store_true", help="show tracebacks and debug messages")
     return made
 
@@ -45,7 +47,7 @@ def positive(text: str) -> float:
     """A finite number above 0."""
     value = float(text)
     if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{foreign(text)} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{foreign(text)} is not a number above 0")
     return value
 
 

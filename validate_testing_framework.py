@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Is this installation fit to run? Named checks for CI and for a new machine, from seconds to minutes.
+"""Validate this installation: named checks for CI and for a new machine, from seconds to minutes.
 
     python validate_testing_framework.py --market NQ --quick
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def _without_library(error: ImportError) -> str:
-    """An environment without its libraries is what this command is there to find: it is said without a traceback."""
+    """A missing library as a failed check in one line: finding it is this command's purpose."""
     name = (error.name or "").partition(".")[0]
     what = f"{name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
     return f"failed: {what}. Remedy: {sys.executable} -m pip install -r requirements.txt"
@@ -56,7 +56,7 @@ def _parser() -> RunParser:
     from src.market.contracts import CONTRACTS
     from src.validation.catalogue import NAMES
 
-    what = "Is this installation fit to run? Named checks for CI and for a new machine, from seconds to minutes."
+    what = "Validate this installation: named checks for CI and for a new machine, from seconds to minutes."
     parser = RunParser(what, "hardware_maximized")
     option, key = parser.add_argument, parser.key
     market = key("-m", "--market", help=f"contract symbol: {', '.join(CONTRACTS)}")
@@ -65,9 +65,9 @@ def _parser() -> RunParser:
     key("--data", type=Path, metavar="FILE", help="bars to check: CSV, Parquet or a folder")
     option("-c", "--config", type=Path, metavar="FILE", help="YAML file of settings to check and to check with")
     option("--output", type=Path, metavar="FILE", help="write every result as JSON")
-    only = option("--only", action="append", metavar="CHECK", help="this check alone; may be given more than once")
+    only = option("--only", action="append", metavar="CHECK", help="run only this check; may be given more than once")
     only.completer = lambda **_: list(NAMES)  # type: ignore[attr-defined]
-    option("--list", action="store_true", help="name every check and what it guards")
+    option("--list", action="store_true", help="list every check and what it guards")
     option("--debug", action="store_true", help="show tracebacks and warnings")
     return parser
 

@@ -122,7 +122,7 @@ def test_ctrl_c_keeps_what_is_known_and_is_exit_code_3(server: CommandServer, tm
     run.send(signal.SIGINT)
     finished = run.finish()
     assert finished.code == 3
-    assert "1 of 2 checks had ended" in " ".join(finished.err.split())
+    assert "1 of 2 checks were done" in " ".join(finished.err.split())
     assert "Traceback" not in finished.err
     written = json.loads(output.read_text(encoding="utf-8"))
     assert [check["status"] for check in written["checks"]] == ["passed", "skipped"]

@@ -1,1 +1,1 @@
-"""Is this installation fit to run, and do its own guards hold here? Named checks, each of which can fail."""
+"""Validation of an installation: named checks, each of which can fail."""

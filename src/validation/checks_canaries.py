@@ -1,4 +1,4 @@
-"""Canaries: the defaults learn an edge that is there, and earn nothing where there is none."""
+"""Canaries: the defaults learn a planted edge and earn nothing on a market without one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORTH_UPDATES = 700
 
 
 def planted(setting: Setting) -> Outcome:
-    """Train the defaults where an edge is known to be; in a quick validation only if there is time for it.
+    """Train the defaults on a market with a planted edge; in a quick validation only if time allows.
 
     One seed in a hundred or so of a sound learner falls short of the bar, and which one depends on the processor: the
     check fails where two seeds do.
@@ -51,7 +51,7 @@ def planted(setting: Setting) -> Outcome:
 
 
 def martingale(setting: Setting) -> Outcome:
-    """Train the defaults where there is no edge, and play new sessions next to random-legal decisions."""
+    """Train the defaults on a market without an edge; compare with random legal decisions on new sessions."""
     _ = setting.threads
     gate = martingale_gate(None, seed=SEED)
     figures = {"agent": asdict(gate.agent), "random_legal": asdict(gate.random_legal)}
@@ -59,7 +59,7 @@ def martingale(setting: Setting) -> Outcome:
         if not verdict.passed:
             return failed(
                 verdict.words,
-                f"What earns on a market without an edge sees the future or is paid too much: run the check "
+                f"An agent that earns on a market without an edge sees the future or is paid too much: run the check "
                 f"look_ahead, then compare features, fills and generator with the release. {RESTORE}",
                 **figures,
             )

@@ -1,4 +1,4 @@
-"""What computes: the GPU with its driver, and the threads of torch on the processor."""
+"""Compute checks: the GPU and its driver, torch's CPU threads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from src.validation.outcome import Outcome, failed, not_applicable, passed
 from src.validation.setting import Setting
 
 NEEDED_GPU_GB = 1.0
-"""The CUDA context and the networks of a run."""
+"""GPU memory of a run: the CUDA context and the networks."""
 SLOWER = 1.25
-"""So much slower than the best number of threads is no noise of the measurement."""
+"""A slowdown against the best number of threads that exceeds measurement noise."""
 _ROUNDS, _UPDATES = 5, 2
 _ENOUGH_S = 3.0
-"""On a busy machine a second thread can make an update twenty times slower: two rounds then say enough."""
+"""On a busy machine a second thread can make an update twenty times slower; two rounds are then enough."""
 
 
 def gpu(setting: Setting) -> Outcome:
-    """torch computes on the GPU what it computes on the processor, and NVML reads it."""
+    """Check that torch gives the same results on GPU and CPU, and that NVML reads the GPU."""
     config = setting.config
     wanted = config.hardware.device
     sampler = Sampler()
@@ -58,9 +58,9 @@ def gpu(setting: Setting) -> Outcome:
     except RuntimeError as error:  # every error of CUDA's is one
         return failed(
             f"torch finds a GPU and cannot compute on it: {str(error).strip().partition(chr(10))[0]}",
-            f"See with nvidia-smi that the driver is as new as CUDA {torch.version.cuda} wants ({build}; a build for "
-            f"another CUDA knows other GPUs), that the compute mode is Default (nvidia-smi -c 0), and end what else "
-            f"uses the GPU; or set hardware.device and llm.llm_device to cpu.",
+            f"Check with nvidia-smi that the driver is new enough for CUDA {torch.version.cuda} ({build}; a build for "
+            f"another CUDA supports other GPUs) and that the compute mode is Default (nvidia-smi -c 0). Stop other "
+            f"programs that use the GPU; or set hardware.device and llm.llm_device to cpu.",
         )
 
 
@@ -74,21 +74,22 @@ def _on_cuda(config: Configuration, watched: bool, reason: str) -> Outcome:
     if free < NEEDED_GPU_GB:
         return failed(
             f"{free:.2f} GB free on {name}, of {NEEDED_GPU_GB:g} GB needed",
-            "End what else uses the GPU (nvidia-smi lists it), or set hardware.device and llm.llm_device to cpu.",
+            "Stop other programs that use the GPU (nvidia-smi lists them), or set hardware.device and llm.llm_device "
+            "to cpu.",
             **figures,
         )
     figures["error"] = off = product_error(torch.device("cuda"))
     if not off < 1e-3:
         return failed(
-            f"{name} computes a product {off:.1e} off the processor's",
-            "Update the GPU's driver; if that does not help the GPU or its memory is damaged (nvidia-smi -q shows ECC "
+            f"a matrix product on {name} is {off:.1e} off the CPU's",
+            "Update the GPU's driver. If that does not help, the GPU or its memory is damaged (nvidia-smi -q shows ECC "
             "errors).",
             **figures,
         )
     if not watched and config.monitoring.monitor_gpu:
         return failed(
             f"torch computes on {name}, but NVML does not read it",
-            f"See that nvidia-ml-py is installed and the driver's libnvidia-ml can be found ({reason}), or set "
+            f"Check that nvidia-ml-py is installed and the driver's libnvidia-ml can be found ({reason}), or set "
             f"monitoring.monitor_gpu to false: GPU utilisation is then not measured.",
             **figures,
         )
@@ -96,7 +97,7 @@ def _on_cuda(config: Configuration, watched: bool, reason: str) -> Outcome:
 
 
 def product_error(device: torch.device) -> float:
-    """The largest difference of a matrix product on the device from the same on the processor."""
+    """Largest difference between a matrix product on the device and on the CPU."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     precise = left.double() @ right.double()
@@ -104,7 +105,7 @@ def product_error(device: torch.device) -> float:
 
 
 def _driver() -> str | None:
-    """The driver's version, None where NVML does not tell."""
+    """The driver's version; None if NVML does not report it."""
     import pynvml
 
     try:
@@ -119,7 +120,7 @@ def _driver() -> str | None:
 
 
 def threads(setting: Setting) -> Outcome:
-    """An update of PPO's networks with one thread, with two, and with as many as a run would take."""
+    """Time an update of PPO's networks with one thread, with two, and with as many as a run would use."""
     hardware, usable = setting.config.hardware, usable_cores()
     asked = hardware.torch_threads
     if asked is not None and asked > usable:
@@ -140,8 +141,8 @@ def threads(setting: Setting) -> Outcome:
     if ratio > SLOWER and best < taken:
         return failed(
             f"{taken} threads take {ratio:.1f}x the time of {best}",
-            f"Set hardware.torch_threads to {best}, or end what else keeps the cores busy: a thread on a busy core "
-            f"holds up all others.",
+            f"Set hardware.torch_threads to {best}, or stop other programs that keep the cores busy: a thread on a "
+            f"busy core holds up all others.",
             **figures,
         )
     second = seconds[2] / seconds[1]
@@ -151,8 +152,8 @@ def threads(setting: Setting) -> Outcome:
 
 
 def update_seconds(config: Configuration, counts: Sequence[int]) -> dict[int, float]:
-    """Median seconds of a minibatch's update of the configured networks by number of threads, measured in turn so that
-    all meet the same load."""
+    """Median seconds of a minibatch update of the configured networks, by number of threads; measured in turns so that
+    all see the same load."""
     update = _updater(config)
     spent: dict[int, list[float]] = {n: [] for n in counts}
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Shortcuts that must change no result: each switched on and off on the same input, and compared bit for bit."""
+"""Equivalence checks: shortcuts must not change results. Each is run on and off on the same input, bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from src.validation.setting import Setting
 FUSION_BATCHES = (1, 32, 4096)
 SESSIONS = 4
 SMALL_CACHE = 40
-"""Rows of a cache that has to throw some away."""
+"""Rows of a cache small enough to evict some."""
 LIVE_BARS, LIVE_VISITS, ADVICE_BATCHES = 3, 3, 30
 POOL_STEPS, PLAYS = 60, 4
 
@@ -44,14 +44,15 @@ def fusion(setting: Setting) -> Outcome:
             if not np.array_equal(fast, slow):
                 i = int(np.flatnonzero(fast != slow)[0])
                 return failed(
-                    f"{int((fast != slow).sum())} of {n} actions differ, the first at {i}: {fast[i]} for {slow[i]}",
+                    f"{int((fast != slow).sum())} of {n} actions differ, the first at {i}: {fast[i]} instead of "
+                    f"{slow[i]}",
                     f"Set performance.vectorized_decision_fusion to false until it is fixed. {RESTORE}",
                 )
             masks = columns[5]
             if masks is not None and not masks[np.arange(n), fast].all():
                 return failed("a fused action is illegal under its mask", RESTORE)
     if not np.array_equal(one.counts, by_one.counts):
-        return failed(f"actions agree, counts differ: {one.counts} for {by_one.counts}", RESTORE)
+        return failed(f"actions agree, counts differ: {one.counts} instead of {by_one.counts}", RESTORE)
     total = one.get_stats()["total"]
     return passed(f"{total:,} decisions alike", decisions=total)
 
@@ -71,8 +72,8 @@ def _decisions(rng: np.random.Generator, n: int, *, known: bool) -> tuple[Any, .
 
 
 def cache(setting: Setting) -> Outcome:
-    """Features made on the fly at a few bars, through a cache too small for them and one of the configured size,
-    against the tables."""
+    """Compare features computed on the fly, through a cache that is too small and one of the configured size, with the
+    tables."""
     config, market, judge = setting.config, setting.market, MockAdvisor()
     table = tabulate(judge, np.arange(N_SIDES, N_SITUATIONS))
     hours, compared, rate = config.environment.trading_hours, 0, 0.0
@@ -84,8 +85,8 @@ def cache(setting: Setting) -> Outcome:
             if made.tobytes() != wanted.tobytes():
                 columns = np.flatnonzero((made != wanted).any(axis=0))
                 return failed(
-                    f"visit {visit}: features made on the fly through a cache of {size} rows differ from the tables' "
-                    f"in {len(columns)} of {N_ADVICE_FEATURES} columns",
+                    f"visit {visit}: features computed on the fly through a cache of {size} rows differ from the "
+                    f"tables' in {len(columns)} of {N_ADVICE_FEATURES} columns",
                     f"Set performance.cached_llm_features to false until it is fixed. {RESTORE}",
                 )
             compared += made.size
@@ -106,8 +107,8 @@ def cache(setting: Setting) -> Outcome:
 
 
 def _visits(market: Market, table: AdviceTable) -> Iterator[tuple[Bars, NDArray[np.float32], tuple[Any, ...]]]:
-    """Bars that end at one an account may stand at, the features that the tables hold there for some accounts, and what
-    `LiveFeatures.features` is told of these accounts. Each of the bars comes up several times."""
+    """Series that end at a decision bar, the table's features there for some accounts, and the arguments of
+    `LiveFeatures.features` for these accounts. Each bar comes up several times."""
     rng = np.random.default_rng(0)
     stood_at = market.bars_of(market.split.validation)
     chosen = [int(bar) for bar in rng.choice(stood_at, LIVE_BARS, replace=False)]
@@ -122,7 +123,7 @@ def _visits(market: Market, table: AdviceTable) -> Iterator[tuple[Bars, NDArray[
 
 
 def pool(setting: Setting) -> Outcome:
-    """Environments that were played and given back, lent again, against new ones: accounts and whole sessions."""
+    """Compare pooled environments, played and lent again, with new ones: accounts and whole sessions."""
     market = setting.market
     tape = market.tape(empty_table())
     kinds: dict[str, tuple[Callable[[], Any], Play]] = {
@@ -142,7 +143,7 @@ def pool(setting: Setting) -> Outcome:
                 lent, new = (_played(one, play, number) for one in (kept, off))
                 if lent.tobytes() != new.tobytes():
                     return failed(
-                        f"{name} environment, lent for the {number}. time, plays unlike a new one",
+                        f"the {name} environment does not play like a new one (loan {number})",
                         f"Set performance.environment_state_pooling to false until it is fixed. {RESTORE}",
                     )
         if len(built) != 1:
@@ -162,7 +163,7 @@ def _played(lender: EnvironmentStatePool, play: Play, number: int) -> NDArray[np
 
 
 def _play_account(env: TradingEnv, seed: int) -> NDArray[np.float32]:
-    """Observations and rewards of random legal steps, ended in the middle of an episode as often as not."""
+    """Observations and rewards of random legal steps, often stopped in the middle of an episode."""
     rng = np.random.default_rng(seed)
     seen = [np.append(env.set_state(env.get_state()), 0.0)]
     for _ in range(POOL_STEPS):
@@ -174,7 +175,7 @@ def _play_account(env: TradingEnv, seed: int) -> NDArray[np.float32]:
 
 
 def _play_sessions(market: Market, batch: SessionBatch, seed: int) -> NDArray[np.float32]:
-    """The same of random-legal accounts on a few sessions, left in the middle of them."""
+    """The same for random-legal accounts on a few sessions, stopped midway."""
     arm = RandomLegalArm(seed)
     seen = [batch.begin(market.first_bars(market.split.validation[:SESSIONS])).copy()]
     for _ in range(POOL_STEPS // 2):

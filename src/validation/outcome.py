@@ -1,4 +1,4 @@
-"""What came of a check. "passed" is said of what was measured here and now, and of nothing else."""
+"""Outcome of a check. "passed" means measured here and now, nothing else."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ PASSED, FAILED, SKIPPED, NOT_APPLICABLE = STATUSES = ("passed", "failed", "skipp
 
 REINSTALL = "python -m pip install -r requirements.txt"
 RESTORE = (
-    "The program does not do here what it was released to do: put its files back as they were (`git status src` tells "
-    "which differ), see that the check `versions` passes, and delete the compiled code in NUMBA_CACHE_DIR (by default "
-    "the folder hybrid-trading-validation/numba in your cache folder)."
+    "The program behaves unlike its release here: restore its files (`git status src` lists changed ones), see that "
+    "the check `versions` passes, and delete the compiled code in NUMBA_CACHE_DIR (by default the folder "
+    "hybrid-trading-validation/numba in your cache folder)."
 )
-"""The remedy where the program's own guard fails and no input of the user's is to blame."""
+"""The remedy when a guard of the program fails and no user input is to blame."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`measured` in a few words, `figures` the same as numbers; `remedy` where it failed, `reason` where nothing was
+    """`measured`: a few words; `figures`: the same as numbers; `remedy`: of a failure; `reason`: why nothing was
     measured."""
 
     status: str
@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Blocked(Exception):
-    """What a check needs was found unusable by another check, whose name is `by`."""
+    """A prerequisite failed in another check, whose name is `by`."""
 
     def __init__(self, by: str) -> None:
         super().__init__(by)
@@ -53,5 +53,5 @@ def skipped(reason: str, **figures: Any) -> Outcome:
 
 
 def not_applicable(reason: str, **figures: Any) -> Outcome:
-    """There is nothing here to measure."""
+    """Not applicable on this machine or with these settings."""
     return Outcome(NOT_APPLICABLE, reason=reason, figures=figures)

@@ -1,4 +1,4 @@
-"""Runs the checks one after the other, prints a line for each as it ends, and writes what came of all of them."""
+"""Run the checks one after another, print a line as each ends, and write all results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ROOM = WIDTH - _STATUS_WIDTH - _NAME_WIDTH - 12
 
 @dataclass
 class Result:
-    """One check, what came of it and what it took; `warnings` is what was warned of meanwhile."""
+    """One check, its outcome and duration; `warnings` were issued while it ran."""
 
     check: Check
     outcome: Outcome
@@ -115,7 +115,7 @@ def validate(
             ) from error
     if interrupted:
         kept = f" They are kept in {output}." if output is not None else ""
-        raise InterruptedRun(f"Stopped: {len(results)} of {len(checks)} checks had ended.{kept}")
+        raise InterruptedRun(f"Stopped: {len(results)} of {len(checks)} checks were done.{kept}")
     summary = _summary(results, content["seconds"], content["over_quick_limit"])
     for line in textwrap.wrap(summary, WIDTH, break_long_words=False):
         console.print(Text(line, "bold"), soft_wrap=True)
@@ -123,7 +123,7 @@ def validate(
 
 
 class BadUsage(UserError):
-    """An option that cannot be meant."""
+    """Invalid option."""
 
 
 def _check_usage(setting: Setting, output: Path | None) -> None:
@@ -137,7 +137,7 @@ def _check_usage(setting: Setting, output: Path | None) -> None:
 
 
 def _run(check: Check, setting: Setting, console: Console, debug: bool) -> Result:
-    """One check to its end; only a stop gets out of it."""
+    """Run one check to its end; only a stop signal leaves it."""
     heard: list[str] = []
     error: str | None = None
     began = time.perf_counter()
@@ -145,12 +145,12 @@ def _run(check: Check, setting: Setting, console: Console, debug: bool) -> Resul
         try:
             outcome = _outcome_of(check, setting)
         except Blocked as blocked:
-            outcome = skipped(f"needs what the check {blocked.by} found unusable")
+            outcome = skipped(f"needs the check {blocked.by}, which failed")
         except InterruptedRun:
             raise
-        except UserError as mendable:
-            outcome = failed("cannot be checked", str(mendable))
-            error = f"{type(mendable).__name__}: {mendable}"
+        except UserError as fixable:
+            outcome = failed("cannot be checked", str(fixable))
+            error = f"{type(fixable).__name__}: {fixable}"
         except Exception as unexpected:
             error = f"{type(unexpected).__name__}: {' '.join(str(unexpected).split())}".rstrip(": ")
             outcome = failed(error, _remedy_of(unexpected, check))
@@ -169,14 +169,14 @@ def _remedy_of(error: Exception, check: Check) -> str:
     if isinstance(error, ImportError):
         return f"A library is missing or damaged. Run: {REINSTALL}."
     return (
-        f"Nothing is known to cause this. See that the check versions passes, then get the traceback with --only "
-        f"{check.name} --debug and report it."
+        f"The cause is unknown. See that the check versions passes, then get the traceback with --only {check.name} "
+        f"--debug and report it."
     )
 
 
 @contextmanager
 def _shown(check: Check, console: Console) -> Iterator[None]:
-    """What is being checked, on a terminal only and gone when it has ended."""
+    """Show the check at work while it runs, on a terminal only."""
     if not console.is_terminal:
         yield
         return
@@ -186,7 +186,8 @@ def _shown(check: Check, console: Console) -> Iterator[None]:
 
 @contextmanager
 def _listening(heard: list[str], *, mute: bool) -> Iterator[None]:
-    """Warnings of this program and of the libraries go into the result: between the lines they would say nothing."""
+    """Collect warnings of this program and of libraries in the result: between the console's lines they would lack
+    context."""
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -250,7 +251,7 @@ def _counts(results: Sequence[Result]) -> dict[str, int]:
 def _content(
     setting: Setting, results: Sequence[Result], began: datetime, seconds: float, interrupted: bool
 ) -> Mapping[str, Any]:
-    """What `--output` holds."""
+    """Content of the `--output` file."""
     counts = _counts(results)
     ended = EXIT_INTERRUPTED if interrupted else EXIT_TARGET_MISSED if counts[FAILED] else EXIT_OK
     return {
@@ -277,14 +278,14 @@ def _content(
 
 
 def _run_figures(results: Sequence[Result]) -> dict[str, Any]:
-    """Figures of the small run that the check `report` makes; null where it was not made or did not pass."""
+    """Figures of the small run of the check `report`; null if it did not run or did not pass."""
     made = next((r.outcome for r in results if r.check.name == "report" and r.outcome.status == PASSED), None)
     names = ("gpu_utilization", "cache_hit_rate", "peak_memory_gb", "timesteps_completed")
     return {name: None if made is None else made.figures.get(name) for name in names}
 
 
 def _machine() -> dict[str, Any]:
-    """By the standard library alone: other packages are in the check `versions`."""
+    """The machine, by the standard library alone; other packages are in the check `versions`."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""What the checks share: the options, and what is made of them once: configuration, tables, threads, advisor."""
+"""State the checks share: the options, and what is made from them once: configuration, tables, threads, advisor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_S = 60.0
-"""What a quick validation may take on two cores."""
+"""Time limit of a quick validation on two cores."""
 
 
 @dataclass
 class Setting:
-    """One validation. Libraries are imported where they are used: a check that needs none must not fail for the lack of
-    one, and `failed` names the checks that failed, so that what they found is told once."""
+    """One validation. Libraries are imported where they are used, so that a check without them cannot fail for the lack
+    of one. `failed` names the failed checks, so that each finding is reported once."""
 
     market_name: str | None = None
     data: Path | None = None
@@ -40,7 +40,7 @@ class Setting:
         self._began = self.clock()
 
     def seconds_left(self) -> float:
-        """Of a quick validation's time; without end in a full one."""
+        """Time left of a quick validation; infinite in a full one."""
         return QUICK_S - (self.clock() - self._began) if self.quick else float("inf")
 
     @property
@@ -50,8 +50,8 @@ class Setting:
 
     @property
     def config(self) -> Configuration:
-        """The effective configuration. UserErrors for what the user can fix, Blocked once the check `config` has told
-        them."""
+        """The effective configuration. UserErrors for what the user can fix; Blocked once the check `config` has
+        reported them."""
         self._unless("config")
         return self._config
 
@@ -64,7 +64,7 @@ class Setting:
 
     @property
     def tables(self) -> MarketTables:
-        """The user's bars as tables, else synthetic ones; errors as of `config`, by the check `data`."""
+        """The user's bars as tables, else synthetic ones; errors as for `config`, reported by the check `data`."""
         self._unless("data")
         return self._tables
 
@@ -102,14 +102,14 @@ class Setting:
 
     @cached_property
     def advisor(self) -> Advisor:
-        """The configured advisor, loaded. ConfigError for one that cannot be had here."""
+        """The configured advisor, loaded. ConfigError if it is not available here."""
         from src.advisor.choose import LanguageModel, make_advisor
 
         advisor = make_advisor(self.config.llm)
         return advisor.load() if isinstance(advisor, LanguageModel) else advisor
 
     def forget_advisor(self) -> None:
-        """Give its memory back: no check after those of the advisor needs it."""
+        """Free the advisor's memory: no later check needs it."""
         self.__dict__.pop("advisor", None)
 
     def _unless(self, check: str) -> None:

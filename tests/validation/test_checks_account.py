@@ -144,8 +144,8 @@ def as_integers(self: TradingEnv) -> np.ndarray:
 @pytest.mark.parametrize(
     ("masks", "measured"),
     [
-        (all_legal, " legal, the account treats it otherwise"),
-        (only_hold, "illegal, the account treats it otherwise"),
+        (all_legal, " legal, but the account does not treat it so"),
+        (only_hold, "illegal, but the account does not treat it so"),
         (as_integers, "int64"),
     ],
 )

@@ -155,13 +155,13 @@ def test_answers_that_are_all_alike_fail() -> None:
 
 
 def test_answers_that_are_no_numbers_fail() -> None:
-    assert_failed(advisor(judged(lambda situations: np.nan * own(situations))), "no set of log-probabilities", "git")
+    assert_failed(advisor(judged(lambda situations: np.nan * own(situations))), "does not answer with log-probabilities", "git")
 
 
 def test_answers_outside_the_sides_labels_fail() -> None:
     setting = judged(own)
     setting.advisor.score = own  # type: ignore[method-assign]
-    assert_failed(advisor(setting), "no set of log-probabilities", "git status")
+    assert_failed(advisor(setting), "does not answer with log-probabilities", "git status")
 
 
 def test_an_error_of_another_kind_is_not_hidden() -> None:

@@ -106,7 +106,7 @@ def test_a_gpu_that_refuses_to_compute_fails_with_what_to_look_at(
     machine(nvml=True, cuda=True)
     monkeypatch.setattr(checks_compute if where == "product_error" else torch.cuda, where, refuses)
     outcome = gpu(small_setting())
-    for word in ("nvidia-smi", "driver", torch.__version__, "compute mode", "uses the GPU"):
+    for word in ("nvidia-smi", "driver", torch.__version__, "compute mode", "use the GPU"):
         assert_failed(outcome, said, word)
     assert "asynchronously" not in outcome.measured
 
@@ -114,7 +114,7 @@ def test_a_gpu_that_refuses_to_compute_fails_with_what_to_look_at(
 @pytest.mark.parametrize("off", [0.1, float("nan")])
 def test_a_gpu_that_computes_wrongly_fails(machine: Any, off: float) -> None:
     machine(nvml=True, cuda=True, off=off)
-    assert_failed(gpu(small_setting()), "computes a product", "driver")
+    assert_failed(gpu(small_setting()), "a matrix product on", "driver")
 
 
 def test_the_product_of_a_sound_device_is_right_and_of_a_damaged_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

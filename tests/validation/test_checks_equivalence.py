@@ -105,7 +105,7 @@ def test_a_cache_that_returns_another_bars_context_fails(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         OptimizedFeatureCache, "get_or_compute", lambda self, key, compute: real(self, key[:2], compute)
     )
-    assert_failed(cache(small_setting()), "features made on the fly through a cache", "cached_llm_features")
+    assert_failed(cache(small_setting()), "features computed on the fly through a cache", "cached_llm_features")
 
 
 def test_a_cache_that_loses_track_once_it_is_full_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_an_environment_that_remembers_its_last_borrower_fails(
     monkeypatch: pytest.MonkeyPatch, restart: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(EnvironmentStatePool, "_restart", restart)
-    assert_failed(pool(small_setting()), "plays unlike a new one", "performance.environment_state_pooling")
+    assert_failed(pool(small_setting()), "does not play like a new one", "performance.environment_state_pooling")
 
 
 def test_sessions_that_remember_what_was_played_before_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,7 @@ def test_too_little_free_memory_fails(cgroup: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(**has))
     assert memory(Setting()).status == PASSED
     has["available"] = 1_500_000_000
-    assert_failed(memory(Setting()), "1.50 GB, of 2 GB", "set llm.model: mock, for which 1 GB will do")
+    assert_failed(memory(Setting()), "1.50 GB, of 2 GB", "set llm.model: mock, which needs 1 GB")
     assert memory(small_setting()).status == PASSED, "without a language model"
     has["available"] = 900_000_000
     assert_failed(memory(small_setting()), "0.90 GB, of 1 GB", "container's memory limit.")
@@ -219,7 +219,7 @@ def test_the_cache_needs_no_room_for_a_model_that_is_not_unpacked(
     )
     output = str(tmp_path / "output")
     model = small_setting(output_dir=output, llm_model="bundled:smollm2")
-    assert_failed(disk(model), "0.70 GB free in the cache folder, of 1 GB", "set llm.model: mock, for which 0.5 GB")
+    assert_failed(disk(model), "0.70 GB free in the cache folder, of 1 GB", "set llm.model: mock, which needs 0.5 GB")
     assert disk(small_setting(output_dir=output)).status == PASSED
     free["cache"] = 4 * 10**8
     outcome = disk(small_setting(output_dir=output))

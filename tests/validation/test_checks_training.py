@@ -144,4 +144,4 @@ def test_a_checkpoint_that_was_damaged_on_the_disk_fails(monkeypatch: pytest.Mon
         return folder
 
     monkeypatch.setattr(CheckpointStore, "save", save)
-    assert_failed(checkpoint(setting), "a checkpoint just written does not hold", "disk")
+    assert_failed(checkpoint(setting), "a checkpoint just written is damaged", "disk")

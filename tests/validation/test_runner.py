@@ -168,7 +168,7 @@ def test_what_needs_a_configuration_that_failed_is_skipped_not_failed_again(
     code, _, written = run(checks, tmp_path)
     assert code == 1
     assert written["checks"][1]["status"] == "skipped"
-    assert written["checks"][1]["reason"] == "needs what the check config found unusable"
+    assert written["checks"][1]["reason"] == "needs the check config, which failed"
 
 
 def test_a_bad_configuration_is_bad_usage_where_the_check_config_is_not_asked_for(
@@ -223,7 +223,7 @@ def test_a_stop_writes_what_is_known_and_is_exit_code_3(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: BaseException
 ) -> None:
     checks = stand_in(monkeypatch, cpu=raising(stop), gpu=lambda s: passed("never reached"))
-    with pytest.raises(InterruptedRun, match="1 of 3 checks had ended") as stopped:
+    with pytest.raises(InterruptedRun, match="1 of 3 checks were done") as stopped:
         run(checks, tmp_path)
     assert stopped.value.exit_code == 3
     written = json.loads((tmp_path / "validation.json").read_text())

@@ -1,4 +1,4 @@
-"""What was promised of the shortcuts, and what a comparison measured of it."""
+"""The promised speed-ups and what a comparison measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Promise:
 
 
 def reasons_of(claims: Sequence[Claim]) -> list[str]:
-    """Why less was measured, of every row that fell short; rows of a promise with the same reason are told together."""
+    """The reason for every row that fell short; rows of one promise with the same reason share a line."""
     cases: dict[tuple[str, str], list[str]] = {}
     for claim in claims:
         if claim.reason:
@@ -60,7 +60,7 @@ def reasons_of(claims: Sequence[Claim]) -> list[str]:
 
 
 def claims_of(comparison: Comparison) -> list[Claim]:
-    """Every promise beside its measurement; none unless `baseline` was compared with `optimized`."""
+    """Every promise with its measurement; empty unless `baseline` was compared with `optimized`."""
     if (comparison.first.mode, comparison.second.mode) != (BASELINE, OPTIMIZED):
         return []
     rows = {row.first.key: row for row in comparison.rows}
@@ -85,7 +85,7 @@ def _parameters(rows: Rows) -> Claim:
     if len(numbers) != 2:
         return Claim(what, "", promised, "-", NOT_MEASURED)
     share = numbers[1] / numbers[0]
-    reason = "" if share <= _HALF else f"{numbers[1]:,} parameters are left of {numbers[0]:,}."
+    reason = "" if share <= _HALF else f"{numbers[1]:,} of {numbers[0]:,} parameters remain."
     # "Half" is rounded: anything from 0.45 to 0.55 is what was meant.
     verdict = LESS if share > _HALF else MORE if share < 1.0 - _HALF else AS_PROMISED
     return Claim(what, "", promised, f"{share:.2f} of them", verdict, reason)
@@ -101,8 +101,8 @@ def _why_fusion(row: ComparedRow, rows: Rows) -> str:
         return f"The plain loop takes only {duration(row.first.median_s)} here, the compiled one {duration(here)}."
     call = 1.0 - _decisions(row) * there / _decisions(largest) / here
     return (
-        f"{max(0.0, call):.0%} of the {duration(here)} is the call itself (its arguments looked at, its result made), "
-        f"whatever the number of decisions."
+        f"{max(0.0, call):.0%} of the {duration(here)} is the cost of the call (checking arguments, allocating the "
+        f"result), whatever the number of decisions."
     )
 
 
@@ -113,21 +113,21 @@ def _decisions(row: ComparedRow) -> int:
 
 def _why_pool(row: ComparedRow, rows: Rows) -> str:
     return (
-        f"A new {row.first.case} takes only {duration(row.first.median_s)} to make, and a pooled one must be put at "
-        f"its fresh start all the same ({duration(row.second.median_s)})."
+        f"Making a new {row.first.case} takes only {duration(row.first.median_s)}, and a pooled one still has to be "
+        f"reset ({duration(row.second.median_s)})."
     )
 
 
 def _why_networks(row: ComparedRow, rows: Rows) -> str:
     products = rows.get(("training", PRODUCTS))
     told = "" if products is None else f" The matrix products alone became {ratio_words(products.ratio)} cheaper."
-    return f"What a timestep costs beside the products of its networks does not shrink with them.{told}"
+    return f"The cost of a timestep outside the networks' matrix products does not shrink with them.{told}"
 
 
 def _why_cache(row: ComparedRow, rows: Rows) -> str:
     return (
-        f"At 70% hits a cache saves at most 3.3x, and that only where computing a row takes far longer than finding "
-        f"it: here {duration(row.first.median_s)} became {duration(row.second.median_s)}."
+        f"At 70% hits a cache gains at most 3.3x, and only if computing a row takes far longer than finding it: here "
+        f"{duration(row.first.median_s)} became {duration(row.second.median_s)}."
     )
 
 

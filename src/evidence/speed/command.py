@@ -1,4 +1,4 @@
-"""What `benchmark_framework.py` does with its options, and what it prints."""
+"""The command `benchmark_framework.py`: options, measurement, output."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ COLUMNS = 80
 
 
 class UsageError(UserError):
-    """An option that cannot be followed."""
+    """Invalid option."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured and where it goes. `second` None: one mode, in this process."""
+    """What to measure and where to write it. `second` None: one mode, in this process."""
 
     first: str
     second: str | None
@@ -54,7 +54,7 @@ class Request:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
-        """The request of a command line; UsageError naming option, value and remedy."""
+        """The request of a command line. Raises UsageError with option, value and fix."""
         first, second = _modes(args)
         if second is None and args.processes is not None:
             raise UsageError("--processes belongs to --pair: a --mode is measured in one process.")
@@ -115,7 +115,7 @@ def _outputs(args: argparse.Namespace, first: str, second: str | None) -> tuple[
             names = [f"{first}-1", f"{first}-2"]
         return tuple(Path(f"{name}.json") for name in names)
     if len(args.output) != wanted:
-        raise UsageError(f"--output names {len(args.output)} files where {wanted} must be written: name {wanted}.")
+        raise UsageError(f"--output names {len(args.output)} files, but {wanted} must be written: name {wanted}.")
     outputs = tuple(Path(name) for name in args.output)
     if len({path.resolve() for path in outputs}) < wanted:
         raise UsageError(f"--output names {outputs[0]} twice: the second mode would overwrite the first.")
@@ -152,7 +152,7 @@ def measure_two(request: Request, script: Sequence[str]) -> int:
 
 
 def show(console: Console, run: BenchmarkRun) -> None:
-    """The medians of a run, and what else it says."""
+    """Print the medians of a run and its remarks."""
     table = Table(title=f"{run.mode}: medians of {run.repeats} blocks", title_justify="left", box=None)
     for heading in ("suite", "case", "of one"):
         table.add_column(heading, no_wrap=True)
@@ -166,7 +166,7 @@ def show(console: Console, run: BenchmarkRun) -> None:
 
 
 def remarks(run: BenchmarkRun) -> list[str]:
-    """What belongs to the figures: the bound, how busy the machine was, what was not measured."""
+    """Remarks on the figures: the bound, the machine's load, what was not measured."""
     lines = []
     share = gemm_share(run.rows)
     if share is not None:
@@ -174,7 +174,7 @@ def remarks(run: BenchmarkRun) -> list[str]:
     state, cores = run.machine["state"], run.machine["identity"]["cores"]
     lines.append(
         f"Machine: {state['cores_free']:.1f} of {cores} cores free, load {state['load_before']} before and "
-        f"{state['load_after']} after, governor {state['governor'] or 'not known'}."
+        f"{state['load_after']} after, governor {state['governor'] or 'unknown'}."
     )
     lines += [f"{name}: not measured. {why}" for name, why in run.not_measured.items()]
     if run.quick:

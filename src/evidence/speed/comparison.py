@@ -1,4 +1,4 @@
-"""Two benchmark runs row by row: the ratio of their times, how sure it is, and what follows.
+"""Two benchmark runs row by row: the ratio of their times, its confidence interval, and the verdict.
 
 An interval is bootstrapped in two stages: processes are drawn again, and within each drawn process its repeats. Runs
 of a pair are drawn pair by pair, so that what slowed both neighbours down cancels. The ratio is the median over pairs
@@ -24,7 +24,7 @@ CONFIDENCE: Final = 0.99
 """Of an interval. At 95% one row in twenty would differ by chance, and a comparison has twenty rows; besides, a
 bootstrap over eight processes is a little too narrow."""
 SMALLEST_DIFFERENCE: Final = 0.03
-"""Ratios nearer to 1 are no difference, however sure: the placement of code and data in memory moves a loop by that."""
+"""Ratios nearer to 1 count as no difference: the placement of code and data in memory alone moves a loop that much."""
 RESAMPLES: Final = 4000
 FEWEST_REPEATS: Final = 3
 TRUSTED_PROCESSES: Final = 8
@@ -51,7 +51,7 @@ class ComparedRow:
 
     @property
     def verdict(self) -> str:
-        """`faster` or `slower` if the second surely is, else `no difference`."""
+        """`faster` or `slower` if the interval of the second excludes 1, else `no difference`."""
         if self.low is None or self.high is None:
             return UNKNOWN
         if self.low > 1.0 and self.ratio > 1.0 + SMALLEST_DIFFERENCE:
@@ -61,13 +61,13 @@ class ComparedRow:
         return SAME
 
     def is_below(self, bound: float) -> bool:
-        """Whether the ratio is below a bound with its whole interval, so that chance alone fails nobody."""
+        """Whether the whole interval lies below a bound, so that chance alone fails no build."""
         return (self.ratio if self.high is None else self.high) < bound
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs compared. `notes` say what the figures depend on."""
+    """Two runs compared. `notes` are caveats."""
 
     first: BenchmarkRun
     second: BenchmarkRun
@@ -76,7 +76,7 @@ class Comparison:
 
     @property
     def headings(self) -> tuple[str, str]:
-        """What the two sides are called."""
+        """Column headings of the two sides."""
         one, other = self.first.mode, self.second.mode
         return (one, other) if one != other else (f"{one} 1", f"{other} 2")
 
@@ -99,7 +99,7 @@ def compare_runs(first: BenchmarkRun, second: BenchmarkRun, *, anyway: bool = Fa
         more = f", and {len(found) - 3} more" if len(found) > 3 else ""
         raise ComparisonError(
             f"The two runs are not of the same work on the same machine: {'; '.join(found[:3])}{more}. Measure both in "
-            f"one go (python benchmark_framework.py --pair), or add --anyway to compare what can be."
+            f"one go (python benchmark_framework.py --pair), or add --anyway to compare the rows that match."
         )
     second_rows = {row.key: row for row in second.rows}
     both = [(row, second_rows[row.key]) for row in first.rows if row.key in second_rows]
@@ -114,12 +114,12 @@ def compare_runs(first: BenchmarkRun, second: BenchmarkRun, *, anyway: bool = Fa
 
 
 def is_paired(first: BenchmarkRun, second: BenchmarkRun) -> bool:
-    """Whether process i of one ran beside process i of the other."""
+    """Whether process i of one run took turns with process i of the other."""
     return first.pair is not None and first.pair == second.pair and first.processes == second.processes
 
 
 def differences(first: BenchmarkRun, second: BenchmarkRun) -> list[str]:
-    """What makes the machines or the work of two runs different, in words; nothing where they are the same."""
+    """Differences between the machines or the work of two runs, in words; empty if there are none."""
     machines = (first.machine["identity"], second.machine["identity"])
     found = [f"{name} {machines[0][name]} and {machines[1][name]}" for name in IDENTITY if _differ(*machines, name)]
     if first.quick != second.quick:
@@ -156,7 +156,7 @@ def _words(quick: bool) -> str:
 def _cautions(found: Sequence[str]) -> list[str]:
     if not found:
         return []
-    return [f"Compared all the same, though they differ: {'; '.join(found)}. Rows of other work are left out."]
+    return [f"Compared although they differ: {'; '.join(found)}. Rows of other work are left out."]
 
 
 def _notes(first: BenchmarkRun, second: BenchmarkRun, paired: bool) -> list[str]:
@@ -164,13 +164,13 @@ def _notes(first: BenchmarkRun, second: BenchmarkRun, paired: bool) -> list[str]
     fewest = min(first.processes, second.processes)
     if fewest == 1:
         notes.append(
-            "One process a mode: the intervals hold what varies within a process, not the drift between runs. "
+            "One process a mode: the intervals cover variation within a process, not drift between runs. "
             "Measure with --pair before you rely on a small difference."
         )
     elif not paired:
         notes.append("The two were not measured in turns: whatever changed in between counts as a difference.")
     elif fewest < TRUSTED_PROCESSES:
-        notes.append(f"{fewest} processes a mode: {TRUSTED_PROCESSES} are needed for intervals to be trusted.")
+        notes.append(f"{fewest} processes a mode: reliable intervals need {TRUSTED_PROCESSES}.")
     for what, one, other in _contexts(first, second):
         if one != other:
             notes.append(f"{what} differs: {_short(one)} and {_short(other)}.")
@@ -190,7 +190,7 @@ def _notes(first: BenchmarkRun, second: BenchmarkRun, paired: bool) -> list[str]
 
 
 def _contexts(first: BenchmarkRun, second: BenchmarkRun) -> Iterable[tuple[str, object, object]]:
-    """What may differ and is said: a comparison of two revisions or libraries is what somebody may be after."""
+    """Differences that are reported but allowed: comparing two revisions or library versions is a valid use."""
     yield "The revision", _revision(first), _revision(second)
     one, other = (run.machine["versions"] for run in (first, second))
     for name in dict.fromkeys([*one, *other]):

@@ -30,20 +30,20 @@ SUITES: Final[Mapping[str, str]] = {
     "steps": "accounts stepped together",
     "rollout": "collecting a rollout",
     "update": "the PPO update of a rollout",
-    "training": "rollout and update end to end, and what of it the networks are",
-    "fusion": "decisions fused with advice",
+    "training": "rollout and update end to end, and the networks' share",
+    "fusion": "fusing decisions with advice",
     "cache": "rows of features at 70% hits",
-    "pool": "an evaluation environment made ready",
+    "pool": "preparing an evaluation environment",
     "advice": "advice of the language model",
     "logging": "a training step's record",
-    "checkpoint": "a policy in training saved",
+    "checkpoint": "saving a policy in training",
 }
-"""What is measured, by the name that `--suite` takes."""
+"""What each suite measures, by the name that `--suite` takes."""
 
 REPEATS, PAIR_REPEATS, QUICK_REPEATS = 7, 5, 3
 """Blocks of a case in a process, unless `--repeats` says otherwise."""
 LEAST_PROCESSES: Final = 8
-"""Processes of a mode from which the interval of a pair means what it says."""
+"""Fewest processes of a mode for which a pair's interval has its nominal coverage."""
 
 IDENTITY: Final = {
     "processor": str,
@@ -52,11 +52,11 @@ IDENTITY: Final = {
     "cores": int,
     "memory_gib": int,
 }
-"""What makes it another machine."""
+"""Facts that identify a machine: if one differs, it is another machine."""
 
 
 class BenchmarkFileError(UserError):
-    """A file of a benchmark that cannot be used."""
+    """A benchmark file that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Half of the distance between the quartiles of all repeats over their median."""
+        """Half the interquartile range of all repeats, divided by their median."""
         values = [value for repeats in self.seconds for value in repeats]
         if len(values) < 2:
             return 0.0
@@ -124,7 +124,7 @@ class BenchmarkRun:
 
 
 def workload_hash(suite: str, case: str, unit: str, workload: Mapping[str, Any]) -> str:
-    """16 hex digits that change with anything of what was to be done."""
+    """Hash of the work, 16 hex digits."""
     told = json.dumps([suite, case, unit, workload], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -146,7 +146,7 @@ END_TO_END, NETWORKS, PRODUCTS = "end to end", "networks alone", "matrix product
 
 
 def safe_to_show(run: BenchmarkRun) -> BenchmarkRun:
-    """The run with every text in it escaped and shortened: a file may be anybody's."""
+    """The run with every text in it escaped and shortened: the file may come from a stranger."""
     rows = (
         replace(
             row,
@@ -213,7 +213,7 @@ def read_run(path: Path) -> BenchmarkRun:
     content = _Checked(path, _content_of(path))
     kind, version = content.values.get("kind"), content.values.get("schema_version")
     if kind != KIND:
-        raise content.refused(f"is no benchmark of this toolkit (its kind is {json.dumps(kind)[:40]})")
+        raise content.refused(f"is not a benchmark of this toolkit (its kind is {json.dumps(kind)[:40]})")
     if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
         raise content.refused(
             f"has schema_version {version}, and this version reads up to {SCHEMA_VERSION}", "update the toolkit, or "
@@ -267,21 +267,21 @@ def _content_of(path: Path) -> Mapping[str, Any]:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
         raise BenchmarkFileError(
-            f"{path} is damaged, {half} in one of its texts is no character: {measure}."
+            f"{path} is damaged: {half} in one of its texts is not a character: {measure}."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise BenchmarkFileError(f"{path} is damaged, it is no JSON ({error}): {measure}.") from error
+        raise BenchmarkFileError(f"{path} is damaged, it is not JSON ({error}): {measure}.") from error
     if not isinstance(content, dict):
-        raise BenchmarkFileError(f"{path} is no benchmark of this toolkit (it holds no JSON object): {measure}.")
+        raise BenchmarkFileError(f"{path} is not a benchmark of this toolkit (it holds no JSON object): {measure}.")
     return content
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
-    """What can be reckoned with and written again; Python's reader takes 1e999 for infinity."""
+    """A finite number; Python's reader takes 1e999 for infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is too large a number")
@@ -295,7 +295,7 @@ def _whole(text: str) -> int:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A JSON object whose values are looked at before they are used."""
+    """A JSON object whose values are checked when read."""
 
     path: Path
     values: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Which machine and which code a benchmark was measured on, without a name or a path of either."""
+"""Machine and code that a benchmark was measured on, without host names or paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def identity() -> dict[str, Any]:
-    """What makes it this machine: the keys of `src.evidence.speed.file.IDENTITY`."""
+    """Facts that identify the machine: the keys of `src.evidence.speed.file.IDENTITY`."""
     return {
         "processor": processor_name(),
         "architecture": platform.machine(),
@@ -29,7 +29,7 @@ def identity() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """How busy it is now; takes 0.2 s. `governor` is None where the system does not say."""
+    """Current load; takes 0.2 s. `governor` is None if the system does not report one."""
     count = psutil.cpu_count() or 1
     busy = psutil.cpu_percent(interval=0.2) / 100.0 * count
     governor = _GOVERNOR.read_text(encoding="ascii").strip() if _GOVERNOR.is_file() else None
@@ -37,12 +37,12 @@ def state() -> dict[str, Any]:
 
 
 def load() -> float | None:
-    """Processes running or waiting on average over the last minute; None where the system does not say."""
+    """Processes running or waiting on average over the last minute; None if the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def processor_name() -> str:
-    """The processor's model as Linux tells it, else what Python knows."""
+    """The processor's model from /proc/cpuinfo, else from Python's platform module."""
     if _CPU_INFO.is_file():
         for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""Measures the suites: in this process, or in pairs of fresh processes that take turns."""
+"""Measure the suites: in this process, or in pairs of fresh processes that take turns."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def measure_suites(
 def measure_pair(
     first: Measure, second: Measure, processes: int, say: Say = logger.info
 ) -> tuple[BenchmarkRun, BenchmarkRun]:
-    """`processes` runs of each side in turns; which side begins changes from pair to pair, so that a machine that
-    grows slower steadily favours neither. BenchmarkError as soon as a process of a side is unlike its first."""
+    """`processes` runs of each side in turns. Which side begins alternates, so a machine that steadily slows down
+    favours neither. Raises BenchmarkError as soon as a process differs from the first of its side."""
     runs: tuple[list[BenchmarkRun], list[BenchmarkRun]] = ([], [])
     sides = (first, second)
     progress = Progress(2 * processes, say)
@@ -115,7 +115,7 @@ def check_alike(one: BenchmarkRun, other: BenchmarkRun) -> None:
             if before.get(name) != now.get(name):
                 raise BenchmarkError(
                     f"{what} ({name}) changed while the {one.mode} side was measured, from {before.get(name)} to "
-                    f"{now.get(name)}: leave the checkout and its libraries alone meanwhile, and measure again."
+                    f"{now.get(name)}: measure again without changing the checkout or its libraries."
                 )
 
 

@@ -1,4 +1,4 @@
-"""A comparison as a table of 80 columns, JSON, Markdown or a page of HTML; and the Markdown put into a README."""
+"""A comparison as a table of 80 columns, JSON, Markdown or HTML; and the README's tables updated from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from src.files import write_atomically
 
 COLUMNS: Final = 80
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-"""The lines of a README between which the tables stand."""
+"""The lines of a README that enclose the tables."""
 _INTERVAL = f"{CONFIDENCE:.0%} interval"
 
 
@@ -81,7 +81,7 @@ def as_json(comparison: Comparison, fail_below: float | None = None) -> str:
 
 
 def as_markdown(comparison: Comparison, fail_below: float | None = None) -> str:
-    """The tables and what belongs to them."""
+    """The tables and their notes as Markdown."""
     blocks = []
     claims = claims_of(comparison)
     if claims:
@@ -107,7 +107,7 @@ def as_markdown(comparison: Comparison, fail_below: float | None = None) -> str:
 
 
 def as_html(comparison: Comparison, fail_below: float | None = None) -> str:
-    """A page of its own."""
+    """A complete HTML page."""
     first, second = comparison.headings
     rows = [[row.first.suite, *_cells(row), f"{row.first.way} / {row.second.way}"] for row in comparison.rows]
     parts = [_html_table(["suite", "case", *_headings(comparison), "", "how"], rows)]
@@ -144,11 +144,11 @@ def write_comparison(path: Path, text: str) -> None:
 
 
 def update_readme(path: Path, comparison: Comparison) -> None:
-    """Put the Markdown between the marker lines of a file; ReadmeError where they do not stand there once, in order, or
-    where the comparison is not one that a README may show."""
+    """Put the Markdown between the marker lines of a file. Raises ReadmeError if the lines are missing, repeated or out
+    of order, or if the README may not show this comparison."""
     if why := _unfit(comparison):
         raise ReadmeError(
-            f"{path} is left as it was, since {why}: measure both modes in one go (python benchmark_framework.py "
+            f"{path} is unchanged, because {why}: measure both modes in one go (python benchmark_framework.py "
             f"--pair) and compare {BASELINE}.json with {OPTIMIZED}.json."
         )
     try:
@@ -157,8 +157,8 @@ def update_readme(path: Path, comparison: Comparison) -> None:
         raise ReadmeError(f"{path} cannot be read ({error}): name the README with --update-readme.") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ReadmeError(
-            f"{path} must hold the line {BEGIN} and below it the line {END}, each once, where the tables shall stand: "
-            f"add them."
+            f"{path} must hold the line {BEGIN} and below it the line {END}, each once: add them where the tables "
+            f"belong."
         )
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
@@ -169,10 +169,10 @@ def update_readme(path: Path, comparison: Comparison) -> None:
 
 
 def _unfit(comparison: Comparison) -> str:
-    """Why the tables of a README must not be made of this comparison; empty where they may."""
+    """Why the README may not show this comparison; empty if it may."""
     first, second = comparison.first, comparison.second
     if (first.mode, second.mode) != (BASELINE, OPTIMIZED):
-        return f"its tables hold {BASELINE} against {OPTIMIZED}, and this is {first.mode} against {second.mode}"
+        return f"its tables compare {BASELINE} with {OPTIMIZED}, and this is {first.mode} against {second.mode}"
     if first.quick or second.quick:
         return "a quick run does not show how fast anything is"
     if found := differences(first, second):
@@ -194,7 +194,7 @@ def _cells(row: ComparedRow) -> list[str]:
 
 
 def _endings(comparison: Comparison, fail_below: float | None) -> list[str]:
-    """What the figures mean, where they come from, the notes, and which rows fall below the bound."""
+    """How to read the figures, where they were measured, the notes, and the rows below the bound."""
     first, second = comparison.headings
     alike, n = comparison.rows_alike, len(comparison.rows)
     lines = [
@@ -258,7 +258,7 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], righ
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is."""
+    """Text with Markdown's special characters escaped."""
     for character in "\\|<*_`":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""How far a measurement is: a live line on a terminal, a plain line now and then elsewhere."""
+"""Progress of a measurement: a live line on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from src.console import live_on
 
 Say = Callable[[str], object]
 PLAIN_INTERVAL_S = 5.0
-"""Without a terminal, the least time between two lines."""
+"""Without a terminal, the shortest time between two lines."""
 
 
 class Progress:
-    """Says what is done, the percent done and the time left. A unit of work is a suite warmed up, or a round of it.
+    """Reports the work at hand, percent done and time left. A unit of work is a suite's warm-up or a round of it.
 
     The time left assumes that the rest takes as long a unit as what is done.
     """
@@ -36,7 +36,7 @@ class Progress:
 
 
 class ProgressLine:
-    """Shows what it is told, and what another process says of the same; nothing of it stays on a terminal."""
+    """Shows progress of this process and of its measuring processes; a terminal is left clean."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
@@ -72,7 +72,7 @@ class ProgressLine:
         self._console.print(f"[{self._printed - self._began:5.0f} s] {text}")
 
     def heard(self, text: str) -> None:
-        """Show what the process at work says, after what was said last; on a terminal only."""
+        """Append the measuring process's own progress to the last line; on a terminal only."""
         if self._status is not None:
             self._status.update(f"{self._said}: {text.strip().rpartition('] ')[2]}")
 

@@ -1,4 +1,4 @@
-"""What is measured before and after: the same work, done the plain way (`baseline`) or the way it is done here.
+"""The benchmark suites: the same work done the plain way (`baseline`) or with the shortcut (`optimized`).
 
 `baseline` has every shortcut off: a process an account, the production networks, every step logged, decisions fused one
 by one, no cache, a new environment each time, advice generated and parsed. `optimized` has them on. A suite is a
@@ -65,7 +65,7 @@ EPISODE = {"r": 1.0, "l": 78}
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the file, and how to do it. `call` does `operations` of them; `clock` counts the seconds."""
+    """One row of the file and its work. `call` does `operations` of them; `clock` counts the seconds."""
 
     suite: str
     name: str
@@ -80,7 +80,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything. A block lasts at least `block_s`."""
+    """Sizes of the work. A block lasts at least `block_s`."""
 
     n_envs: int
     batch_size: int
@@ -98,7 +98,7 @@ QUICK = Scale(n_envs=4, batch_size=64, n_epochs=2, advice_model=TINY, situations
 
 
 class Bench:
-    """What the suites of one mode share; each thing is made when first needed, all are gone when it is left."""
+    """What the suites of one mode share; each part is made when first needed and removed on exit."""
 
     def __init__(self, mode: str, scale: Scale) -> None:
         self.after = mode == OPTIMIZED
@@ -116,7 +116,7 @@ class Bench:
 
     @cached_property
     def folder(self) -> Path:
-        """Where what is written goes."""
+        """Temporary folder for everything the suites write."""
         return Path(self._stack.enter_context(TemporaryDirectory(prefix="benchmark-")))
 
     @cached_property
@@ -160,7 +160,7 @@ class Bench:
 
     @cached_property
     def training_workload(self) -> dict[str, Any]:
-        """What is trained, whatever the networks and the accounts' route."""
+        """The training's workload, without networks and route."""
         plan = self.plan
         return {"accounts": plan.n_envs, "bars": plan.n_steps, "minibatch": plan.batch_size, "threads": 1}
 
@@ -186,7 +186,7 @@ SUITE_FUNCTIONS: dict[str, Suite] = {}
 
 
 def suite(cases: Suite) -> Suite:
-    """Register a suite under its function's name; `src.evidence.speed.file.SUITES` says what it is."""
+    """Register a suite under its function's name; `src.evidence.speed.file.SUITES` describes it."""
     SUITE_FUNCTIONS[cases.__name__] = cases
     return cases
 
@@ -215,7 +215,7 @@ def rollout(bench: Bench) -> Iterator[Case]:
 
 @suite
 def update(bench: Bench) -> Iterator[Case]:
-    """The seconds of a training that update the networks; the accounts' route has no part in it."""
+    """The seconds of a training that update the networks; the accounts' route does not matter."""
     model = bench.model(bench.batched, bench.net_arch, bench.scale.n_epochs)
     workload = {**bench.training_workload, "epochs": bench.scale.n_epochs}
     yield Case(
@@ -226,7 +226,7 @@ def update(bench: Bench) -> Iterator[Case]:
 
 @suite
 def training(bench: Bench) -> Iterator[Case]:
-    """Everything together; the same but for the networks; and their matrix products, which nothing can beat."""
+    """End to end; the same with only the networks changed; their matrix products alone, the lower bound."""
     plan, n_epochs = bench.plan, bench.scale.n_epochs
     workload = {**bench.training_workload, "epochs": n_epochs}
     whole = bench.model(bench.vec_env, bench.net_arch, n_epochs)
@@ -329,7 +329,7 @@ def _borrowing(envs: Any) -> Call:
 
 @suite
 def advice(bench: Bench) -> Iterator[Case]:
-    """The same situations asked about: scored at once with a shared prefix, or generated one by one and parsed."""
+    """The same situations: scored in one batch with a shared prefix, or generated one by one and parsed."""
     loaded, prompts, n = bench.language_model, load_prompts(), bench.scale.situations
     asked = np.random.default_rng(0).choice(np.arange(N_SIDES, N_SITUATIONS), n, replace=False)
     workload = {"model": loaded.name, "situations": asked.tolist(), "threads": 1}
@@ -378,5 +378,5 @@ def checkpoint(bench: Bench) -> Iterator[Case]:
     train(model, bench.plan, "benchmark", [])
     store = CheckpointStore(bench.folder / "checkpoints", {}, keep_last=3, machine={})
     save = (lambda: store.save(capture(model, []))) if bench.after else (lambda: model.save(bench.folder / "model"))
-    way = "everything to go on with, synced" if bench.after else "SB3's zip"
+    way = "full resume state, fsynced" if bench.after else "SB3's zip"
     yield Case("checkpoint", "save", "checkpoint", way, save, {"accounts": bench.plan.n_envs})

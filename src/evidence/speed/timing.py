@@ -1,4 +1,4 @@
-"""How long a call takes: whole blocks of calls, so long that the clock and the loop weigh nothing. Loads no library."""
+"""Time a call in blocks long enough that the clock's and the loop's cost vanish. Loads no library."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
-"""Seconds that only rise: the wall's, or those a part of the work has added up."""
+"""A monotonic clock in seconds: wall time, or the time added up by one part of the work."""
 _SURELY_LONG = 10
-"""A first call this many blocks long is no matter of warming up: a second one would tell nothing new."""
+"""If the first call takes this many blocks, warm-up no longer matters and a second one is not needed."""
 
 
 def block_s(call: Call, n: int, clock: Clock = time.perf_counter) -> float:

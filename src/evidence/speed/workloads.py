@@ -1,4 +1,4 @@
-"""What the benchmarks do: the same market, decisions, look-ups and matrix products in all of them."""
+"""Workloads of the benchmarks: one market, the same decisions, look-ups and matrix products for both modes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from src.trading.settings import EnvironmentSettings
 
 
 def synthetic_market(sessions: int = 60) -> Market:
-    """Synthetic 5-minute bars of NQ, whatever files are at hand."""
+    """Synthetic 5-minute bars of NQ; files in data/ are not read."""
     environment, data = EnvironmentSettings(), DataSettings()
     rules = load_rule_profile(environment.rule_profile)
     bars = synthetic_bars("NQ", sessions, 5, seed=0)
@@ -39,7 +39,7 @@ def decisions(n: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
 
 
 def lookups(capacity: int, batch: int, hit_rate: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows to look up, int64[k, batch], of which a cache of `capacity` rows finds the share `hit_rate` for ever.
+    """Rows to look up, int64[k, batch]: a cache of `capacity` rows keeps finding the share `hit_rate` of them.
 
     The hits go to an eighth of the capacity, which is used so often that it hardly ever leaves (for hit rates from 0.3
     on); the others come round only when ten capacities of other rows have been asked for.

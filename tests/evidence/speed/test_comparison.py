@@ -321,7 +321,7 @@ def test_each_promise_stands_beside_its_measurement() -> None:
         "Reduced network, parameters": ("0.5 of them", "0.33 of them", MORE),
     }
     assert all(bool(claim.reason) == (claim.verdict == LESS) for claim in claims.values())
-    assert claims["Decision fusion, batch 32"].reason.startswith("98% of the 4.00 us is the call itself")
+    assert claims["Decision fusion, batch 32"].reason.startswith("98% of the 4.00 us is the cost of the call")
     assert "here 60.0 ns became 1.50 us" in claims["Features at 70% hits, 1,000 rows"].reason
 
 
