@@ -146,7 +146,7 @@ ConfigT = TypeVar("ConfigT", bound=Configuration)
 
 @cache
 def flat_paths() -> Mapping[str, tuple[KeyPath, ...]]:
-    """Every key below a section, with the paths it stands at: one, or its flat name would mean two things."""
+    """Every key below a section with its paths; a flat name with more than one path is ambiguous."""
     found: dict[str, tuple[KeyPath, ...]] = {}
     for path in paths_of(Configuration):
         if len(path) > 1:
@@ -168,7 +168,7 @@ def load_config_file(path: Path | str) -> dict[str, Any]:
 
 
 def _from_file(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """What a file says, each key in its place and short forms written out. ConfigError for a name that is none."""
+    """A file's values, each key in its section and short forms expanded. ConfigError for an unknown name."""
     flat = {name: paths[0] for name, paths in flat_paths().items() if len(paths) == 1}
     values = placed(values, Configuration, flat, source)
     values = written_out(values, lambda key: f"{source}: {'.'.join(key)}")
@@ -230,8 +230,8 @@ def build_config(
 
 
 def _implied(values: Mapping[str, Any], chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from the values where nobody has chosen: one seed and the time asked for of a quick run, and no
-    required target of a phase whose limit was taken away."""
+    """Defaults that follow from other values: a quick run has one seed and its own time to ask; a phase without a limit
+    has no required target."""
     implied: dict[str, Any] = {}
     if values["test_mode"].get("quick") is True:
         if not holds(chosen, ("evidence", "seeds")):
@@ -247,7 +247,7 @@ def _implied(values: Mapping[str, Any], chosen: Mapping[str, Any], given: Mappin
 
 
 def _has_limit(target: str, values: Mapping[str, Any]) -> bool:
-    """Whether the values leave a target of a phase its limit; other targets have theirs checked by their section."""
+    """Whether a phase's target still has a limit; other targets are checked by their section."""
     phase, _, what = target.partition("_")
     limit = (phase, "gpu_utilization_target")
     return what != "gpu_utilization" or not holds(values, limit) or value_at(values, limit) is not None
@@ -272,7 +272,7 @@ def _check_phase_targets(config: Configuration, place: str) -> None:
 
 
 def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> None:
-    """ConfigError for a pipeline that stops after each phase and keeps nothing to begin the next one with."""
+    """ConfigError for a pipeline that stops after each phase without keeping what the next one needs."""
     if config.test_mode.mode == "pipeline" and not (config.pipeline.auto_advance or config.checkpoint.enabled):
         raise ConfigError(
             f"{place(('pipeline', 'auto_advance'))} is false, and so is {place(('checkpoint', 'enabled'))}: after "

@@ -1,4 +1,4 @@
-"""What a configuration key allows, and a bad value put into plain words."""
+"""Error texts of the configuration: what a key allows, and what is wrong with a value."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _limits(metadata: tuple[Any, ...]) -> str:
 
 
 def is_number_in_disguise(field: FieldInfo, value: Any) -> bool:
-    """Whether a value that pydantic would take as a number is none: `yes` for a count, or not a finite one."""
+    """Whether pydantic would take the value as a number although it is not one: `yes` for a count, or infinity."""
     kinds = {field.annotation, *get_args(field.annotation)}
     if not kinds & {int, float}:
         return False

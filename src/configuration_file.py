@@ -42,7 +42,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        problem=f"the key {foreign(key.value)!r} stands twice in the same section",
+                        problem=f"the key {foreign(key.value)!r} appears twice in the same section",
                         problem_mark=key.start_mark,
                     )
                 seen.add(key.value)
@@ -120,7 +120,7 @@ def _check_size(text: str) -> None:
 
 
 def check_plain(value: Any, name: str, path: tuple[str, ...]) -> None:
-    """ConfigError for what a report and a written configuration could not keep: dates, bytes, sets, odd keys."""
+    """ConfigError for values that cannot be written to a report or a configuration: dates, bytes, sets, odd keys."""
     problem, remedy = "", "Write it in quotes, as a text."
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -1,4 +1,4 @@
-"""One layer of settings over another: keys in their places, short forms written out, and what an option overrules."""
+"""Layers of settings: keys moved to their sections, short forms expanded, and what an option overrides."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def holds(values: Mapping[str, Any], path: KeyPath) -> bool:
 
 
 def value_at(values: Any, path: KeyPath) -> Any:
-    """The value of a key that is there."""
+    """The value of an existing key."""
     for step in path:
         values = values[step]
     return values
@@ -144,7 +144,7 @@ def placed(values: Mapping[Any, Any], model: type[BaseModel], flat: Mapping[str,
 def _lifted(
     section: Mapping[Any, Any], model: type[BaseModel], prefix: KeyPath
 ) -> tuple[dict[Any, Any], list[tuple[KeyPath, KeyPath, Any]]]:
-    """A section without the keys that belong to a section below it, and those: as written, their place, their value."""
+    """A section without the keys of its subsections, and those keys: path as written, path where they belong, value."""
     below: dict[str, list[KeyPath]] = {}
     for path in paths_of(model, prefix):
         if len(path) > len(prefix) + 1:

@@ -31,7 +31,7 @@ class StreamError(UserError):
 
 
 class Stream:
-    """Standard output or standard error of the moment, whichever object that is.
+    """The current standard output or standard error.
 
     Lines written to a file or a pipe lose their trailing blanks. Raises StreamError where writing fails, and
     BrokenPipeError where nobody reads any longer; what is still buffered is dropped then.
@@ -82,7 +82,7 @@ class Stream:
 
 
 class PlainConsole(Console):
-    """rich's console on standard output (or standard error) for text that may be anybody's."""
+    """rich's console on standard output (or standard error), safe for untrusted text."""
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
         stream: Any = Stream("stderr" if stderr else "stdout")

@@ -53,7 +53,7 @@ class TrainingDiverged(UserError):
 
 
 class StopSignal(KeyboardInterrupt):
-    """SIGINT or SIGTERM, told apart from a KeyboardInterrupt that somebody's own environment raises."""
+    """SIGINT or SIGTERM, as opposed to a KeyboardInterrupt raised by a user's own environment."""
 
 
 class InterruptedRun(Exception):

@@ -1,5 +1,5 @@
-"""Files that are there whole or not at all, that are on the disk when a function returns, and that one process at a
-time uses. A pipe, a device or a symlink in a file's place is never waited for and never written through."""
+"""Atomic, fsynced file writes and inter-process locks. A pipe, a device or a symlink in a file's place is never waited
+for and never written through."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _remove(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk. Raises OSError."""
+    """Fsync a folder, so that its names are on the disk. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -120,8 +120,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def keep_aside(path: Path, label: str = "damaged") -> Path:
-    """Rename a file that cannot be used, what SQLite keeps with it too, to a free name in its folder, which is
-    returned; `label` says there why. A link is renamed, not its target."""
+    """Quarantine an unusable file, with SQLite's companions: rename it to a free name with `label` in its folder and
+    return that. A link is renamed, not its target."""
     name = f"{path.name}.{label}-{datetime.now():%Y%m%d-%H%M%S}"
     names = (name, *(f"{name}-{i}" for i in range(2, 1000)))
     aside = next(path.with_name(n) for n in names if not os.path.lexists(path.with_name(n)))
@@ -133,8 +133,8 @@ def keep_aside(path: Path, label: str = "damaged") -> Path:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Between processes only one at a time is in here with a file: two would both keep a damaged one aside, and so the
-    new one of the other. Raises OSError, also where the path, its links followed, is a pipe, device or folder."""
+    """Inter-process lock on a file; prevents two processes from quarantining each other's replacement file. Raises
+    OSError, also if the path, links followed, is a pipe, device or folder."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError(errno.EINVAL, f"it is {kind_of(path)}, not a file", str(path))

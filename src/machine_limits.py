@@ -1,4 +1,4 @@
-"""What of the machine this process may use: its affinity, and the limits of the container it runs in."""
+"""Resources this process may use: CPU affinity and container limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def quota_cores() -> float | None:
 
 
 def memory_left_gb() -> float | None:
-    """What a container's memory limit leaves, what it can drop at any time counted as free; None without a limit."""
+    """Memory left under a container's limit, counting reclaimable pages as free; None without a limit."""
     names = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     for limit_name, used_name in names:
         limit, used = _read(CGROUP / limit_name), _read(CGROUP / used_name)

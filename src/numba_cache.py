@@ -98,7 +98,7 @@ def configure(root: Path) -> Path:
 
 
 def _own_temporary_folder() -> Path:
-    """A folder for this user alone: numba unpickles what it finds there, and anybody may write beside it."""
+    """A folder private to this user: numba unpickles its files, and other users may write to the temporary folder."""
     uid = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir()) / f"{PROJECT_CACHE}-{uid}"
     folder.mkdir(mode=0o700, exist_ok=True)

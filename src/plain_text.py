@@ -10,7 +10,7 @@ LONGEST = 300
 """Characters of a foreign text that are shown; what is cut out of its middle is counted."""
 
 LONGEST_LINE = 4000
-"""Characters of a line of a message, whoever wrote it."""
+"""Most characters in a line of a message, from any source."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@")
 _LONG_WORD = re.compile(r"\S{2000,}")

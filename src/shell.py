@@ -1,4 +1,4 @@
-"""What every command shares: its parser, its exit codes, how it stops and what it says then."""
+"""Shared by every command: parser, exit codes, signals, error paragraphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from src.plain_text import foreign, paragraph
 from src.suggestions import did_you_mean
 
 NARROWEST = 20
-_NO_BREAK = "\u00a0"  # a long path would else stand on a line below "error:"
+_NO_BREAK = "\u00a0"  # else a long path would move to the line below "error:"
 
 
 class _Help(argparse.HelpFormatter):

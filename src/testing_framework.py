@@ -1,6 +1,6 @@
 """The public classes: configuration, hardware watching, cache, decision fusion, logging, environment pool, runs.
 
-Nothing below this module imports it; what is not surface lives in the rooms.
+The implementation is in the packages below; none of them imports this module.
 """
 
 from __future__ import annotations
@@ -574,7 +574,7 @@ class EnvironmentStatePool:
 
 
 class TestConfig(Configuration):
-    """Everything a run can be told: frozen sections, any key of which reads flat as well (`config.vectorized_envs`).
+    """All settings of a run: frozen sections whose keys also read flat (`config.vectorized_envs`).
 
     Built by `create_test_config`, `from_file`, or by `TestConfig(mode="pipeline", market="ES", batch_size=512)`, which
     takes what `create_test_config` takes; `sections`, `to_dict` and the flat keys come from `Configuration`.

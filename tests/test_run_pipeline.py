@@ -607,8 +607,8 @@ def test_the_command_prints_the_kills_and_what_differs(
     said = in_one_line(capsys.readouterr().out)
     assert "kill 1: any instant" in said
     assert said.endswith(
-        "1 kills (1 any instant), 1 runs brought to their end after 0 of the kills "
-        "a training went on from a checkpoint nothing differs"
+        "1 kills (1 any instant), 1 runs finished after 0 of the kills "
+        "a training resumed from a checkpoint nothing differs"
     )
     monkeypatch.setattr(kills, "_Started", Played(killed[1], a_dollar_of_an_arm))
     assert kills.main(["--kills", "1"]) == 1

@@ -1,4 +1,4 @@
-"""A language model's answers by way of a cache, so that whoever asks again in this process reads them from memory."""
+"""A language model's answers, read through a cache: asking again in this process reads memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from src.advisor.table import Float32
 
 
 class AnswerCache(Protocol):
-    """What asking needs of a cache of answers."""
+    """Interface of a cache of answers."""
 
     def __contains__(self, key: Hashable) -> bool: ...
 

@@ -264,7 +264,7 @@ DTYPES: tuple[np.dtype[Any], ...] = (_INT64, _FLOAT32, _INT64, _FLOAT32, _FLOAT3
 
 
 def ready(rl: Any, p: Any, llm: Any, q: Any, risk: Any, masks: Any, positions: Any) -> bool:
-    """Whether the columns of one batch have `DTYPES`: the common case, told fast. Shapes are not looked at."""
+    """Whether the columns of one batch have `DTYPES`: the common case, checked fast. Shapes are not checked."""
     try:
         return (
             rl.dtype is llm.dtype is positions.dtype is _INT64

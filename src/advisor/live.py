@@ -1,4 +1,4 @@
-"""The 33 advice features made on the fly: for bars that no table holds, and situations that no run has asked about.
+"""The 33 advice features computed on the fly, for bars outside the tables and situations no run has asked about.
 
 A run reads features and advice from tables, which is faster than any cache. A service that trades bar by bar has no
 tables: it computes the features of the newest bar and asks its advisor while the market waits. Both take tens of
@@ -27,7 +27,7 @@ N_ADVICE_FEATURES = OPINION.stop - CONTEXT.start
 
 
 class FeatureCache(Protocol):
-    """What is asked of a cache of feature rows."""
+    """Interface of a cache of feature rows."""
 
     def get_batch(self, keys: Iterable[Any]) -> list[Float32 | None]: ...
 

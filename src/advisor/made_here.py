@@ -1,4 +1,4 @@
-"""Models and precisions that no file holds: the tiny random model of the tests, and weights quantized while loading."""
+"""Models made in memory: the tests' tiny random model, and weights quantized while loading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def quantized(quantization: str, dtype: torch.dtype) -> Any:
-    """What transformers is told to hold weights in int8 or int4."""
+    """transformers' settings for weights in int8 or int4."""
     _import_bitsandbytes()
     from transformers import BitsAndBytesConfig
 

@@ -252,7 +252,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def _find(name: str) -> Path:
-    """The folder or GGUF file of a model. Raises ConfigError with the command to get it where it is not here."""
+    """The folder or GGUF file of a model. Raises ConfigError with the download command if it is missing."""
     if name in BUNDLED:
         return bundled_file(name)
     path = Path(os.path.expanduser(name))

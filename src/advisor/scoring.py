@@ -191,7 +191,7 @@ class LLMScorer:
             together, before_last = self._plain(two), self._plain(two, back=2)  # only their last tokens differ
             if not self._alike(before_last, before_last[[1, 0]]):
                 raise ConfigError(
-                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) reads what stands behind the place "
+                    f"llm.model {self.name} ({type(self._loaded.model).__name__}) reads what follows the place "
                     f"it answers at, as an encoder does; advice takes a causal language model. Choose one of those."
                 )
             if not self._alike(together[0], plain[0]):

@@ -1,4 +1,4 @@
-"""A situation: the market at bar t in six buckets, and the side the account stands on, as one small integer.
+"""A situation: the market at bar t in six buckets, and the account's side, as one small integer.
 
 Equal situations share one answer of the advisor, so training never waits for it. Bucket edges are constants, so nothing
 is fitted to a split and a code means the same on every market. They were set once by the features' own spread on ES and

@@ -95,7 +95,7 @@ def default_store_path() -> Path:
 
 
 class AdviceStore:
-    """An open store; a context manager. A file that is damaged or no such store is kept aside and a new one begun.
+    """An open store; a context manager. A damaged or foreign file is renamed and a new one started.
 
     StoreError for a place that cannot be written, another process that keeps it locked, and a disk that is full:
     what was stored before stays.
@@ -222,7 +222,7 @@ class AdviceStore:
             aside = keep_aside(self.path)
         return StoreError(
             f"The advice store {self.path} is damaged: {what}. It is kept as {aside.name}. Start again: a new one is "
-            f"begun, and what it held is asked again."
+            f"started, and its answers are asked again."
         )
 
     @contextmanager

@@ -74,7 +74,7 @@ class Advisor(Protocol):
     def score(self, situations: NDArray[np.int64]) -> Float32:
         """Log-probabilities of situations, int64[k] -> float32[k, 6]; -inf for exactly what LABEL_SETS lacks.
 
-        They need not be normalised, and a row must not depend on the rows beside it by more than 1e-5.
+        They need not be normalised, and a row must not depend on the other rows by more than 1e-5.
         """
 
 
@@ -115,7 +115,7 @@ def freeze_table(
 
 
 def empty_table() -> AdviceTable:
-    """Advice off: every situation abstains, nobody was asked."""
+    """Advice off: every situation abstains, no advisor is asked."""
     return freeze_table(np.zeros((N_SITUATIONS, N_ACTIONS), np.float32), np.zeros(N_SITUATIONS, bool), "none", "")
 
 
@@ -187,7 +187,7 @@ def renormalise(probabilities: NDArray[np.floating[Any]], masks: NDArray[np.bool
 
 
 def confidence(probabilities: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> Float32:
-    """How far the likeliest legal action stands above chance, float32[k] in [0, 1]: (p_max - 1/k) / (1 - 1/k).
+    """How far the likeliest legal action exceeds chance, float32[k] in [0, 1]: (p_max - 1/k) / (1 - 1/k).
 
     k is the number of legal actions; an abstention has 0.0, and a single legal action 1.0 (nothing is left to decide).
     """

@@ -23,7 +23,7 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 FIXED_NOW: Final = datetime(2025, 1, 1)
-"""What a template that asks for the time is told, always: the same question must read the same tomorrow."""
+"""The fixed time a template sees: the same question must read the same tomorrow."""
 
 
 class _Refused(Exception):

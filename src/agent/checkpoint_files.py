@@ -270,7 +270,7 @@ def _decoded(value: Any) -> Any:
             return float(struct.unpack(">d", bytes.fromhex(digits))[0])
     wrong = [key for key in value if key.startswith("$") and not key.startswith("$$")]
     if wrong:
-        raise ValueError(f"{wrong[0]!r} stands for nothing known")
+        raise ValueError(f"{wrong[0]!r} is not a known encoding")
     return {key.removeprefix("$"): _decoded(item) for key, item in value.items()}
 
 

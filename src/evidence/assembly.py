@@ -14,7 +14,7 @@ from src.trading.session_batch import SessionBatch
 
 
 class AdviceFeed(Protocol):
-    """Which rows of which table an arm is advised from; `table` and `situations` decide alone."""
+    """The advice table of an arm and its row for each situation."""
 
     @property
     def table(self) -> AdviceTable:

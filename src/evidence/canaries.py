@@ -1,4 +1,4 @@
-"""Does the default configuration learn what is there to be learned? A market with a known edge tells.
+"""Planted-edge canary: the default configuration must learn a market with a known edge.
 
     python -m src.evidence.canaries --seeds 10
 
@@ -69,7 +69,7 @@ def canary_market(bars: Bars, environment: EnvironmentSettings) -> Market:
 def planted_market(
     environment: EnvironmentSettings, symbol: str, n_sessions: int, interval_min: int, seed: int
 ) -> Market:
-    """A planted market whose sign, known at the close of each bar, stands in one context feature."""
+    """A planted market whose sign, known at the close of each bar, is one context feature."""
     bars, sign = planted_bars(symbol, n_sessions, interval_min, seed, DRIFT_SIGMA, HOLD_BARS, hours="rth")
     market = canary_market(bars, environment)
     context = market.tables.context.copy()

@@ -111,7 +111,7 @@ class FlatArm:
 
 
 class RandomLegalArm:
-    """Any legal action with equal probability, drawn by seed and bar: the sessions beside one change nothing in it."""
+    """Any legal action with equal probability, drawn by seed and bar: other sessions do not affect the draw."""
 
     name, sees_advice = "random_legal", False
 

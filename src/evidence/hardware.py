@@ -43,7 +43,7 @@ Reading = dict[str, float | int | str | None]
 
 
 class Nvml(Protocol):
-    """The part of the `pynvml` module (package nvidia-ml-py) that is used here; a recorded trace can stand in for
+    """The part of the `pynvml` module (package nvidia-ml-py) that is used here; a recorded trace can replace
     it."""
 
     NVMLError: type[Exception]
@@ -146,8 +146,8 @@ class Sampler:
             self.gpu_reason = f"{type(error).__name__}: {error}"
 
     def sample(self, phase: str = "") -> Reading:
-        """All of SAMPLE_FIELDS; a reading not to be had is None. The first sample has no CPU readings: they need a
-        sample before."""
+        """All of SAMPLE_FIELDS; an unavailable reading is None. The first sample has no CPU readings: they need an
+        earlier sample."""
         now = self._clock()
         interval = None if self._last is None else now - self._last
         reading: Reading = dict.fromkeys(SAMPLE_FIELDS)
@@ -272,8 +272,7 @@ def peak(history: Sequence[Reading], field: str) -> float | None:
 
 
 def mean_over_time(history: Sequence[Reading], field: str) -> float | None:
-    """Mean weighted by the interval each sample stands for (the last one is usually shorter), None without a
-    reading."""
+    """Mean weighted by each sample's interval (the last one is usually shorter); None without a reading."""
     both = [r for r in history if r[field] is not None and r["interval_s"] is not None]
     weights = values(both, "interval_s")
     weighted = sum(value * weight for value, weight in zip(values(both, field), weights, strict=True))

@@ -280,7 +280,7 @@ def _told(
 
 
 def _strata(whole: World, no_trade_bars: int) -> dict[str, list[int]]:
-    """Decision bars by the place they stand for, at most PER_STRATUM of each."""
+    """Decision bars by stratum, at most PER_STRATUM of each."""
     bars, sessions = whole.tables.bars, whole.tables.sessions
     decisions = np.flatnonzero(_decides(whole))
     if not len(decisions):

@@ -1,4 +1,4 @@
-"""Does anybody earn where nothing can be earned? A market without an edge tells.
+"""Martingale canary: no arm may earn on a market without an edge.
 
     python -m src.evidence.martingale --seeds 3
 

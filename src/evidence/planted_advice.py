@@ -1,4 +1,4 @@
-"""Does advice that knows something show, and does advice that knows nothing not? Planted advice tells.
+"""Planted advice: informative advice must show an effect, random advice must not.
 
     python -m src.evidence.planted_advice --seeds 20
     python -m src.evidence.planted_advice --seeds 20 --noise

@@ -1,4 +1,4 @@
-"""One folder a run: made once all input is known to be good, and never shared."""
+"""Run folders: one per run, made once all input is valid, never shared."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ def check_seal(path: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
     raise UserError(
-        f"The settings {path} of the run to resume cannot be used ({why}). Name the settings it was begun with by "
-        f"--config FILE, or give the options it was begun with."
+        f"The settings {path} of the run to resume cannot be used ({why}). Name its original settings with "
+        f"--config FILE, or give its original options."
     )
 
 

@@ -1,4 +1,4 @@
-"""Is this a report.json that this version can read? The shape is in report_schema.json (JSON Schema 2020-12)."""
+"""Validation of report.json against report_schema.json (JSON Schema 2020-12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is anything fitted or trained on sessions that are not for training?
+"""Check that nothing is fitted or trained on sessions outside the training part.
 
 The bars after the training part are given another future: features, situations, the list of situations to ask about,
 the calibrated advice table and the bars where training begins must stay as they are to the bit. And the record of what

@@ -63,7 +63,7 @@ class ValidationSettings(Section):
         for name in names:
             if name not in (known := (*TARGETS, *PHASE_TARGETS)):
                 raise ValueError(
-                    f"{name!r} is no target{did_you_mean(name, known)}; the targets are {', '.join(known)}"
+                    f"{name!r} is not a target{did_you_mean(name, known)}; the targets are {', '.join(known)}"
                 )
         if len(set(names)) < len(names):
             raise ValueError("a target is listed twice")

@@ -83,7 +83,7 @@ def learning_curves(records: Iterable[Mapping[str, Any]], seed: int, most: int =
 
 
 def _mean_over_time(bucket: Sequence[Reading], field: str) -> float | None:
-    """Weighted by the interval each sample stands for; a sample without one counts as one second."""
+    """Mean weighted by each sample's interval; a sample without one counts as one second."""
     read = [(float(value), float(r["interval_s"] or 1.0)) for r in bucket if (value := r[field]) is not None]
     return sum(value * weight for value, weight in read) / sum(weight for _, weight in read) if read else None
 

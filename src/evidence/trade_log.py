@@ -168,7 +168,7 @@ class _Recorder:
         )
 
     def _put_in_bar(self, account: np.void, action: int) -> bool:
-        """Overwrite the account with how it stands in the next bar, orders done; False if it has no position there."""
+        """Overwrite the account with its state in the next bar, orders filled; False if it has no position there."""
         if account["position"] != 0:
             kernel.order_stop(account, action, 1 if account["position"] > 0 else -1, self._params)
             return True

@@ -1,4 +1,4 @@
-"""How often somebody tried: the ledger of trials on each set of sealed sessions, kept outside the folders of runs.
+"""Ledger of trials on each set of sealed sessions, kept outside the run folders.
 
 The best of many trials looks good by luck alone, and only a record of all of them says by how much. A trial is a
 configuration (its seed aside) and a selectable arm on one set of sealed sessions; running it again is the same trial.

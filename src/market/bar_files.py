@@ -128,7 +128,7 @@ def read_columns(file: Path) -> RawColumns:
 
 
 def _refuse_several_instruments(file: Path, table: pd.DataFrame) -> None:
-    """Refuse several instruments: their rows could not be told apart, and repair would keep whichever comes first."""
+    """Refuse several instruments: their rows are indistinguishable, and repair would keep whichever comes first."""
     for name in ("symbol", "instrument_id"):
         if name in table.columns and "contract" not in table.columns and table[name].nunique() > 1:
             held = ", ".join(str(value) for value in table[name].unique()[:4])

@@ -154,7 +154,7 @@ class Bench:
     def replace_tool(self, name: str, tool: Any) -> None:
         """Let the run use another monitor, cache or fusion. RuntimeError once it has begun: it would use both."""
         if self.start_time is not None:
-            raise RuntimeError(f"the run has begun with its own {name}; set another one before the run")
+            raise RuntimeError(f"the run has started with its own {name}; set another one before the run")
         setattr(self, name, tool)
 
     def summary(self) -> dict[str, Any]:

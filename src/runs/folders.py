@@ -1,4 +1,4 @@
-"""Which folder a pipeline run lives in, and that only one runs at a time below an output folder."""
+"""Folders of pipeline runs, and the lock that lets one pipeline at a time work below an output folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MADE_BESIDES = {
         "report.html",
     ),
 }
-"""What a phase leaves outside of its own folder."""
+"""Files of a phase outside its own folder."""
 NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
 _LOCK, _HOLDER = ".pipeline.lock", ".pipeline.holder"
 
@@ -140,7 +140,7 @@ def runs_of(output_dir: Path, market: str | None) -> Iterator[Path]:
 
 
 def _begun(folder: Path) -> tuple[str, int]:
-    """When a run began, by its name, and the number that tells runs of one second apart."""
+    """Start time of a run, from its name, and the number that distinguishes runs of the same second."""
     _, when, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
     return when, int(number or 1)
 

@@ -1,4 +1,4 @@
-"""Proof that the pipeline survives: killed at random instants and resumed, it ends as one that was left alone.
+"""Kill test of the pipeline: killed at random instants and resumed, it ends like an undisturbed run.
 
     python -m src.runs.kills --kills 20
 
@@ -34,7 +34,7 @@ from src.shell import Parser, run_main
 SCRIPT = Path(__file__).resolve().parents[2] / "run_pipeline.py"
 ANY, WRITING, ASKING = "any instant", "writing a checkpoint", "asking the model"
 SHARES: Mapping[str, int] = {ANY: 2, WRITING: 1, ASKING: 1}
-"""Of the kills; what is furthest behind is aimed at, and again where it was missed."""
+"""Shares of the kills by type. Target the kill type furthest below quota; retry misses."""
 SETTINGS = """
 hardware: {torch_threads: 1, optimize_memory: false}
 data: {synthetic_interval_min: 15, synthetic_sessions: 60}
@@ -127,8 +127,8 @@ class _Started:
 
 @dataclass
 class Outcome:
-    """What came of it: kills by kind, after how many of them a training went on from a checkpoint, and where a resumed
-    run ended otherwise than the undisturbed one."""
+    """Result: kills by kind, how many were followed by a resume from a checkpoint, and where a resumed run differs from
+    the undisturbed one."""
 
     kills: dict[str, int] = field(default_factory=dict)
     went_on: int = 0
@@ -175,7 +175,7 @@ def kill_and_compare(
         found = results_of(killed.folder)
         differing = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         outcome.differences += [f"{killed.folder.name}: {name}" for name in sorted(differing)]
-        say(f"{killed.folder.name} has reached its end: {len(expected)} results, {len(differing)} differ")
+        say(f"{killed.folder.name} finished: {len(expected)} results, {len(differing)} differ")
     return outcome
 
 
@@ -247,7 +247,7 @@ def _answers(store: Path) -> int:
 
 
 def results_of(folder: Path) -> dict[str, str]:
-    """Everything that must not depend on being killed, as digests by name."""
+    """Digests, by name, of everything that must not depend on kills."""
     (run,) = (path.parent for path in folder.glob("logs/*/report.json"))
     found: dict[str, str] = {}
     for name in (name for exports in EXPORTS.values() for name in exports if (run / name).exists()):
@@ -281,7 +281,7 @@ def _digest(raw: bytes) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was killed where, and whether anything differed."""
+    """Print the kills and any differences."""
     parser = Parser("Kill the pipeline at random instants, resume it, and compare every bit with a run left alone.")
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="kills in all (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants (default 0)")
@@ -290,8 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         outcome = kill_and_compare(_Started, Path(folder), args.kills, seed=args.seed, say=console.print)
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
-    console.print(f"{sum(outcome.kills.values())} kills ({kills}), {outcome.finished_runs} runs brought to their end")
-    console.print(f"after {outcome.went_on} of the kills a training went on from a checkpoint")
+    console.print(f"{sum(outcome.kills.values())} kills ({kills}), {outcome.finished_runs} runs finished")
+    console.print(f"after {outcome.went_on} of the kills a training resumed from a checkpoint")
     for difference in outcome.differences:
         console.print(f"differs: {difference}")
     console.print("nothing differs" if not outcome.differences else f"{len(outcome.differences)} differences")

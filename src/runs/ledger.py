@@ -1,4 +1,4 @@
-"""The pipeline's ledger: what each phase needed, made, took and used. One JSON file, always whole."""
+"""The pipeline's ledger: inputs, results, time and memory of each phase. One JSON file, written atomically."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PhaseEntry(BaseModel):
 
     status: Status = "pending"
     inputs: dict[str, str] = Field(default_factory=dict)
-    """What its result depends on, by key."""
+    """Inputs its result depends on, by key."""
     result: str = ""
     """Fingerprint of what it made; an input of the phase after it."""
     parts: dict[str, Part] = Field(default_factory=dict)
@@ -109,7 +109,7 @@ class Ledger:
         return ledger
 
     def save(self) -> None:
-        """Bring the ledger to the disk, whole or not at all. UserError when the disk refuses."""
+        """Write the ledger atomically. UserError if that fails."""
         try:
             content = plain_json(_File(phases=self.phases, files=self.files).model_dump())
             write_json(self.path, {**content, "sha256": seal(content)})

@@ -22,7 +22,7 @@ TRIED_AGAIN = (EnvironmentWorkerError, MemoryError, OSError, RuntimeError)
 
 
 class PhaseFailed(UserError):
-    """A phase failed as often as it may be tried."""
+    """A phase failed on every allowed try."""
 
     exit_code = 1
 
@@ -47,8 +47,8 @@ class PhaseTries:
             self._standing.ledger.save()
 
     def run(self, name: str, inputs: dict[str, str], work: Callable[[PhaseEntry], str]) -> None:
-        """Do a phase, again where another try may help; UserErrors for what stops the run, KeyboardInterrupt for a
-        signal."""
+        """Run a phase and retry errors that another try may fix. Raises UserErrors that stop the run, KeyboardInterrupt
+        for a signal."""
         entry, settings = self._standing.entry(name), self._bench.config.pipeline
         with self._resources(name, entry):
             for failures in itertools.count(1):
@@ -112,7 +112,7 @@ class PhaseTries:
             count_time()
 
     def prepare(self, name: str) -> None:
-        """Give a phase what it may use of the machine."""
+        """Apply a phase's share of the machine."""
         config, entry = self._bench.config, self._standing.entry(name)
         usage = config.sections[name].gpu_usage  # type: ignore[attr-defined]
         entry.torch_threads = apply_usage(
@@ -120,7 +120,7 @@ class PhaseTries:
         )
 
     def _transition(self, name: str, entry: PhaseEntry, freed: str) -> str:
-        """One line: what was given back before a phase, and what the phase may use."""
+        """One line: memory freed before a phase, and the phase's share of GPU memory and threads."""
         config = self._bench.config
         share = gpu_share(config.sections[name].gpu_usage, config.hardware, reallocate=True)  # type: ignore[attr-defined]
         gpu = "no GPU" if share is None else f"{share:.0%} of the GPU's memory"
@@ -129,7 +129,7 @@ class PhaseTries:
 
     @contextmanager
     def _resources(self, name: str, entry: PhaseEntry) -> Iterator[None]:
-        """What the phase may use of the machine, and what it had when it came and went."""
+        """Apply the phase's share of the machine; record memory before and after."""
         config = self._bench.config
         held = memory_now()
         if config.pipeline.reallocate_resources:

@@ -163,7 +163,7 @@ class _Pipeline:
         """Whether a phase is finished, from what is there now, and what it made is at hand: a damaged export is made
         again."""
         if changed := self._standing.changed(name):  # an earlier phase was resumed in this process
-            self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
+            self._say(f"{name} runs again, because its inputs changed: {'; '.join(changed)}")
             self._standing.forget(name)
         entry = self._entry(name)
         if entry.status != "done":
@@ -215,7 +215,7 @@ class _Pipeline:
         return hybrid_inputs(config, self._plans[1], self._entry("phase2").result)
 
     def _finished(self, phase: str, name: str, facts: dict[str, Any]) -> None:
-        """A part of a phase is done for good; what a training has logged belongs to it. Before the first one the file
+        """Record a finished part of a phase; a training's log rows belong to it. Before the first one the file
         may hold rows of an attempt that is restarted."""
         trained = name in TRAININGS[phase]
         part = Part(facts=facts, log_bytes=self._ledger.log_bytes(phase))

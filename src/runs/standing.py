@@ -95,7 +95,7 @@ class Standing:
         return None
 
     def _unlike(self, folder: Path, plans: tuple[RolloutPlan, RolloutPlan]) -> str:
-        """What of a run is not as it would be now; empty where all of it is."""
+        """How an unfinished run differs from one started now; empty if it does not."""
         try:
             file = folder / CONFIG_NAME
             config: Configuration = build_config(None, load_config_file(file), {}, source=str(file))
@@ -121,9 +121,9 @@ class Standing:
                 self._say(f"resuming {earlier}")
 
     def check_what_is_there(self) -> None:
-        """Set aside what was made from other inputs or is to be restarted; nothing is deleted.
+        """Set aside results of changed inputs and of phases to restart; nothing is deleted.
 
-        UserError, and nothing touched, where a phase is under way that was begun with other inputs, or is missing.
+        Raises UserError, touching nothing, if a phase in progress was started with other inputs or is missing.
         """
         anew = False
         for number, name in enumerate(PHASES, start=1):
@@ -134,7 +134,7 @@ class Standing:
                 anew = True
             elif changed and not anew:
                 self._must_not_be_under_way(number, changed)
-                self._say(f"{name} is done again, because its inputs changed: {'; '.join(changed)}")
+                self._say(f"{name} runs again, because its inputs changed: {'; '.join(changed)}")
                 anew = True
             if anew:
                 self.forget(name)
@@ -148,10 +148,10 @@ class Standing:
         """From this phase on; the first holds no checkpoint that would be lost."""
         for name in PHASES[max(1, number - 1) :]:
             if self.entry(name).status not in ("pending", "done"):
-                anew = "leave out --auto-resume" if number == 1 else f"give --start-phase {number}"
+                restart = "leave out --auto-resume" if number == 1 else f"give --start-phase {number}"
                 raise CheckpointMismatch(
-                    f"{name} ({TITLES[name]}) of {self.folder} was begun with other inputs: {'; '.join(changed)}. Give "
-                    f"the options it was begun with; or {anew} to start over."
+                    f"{name} ({TITLES[name]}) of {self.folder} was started with other inputs: {'; '.join(changed)}. "
+                    f"Give its original options; or {restart} to start over."
                 )
 
     def _must_be_done(self, number: int, name: str, changed: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How a run is stopped: by a signal at the next clean instant, by a second one at once, by a phase's timeout."""
+"""Stopping a run: a signal waits for the next clean instant, a second one acts at once; phases have timeouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread of a run that dies ends the run with its reason: what it did would silently be missing."""
+"""A thread that dies ends the run with its error: its results would silently be missing."""
 
 from __future__ import annotations
 

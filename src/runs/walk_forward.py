@@ -1,4 +1,4 @@
-"""Folds by session: train on what came before, test on what came next, again and again."""
+"""Walk-forward folds: train on earlier sessions, test on the next block."""
 
 from __future__ import annotations
 

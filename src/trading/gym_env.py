@@ -67,7 +67,7 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One timestep; on the last one `info["episode"]` summarizes the episode, and a reset must follow."""
         if self._over:
-            raise gym.error.ResetNeeded("the episode is over or has not begun: call reset() before step()")
+            raise gym.error.ResetNeeded("the episode is over or has not started: call reset() before step()")
         block = self._block
         tape = block.tape
         account = block.accounts[0]

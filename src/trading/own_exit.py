@@ -45,6 +45,6 @@ def no_exit(env_class: str, where: str) -> Iterator[None]:
 
 
 def _is_signal(error: BaseException) -> bool:
-    """Ctrl-C and SIGTERM; where Python's own handler is in place the two cannot be told apart."""
+    """Ctrl-C and SIGTERM; with Python's own handler in place the two cannot be distinguished."""
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, StopSignal) or (isinstance(error, KeyboardInterrupt) and default)

@@ -328,7 +328,7 @@ class WorkerVecEnv(SubprocVecEnv):
         told = f"; its own traceback:\n{words}" if words else ", leaving no traceback."
         if code == 1 and not words:  # before it had anything to run
             told = (
-                " while it started; what it said stands above. A script that starts workers has its work under `if "
+                " while it started; its output is above. A script that starts workers has its work under `if "
                 '__name__ == "__main__":`.'
             )
         raise EnvironmentWorkerError(

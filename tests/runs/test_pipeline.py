@@ -282,7 +282,7 @@ def test_a_done_phase_whose_inputs_changed_is_done_again_and_says_which(pipeline
     was = contents(home)
     ended = pipelines.resume(home, change)
     assert ended.error is None
-    assert "phase3 is done again, because its inputs changed: llm.llm_weight was 0.5, is 0.1" in ended.said
+    assert "phase3 runs again, because its inputs changed: llm.llm_weight was 0.5, is 0.1" in ended.said
     assert "phase2 (base training) is done" in ended.said
     pipelines.run(fresh, change)
     assert differing(fresh, home) == ["report statistics"], "which count the first try on these sessions, too"
@@ -302,7 +302,7 @@ def test_what_changes_base_training_has_everything_after_it_done_again(pipelines
     ended = pipelines.resume(home, changes)
     assert ended.report["stopped_after"] == "phase2"
     assert "phase1 (data and environments) is done" in ended.said
-    assert "phase2 is done again, because its inputs changed: training.gamma was 0.99, is 0.9" in ended.said
+    assert "phase2 runs again, because its inputs changed: training.gamma was 0.99, is 0.9" in ended.said
     assert entry_of(home, "phase3").status == "pending"
     assert_nothing_is_lost(was, home)
 
@@ -312,7 +312,7 @@ def test_another_file_of_bars_has_a_complete_run_done_again(pipelines: Pipelines
     was = contents(home)
     ended = pipelines.resume(home, {"data.path": str(pipelines.bars["other"]), "pipeline.auto_advance": False})
     assert ended.report["stopped_after"] == "phase1"
-    assert "phase1 is done again, because its inputs changed: bars was" in ended.said
+    assert "phase1 runs again, because its inputs changed: bars was" in ended.said
     assert [entry_of(home, name).status for name in ("phase2", "phase3")] == ["pending", "pending"]
     assert_nothing_is_lost(was, home)
 

@@ -174,7 +174,7 @@ def test_going_on_after_a_failure_uses_what_is_there_and_does_not_pass(pipelines
     assert {"hybrid.zip policy.pth"} <= set(differing_but_for_base(whole, home))
     ended = pipelines.resume(home)  # base training goes on, and phase 3 is not of its weights
     assert ended.error is None
-    assert "phase3 is done again, because its inputs changed: base weights was not there, is " in ended.said
+    assert "phase3 runs again, because its inputs changed: base weights was not there, is " in ended.said
     assert differing(whole, home) == []
 
 

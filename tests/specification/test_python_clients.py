@@ -233,7 +233,7 @@ def test_the_run_uses_the_tools_given_to_it_or_set_on_it(
     assert summary["vectorized_envs"] == 4
     assert summary["avg_gpu_utilization"] == summary["peak_gpu_memory_gb"] == 0.0
     assert report["summary"] == summary
-    with pytest.raises(RuntimeError, match="the run has begun with its own cache"):
+    with pytest.raises(RuntimeError, match="the run has started with its own cache"):
         framework.feature_cache = OptimizedFeatureCache()
     framework.logger.info("read by whoever follows the run")
     assert "read by whoever" not in (framework.run_folder / "run.log").read_text()  # type: ignore[operator]

@@ -155,7 +155,9 @@ def test_answers_that_are_all_alike_fail() -> None:
 
 
 def test_answers_that_are_no_numbers_fail() -> None:
-    assert_failed(advisor(judged(lambda situations: np.nan * own(situations))), "does not answer with log-probabilities", "git")
+    assert_failed(
+        advisor(judged(lambda situations: np.nan * own(situations))), "does not answer with log-probabilities", "git"
+    )
 
 
 def test_answers_outside_the_sides_labels_fail() -> None:

@@ -115,7 +115,8 @@ def _outputs(args: argparse.Namespace, first: str, second: str | None) -> tuple[
             names = [f"{first}-1", f"{first}-2"]
         return tuple(Path(f"{name}.json") for name in names)
     if len(args.output) != wanted:
-        raise UsageError(f"--output names {len(args.output)} files, but {wanted} must be written: name {wanted}.")
+        many = "" if len(args.output) == 1 else "s"
+        raise UsageError(f"--output names {len(args.output)} file{many}, but {wanted} must be written: name {wanted}.")
     outputs = tuple(Path(name) for name in args.output)
     if len({path.resolve() for path in outputs}) < wanted:
         raise UsageError(f"--output names {outputs[0]} twice: the second mode would overwrite the first.")

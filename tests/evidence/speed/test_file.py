@@ -196,7 +196,7 @@ def test_what_python_reads_and_cannot_print_ends_the_command_with_2(tmp_path: Pa
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\xd8")
-    for name, said in (("none.json", "No such file"), (".", "it is a folder"), ("binary.json", "no JSON")):
+    for name, said in (("none.json", "No such file"), (".", "it is a folder"), ("binary.json", "not JSON")):
         with pytest.raises(BenchmarkFileError, match=said):
             read_run(tmp_path / name)
 
