@@ -54,7 +54,7 @@ def run_menu_entry(choice: str, market: str = "NQ", options: Sequence[str] = ())
         if choice in (number, label):
             return _run(script, market, options)
     entries = ", ".join(f"{number} ({label})" for number, label in MENU_ENTRIES.items())
-    raise ValueError(f"{choice!r} is no entry; the entries are {entries}")
+    raise ValueError(f"{choice!r} is not an entry; the entries are {entries}")
 
 
 def _run(script: str, market: str, options: Sequence[str]) -> int:

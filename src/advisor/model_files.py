@@ -162,7 +162,7 @@ def _weights_of(folder: Path) -> Weights:
         for name in names:
             if not name.endswith(".safetensors") or Path(name).name != name or not (folder / name).is_file():
                 raise ConfigError(
-                    f"{index} names {name!r}, which is no safetensors file of its folder; nothing else is read. Get "
+                    f"{index} names {name!r}, which is not a safetensors file of its folder; nothing else is read. Get "
                     f"the model again."
                 )
     sizes = [size for name in names for size in _tensor_sizes(folder / name)]

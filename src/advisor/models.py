@@ -245,8 +245,8 @@ def _files_of(folder: Path) -> list[Path]:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         raise ConfigError(
-            f"{folder} is no model folder: it needs config.json and weights as *.safetensors (pickled *.bin files are "
-            f"never read). Convert the model or download it again."
+            f"{folder} is not a model folder: it needs config.json and weights as *.safetensors (pickled *.bin files "
+            f"are never read). Convert the model or download it again."
         )
     return weights + sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
 

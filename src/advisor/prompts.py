@@ -96,7 +96,7 @@ def load_prompts(path: Path = PROMPTS_FILE) -> PromptSet:
     try:
         words = PromptFile.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path} is no usable prompt file. {_explain(error)}") from error
+        raise ConfigError(f"{path} is not a usable prompt file. {_explain(error)}") from error
     _same_names(path, "sides", words.sides, SIDES)
     answers = tuple(_labels_of(path, side, words.sides[side].labels) for side in SIDES)
     positions = tuple(words.sides[side].position for side in SIDES)
@@ -139,7 +139,7 @@ def _placeholders(template: str) -> list[str]:
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as error:
-        raise ConfigError(f"situation is no template: {error}. Write a brace itself as two.") from error
+        raise ConfigError(f"situation is not a template: {error}. Write a brace itself as two.") from error
     for name, spec, conversion in fields:
         if name is not None and (spec or conversion):
             raise ConfigError(f"situation formats the placeholder {name!r}; write it plainly as {{{name}}}.")

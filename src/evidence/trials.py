@@ -87,7 +87,7 @@ class TrialLedger:
         `configuration` is its `configuration_hash`. ValueError for an arm nobody selects and a ratio not finite.
         """
         if arm not in SELECTABLE_ARMS:
-            raise ValueError(f"{arm!r} is no selectable arm: {', '.join(sorted(SELECTABLE_ARMS))}")
+            raise ValueError(f"{arm!r} is not a selectable arm: {', '.join(sorted(SELECTABLE_ARMS))}")
         if sharpe is not None and not math.isfinite(sharpe):
             raise ValueError(f"sharpe must be a finite number or None, not {sharpe}")
         recorded = datetime.now(UTC).isoformat(timespec="seconds")

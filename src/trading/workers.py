@@ -62,7 +62,7 @@ def load_env_class(name: str) -> type[gym.Env]:
             f"it is looked for on the Python path and in the working folder."
         ) from error
     if not (isinstance(found, type) and issubclass(found, gym.Env)):
-        raise ConfigError(f"environment.env_class {name!r} is no subclass of gymnasium.Env.")
+        raise ConfigError(f"environment.env_class {name!r} is not a subclass of gymnasium.Env.")
     return found
 
 

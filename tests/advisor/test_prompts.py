@@ -166,7 +166,7 @@ def empty_system(content: dict[str, Any]) -> None:
         (repeat_label, "uses the label 'Buy' twice"),
         (add_key, r"Unknown key 'sistem' \(did you mean 'system'\?\)"),
         (empty_system, "system is '  '"),
-        (add_to_situation(" {"), "situation is no template"),
+        (add_to_situation(" {"), "situation is not a template"),
         (add_to_situation(" {momentun}"), r"did you mean 'momentum'"),
     ],
 )

@@ -34,5 +34,5 @@ def test_choosing_one_runs_its_script(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_no_entry_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'12' is no entry; the entries are 9 \(Hardware-Maximized Test"):
+    with pytest.raises(ValueError, match=r"'12' is not an entry; the entries are 9 \(Hardware-Maximized Test"):
         menu.run_menu_entry("12")
