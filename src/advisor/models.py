@@ -242,7 +242,7 @@ def _identity_of_source(source: Path | None, quantization: str, dtype: torch.dty
 
 def _files_of(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer of a model folder, by name."""
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(path for path in folder.glob("*.safetensors") if path.is_file())  # reading a pipe could never end
     if not weights or not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} is not a model folder: it needs config.json and weights as *.safetensors (pickled *.bin files "

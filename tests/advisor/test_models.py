@@ -144,6 +144,19 @@ def test_a_folder_without_safetensors_is_refused_and_no_pickle_is_read(tmp_path:
         load_model(str(tmp_path), device="cpu")
 
 
+@pytest.mark.parametrize("what", ["fifo", "/dev/zero"])
+def test_weights_that_never_end_are_not_read(tmp_path: Path, what: str) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    weights = tmp_path / "model.safetensors"
+    if what == "fifo":
+        os.mkfifo(weights)
+    else:
+        weights.symlink_to(what)
+    for look in (load_model, model_identity):
+        with pytest.raises(ConfigError, match="is not a model folder"):
+            look(str(tmp_path), device="cpu")
+
+
 def test_damaged_weights_are_named(tiny_folder: Path, tmp_path: Path) -> None:
     for path in tiny_folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
