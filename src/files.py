@@ -84,9 +84,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write to a temporary file, flush it to disk, rename: a reader sees the old file, the new one or none. Text
     becomes UTF-8.
 
-    A symlink, pipe or device of either name is replaced, not written through; a folder in the file's place is kept
-    under another name (`keep_aside`). Raises OSError.
+    A symlink or pipe of either name is replaced, not written through; a folder in the file's place is kept under
+    another name (`keep_aside`). Raises OSError, also for a device, which is left alone: root could replace /dev/null.
     """
+    if os.path.lexists(path) and kind_of(path) == "a device":
+        raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
     partial = path.with_name(f".{path.name}.part")
     _remove(partial)
     try:

@@ -215,6 +215,8 @@ def test_look_ups_are_found_as_often_as_wanted_round_after_round(
         (["--mode", "baseline", "--output", "a.json", "b.json"], "names 2 files, but 1 must be written"),
         (["--pair", "--output", "a.json", "./a.json"], "the second mode would overwrite the first"),
         (["--mode", "baseline", "--output", "."], "--output . is a folder"),
+        (["--mode", "baseline", "--output", "/dev/null"], "--output /dev/null is a device"),
+        (["--mode", "baseline", "--output", "/proc/self/exe"], "--output /proc/self/exe is a symlink"),
         (["--mode", "baseline", "--output", "x" * 10_000], "cannot be written .File name too long.: name another file"),
     ],
 )

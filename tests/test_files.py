@@ -111,6 +111,12 @@ def test_a_link_or_pipe_of_a_files_name_is_replaced_and_not_written_through(name
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_device_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("root would lose its null device"))
+    with pytest.raises(OSError, match="it is a device, not a file"):
+        write_atomically(Path("/dev/null"), "text")
+
+
 def test_a_folder_of_a_files_name_is_kept_aside(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "mine").write_text("mine")

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from src.console import PROGRESS, LogFormatter
 from src.errors import UserError
-from src.files import read_regular, regular_only, write_atomically
+from src.files import kind_of, read_regular, regular_only, write_atomically
 from src.plain_text import foreign
 
 
@@ -41,11 +41,13 @@ def why_unwritable(folder: Path, *, make: bool = True) -> str:
 
 
 def check_output_file(path: Path, option: str = "--output") -> None:
-    """Make the folder of a file that is to be written at the end; OutputError where the file could not be."""
+    """Make the folder of a file that is to be written at the end. OutputError if the file could not be written, or if
+    its name is that of a folder, device, pipe or symlink, which writing would replace."""
     remedy = f"Change the permissions, or name a file elsewhere with {option}."
     try:
-        if path.is_dir():
-            raise OutputError(f"{option} {foreign(path)} is a folder: name a file.")
+        if os.path.lexists(path) and (kind := kind_of(path)):
+            raise OutputError(f"{option} {foreign(path)} is {kind}: name a file.")
+        path.is_file()  # what no file can be called
     except OSError as error:  # a name too long for any file
         why = error.strerror or str(error)
         raise OutputError(f"{option} {foreign(path)} cannot be written ({why}): name another file.") from error

@@ -245,6 +245,14 @@ def test_quantized_weights_are_compared_with_whole_ones(asking: dict[str, Any], 
     assert "weights:" not in told(advice__quantization="none", advice__tabulation=tabulation)
 
 
+@pytest.mark.parametrize(("mass", "is_said"), [(0.005, True), (0.0999, True), (0.1, False), (None, False)])
+def test_a_model_that_would_usually_say_something_else_is_told(mass: float | None, is_said: bool) -> None:
+    said = told(advice__tabulation={**REPORT["advice"]["tabulation"], "label_mass": mass})
+    assert ("of the model's probability falls on the answer labels (floor 10%)" in said) == is_said
+    if mass == 0.005:
+        assert "Only 0.5% of the model's probability" in said
+
+
 def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
     usual = told()
     assert (

@@ -18,7 +18,7 @@ from src.evidence.speed.claims import claims_of, reasons_of
 from src.evidence.speed.comparison import CONFIDENCE, ComparedRow, Comparison, differences, is_paired
 from src.evidence.speed.file import BASELINE, OPTIMIZED, BenchmarkRun
 from src.evidence.speed.wording import duration, ratio_words, three_digits
-from src.files import write_atomically
+from src.files import read_regular, write_atomically
 
 COLUMNS: Final = 80
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -152,9 +152,10 @@ def update_readme(path: Path, comparison: Comparison) -> None:
             f"--pair) and compare {BASELINE}.json with {OPTIMIZED}.json."
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")  # a link would be replaced, a pipe waited for
     except (OSError, UnicodeDecodeError) as error:
-        raise ReadmeError(f"{path} cannot be read ({error}): name the README with --update-readme.") from error
+        why = getattr(error, "strerror", None) or error
+        raise ReadmeError(f"{path} cannot be read ({why}): name the README with --update-readme.") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ReadmeError(
             f"{path} must hold the line {BEGIN} and below it the line {END}, each once: add them where the tables "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -473,6 +474,16 @@ def test_a_readme_takes_a_whole_pair_of_baseline_and_optimized_only(tmp_path: Pa
 def test_a_readme_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReadmeError, match="cannot be read"):
         update_readme(tmp_path / "none.md", compare_runs(*story()))
+
+
+def test_a_readme_that_is_a_pipe_or_a_link_is_neither_waited_for_nor_replaced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe.md")
+    (tmp_path / "link.md").symlink_to(tmp_path / "README.md")
+    for name, kind in (("pipe.md", "a named pipe"), ("link.md", "a symlink")):
+        with pytest.raises(ReadmeError, match=f"it is {kind}, not a file"):
+            update_readme(tmp_path / name, compare_runs(*story()))
+    assert (tmp_path / "link.md").is_symlink()
 
 
 @pytest.mark.parametrize(
