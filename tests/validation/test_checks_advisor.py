@@ -151,7 +151,7 @@ def test_a_model_that_is_here_and_cannot_be_loaded_fails(
 
 def test_answers_that_are_all_alike_fail() -> None:
     outcome = advisor(judged(lambda situations: np.tile(np.arange(-6.0, 0.0), (len(situations), 1))))
-    assert_failed(outcome, "one answer", "--llm-model")
+    assert_failed(outcome, "the same answer", "--llm-model")
 
 
 def test_answers_that_are_no_numbers_fail() -> None:

@@ -63,14 +63,14 @@ def test_a_report_of_another_shape_fails(
 def test_a_run_that_writes_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "write_json", lambda path, content: None)
     with quick_calendar():
-        assert_failed(report(small_setting()), "no report.json", "git status")
+        assert_failed(report(small_setting()), "did not write report.json", "git status")
 
 
 @pytest.mark.slow
 def test_a_run_without_its_page_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "write_page", lambda report, path: None)
     with quick_calendar():
-        assert_failed(report(small_setting()), "no report.html", "git status")
+        assert_failed(report(small_setting()), "did not write report.html", "git status")
 
 
 @pytest.mark.parametrize("market", ["NQ", "RTY", "MYM"])
