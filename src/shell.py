@@ -165,6 +165,20 @@ def _code_of(work: Callable[[], int], console: Console, debug: list[bool]) -> in
     except BrokenPipeError:  # `| head`: nobody reads the rest
         Stream("stdout")._give_up()
         return 1
+    except Exception as error:
+        if any(debug) or not _signal_within(error):
+            raise
+        _exit_at_next_signal()
+        print_paragraph("Stopped: what was written is kept.")
+        return EXIT_INTERRUPTED
+
+
+def _signal_within(error: BaseException | None) -> bool:
+    """Whether the error was raised while a signal was being handled: numba's clean-up fails if a signal interrupts it,
+    and its RuntimeError replaces the signal."""
+    while error is not None and not isinstance(error, StopSignal):
+        error = error.__context__
+    return error is not None
 
 
 def _exit_at_next_signal() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from src import shell
 from src.command_line import overrides_of, run_parser
-from src.errors import InterruptedRun, UserError
+from src.errors import InterruptedRun, StopSignal, UserError
 from src.shell import run_command
 
 
@@ -28,6 +28,13 @@ def stopped_while_it_stops(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt from None
 
 
+def stopped_in_a_library(args: argparse.Namespace) -> int:
+    try:
+        raise StopSignal
+    except StopSignal:
+        raise RuntimeError("no compiled object yet")  # noqa: B904
+
+
 def stopped_and_kept(args: argparse.Namespace) -> int:
     raise InterruptedRun("Stopped: all of it is kept.")
 
@@ -44,6 +51,7 @@ def cannot_be_used(args: argparse.Namespace) -> int:
         (cannot_be_used, 2, "error: the bars are upside down\n"),
         (stopped_early, 3, "Stopped before anything was written.\n"),
         (stopped_while_it_stops, 3, "Stopped at once: what was written is kept.\n"),
+        (stopped_in_a_library, 3, "Stopped: what was written is kept.\n"),
         (stopped_and_kept, 3, "Stopped: all of it is kept.\n"),
     ],
 )

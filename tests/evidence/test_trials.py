@@ -83,7 +83,7 @@ def test_a_trial_without_a_ratio_counts_all_the_same(path: Path) -> None:
 
 @pytest.mark.parametrize("arm", ["flat", "random_legal", "advisor_only", "hybrid_placebo", "canary", ""])
 def test_controls_and_canaries_never_count(path: Path, arm: str) -> None:
-    with pytest.raises(ValueError, match="no selectable arm: fused, hybrid, rl_only"):
+    with pytest.raises(ValueError, match="not a selectable arm: fused, hybrid, rl_only"):
         TrialLedger(path).record(SEALED, "a", arm, sharpe=0.1, sessions=40)
     assert {"rl_only", "hybrid", "fused"} == SELECTABLE_ARMS
     assert not path.exists()
