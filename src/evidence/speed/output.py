@@ -154,8 +154,8 @@ def update_readme(path: Path, comparison: Comparison) -> None:
     try:
         text = read_regular(path).decode("utf-8")  # a link would be replaced, a pipe waited for
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ReadmeError(f"{path} cannot be read ({why}): name the README with --update-readme.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ReadmeError(f"{path} cannot be read ({reason}): name the README with --update-readme.") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ReadmeError(
             f"{path} must hold the line {BEGIN} and below it the line {END}, each once: add them where the tables "
