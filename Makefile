@@ -1,6 +1,6 @@
 # make run        a quick validation of NQ, in its own virtual environment
 # make test       lint, format, types and tests
-# make evidence   what takes too long for make test: kills, damaged files, the canaries over all their seeds, coverage
+# make evidence   what takes too long for make test: long tests, kills, damaged files, canaries over all seeds, coverage
 # make clean     remove the virtual environment and the tools' caches
 #
 # PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
@@ -30,7 +30,8 @@ test: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m mypy
 	$(bin)/python -m pytest --numprocesses auto --dist loadfile
 
-evidence: $(run_stamp) $(model_stamp)
+evidence: $(dev_stamp) $(model_stamp)
+	$(bin)/python -m pytest -m long
 	$(bin)/python -m src.runs.kills --kills 20
 	$(bin)/python -m src.runs.damage
 	$(bin)/python -m src.evidence.canaries --seeds 10

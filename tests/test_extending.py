@@ -54,6 +54,7 @@ def test_every_recipe_has_a_command() -> None:
     assert len(COMMANDS) == RECIPES.count("\n## ") == 9
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_recipe_is_found_sound_by_its_command(extended: Path) -> None:
     checks: list[str] = []
@@ -75,7 +76,10 @@ def test_every_recipe_is_found_sound_by_its_command(extended: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "target"), [("my_env.yaml", "cache_hit_rate"), ("my_target.yaml", "processes")])
+@pytest.mark.parametrize(
+    ("config", "target"),
+    [("my_env.yaml", "cache_hit_rate"), pytest.param("my_target.yaml", "processes", marks=pytest.mark.long)],
+)
 def test_a_target_of_ones_own_is_measured_and_decides(extended: Path, config: str, target: str) -> None:
     (command,) = (command for command in COMMANDS if config in command)
     run(extended, sys.executable, *command[1:], "--output-dir", f"logs-{target}")
@@ -95,6 +99,7 @@ def test_a_batch_method_reaches_its_target(extended: Path) -> None:
     assert result["ratio"] > result["target"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_mode_of_ones_own_runs_on_all_of_them(extended: Path) -> None:
     (command,) = (command for command in COMMANDS if command[1] == "run_overnight.py")

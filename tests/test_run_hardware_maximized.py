@@ -353,6 +353,7 @@ def answers_in(store: Path) -> int:
             return 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_while_it_asks_the_model_the_next_run_goes_on_to_the_same_table(
     server: CommandServer, elsewhere: Path, tmp_path: Path
@@ -389,7 +390,10 @@ def test_killed_while_it_asks_the_model_the_next_run_goes_on_to_the_same_table(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("market", "name", "interval_min"),
-    [("NQ", "NQ_1m_2022_tradingview.csv", 1), ("ES", "ES_5m_2024_2026_ibkr.parquet", 5)],
+    [
+        pytest.param("NQ", "NQ_1m_2022_tradingview.csv", 1, marks=pytest.mark.long),
+        ("ES", "ES_5m_2024_2026_ibkr.parquet", 5),
+    ],
 )
 def test_real_bars_from_the_shell_to_a_report(
     shared_data: Path, tmp_path: Path, market: str, name: str, interval_min: int

@@ -435,7 +435,7 @@ def test_a_second_signal_does_not_wait_for_the_update_to_end(
 def killed(
     server: CommandServer, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[kills.Outcome, Path]:
-    """What came of six kills or more, and the folder of the run that was left alone."""
+    """What came of four kills or more, and the folder of the run that was left alone."""
     folder = tmp_path_factory.mktemp("killed")
     settings = (elsewhere / "small.yaml").read_text()
     settings = settings.replace("llm: {", "llm: {model: tiny, tabulation_budget_s: 600, ")
@@ -444,7 +444,7 @@ def killed(
     def start(options: Sequence[str], cwd: Path) -> kills.Process:
         return server.start(SCRIPT, *options, cwd=cwd)
 
-    outcome = kill_and_compare(start, folder, 6, settings=settings, timesteps=1024)
+    outcome = kill_and_compare(start, folder, 4, settings=settings, timesteps=1024)
     for seed in (1, 2):  # a busy machine may let the aimed instants slip by
         if outcome.differences or (outcome.went_on and outcome.kills.keys() == kills.SHARES.keys()):
             break
@@ -462,7 +462,7 @@ def killed(
 def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(killed: tuple[kills.Outcome, Path]) -> None:
     outcome, whole = killed
     assert outcome.differences == []
-    assert sum(outcome.kills.values()) >= 6
+    assert sum(outcome.kills.values()) >= 4
     assert outcome.kills.keys() == {kills.ANY, kills.WRITING, kills.ASKING}, outcome.kills
     assert outcome.went_on > 0, "else nothing was restored, and no damage to a training's state would show"
     assert outcome.finished_runs >= 1

@@ -101,6 +101,6 @@ class Deadline:
 
     def _timeout(self) -> PhaseTimeout:
         return PhaseTimeout(
-            f"{self._phase} took longer than its timeout of {self._limit_s:,.0f} s. Raise {self._phase}.timeout and go "
-            f"on with --auto-resume: what it has done up to its newest checkpoint is kept."
+            f"{self._phase} took longer than its timeout of {self._limit_s:,g} s. Raise {self._phase}.timeout and "
+            f"resume with --auto-resume: everything up to the newest checkpoint is kept."
         )

@@ -76,8 +76,8 @@ def test_a_run_that_finds_all_answers_imports_no_model_library(tmp_path: Path) -
     ("name", "command"),
     [
         ("somebody/model-that-is-not-here", "hf download somebody/model-that-is-not-here"),
-        ("bundled:smollm3", "bundled:smollm2"),
-        ("./no-such-folder", "no such folder"),
+        pytest.param("bundled:smollm3", "bundled:smollm2", marks=pytest.mark.long),
+        pytest.param("./no-such-folder", "no such folder", marks=pytest.mark.long),
     ],
 )
 def test_a_model_that_is_not_here_ends_the_run_before_it_trains(tmp_path: Path, name: str, command: str) -> None:

@@ -44,6 +44,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_defaults_learn_the_planted_edge() -> None:
     gate = planted_gate([FAR_FROM_THE_BAR], hardware=ONE_THREAD)

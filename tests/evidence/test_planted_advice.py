@@ -127,6 +127,7 @@ def test_the_advice_alone_earns_where_it_knows_the_sign_and_not_where_it_is_nois
     assert net[False] > 500 > 100 > net[True]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_planted_advice_is_found() -> None:
     gate = planted_advice_gate([0], noise=False, **SMALL)
@@ -137,6 +138,7 @@ def test_planted_advice_is_found() -> None:
     assert trial.hybrid_usd > 200
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_advice_that_is_noise_is_not_taken_for_advice() -> None:
     gate = planted_advice_gate([0, 1], noise=True, **SMALL)

@@ -47,7 +47,7 @@ def test_a_stopped_worker_ends_a_run_with_exit_code_1_and_its_stack(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_second_signal_while_stopping_leaves_no_worker_and_no_traceback(
     tmp_path: Path, second: signal.Signals
 ) -> None:

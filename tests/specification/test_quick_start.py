@@ -55,19 +55,28 @@ def test_the_pipelines_and_the_validators_commands_are_parsed() -> None:
     assert checks[2].output == Path("logs/validation_report.json")
 
 
-@pytest.mark.parametrize("line", HARDWARE_COMMANDS)
+@pytest.mark.parametrize(
+    "line", [*HARDWARE_COMMANDS[-1:], *(pytest.param(line, marks=pytest.mark.long) for line in HARDWARE_COMMANDS[:-1])]
+)
 def test_a_hardware_maximized_run_ends_well(reader: Reader, line: str) -> None:
     finished = reader.types(line, *SHORT_RUN, "--batch-size", "64", "--device", "cpu")
     assert finished.code == 0, finished
     assert "All required targets met." in finished.out
 
 
-def test_the_pipeline_runs_resumes_and_starts_from_a_phase(reader: Reader) -> None:
-    """In the order a reader would: a phase can only be resumed where the one before was done."""
+def test_the_pipeline_runs_and_a_phase_needs_the_one_before(reader: Reader) -> None:
     plain, from_two, resumed, _ = PIPELINE_COMMANDS
-    assert reader.types(plain, *SHORT_RUN).code == 0
     too_early = reader.types(from_two, *SHORT_RUN)
     assert (too_early.code, "Phase 2 needs" in too_early.err) == (2, True)
+    assert reader.types(plain, *SHORT_RUN).code == 0
+    nothing_left = reader.types(resumed.replace("YM", "NQ"))
+    assert nothing_left.code == 0, nothing_left
+    assert "nothing is left to do" in " ".join(nothing_left.out.split())
+
+
+@pytest.mark.long
+def test_the_pipeline_resumes_and_starts_from_a_phase_in_other_markets(reader: Reader) -> None:
+    plain, from_two, resumed, _ = PIPELINE_COMMANDS
     assert reader.types(plain.replace("NQ", "ES"), *SHORT_RUN).code == 0
     again = reader.types(from_two)
     assert again.code == 0, again

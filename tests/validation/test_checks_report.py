@@ -49,7 +49,7 @@ def with_text_for_a_number(path: Path, content: Mapping[str, Any]) -> dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [without_training, with_text_for_a_number])
+@pytest.mark.parametrize("change", [without_training, pytest.param(with_text_for_a_number, marks=pytest.mark.long)])
 def test_a_report_of_another_shape_fails(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, Mapping[str, Any]], dict[str, Any]]
 ) -> None:
@@ -59,6 +59,7 @@ def test_a_report_of_another_shape_fails(
         assert_failed(report(small_setting()), "does not match the schema", "The report is damaged")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_that_writes_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "write_json", lambda path, content: None)
@@ -66,6 +67,7 @@ def test_a_run_that_writes_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_failed(report(small_setting()), "did not write report.json", "git status")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_without_its_page_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "write_page", lambda report, path: None)
