@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
@@ -231,8 +231,14 @@ def place_in_sessions(
             bars.source, outside, len(bars), first,
         )  # fmt: skip
         repairs = MappingProxyType({**bars.repairs, OUTSIDE_CALENDAR: bars.repairs.get(OUTSIDE_CALENDAR, 0) + outside})
-    held, session_id = np.unique(index[inside], return_inverse=True)
-    placed = select_bars(bars, inside, session_id=session_id, repairs=repairs)
+    owner = index[inside] if outside else index
+    changes = np.concatenate(([True], owner[1:] != owner[:-1]))
+    held = owner[changes]
+    session_id = frozen(np.cumsum(changes, dtype=np.int32) - 1, np.int32)
+    if outside:
+        placed = select_bars(bars, inside, session_id=session_id, repairs=repairs)
+    else:
+        placed = replace(bars, session_id=session_id)
     sessions = _sessions_of(schedule, held, placed, trading_hours)
     off_grid = np.flatnonzero((placed.open_ns - sessions.open_ns[placed.session_id]) % placed.interval_ns)
     if off_grid.size:
