@@ -15,12 +15,13 @@ from src.errors import BarDataError
 from src.market import features
 from src.market.bar_defects import check_rows, refuse, repaired
 from src.market.bar_files import RawColumns, files_for_market, read_columns
-from src.market.bars import Bars, frozen, make_bars
+from src.market.bars import Bars, make_bars, read_only
 from src.market.contracts import Contract, get_contract
 from src.market.front_month import front_month
 from src.market.sessions import Schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
+from src.market.table_cache import TableCache, key_of
 from src.market.tables import MarketTables, bar_flags, judge_sessions, run_starts
 
 logger = logging.getLogger(__name__)
@@ -29,17 +30,39 @@ DEFAULT_FOLDER = Path("data")
 """Folder searched for bars when no path is given; relative to the working directory."""
 
 
+TABLE_KEYS = ("timezone", "stamp", "adjusted", "repair", "interval_min", "no_trade_bars", "max_hole_bars")
+"""Settings of `data` on which the tables of a file depend."""
+
+
 def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed: int) -> MarketTables:
     """The market's tables from `settings.path`, else from data/, else from the synthetic generator (`seed`).
 
+    Tables of large files are kept in the user's cache folder (`table_cache`) and are the same bits from there.
     Raises MarketError (unknown market), BarDataError (unusable bars), ConfigError (trading hours, overrides).
     """
     contract = get_contract(market)
+    choices = {name: getattr(settings, name) for name in TABLE_KEYS}
+    choices |= {"market": contract.symbol, "trading_hours": trading_hours}
+    path = DEFAULT_FOLDER if settings.path is None else settings.path
+    cache = TableCache.of_user()
+    key = key_of(path, listed_files(path), choices)
+    tables = None if key is None else cache.load(key)
+    if tables is not None:
+        return tables
     bars = load_bars(settings.path, contract.symbol, repair=settings.repair, interval_min=settings.interval_min)
     if bars is None:
         bars = synthetic_bars(contract.symbol, settings.synthetic_sessions, settings.synthetic_interval_min, seed)
         logger.warning("no bars of %s in %s/: these are SYNTHETIC bars", contract.symbol, DEFAULT_FOLDER)
-    return build_tables(bars, settings, trading_hours=trading_hours)
+    tables = build_tables(bars, settings, trading_hours=trading_hours)
+    if key is not None and not bars.synthetic:
+        cache.store(key, tables)
+    return tables
+
+
+def listed_files(path: Path) -> list[Path]:
+    """Every regular file that a path names or a folder holds, in order of name."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [file for file in files if file.is_file()]
 
 
 def build_tables(
@@ -62,11 +85,11 @@ def build_tables(
     return MarketTables(
         bars=bars,
         sessions=sessions,
-        prices=frozen(np.column_stack((bars.open, bars.high, bars.low, bars.close)), np.int32),
+        prices=read_only(np.column_stack((bars.open, bars.high, bars.low, bars.close)), np.int32),
         flags=bar_flags(bars, sessions, run_start, warmup_bars=features.WARMUP_BARS),
-        atr_ticks=frozen(features.atr_ticks(bars, sessions, run_start), np.float32),
-        window=frozen(features.window_features(bars, sessions, run_start), np.float32),
-        context=frozen(features.context_features(bars, sessions, run_start), np.float32),
+        atr_ticks=read_only(features.atr_ticks(bars, sessions, run_start), np.float32),
+        window=read_only(features.window_features(bars, sessions, run_start), np.float32),
+        context=read_only(features.context_features(bars, sessions, run_start), np.float32),
     )
 
 

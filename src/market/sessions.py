@@ -242,13 +242,18 @@ def place_in_sessions(
     sessions = _sessions_of(schedule, held, placed, trading_hours)
     off_grid = np.flatnonzero((placed.open_ns - sessions.open_ns[placed.session_id]) % placed.interval_ns)
     if off_grid.size:
-        when = pd.Timestamp(int(placed.open_ns[off_grid[0]]), tz="UTC").isoformat()
-        raise BarDataError(
-            f"{bars.source}: the bar at {when} is off the {bars.interval_s // 60}-minute grid that starts at the "
-            f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an "
-            f"interval that divides an hour."
-        )
+        raise off_grid_error(placed, off_grid)
     return placed, sessions
+
+
+def off_grid_error(bars: Bars, off_grid: NDArray[np.intp]) -> BarDataError:
+    """What to say of bars (indices, at least one) that do not lie a whole number of bars after their session's open."""
+    when = pd.Timestamp(int(bars.open_ns[off_grid[0]]), tz="UTC").isoformat()
+    return BarDataError(
+        f"{bars.source}: the bar at {when} is off the {bars.interval_s // 60}-minute grid that starts at the "
+        f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an "
+        f"interval that divides an hour."
+    )
 
 
 def _sessions_of(schedule: Schedule, held: NDArray, bars: Bars, trading_hours: str) -> Sessions:
