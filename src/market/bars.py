@@ -10,6 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from src.market.files.reading import Reading
+
 NO_SESSION = -1
 """The `session_id` of a bar that no session holds (yet)."""
 
@@ -36,6 +38,8 @@ class Bars:
     fingerprint: str
     repairs: Mapping[str, int]
     synthetic: bool
+    reading: Reading | None = None
+    """What the files were taken to be; None for bars that come from no file."""
 
     def __len__(self) -> int:
         return len(self.open_ns)
@@ -79,6 +83,7 @@ def make_bars(
     session_id: ArrayLike | None = None,
     repairs: Mapping[str, int] | None = None,
     synthetic: bool = False,
+    reading: Reading | None = None,
 ) -> Bars:
     """Freeze columns (prices in ticks, already validated) into `Bars` and fingerprint them.
 
@@ -107,6 +112,7 @@ def make_bars(
         fingerprint=content_fingerprint(market, interval_s, names, [times, *prices, volumes, codes]),
         repairs=MappingProxyType(dict(repairs or {})),
         synthetic=synthetic,
+        reading=reading,
     )
 
 
@@ -127,4 +133,5 @@ def select_bars(bars: Bars, keep: NDArray, *, session_id: ArrayLike, repairs: Ma
         session_id=session_id,
         repairs=bars.repairs if repairs is None else repairs,
         synthetic=bars.synthetic,
+        reading=bars.reading,
     )
