@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market import features
-from src.market.bar_defects import check_rows, refuse, repaired
-from src.market.bar_files import RawColumns, files_for_market, read_columns
+from src.market.bar_files import files_for_market, read_columns
+from src.market.bar_rows import BarRows
 from src.market.bars import Bars, make_bars, read_only
 from src.market.contracts import Contract, get_contract
 from src.market.front_month import front_month
+from src.market.row_verdicts import SoundRows, sound_rows
 from src.market.sessions import Schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
@@ -113,54 +113,52 @@ def load_bars(path: Path | None, market: str, *, repair: bool = False, interval_
         )
     parts = sorted(
         (_checked(file, contract, repair=repair, interval_min=interval_min) for file in files),
-        key=lambda part: int(part.raw.open_ns[0]),
+        key=lambda part: int(part.rows.open_ns[0]),
     )
-    source = ", ".join(str(part.raw.file) for part in parts)
+    source = ", ".join(part.rows.label for part in parts)
     if owner != contract.symbol:
         source += f" ({owner} bars used for {contract.symbol}: same index and tick size)"
     return _joined(parts, contract, source)
 
 
-@dataclass(frozen=True, eq=False)
-class _CheckedFile:
-    raw: RawColumns
-    interval_ns: int
-    dropped: dict[str, int]
-
-
-def _checked(file: Path, contract: Contract, *, repair: bool, interval_min: int | None) -> _CheckedFile:
+def _checked(file: Path, contract: Contract, *, repair: bool, interval_min: int | None) -> SoundRows:
     raw = read_columns(file)
-    findings = check_rows(raw, contract, interval_min)
-    if not repair:
-        refuse(raw, findings)
-        return _CheckedFile(raw, findings.interval_ns, {})
-    sound, dropped = repaired(raw, findings)
-    if dropped:
-        logger.warning("%s: dropped %s", file, ", ".join(f"{count} x {kind}" for kind, count in dropped.items()))
-    return _CheckedFile(sound, findings.interval_ns, dropped)
+    rows = BarRows(
+        label=str(file),
+        time_text=lambda row: str(raw.time_text.iloc[row]),
+        open_ns=raw.open_ns,
+        prices=raw.prices,
+        volume=raw.volume,
+        contract=raw.contract,
+        contract_names=raw.contract_names,
+    )
+    sound = sound_rows(rows, contract, repair=repair, interval_min=interval_min)
+    for finding in sound.findings:
+        logger.warning("%s: %d x %s, %s", file, finding.count, finding.kind, finding.done)
+    return sound
 
 
-def _joined(parts: list[_CheckedFile], contract: Contract, source: str) -> Bars:
+def _joined(parts: list[SoundRows], contract: Contract, source: str) -> Bars:
     for earlier, later in pairwise(parts):
-        files = f"{earlier.raw.file} and {later.raw.file}"
+        files = f"{earlier.rows.label} and {later.rows.label}"
         if earlier.interval_ns != later.interval_ns:
             minutes = [part.interval_ns // 60_000_000_000 for part in (earlier, later)]
             raise BarDataError(
                 f"{files}: bars of {minutes[0]} and of {minutes[1]} minutes cannot be joined. Keep files of one "
                 f"interval for {contract.symbol} in the folder, or give --data one file."
             )
-        if later.raw.open_ns[0] <= earlier.raw.open_ns[-1]:
-            when = np.datetime64(int(later.raw.open_ns[0]), "ns").astype("datetime64[s]")
+        if later.rows.open_ns[0] <= earlier.rows.open_ns[-1]:
+            when = np.datetime64(int(later.rows.open_ns[0]), "ns").astype("datetime64[s]")
             raise BarDataError(
                 f"{files}: they overlap (the second begins at {when} UTC, before the first ends). Remove the overlap, "
                 f"or give --data one file."
             )
-    names = tuple(dict.fromkeys(name for part in parts for name in part.raw.contract_names or ("",)))
-    codes = np.concatenate([_recoded(part.raw, names) for part in parts])
-    open_ns = np.concatenate([part.raw.open_ns for part in parts])
-    points = np.concatenate([part.raw.prices for part in parts])
+    names = tuple(dict.fromkeys(name for part in parts for name in part.rows.contract_names or ("",)))
+    codes = np.concatenate([_recoded(part.rows, names) for part in parts])
+    open_ns = np.concatenate([part.rows.open_ns for part in parts])
+    points = np.concatenate([part.rows.prices for part in parts])
     ticks = np.rint(points / float(contract.tick_size)).astype(np.int32)
-    volume = np.rint(np.concatenate([part.raw.volume for part in parts])).astype(np.int64)
+    volume = np.rint(np.concatenate([part.rows.volume for part in parts])).astype(np.int64)
     if (open_ns[1:] == open_ns[:-1]).any():
         keep = front_month(open_ns, codes, volume)
         open_ns, ticks, volume, codes = open_ns[keep], ticks[keep], volume[keep], codes[keep]
@@ -182,9 +180,9 @@ def _joined(parts: list[_CheckedFile], contract: Contract, source: str) -> Bars:
     )
 
 
-def _recoded(raw: RawColumns, names: tuple[str, ...]) -> NDArray[np.int16]:
-    own = np.array([names.index(name) for name in raw.contract_names or ("",)], dtype=np.int16)
-    return own[raw.contract]
+def _recoded(rows: BarRows, names: tuple[str, ...]) -> NDArray[np.int16]:
+    own = np.array([names.index(name) for name in rows.contract_names or ("",)], dtype=np.int16)
+    return own[rows.contract]
 
 
 def _by_appearance(codes: NDArray[np.int16]) -> tuple[list[int], NDArray[np.int64]]:
