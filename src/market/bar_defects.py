@@ -223,9 +223,7 @@ def value_text(rows: BarRows, row: int, column: int) -> str:
     return str(rows.prices[row, column - 1] if column < _VOLUME else rows.volume[row])
 
 
-def _glitches(
-    prices: NDArray[np.float64], usable: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def _glitches(prices: NDArray[np.float64], usable: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Rows (int[k]) and cells (bool[k, 4]) absurdly far from their neighbors or from the file's median price."""
     if not usable.any():
         return np.empty(0, dtype=np.intp), np.empty((0, 4), dtype=bool)
@@ -349,9 +347,12 @@ def _interval_ns(times: NDArray[np.int64], interval_min: int | None) -> tuple[in
             f"its bars are {minutes:g} minutes apart; bars of 1 to {LONGEST_INTERVAL_MIN} whole minutes are supported. "
             f"Resample the file"
         )
-    if interval_min is not None and interval_min != minutes:
+    if interval_min is not None and interval_min % minutes:
+        whole = int(minutes)
+        longer = ", ".join(str(value) for value in range(whole, LONGEST_INTERVAL_MIN + 1, whole))
         return interval_ns, (
-            f"its bars are {minutes:g} minutes apart, but data.interval_min is {interval_min}. Correct or remove it"
+            f"its bars are {whole} minutes apart, but data.interval_min is {interval_min}: bars can only be joined "
+            f"into longer ones. Set data.interval_min (--interval) to {longer}, or remove it"
         )
     return interval_ns, ""
 

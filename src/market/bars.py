@@ -70,7 +70,7 @@ def content_fingerprint(market: str, interval_s: int, contract_names: Sequence[s
     digest.update("\0".join((market, str(interval_s), *contract_names)).encode())
     for column in columns:
         digest.update(f"\0{column.dtype.str}{column.shape}\0".encode())
-        digest.update(np.ascontiguousarray(column).view(np.uint8))
+        digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
 
 

@@ -329,7 +329,7 @@ def relative_strength(change: Int64, run_start: Int64, carry: Carry | None = Non
 
 @dataclass(frozen=True)
 class Part:
-    """Whole sessions of a series. Arrays begin with the lead: `[lead:]` are the part's own bars, `rows` of the series."""
+    """Whole sessions of a series. Arrays begin with the lead; `[lead:]` are the bars `rows` of the series."""
 
     rows: slice
     columns: Columns

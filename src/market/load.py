@@ -16,6 +16,7 @@ from src.market.bar_files import files_for_market, read_columns
 from src.market.bar_rows import BarRows
 from src.market.bars import Bars, make_bars, read_only
 from src.market.contracts import Contract, get_contract
+from src.market.files.resample import resampled
 from src.market.front_month import front_month
 from src.market.row_verdicts import SoundRows, sound_rows
 from src.market.sessions import Schedule, place_in_sessions
@@ -118,7 +119,7 @@ def load_bars(path: Path | None, market: str, *, repair: bool = False, interval_
     source = ", ".join(part.rows.label for part in parts)
     if owner != contract.symbol:
         source += f" ({owner} bars used for {contract.symbol}: same index and tick size)"
-    return _joined(parts, contract, source)
+    return resampled(_joined(parts, contract, source), interval_min)
 
 
 def _checked(file: Path, contract: Contract, *, repair: bool, interval_min: int | None) -> SoundRows:

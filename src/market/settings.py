@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from src.errors import ConfigError
 from src.settings import Section
 
 
@@ -66,10 +65,7 @@ class DataSettings(Section):
             return None
         from src.market.files.clock_candidates import parse_zone  # loads pandas: most runs name no zone
 
-        try:
-            return parse_zone(value).name
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+        return parse_zone(value).name
 
     @model_validator(mode="after")
     def _leave_a_test_share(self) -> DataSettings:

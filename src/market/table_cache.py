@@ -2,9 +2,10 @@
 
 An entry is a folder named by a SHA-256 over all that its arrays depend on: the content of the files and where they are,
 the settings, the calendar's overrides, this room's source and the versions of the libraries. Its manifest holds a
-CRC-32 of every array, and every array is read through and compared before it is used, so a damaged entry is rebuilt. CRC-32
-reads 3 GiB/s and finds damage; it is no protection against somebody who may write to the folder, who could replace
-this program as well.
+CRC-32 of every array. Every array is read through and compared before it is used, and a damaged entry is rebuilt: also
+one of a machine that lost its power while writing, so entries are renamed into place but not brought to the disk,
+which would take longer than all else. CRC-32 (3 GiB/s a core, four times SHA-256) finds damage; it does not protect
+against somebody who may write to the folder.
 
 BARS_CACHE_DIR names another folder; `BARS_CACHE_DIR=off` switches the cache off.
 """
@@ -35,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from src.files import read_regular, sha256_of, sync_folder
+from src.files import read_regular, sha256_of
 from src.market.bars import Bars
 from src.market.files.reading import Reading
 from src.market.sessions import OVERRIDES_FILE, Sessions
@@ -91,11 +92,9 @@ class TableCache:
             tables = _read_entry(entry)
             with suppress(OSError):  # the time of the last use, for eviction; the folder may be read-only
                 os.utime(entry / MANIFEST)
-        except FileNotFoundError:  # another process evicts it
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.info("%s: a damaged entry is rebuilt (%s)", entry, error)
-            shutil.rmtree(entry, ignore_errors=True)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # damaged, or just evicted by another process
+            logger.info("%s: this entry of the cache cannot be used and is rebuilt (%s)", entry, error)
+            _remove(entry)
             return None
         return tables
 
@@ -109,14 +108,13 @@ class TableCache:
             try:
                 _write_entry(partial, tables)
                 _put_in_place(partial, self.folder / key)
-                sync_folder(self.folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             _evict(self.folder, key)
         except OSError as error:
             logger.warning(
-                "%s: the tables of these bars cannot be kept (%s); the next run reads the file again. Free space there, "
-                "or set %s to another folder, or to off.",
+                "%s: the tables of these bars cannot be kept (%s), so the next run reads the file again. Free space "
+                "there, or set %s to another folder or to off.",
                 self.folder, error.strerror or error, FOLDER_VARIABLE,
             )  # fmt: skip
 
@@ -171,7 +169,15 @@ def _evict(folder: Path, newest: str) -> None:
     for place, (_, size, entry) in enumerate(sorted(found, reverse=True), start=1):
         room -= size
         if room < 0 or place >= MOST_ENTRIES:
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    """Remove an entry: it is gone at once, so that nobody finds half of it; who has mapped it keeps its arrays."""
+    with suppress(OSError):  # another process was first, or the folder is read-only
+        aside = entry.with_name(f".part-{entry.name}-{os.getpid()}-{time.monotonic_ns()}")
+        os.rename(entry, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _size_of(entry: Path) -> int:
@@ -210,17 +216,12 @@ def _write_entry(folder: Path, tables: MarketTables) -> None:
     )
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump({"sha256": hashlib.sha256(content.encode()).hexdigest(), "content": content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> list[int]:
-    """Write and bring to the disk; its size in bytes and CRC-32."""
+    """Write; its size in bytes and CRC-32."""
     with path.open("xb") as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
     return _check_of(path)
 
 

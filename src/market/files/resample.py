@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from src.errors import BarDataError
 from src.market.bars import NO_SESSION, Bars, make_bars
 from src.market.sessions import Schedule, off_grid_error, schedule_around, session_index
 
@@ -24,16 +23,12 @@ def resampled(bars: Bars, interval_min: int | None, schedule: Schedule | None = 
     so the last one of an early close may cover less time. Bars outside the calendar are kept as they are;
     `sessions.place_in_sessions` drops and counts them.
 
-    `schedule` must cover the bars. Raises BarDataError for an interval that is no multiple of the bars' own.
+    `schedule` must cover the bars. Raises BarDataError for bars off the grid of their session.
     """
     if interval_min is None or len(bars) == 0 or interval_min * 60 == bars.interval_s:
         return bars
     if (interval_min * 60) % bars.interval_s:
-        minutes = bars.interval_s // 60
-        raise BarDataError(
-            f"{bars.source}: its bars are {minutes} minutes apart, but data.interval_min is {interval_min}, which is no "
-            f"multiple of {minutes}. Set data.interval_min (--interval) to one of {_multiples(minutes)}, or remove it."
-        )
+        raise ValueError(f"{interval_min} minutes are no multiple of {bars.interval_s} s")
     schedule = schedule_around(bars.open_ns) if schedule is None else schedule
     session = session_index(schedule, bars.open_ns)
     slot = _slots(bars, schedule, session, interval_min)
@@ -80,7 +75,3 @@ def _slots(bars: Bars, schedule: Schedule, session: NDArray[np.int32], interval_
         raise off_grid_error(bars, off_grid)
     step = interval_min * 60_000_000_000
     return np.where(inside, opened + elapsed // step * step, bars.open_ns)
-
-
-def _multiples(minutes: int) -> str:
-    return ", ".join(str(value) for value in range(minutes, 16, minutes))
