@@ -1,0 +1,255 @@
+"""Which column is what, by the spellings that vendors use and by what the cells hold."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from src.errors import BarDataError
+from src.market.files.kinds import NoTable
+from src.market.files.rows import Stamp
+from src.market.files.time_forms import CellKind, cell_kind
+
+VolumeKind = Literal["contracts", "ticks", "none"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Positions of the columns to read."""
+
+    time: tuple[int, ...]
+    """The time, or a date and a clock."""
+    prices: tuple[int, int, int, int]
+    volume: tuple[int, ...]
+    """Summed; empty if there is none."""
+    instrument: tuple[int, ...] = ()
+    """Joined: a symbol, or a symbol and its expiry."""
+    volume_kind: VolumeKind = "contracts"
+    stamp: Stamp | None = None
+    """What the time column's name says."""
+    zone: str | None = None
+    """What the time column's name says."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        return tuple(sorted({*self.time, *self.prices, *self.volume, *self.instrument}))
+
+
+def key(name: str) -> str:
+    """A column's name without case, blanks, quotes and marks: "<CLOSE>" and "Close" are the same."""
+    text = name.strip().strip("\ufeff\"'").lower()
+    text = re.sub(r"\((?:utc|gmt|et|est|edt|ct|cst|cdt|usd|points|contracts)\)|\[.*?\]", "", text)
+    return re.sub(r"[^a-z0-9%äöüéèáíóúñç#]", "", text)
+
+
+_PRICES = (
+    ("open", "o", "openprice", "priceopen", "firsttradeprice", "op", "opn", "first", "openbid", "bidopen", "eröffnung", "eroeffnung",
+     "öffnung", "apertura", "ouverture", "erster", "openpx", "openingprice", "openvalue"),
+    ("high", "h", "highprice", "pricehigh", "hightradeprice", "hi", "max", "hoch", "tageshoch", "máximo", "maximo", "haut",
+     "plushaut", "highpx", "highbid", "bidhigh", "highestprice", "highvalue"),
+    ("low", "l", "lowprice", "pricelow", "lowtradeprice", "lo", "min", "tief", "tagestief", "mínimo", "minimo", "bas",
+     "plusbas", "lowpx", "lowbid", "bidlow", "lowestprice", "lowvalue"),
+    ("close", "c", "last", "latest", "closeprice", "priceclose", "lasttradeprice", "lastprice", "closelast", "cl", "schluss",
+     "schlusskurs", "letzter", "cierre", "clôture", "cloture", "closepx", "closebid", "bidclose", "settle", "price",
+     "closingprice", "closevalue"),
+)  # fmt: skip
+_PRICE_WORDS = ("open", "high", "low", "close")
+_VOLUME = ("volume", "v", "vol", "realvol", "realvolume", "totalvolume", "totvolume", "tradevolume", "tradedvolume", "volumen", "umsatz",
+           "volumencontratos", "periodvolume", "periodvol", "volumecontracts", "qty", "quantity", "size", "tradesize", "totalqty",
+           "totalquantity", "contractvolume", "basevolume", "sharevolume")  # fmt: skip
+_TICKS = ("tickvol", "tickvolume", "ticks", "tickcount", "numticks")
+_UP_DOWN = (("up", "down"), ("upvol", "downvol"), ("upvolume", "downvolume"), ("askvolume", "bidvolume"),
+            ("buyvolume", "sellvolume"))  # fmt: skip
+_WHOLE = ("tsevent", "datetime", "timestamp", "time", "date", "ts", "t", "windowstart", "opentime", "timeopen", "starttime", "barstart",
+          "timestart", "timebarstart", "barstarttime", "start", "timeleft", "begin", "datetimeopen", "opendatetime", "gmttime", "localtime",
+          "utctime", "timeutc", "datetimeutc", "utcdatetime", "timestamputc", "utc", "utctimestamp", "dateutc", "unixtime", "unixtimestamp",
+          "unix", "epoch", "epochtime", "timestampms", "timestampns", "tsrecv", "dateandtime", "datetimeet", "datetimeest", "datetimect",
+          "datetimecst", "exchangetime", "bartime", "tradetime", "minute", "when", "index", "datumzeit", "zeitstempel", "datum", "fecha",
+          "fechahora", "endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end", "closedatetime")  # fmt: skip
+_DATE = ("utcdate", "date", "datum", "fecha", "day", "tradedate", "tradingdate", "localdate", "dateutc", "dates", "tag", "yyyymmdd", "dt",
+         "tradingday", "sessiondate")  # fmt: skip
+_CLOCK = ("utctime", "time", "zeit", "hora", "uhrzeit", "timeofday", "tradetime", "localtime", "timeutc", "bartime", "times", "hhmm",
+          "hhmmss", "clock", "minute", "heure", "tm", "starttime", "endtime")  # fmt: skip
+_OPENS = ("windowstart", "opentime", "timeopen", "starttime", "barstart", "timestart", "timebarstart", "barstarttime", "start", "timeleft",
+          "begin", "datetimeopen", "opendatetime")  # fmt: skip
+_CLOSES = ("endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end", "closedatetime")
+_INSTRUMENT = ("contract", "localsymbol", "rawsymbol", "contractname", "contractsymbol", "contractcode", "instrument", "symbol", "ticker",
+               "sym", "instrumentname", "product", "security", "code", "ric", "#ric", "secid", "instrumentid", "securityid",
+               "assetid")  # fmt: skip
+_EXPIRY = ("expiry", "expiration", "expirydate", "expirationdate", "contractmonth", "lasttradedateorcontractmonth", "maturity", "delivery",
+           "deliverymonth", "contractexpiry")  # fmt: skip
+_ZONES = (
+    (r"\b(utc|gmt)", "UTC"),
+    (r"(^|[\s_(])(et|est|edt|est5edt|eastern|new.?york)([\s_)]|$)", "America/New_York"),
+    (r"(^|[\s_(])(ct|cst|cdt|central|chicago)([\s_)]|$)", "America/Chicago"),
+)
+
+
+def price_roles(names: list[str]) -> int:
+    """How many of open, high, low and close a row of names has."""
+    keys = {key(name) for name in names}
+    return sum(bool(keys & set(spellings)) for spellings in _PRICES)
+
+
+def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
+    """The layout of a table with a header, from its names and some of its rows (as text).
+
+    Raises:
+        BarDataError: a column is missing or occurs twice, naming it and what the file has.
+    """
+    keys = [key(name) for name in names]
+    prices = [_one_of(spellings, keys, names, label) for spellings in _PRICES]
+    time, stamp, zone = _time_columns(names, keys, sample, label)
+    absent = [word for word, place in zip(_PRICE_WORDS, prices, strict=True) if place is None]
+    if len(absent) == 4 and not time:
+        raise NoTable(
+            f"{label}: none of its columns is a time or a price. The file has: {_listing(names)}. Give --data a file "
+            f"of bars, or rename its columns to datetime, open, high, low, close, volume (case does not matter)."
+        )
+    if not time:
+        absent.insert(0, "a time")
+    volume, kind = _volume_columns(keys, names, sample, label)
+    if absent:
+        absent += [] if volume else ["volume"]
+        raise BarDataError(
+            f"{label}: columns missing: {', '.join(absent)}. The file has: {_listing(names)}. Rename its columns to "
+            f"datetime, open, high, low, close, volume (case does not matter) or export it again."
+        )
+    o, h, low, c = (place for place in prices if place is not None)
+    return Layout(time, (o, h, low, c), volume, _instrument_columns(keys, sample), kind, stamp, zone)
+
+
+def _listing(names: list[str]) -> str:
+    shown = ", ".join(name.strip() or "(no name)" for name in names[:20])
+    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
+
+
+def _one_of(spellings: tuple[str, ...], keys: list[str], names: list[str], label: str) -> int | None:
+    """The column of the best spelling. Raises BarDataError if it occurs twice."""
+    for spelling in spellings:
+        places = [place for place, name in enumerate(keys) if name == spelling]
+        if len(places) > 1:
+            raise BarDataError(f"{label}: the column {names[places[0]].strip()!r} occurs twice. Keep one of them.")
+        if places:
+            return places[0]
+    return None
+
+
+def cells_kind(sample: list[list[str]], place: int) -> CellKind | None:
+    """What most cells of a column are."""
+    cells = [row[place] for row in sample if place < len(row) and row[place].strip()]
+    kinds = Counter(cell_kind(cell) for cell in cells)
+    kind, count = kinds.most_common(1)[0] if kinds else (None, 0)
+    return kind if count * 2 > len(cells) else None
+
+
+def is_whole_time(sample: list[list[str]], place: int) -> bool:
+    """Whether a column's cells can hold date and time of day."""
+    kind = cells_kind(sample, place)
+    if kind == "full":
+        return True
+    numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
+    if kind == "digits":
+        return sum(len(number) >= 9 for number in numbers) * 2 > len(numbers)
+    if kind == "decimal":
+        days = [re.match(r"[0-9]+", number) for number in numbers]
+        return sum(bool(day) and len(day[0]) in (5, 10, 13) for day in days if day) * 2 > len(numbers)
+    return False
+
+
+def is_date(sample: list[list[str]], place: int) -> bool:
+    """Whether a column's cells are dates without a time of day."""
+    kind = cells_kind(sample, place)
+    if kind in ("date", "full"):
+        return kind == "date"
+    numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
+    if kind == "decimal":
+        return sum(re.fullmatch(r"[2-9][0-9]{4}([.,]0*)?", number) is not None for number in numbers) * 2 > len(numbers)
+    likely = re.compile(
+        r"(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])[0-3][0-9]|1[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|[2-9][0-9]{4}"
+    )
+    return kind == "digits" and sum(likely.fullmatch(number) is not None for number in numbers) * 2 > len(numbers)
+
+
+def is_clock(sample: list[list[str]], place: int) -> bool:
+    """Whether a column's cells are times of day."""
+    kind = cells_kind(sample, place)
+    if kind in ("clock", None):
+        return kind == "clock"
+    numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
+    if kind == "decimal":
+        return sum(re.fullmatch(r"[01]?[.,][0-9]*", number) is not None for number in numbers) * 2 > len(numbers)
+    return kind == "digits" and all(len(number) <= 9 and _hour_of(number) <= 24 for number in numbers)
+
+
+def _hour_of(number: str) -> int:
+    value = int(number)
+    return value // 100 if value <= 2400 else value // 10_000 if value <= 240_000 else value // 10_000_000
+
+
+def _time_columns(
+    names: list[str], keys: list[str], sample: list[list[str]], label: str
+) -> tuple[tuple[int, ...], Stamp | None, str | None]:
+    whole = [keys.index(name) for name in _WHOLE if name in keys]
+    for place in whole:
+        if is_whole_time(sample, place):
+            stamp: Stamp | None = "open" if keys[place] in _OPENS else "close" if keys[place] in _CLOSES else None
+            return (place,), stamp, _zone_of(names[place])
+    dates = [keys.index(name) for name in _DATE if name in keys and is_date(sample, keys.index(name))]
+    clocks = [keys.index(name) for name in _CLOCK if name in keys and is_clock(sample, keys.index(name))]
+    for date in dates:
+        for clock in clocks:
+            same = keys[date].startswith("local") == keys[clock].startswith("local")
+            if clock != date and (same or len(dates) == 1):
+                return (date, clock), None, _zone_of(names[date]) or _zone_of(names[clock])
+    elsewhere = [place for place in range(len(names)) if cells_kind(sample, place) == "full"]
+    if len(elsewhere) == 1:
+        return (elsewhere[0],), None, _zone_of(names[elsewhere[0]])
+    unnamed = [place for place, name in enumerate(keys) if not name and is_whole_time(sample, place)]
+    if len(unnamed) == 1:
+        return (unnamed[0],), None, None
+    if len(elsewhere) > 1:
+        raise BarDataError(
+            f"{label}: the columns {names[elsewhere[0]].strip()!r} and {names[elsewhere[1]].strip()!r} both hold times, "
+            f"and no name says which is the bar's. Rename that one to datetime."
+        )
+    # A date or a column with another content: read_times says what is wrong with it.
+    return ((dates or whole)[:1] and ((dates or whole)[0],)) or (), None, None
+
+
+def _zone_of(name: str) -> str | None:
+    text = name.lower().strip()
+    return next((zone for pattern, zone in _ZONES if re.search(pattern, text)), None)
+
+
+def _volume_columns(
+    keys: list[str], names: list[str], sample: list[list[str]], label: str
+) -> tuple[tuple[int, ...], VolumeKind]:
+    real = _one_of(_VOLUME, keys, names, label)
+    ticks = _one_of(_TICKS, keys, names, label)
+    if real is not None and (ticks is None or _any_positive(sample, real)):
+        return (real,), "contracts"
+    if ticks is not None:
+        return (ticks,), "ticks"
+    for pair in _UP_DOWN:
+        if all(name in keys for name in pair):
+            return (keys.index(pair[0]), keys.index(pair[1])), "contracts"
+    return (), "none"
+
+
+def _any_positive(sample: list[list[str]], place: int) -> bool:
+    return any(re.search(r"[1-9]", row[place]) is not None for row in sample if place < len(row))
+
+
+def _instrument_columns(keys: list[str], sample: list[list[str]]) -> tuple[int, ...]:
+    symbol = next((keys.index(name) for name in _INSTRUMENT if name in keys), None)
+    expiry = next((keys.index(name) for name in _EXPIRY if name in keys), None)
+    if symbol is None:
+        return ()
+    names = {row[symbol].strip() for row in sample if symbol < len(row)}
+    if expiry is None or any(re.search(r"[0-9]", name) for name in names):
+        return (symbol,)
+    return (symbol, expiry)

@@ -1,0 +1,151 @@
+"""Numbers of whole columns: plain ones as they are, others by the file's own decimal and thousands marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from src.errors import BarDataError
+
+NULLS = ("", "nan", "NaN", "NAN", "-nan", "na", "NA", "n/a", "N/A", "#N/A", "#NA", "null", "NULL", "Null", "None", "none",
+         "-", "--", ".")  # fmt: skip
+"""Cells that hold no number."""
+
+_PLAIN = r"^[+-]?([0-9]{1,20}([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
+_OTHER = {",": ".", ".": ","}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a file writes numbers: its decimal mark, and the mark between thousands ("" for none)."""
+
+    decimal: str = "."
+    thousands: str = ""
+
+    def note(self) -> tuple[str, ...]:
+        """A sentence for messages, if the file writes numbers in another way than 6850.25."""
+        if self == Marks():
+            return ()
+        grouped = f", thousands with {self.thousands!r}" if self.thousands else ""
+        return (f"numbers are written with the decimal mark {self.decimal!r}{grouped}",)
+
+
+def ascii_text(chunk: pa.Array) -> pa.Array:
+    """A binary or text array as large_string, without blanks around: other bytes than ASCII as ?, narrow blanks as blanks."""
+    binary = chunk.cast(pa.large_binary())
+    valid, offsets, data = binary.buffers()
+    if data is not None:
+        octets = np.frombuffer(data, dtype=np.uint8)
+        if len(octets) and octets.max() > 127:
+            table = np.arange(256, dtype=np.uint8)
+            table[128:] = ord("?")
+            table[[0xA0, 0xC2, 0xE2, 0x80, 0xAF]] = ord(" ")
+            data = pa.py_buffer(table[octets])
+    text = pa.Array.from_buffers(pa.large_string(), len(binary), [valid, offsets, data], offset=binary.offset)
+    return pc.ascii_trim_whitespace(text)
+
+
+def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Marks:
+    """The marks that the cells of a file's number columns use.
+
+    Raises:
+        BarDataError: the cells fit two readings ("6,850": 6850 or 6.85), or none.
+    """
+    text = [ascii_text(chunk) for column in columns for chunk in column.chunks]
+
+    def any_match(pattern: str) -> bool:
+        return any(bool(pc.any(pc.match_substring_regex(cells, pattern)).as_py()) for cells in text)
+
+    has = {mark: any_match(rf"[0-9]{_escaped(mark)}[0-9]") for mark in ".,"}
+    blank = " " if any_match(r"[0-9] +[0-9]{3}") else "'" if any_match(r"[0-9]'[0-9]{3}") else ""
+    if not has[","]:
+        if has["."] and separator in ";\t" and not _shows_decimal(any_match, ".") and not any_match("[0-9]{4}"):
+            raise _ambiguous(text, ".", label)
+        return Marks(".", blank)
+    both = [mark for mark in ".," if any_match(rf"[0-9]{_escaped(_OTHER[mark])}[0-9]{{3}}.*{_escaped(mark)}[0-9]")]
+    if len(both) == 2:
+        raise BarDataError(
+            f"{label}: some numbers have the comma before the point and others after it, so neither can be told to be "
+            f"the decimal mark. Export the file again with one way to write numbers."
+        )
+    if both:
+        return Marks(both[0], _OTHER[both[0]])
+    decimal = [mark for mark in ".," if has[mark] and _shows_decimal(any_match, mark)]
+    if len(decimal) == 1:
+        return Marks(decimal[0], _OTHER[decimal[0]] if has[_OTHER[decimal[0]]] else blank)
+    if len(decimal) == 2:
+        raise BarDataError(
+            f"{label}: some numbers have a decimal comma and others a decimal point. Export the file again with one "
+            f"way to write numbers."
+        )
+    if not has["."] and any_match("[0-9]{4}"):
+        return Marks(",", blank)
+    if not has["."] and separator == ",":
+        return Marks(".", ",")
+    raise _ambiguous(text, ",", label)
+
+
+def _escaped(mark: str) -> str:
+    return "[.]" if mark == "." else mark
+
+
+def _shows_decimal(any_match: Callable[[str], bool], mark: str) -> bool:
+    """Whether a cell proves the mark to be the decimal one: a group after it is not of three digits, or one before is."""
+    here = _escaped(mark)
+    return any_match(rf"{here}[0-9]{{1,2}}$|{here}[0-9]{{4,}}$|^[+-]?[0-9]{{4,}}{here}[0-9]")
+
+
+def _ambiguous(text: list[pa.Array], mark: str, label: str) -> BarDataError:
+    for cells in text:
+        found = cells.filter(pc.match_substring(cells, mark))
+        if len(found):
+            cell = found[0].as_py()
+            break
+    plain = cell.replace(mark, "")
+    return BarDataError(
+        f"{label}: {cell!r} can be {plain} (a mark between thousands) or {cell.replace(mark, '.')} (a decimal mark), and "
+        f"no other number in the file decides. Export numbers without marks between thousands and with a decimal point."
+    )
+
+
+def parsed(column: pa.ChunkedArray, marks: Marks) -> NDArray[np.float64]:
+    """float64[n] of a text column; NaN where a cell is empty or no number. K, M and B multiply, as in "1.25M"."""
+    parts = [_parsed_chunk(chunk, marks) for chunk in column.chunks]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _parsed_chunk(chunk: pa.Array, marks: Marks) -> NDArray[np.float64]:
+    text = ascii_text(chunk)
+    if marks.thousands:
+        # A group of other than three digits is a damaged cell, not a number.
+        mark, point = _escaped(marks.thousands), _escaped(marks.decimal)
+        damaged = pc.match_substring_regex(
+            text, rf"{mark}[0-9]{{0,2}}([^0-9]|$)|{mark}[0-9]{{4}}|^[+-]?[0-9]{{4,}}{mark}|{point}.*{mark}"
+        )
+        text = pc.if_else(damaged, None, pc.replace_substring(text, marks.thousands, ""))
+    if marks.decimal != ".":
+        text = pc.replace_substring(text, marks.decimal, ".")
+    text = pc.replace_substring_regex(text, r"^([+-]?)[$]", r"\1")
+    values = _plain(text)
+    for letter, factor in (("K", 1e3), ("M", 1e6), ("B", 1e9)):
+        marked = pc.match_substring_regex(text, rf"[0-9]{letter}$")
+        if pc.any(marked).as_py():
+            scaled = _plain(pc.replace_substring_regex(text, f"{letter}$", ""))
+            values = np.where(marked.to_numpy(zero_copy_only=False).astype(bool), np.rint(scaled * factor), values)
+    return values
+
+
+def _plain(text: pa.Array) -> NDArray[np.float64]:
+    good = pc.match_substring_regex(text, _PLAIN)
+    numbers = pc.if_else(good, text, None).cast(pa.float64()).fill_null(np.nan)
+    return numbers.to_numpy(zero_copy_only=False)
+
+
+def finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same numbers with infinities as NaN."""
+    return np.where(np.isfinite(values), values, np.nan)
