@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -174,6 +175,11 @@ def load_overrides(path: Path = OVERRIDES_FILE) -> CalendarOverrides:
         raise ConfigError(f"The calendar overrides {path} have a bad value at {where}: {first['msg']}.") from error
 
 
+@lru_cache(maxsize=1)
+def _shipped_overrides() -> CalendarOverrides:
+    return load_overrides()
+
+
 def new_york_ns(dates: NDArray[np.datetime64], clock: time) -> NDArray[np.int64]:
     """UTC nanoseconds of a New York clock time on each date, int64[m]."""
     minutes = clock.hour * 60 + clock.minute
@@ -185,12 +191,23 @@ def _as_ns(column: pd.Series) -> NDArray[np.int64]:
     return column.dt.as_unit("ns").astype("int64").to_numpy()
 
 
+@lru_cache(maxsize=64)
+def _calendar_of_years(
+    first: int, last: int
+) -> tuple[NDArray[np.datetime64], NDArray[np.int64], NDArray[np.int64]]:
+    """Trade dates, opens and closes of whole years as the calendar has them."""
+    calendar = pandas_market_calendars.get_calendar(CALENDAR_NAME)
+    table = calendar.schedule(start_date=date(first, 1, 1), end_date=date(last, 12, 31))
+    dates = np.asarray(table.index.values).astype("datetime64[D]")
+    return dates, _as_ns(table["market_open"]), _as_ns(table["market_close"])
+
+
 def calendar_schedule(first: date, last: date, overrides: CalendarOverrides | None = None) -> Schedule:
     """Every scheduled session with a trade date from `first` to `last`, overrides applied (None: the shipped file)."""
-    overrides = load_overrides() if overrides is None else overrides
-    table = pandas_market_calendars.get_calendar(CALENDAR_NAME).schedule(start_date=first, end_date=last)
-    dates = np.asarray(table.index.values).astype("datetime64[D]")
-    open_ns, close_ns = _as_ns(table["market_open"]), _as_ns(table["market_close"])
+    overrides = _shipped_overrides() if overrides is None else overrides
+    dates, open_ns, close_ns = _calendar_of_years(first.year, last.year)
+    asked = (dates >= np.datetime64(first, "D")) & (dates <= np.datetime64(last, "D"))
+    dates, open_ns, close_ns = dates[asked], open_ns[asked], close_ns[asked]
     close_ns, late_end_ns = _daily_closes(overrides, dates, close_ns)
     keep = np.ones(len(dates), dtype=bool)
     for override in overrides.sessions:

@@ -6,6 +6,8 @@ import difflib
 import re
 import zoneinfo
 from dataclasses import dataclass
+from datetime import UTC as UTC_ZONE
+from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +18,7 @@ from src.errors import ConfigError
 from src.market.files.rows import NO_TIME
 
 MINUTE_NS = 60_000_000_000
+_SECOND_NS = 1_000_000_000
 UTC = "UTC"
 
 PREFERRED = (
@@ -51,6 +54,10 @@ _BROKER_HOURS = (5, 6, 7, 8)
 """Servers of retail brokers run some hours ahead of New York, so that their day ends with the session at 17:00."""
 
 _FIXED_HOURS = range(-12, 15)
+_AREAS = tuple(
+    f"{area}/"
+    for area in "Africa America Antarctica Asia Atlantic Australia Europe Indian Pacific".split()  # "Etc" has offsets
+)
 _SHIFT = re.compile(r"(?P<base>.*?)(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?$")
 _ALIASES = {
     "Z": UTC,
@@ -116,8 +123,7 @@ def _spelled(base: str, shift_min: int) -> str:
 @lru_cache(maxsize=1)
 def zone_names() -> tuple[str, ...]:
     """Every IANA name of the form Area/City, in alphabetical order."""
-    areas = ("Africa/", "America/", "Antarctica/", "Asia/", "Atlantic/", "Australia/", "Europe/", "Indian/", "Pacific/")
-    return tuple(sorted(name for name in zoneinfo.available_timezones() if name.startswith(areas)))
+    return tuple(sorted(name for name in zoneinfo.available_timezones() if name.startswith(_AREAS)))
 
 
 @lru_cache(maxsize=1)
@@ -133,35 +139,76 @@ def every_zone() -> tuple[Zone, ...]:
 
 def offsets_min(zone: Zone, instants_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Minutes that the zone's clock is ahead of UTC at each instant, int64[m]."""
-    if zone.base == UTC:
+    if zone.base == UTC or len(instants_ns) == 0:
         return np.full(len(instants_ns), zone.shift_min, dtype=np.int64)
-    instants = pd.DatetimeIndex(instants_ns, tz="UTC")
-    wall = instants.tz_convert(zone.base).tz_localize(None).as_unit("ns").asi8
-    return (wall - instants_ns) // MINUTE_NS + zone.shift_min
+    first, last = (datetime.fromtimestamp(int(t) // _SECOND_NS, tz=UTC_ZONE).year for t in _ends(instants_ns))
+    starts, offsets = _rules(zone.base, first, last)
+    return offsets[np.searchsorted(starts, instants_ns // _SECOND_NS, side="right") - 1] + zone.shift_min
+
+
+def _ends(instants_ns: NDArray[np.int64]) -> tuple[np.int64, np.int64]:
+    return instants_ns.min(), instants_ns.max()
+
+
+@lru_cache(maxsize=None)
+def _rules(name: str, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Seconds since 1970 from which an offset holds, and the offsets in minutes."""
+    changes = [change for year in range(first, last + 1) for change in _changes_of_year(name, year)]
+    return np.array([at for at, _ in changes]), np.array([offset for _, offset in changes])
+
+
+@lru_cache(maxsize=None)
+def _changes_of_year(name: str, year: int) -> tuple[tuple[int, int], ...]:
+    """The offset at the start of a UTC year and each later one, with its first second.
+
+    Asked every two weeks and narrowed down where it changed: pandas converts a few instants to five hundred zones in half
+    a second, which is longer than all the rest takes.
+    """
+    zone = zoneinfo.ZoneInfo(name)
+
+    def offset(second: int) -> int:
+        shift = datetime.fromtimestamp(second, tz=zone).utcoffset()
+        return 0 if shift is None else round(shift.total_seconds() / 60)
+
+    second = int(datetime(year, 1, 1, tzinfo=UTC_ZONE).timestamp())
+    end = int(datetime(year + 1, 1, 1, tzinfo=UTC_ZONE).timestamp())
+    changes = [(second, offset(second))]
+    while second < end:
+        following = min(second + 14 * 86_400, end)
+        if (later := offset(following)) != changes[-1][1]:
+            low, high = second, following
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if offset(middle) == later else (middle, high)
+            changes.append((high, later))
+        second = following
+    return tuple(changes)
 
 
 def wall_to_utc(wall_ns: NDArray[np.int64], zone: Zone) -> NDArray[np.int64]:
     """UTC nanoseconds of wall-clock times in file order, int64[n]; NO_TIME stays, as do times the zone's clock skips.
 
-    Of an hour that occurs twice, the first pass is daylight-saving time; a time before its predecessor starts the
-    second pass.
+    An hour that occurs twice is read as its first pass, from a step back in time on as its second.
     """
     known = wall_ns != NO_TIME
     shifted = np.where(known, wall_ns - zone.shift_min * MINUTE_NS, 0)
-    if zone.base == UTC:
+    if zone.base == UTC or not known.any():
         return np.where(known, shifted, NO_TIME)
-    local = pd.DatetimeIndex(shifted)
-    early = _localized(local, zone.base, daylight=True)
-    twice = np.flatnonzero(known & (early != _localized(local, zone.base, daylight=False)))
-    utc = np.where(known, early, NO_TIME)
-    second = twice[_in_second_pass(shifted[twice], np.cumsum(np.diff(twice, prepend=twice[:1]) > 1))]
-    utc[second] = _localized(local[second], zone.base, daylight=False)
-    return utc
-
-
-def _localized(local: pd.DatetimeIndex, base: str, *, daylight: bool) -> NDArray[np.int64]:
-    zoned = local.tz_localize(base, ambiguous=np.full(len(local), daylight), nonexistent="NaT")
-    return zoned.tz_convert("UTC").as_unit("ns").asi8  # NaT is NO_TIME
+    first, last = (datetime.fromtimestamp(int(t) // _SECOND_NS, tz=UTC_ZONE).year for t in _ends(shifted[known]))
+    starts, offsets = _rules(zone.base, first - 1, last + 1)
+    before, after = offsets[:-1], offsets[1:]
+    # Around a change, local times from the earlier to the later of its two readings occur twice or not at all.
+    change = starts[1:] * _SECOND_NS
+    begins = np.searchsorted(change + np.minimum(before, after) * MINUTE_NS, shifted, side="right")
+    ends = np.searchsorted(change + np.maximum(before, after) * MINUTE_NS, shifted, side="right")
+    chosen = ends
+    near = np.flatnonzero(begins != ends)
+    if near.size:
+        twice = near[after[begins[near] - 1] < before[begins[near] - 1]]
+        second = twice[_in_second_pass(shifted[twice], np.cumsum(np.diff(twice, prepend=twice[:1]) > 1))]
+        chosen[second] = begins[second]
+        known[np.setdiff1d(near, twice)] = False
+    return np.where(known, shifted - offsets[chosen] * MINUTE_NS, NO_TIME)
 
 
 def _in_second_pass(wall: NDArray[np.int64], run: NDArray[np.intp]) -> NDArray[np.bool_]:

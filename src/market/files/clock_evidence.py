@@ -80,8 +80,6 @@ class Cycles:
     date: NDArray[np.datetime64]
     start: Int64
     open: Int64
-    halt_start: Int64
-    halt_end: Int64
     close: Int64
     """With the late trading of earlier years."""
     end: Int64
@@ -106,8 +104,6 @@ def cycles_near(schedule: Schedule, grid: MinuteGrid) -> Cycles:
         date=schedule.date[near],
         start=start[near],
         open=opens[near],
-        halt_start=schedule.halt_start_ns[near] // MINUTE_NS,
-        halt_end=schedule.halt_end_ns[near] // MINUTE_NS,
         close=closes[near],
         end=end[near],
         cash_open=cash,
@@ -144,7 +140,7 @@ def evidence_of(grid: MinuteGrid, cycles: Cycles, leads: Int64, interval_min: in
         return grid.volume(start[:, None] + shift, end[:, None] + shift)
 
     total = bars(cycles.start, cycles.end)
-    closed = total - bars(cycles.open, cycles.close) + bars(cycles.halt_start, cycles.halt_end)
+    closed = total - bars(cycles.open, cycles.close)  # the halt of 16:15 may hold a late print
     cash, whole = cycles.cash_open, cycles.whole[:, None]
     step_n = interval_min
     with np.errstate(divide="ignore", invalid="ignore"):

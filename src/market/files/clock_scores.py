@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from src.errors import BarDataError
@@ -24,6 +24,10 @@ OFFSETS_GIVEN = 6.0
 
 _LONGEST_SPAN_NS = 20 * 366 * 86_400_000_000_000
 _OUTSIDE = np.iinfo(np.int64).min
+_MANY_CYCLES, _FEWEST_KEPT, _HOPELESS = 600, 12, 100.0
+
+Leads = Mapping[bytes, NDArray[np.int64]]
+"""Lead per cycle of each zone and stamp, by its bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +90,8 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     if times.size == 0:
         raise BarDataError(f"{label}: none of its rows has a readable time. Export the file again.")
     near = np.abs(times - int(np.median(times))) < _LONGEST_SPAN_NS
+    if volume.any():
+        near &= volume > 0  # bars without a trade may be filled in, closed hours included
     times, volume = times[near], volume[near]
     # Ticks are counted where quotes change, which is not where contracts trade: their steps prove nothing.
     traded = all(one.volume_kind == "contracts" for one in rows)
@@ -102,12 +108,13 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
 
 
 def _usual_step(times: NDArray[np.int64]) -> int:
-    """The commonest step between different times in nanoseconds; a minute if there is but one time."""
-    steps = np.diff(np.unique(times))
-    if steps.size == 0:
-        return MINUTE_NS
-    sizes, counts = np.unique(steps, return_counts=True)
-    return int(sizes[np.argmax(counts)])
+    """The commonest step of whole seconds between different times, in nanoseconds; a minute if there is but one time."""
+    steps = np.diff(times)
+    if (steps < 0).any():
+        steps = np.diff(np.sort(times))
+    seconds = steps // 1_000_000_000
+    counts = np.bincount(seconds[(seconds > 0) & (seconds < 86_400)])
+    return int(counts.argmax()) * 1_000_000_000 if counts.size else MINUTE_NS
 
 
 def score_readings(file: Measured, zone: Zone | None, stamp: Stamp | None) -> list[Scored]:
@@ -121,16 +128,35 @@ def score_readings(file: Measured, zone: Zone | None, stamp: Stamp | None) -> li
             lead = offset + (file.interval_min if each == "close" else 0)
             paths.setdefault(lead.tobytes(), []).append((one, each))
     leads = {key: np.frombuffer(key, dtype=np.int64) for key in paths}
+    if len(file.cycles) > _MANY_CYCLES:
+        leads = _promising(file, leads)
     everything = evidence_of(file.grid, file.cycles, _distinct(leads.values()), file.interval_min)
+    naming = _naming(file.claim)
     groups: dict[bytes, Scored] = {}
-    for key, names in paths.items():
-        lead = leads[key]
-        at = everything.at(lead)
-        same_instants = np.where(everything.bars[at] > 0, lead, _OUTSIDE).tobytes()
+    for key, lead in leads.items():
+        names = paths[key]
+        same_instants = np.where(everything.bars[everything.at(lead)] > 0, lead, _OUTSIDE).tobytes()
         if same_instants in groups:
             names = [*groups[same_instants].names, *names]
-        groups[same_instants] = _scored(file, everything, lead, tuple(sorted(names, key=_naming(file.claim))))
-    return sorted(groups.values(), key=lambda one: (-round(one.total, 6), *_naming(file.claim)(one.names[0])))
+        groups[same_instants] = _scored(file, everything, lead, tuple(sorted(names, key=naming)))
+    return sorted(groups.values(), key=lambda one: (-round(one.total, 6), *naming(one.names[0])))
+
+
+def _promising(file: Measured, leads: Leads) -> Leads:
+    """The readings worth scoring on every session of a long file: those not far behind on every eleventh one.
+
+    Eleven, because five would sample one weekday.
+    """
+    sample = np.arange(0, len(file.cycles), 11)
+    cycles = _of(file.cycles, sample)
+    found = evidence_of(file.grid, cycles, _distinct([lead[sample] for lead in leads.values()]), file.interval_min)
+    scores = np.array([found.score[found.at(lead[sample])].sum() for lead in leads.values()])
+    keep = scores >= min(scores.max() - _HOPELESS, np.sort(scores)[-min(_FEWEST_KEPT, len(scores))])
+    return {key: lead for (key, lead), kept in zip(leads.items(), keep, strict=True) if kept}
+
+
+def _of(cycles: Cycles, chosen: NDArray[Any]) -> Cycles:
+    return replace(cycles, **{name: getattr(cycles, name)[chosen] for name in vars(cycles)})
 
 
 def _zones(claim: ClockClaim) -> tuple[Zone, ...]:
@@ -138,11 +164,11 @@ def _zones(claim: ClockClaim) -> tuple[Zone, ...]:
     return tuple({one.name: one for one in (*promised, *every_zone())}.values())
 
 
-def _distinct(paths: object) -> NDArray[np.int64]:
-    return np.unique(np.concatenate([np.unique(path) for path in paths]))  # type: ignore[attr-defined]
+def _distinct(paths: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.unique(np.concatenate([np.unique(path) for path in paths]))
 
 
-def _naming(claim: ClockClaim):
+def _naming(claim: ClockClaim) -> Callable[[tuple[Zone, Stamp]], tuple[float, bool, tuple[int, int, str]]]:
     """Sort key of a reading's names: what is promised, then opens, then the likeliest zone."""
 
     def key(name: tuple[Zone, Stamp]) -> tuple[float, bool, tuple[int, int, str]]:
@@ -198,14 +224,13 @@ def changed_weeks(file: Measured, reading: Scored) -> list[ChangedWeek]:
     if not bad.any():
         return []
     keep = bad[week]
-    cycles = replace(file.cycles, **{name: getattr(file.cycles, name)[keep] for name in vars(file.cycles)})
+    cycles = _of(file.cycles, keep)
     lead, week, day_score = reading.lead[keep], week[keep], day_score[keep]
     shifts = sorted({60 * h + s for h in _SHIFT_HOURS for s in (-file.interval_min, 0, file.interval_min)} - {0}, key=abs)
     other = evidence_of(file.grid, cycles, _distinct([lead + shift for shift in shifts]), file.interval_min)
     gains = [np.bincount(week, weights=other.score[other.at(lead + s)] - day_score, minlength=len(weeks)) for s in shifts]
     gain = np.array(gains)
-    best = gain.argmax(axis=0)
-    return [
-        ChangedWeek(str(pd.Timestamp(weeks[k]).date()), shifts[best[k]])
-        for k in np.flatnonzero(bad & (gain.max(axis=0) >= _BETTER))
-    ]
+    best, most = gain.argmax(axis=0), gain.max(axis=0)
+    own_score = np.bincount(week, weights=day_score, minlength=len(weeks))
+    changed = bad & (most >= _BETTER) & (own_score + most > _SUSPICIOUS)
+    return [ChangedWeek(str(weeks[k]), shifts[best[k]]) for k in np.flatnonzero(changed)]
