@@ -17,7 +17,7 @@ from src.market.bar_defects import check_rows, refuse, repaired
 from src.market.bar_files import RawColumns, files_for_market, read_columns
 from src.market.bars import Bars, frozen, make_bars
 from src.market.contracts import Contract, get_contract
-from src.market.front_month import front_month
+from src.market.files.front_month import front_month
 from src.market.sessions import Schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
