@@ -16,8 +16,8 @@ from src.market.bar_files import files_for_market, read_columns
 from src.market.bar_rows import BarRows
 from src.market.bars import Bars, make_bars, read_only
 from src.market.contracts import Contract, get_contract
+from src.market.files.front_month import front_month
 from src.market.files.resample import resampled
-from src.market.front_month import front_month
 from src.market.row_verdicts import SoundRows, sound_rows
 from src.market.sessions import Schedule, place_in_sessions
 from src.market.settings import DataSettings

@@ -98,6 +98,8 @@ def judge_sessions(
         reason = ""
         if sessions.flat_slot_ns[i] <= sessions.trade_open_ns[i]:
             reason = "closes before the trading hours"
+        elif bars.contract[span].min() != bars.contract[span].max():
+            reason = "its contract changes inside the session"
         elif lacking[i] > max_hole_bars:
             reason = f"a hole of {lacking[i]} bars in the trading hours (at most {max_hole_bars})"
         elif entries[i] == 0:

@@ -1,0 +1,148 @@
+"""Tell back-adjusted series by prices that nobody paid: off the tick, below zero, off the level, without roll gaps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.errors import BarDataError
+from src.market.contracts import Contract
+from src.market.files.price_level import judge_prices
+from src.market.files.reading import Finding
+from src.market.files.rolls import RollWindow, kind_of_edge, moves_over_weekends, roll_windows_of, usual_moves
+from src.market.files.rows import FileRows
+from src.market.sessions import Schedule
+
+OFF_TICK_SHARE = 0.01
+"""More off-tick rows than this are a series' own, fewer are single rows' defects: Yahoo's files have 0.2% and less."""
+TICK_TOLERANCE = 0.01
+"""Of a tick: what float32 columns lose."""
+ADJUSTED = "adjusted series"
+
+_FEW_ROWS = 3
+_GAP_SHOWS = 0.004  # expected gaps from here on stand out of a session's usual opening move
+_GAP_ERROR = 0.25  # of the expected gap: rates and dividends are rounded
+_ROLLS_ELSEWHERE = 0.05  # chance that a series rolls outside the window, or where no gap shows
+_SEEN_INSIDE = 10.0
+_LOG_ODDS = 3.0  # real ES -5, real NQ with its holes 1.9; the same without their gaps 7.4 and 5.0
+_UNKNOWN_MOVE = 0.01
+
+_REMEDY = (
+    "Export the series unadjusted (NinjaTrader: merge policy MergeNonBackAdjusted; TradingView: switch off the "
+    "adjustment for contract changes; FirstRate and Kibot: the unadjusted file), or set data.adjusted: accept in a "
+    "--config file to trade at prices that never existed"
+)
+
+
+def check_adjusted(rows: FileRows, contract: Contract, *, accept: bool) -> tuple[Finding, ...]:
+    """What a table's prices show of an adjustment; empty if nothing.
+
+    Raises BarDataError if they do and `accept` is false.
+    """
+    evidence = _evidence(rows, contract)
+    if evidence is None:
+        return ()
+    count, words = evidence
+    if not accept:
+        raise BarDataError(f"{rows.label}: an adjusted series: {words}. {_REMEDY}.")
+    return (Finding(ADJUSTED, "tolerated", count, words, "read as it is: data.adjusted is accept"),)
+
+
+def _evidence(rows: FileRows, contract: Contract) -> tuple[int, str] | None:
+    below = rows.prices[:, 3] <= 0
+    if below.sum() > max(_FEW_ROWS, OFF_TICK_SHARE * len(rows)):
+        first = int(np.argmax(below))
+        return int(below.sum()), (
+            f"{int(below.sum()):,} of {len(rows):,} closes are zero or less ({rows.prices[first, 3]:,.2f} at "
+            f"{rows.time_text(first)})"
+        )
+    off = off_tick(rows.prices, contract)
+    if off is not None:
+        return off
+    level = judge_prices(rows.time_ns, rows.prices[:, 3], contract.symbol)
+    return (len(rows), level.words) if level.level == "never traded" else None
+
+
+def off_tick(prices: NDArray[np.float64], contract: Contract) -> tuple[int, str] | None:
+    """Number of off-tick rows and a clause about them, if they are too many for defects of single rows; `prices` in
+    points, float64[n, 4]. Prices shown with fewer decimals than the tick has are not off tick."""
+    tick = float(contract.tick_size)
+    known = prices[np.isfinite(prices).all(axis=1)]
+    if not len(known):
+        return None
+    in_ticks = known / tick
+    away = in_ticks - np.rint(in_ticks)
+    bad = np.abs(away) > np.maximum(TICK_TOLERANCE, _rounded_away(known, tick))
+    rows = bad.any(axis=1)
+    count = int(rows.sum())
+    if count <= max(_FEW_ROWS, OFF_TICK_SHARE * len(known)):
+        return None
+    remainders, times = np.unique(np.round(away[bad] % 1.0, 3), return_counts=True)
+    row = int(np.argmax(rows))
+    example = known[row][bad[row]][0]
+    where = f"{count:,} of {len(known):,} rows are off the tick of {tick:g} ({example:.10g}"
+    if times.max() >= 0.9 * times.sum() and count >= 0.9 * len(known):
+        by = f"{remainders[times.argmax()] * tick:.4g}"
+        return count, f"{where}), all by {by}: a constant was added"
+    return count, (
+        f"{where}), with {len(remainders):,} different remainders: prices were multiplied, or are quotes of a CFD or "
+        f"cash index"
+    )
+
+
+def _rounded_away(prices: NDArray[np.float64], tick: float) -> float:
+    """In ticks, how far a price may be off only because it is shown with one decimal (6850.2 for 6850.25); else 0."""
+    one_decimal = np.abs(prices * 10 - np.rint(prices * 10)) < 1e-3
+    return 0.0501 / tick if one_decimal.all() and tick / 2 > 0.05 and tick < 1 else 0.0
+
+
+def check_gaps(
+    open_ns: NDArray[np.int64],
+    ticks: NDArray[np.int32],
+    contract: Contract,
+    interval_ns: int,
+    schedule: Schedule,
+    *,
+    label: str,
+    accept: bool,
+) -> tuple[Finding, ...]:
+    """Whether the gaps that unadjusted prices have at quarterly rolls are absent, where interest rates made them large.
+
+    A window's likelihood ratio asks whether one of its session edges jumped by the expected gap in addition to the
+    usual move, or none did; usual moves are Student's t of 2 degrees of freedom with the scales of `usual_moves`.
+    Raises BarDataError at odds of 1,000 to 1 against any gap, unless `accept`.
+    """
+    windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
+    windows = [window for window in windows if window.whole and abs(window.expected) >= _GAP_SHOWS]
+    if not windows:
+        return ()
+    scales = usual_moves(open_ns, ticks, schedule)
+    if not moves_over_weekends(scales):
+        return ()
+    scales = np.where(np.isnan(scales), _UNKNOWN_MOVE, scales)
+    ratios = np.array([_ratio(window, scales) for window in windows])
+    if -float(np.log10(ratios).sum()) < _LOG_ODDS:
+        return ()
+    missing = int((ratios < 1).sum())
+    usual = np.mean([window.expected for window in windows])
+    words = (
+        f"{missing} of {len(windows)} quarterly rolls from {windows[0].year}-{windows[0].month:02} to "
+        f"{windows[-1].year}-{windows[-1].month:02} show no gap, though interest rates made it about {100 * usual:.1f}%"
+    )
+    if not accept:
+        raise BarDataError(f"{label}: an adjusted series: {words}. {_REMEDY}.")
+    return (Finding(ADJUSTED, "tolerated", missing, words, "read as it is: data.adjusted is accept"),)
+
+
+def _ratio(window: RollWindow, scales: NDArray[np.float64]) -> float:
+    """Likelihood of the window's jumps with one gap of about the expected size, over that without."""
+    scale = scales[kind_of_edge(window.closed_ns)]
+    wide = np.hypot(scale, _GAP_ERROR * window.expected)
+    gap = float(np.mean(_student_t2(window.jumps - window.expected, wide) / _student_t2(window.jumps, scale)))
+    ratio = (1 - _ROLLS_ELSEWHERE) * gap + _ROLLS_ELSEWHERE
+    return max(ratio, _SEEN_INSIDE) if len(window.inside) else ratio
+
+
+def _student_t2(values: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Density of Student's t with 2 degrees of freedom, up to a constant."""
+    return (1 + (values / scale) ** 2 / 2) ** -1.5 / scale
