@@ -223,9 +223,7 @@ def value_text(rows: BarRows, row: int, column: int) -> str:
     return str(rows.prices[row, column - 1] if column < _VOLUME else rows.volume[row])
 
 
-def _glitches(
-    prices: NDArray[np.float64], usable: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def _glitches(prices: NDArray[np.float64], usable: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Rows (int[k]) and cells (bool[k, 4]) absurdly far from their neighbors or from the file's median price."""
     if not usable.any():
         return np.empty(0, dtype=np.intp), np.empty((0, 4), dtype=bool)

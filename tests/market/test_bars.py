@@ -97,7 +97,7 @@ def test_every_injected_defect_is_named_with_its_row_and_repair_removes_exactly_
     assert np.flatnonzero(findings.off_tick).tolist() == sorted(off_tick)
 
     if not few:
-        with pytest.raises(RowDefects, match="off-tick price in .* of 400 rows"):
+        with pytest.raises(RowDefects, match=r"off-tick price in .* of 400 rows"):
             sound_rows(rows, get_contract("ES"), repair=True)
         return
     sound = sound_rows(rows, get_contract("ES"), repair=True)
@@ -206,7 +206,7 @@ def test_repair_of_shuffled_bars_leaves_sorted_bars_or_refuses(order):
     longest = longest_rise(order)
     assert astray == 60 - longest
     if astray > 30:
-        with pytest.raises(RowDefects, match="unsorted time .*Remedy: the rows are in no order of time"):
+        with pytest.raises(RowDefects, match=r"unsorted time .*Remedy: the rows are in no order of time"):
             sound_rows(rows, get_contract("ES"), interval_min=5, repair=True)
     else:
         kept = sound_rows(rows, get_contract("ES"), interval_min=5, repair=True).rows
