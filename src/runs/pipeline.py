@@ -381,7 +381,8 @@ class _Pipeline:
             if self._sections is None:  # killed after the phase and before its report
                 self._tries.prepare("phase3")
                 self._train_hybrid(ledger.phases["phase3"])
-            report |= {"data": data_facts(market), "rules": rules_facts(market), **(self._sections or {})}
+            data = data_facts(market, config.data.no_trade_bars)
+            report |= {"data": data, "rules": rules_facts(market), **(self._sections or {})}
             report["advice"] |= asking_facts(TabulationRecord(**parts["advice"]), config.llm)
         if "look_ahead" in parts:
             assert market is not None
