@@ -92,13 +92,16 @@ def judge_sessions(
     decide = np.flatnonzero(_may_stand(bars, sessions) & whole)
     entries = np.searchsorted(enter, sessions.end_bar) - np.searchsorted(enter, sessions.first_bar)
     earliest = np.searchsorted(decide, sessions.first_bar)
+    ids = bars.session_id
+    inside = (bars.contract[1:] != bars.contract[:-1]) & (ids[1:] == ids[:-1])
+    changes = np.bincount(ids[1:][inside], minlength=len(sessions))
     first_decision = np.full(len(sessions), -1)
     reasons: list[str] = []
     for i in range(len(sessions)):
         reason = ""
         if sessions.flat_slot_ns[i] <= sessions.trade_open_ns[i]:
             reason = "closes before the trading hours"
-        elif bars.contract[span].min() != bars.contract[span].max():
+        elif changes[i]:
             reason = "its contract changes inside the session"
         elif lacking[i] > max_hole_bars:
             reason = f"a hole of {lacking[i]} bars in the trading hours (at most {max_hole_bars})"

@@ -72,8 +72,10 @@ def _fits(reading: Scored) -> bool:
 def _promised(file: Measured, reading: Scored, zone_given: bool) -> bool:
     claim = file.claim
     zone = UTC if claim.instant else None if claim.zone is None else parse_zone(claim.zone).name
-    return claim.stamp is not None and (zone_given or zone is not None) and reading.holds(
-        None if zone_given else zone, claim.stamp
+    return (
+        claim.stamp is not None
+        and (zone_given or zone is not None)
+        and reading.holds(None if zone_given else zone, claim.stamp)
     )
 
 

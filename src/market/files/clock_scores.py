@@ -96,7 +96,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     # Ticks are counted where quotes change, which is not where contracts trade: their steps prove nothing.
     traded = all(one.volume_kind == "contracts" for one in rows)
     grid = MinuteGrid(times, volume if traded and volume.any() else None)
-    interval = _usual_step(times) if interval_ns is None else interval_ns
+    interval = usual_step(times) if interval_ns is None else interval_ns
     return Measured(
         label=label,
         claim=rows[0].claim,
@@ -107,7 +107,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     )
 
 
-def _usual_step(times: NDArray[np.int64]) -> int:
+def usual_step(times: NDArray[np.int64]) -> int:
     """The commonest step of whole seconds between different times, in nanoseconds; a minute if there is but one time."""
     steps = np.diff(times)
     if (steps < 0).any():
@@ -226,9 +226,13 @@ def changed_weeks(file: Measured, reading: Scored) -> list[ChangedWeek]:
     keep = bad[week]
     cycles = _of(file.cycles, keep)
     lead, week, day_score = reading.lead[keep], week[keep], day_score[keep]
-    shifts = sorted({60 * h + s for h in _SHIFT_HOURS for s in (-file.interval_min, 0, file.interval_min)} - {0}, key=abs)
+    shifts = sorted(
+        {60 * h + s for h in _SHIFT_HOURS for s in (-file.interval_min, 0, file.interval_min)} - {0}, key=abs
+    )
     other = evidence_of(file.grid, cycles, _distinct([lead + shift for shift in shifts]), file.interval_min)
-    gains = [np.bincount(week, weights=other.score[other.at(lead + s)] - day_score, minlength=len(weeks)) for s in shifts]
+    gains = [
+        np.bincount(week, weights=other.score[other.at(lead + s)] - day_score, minlength=len(weeks)) for s in shifts
+    ]
     gain = np.array(gains)
     best, most = gain.argmax(axis=0), gain.max(axis=0)
     own_score = np.bincount(week, weights=day_score, minlength=len(weeks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,15 +31,26 @@ _ASIDE = (".txt", ".json", ".csv", ".tsv", "")
 def read_tables(path: Path) -> list[FileRows]:
     """Every table of bars in a file, an archive or a folder, as the files give them.
 
-    Recognised by content: text (CSV and its kin), JSON, JSON lines, Parquet, Feather, Arrow and DBN, plain or as .gz,
-    .zst or .zip. A file beside others that is no table at all (a readme, a manifest) is left out, with a note.
+    See `read_files`.
 
     Raises:
         BarDataError: no such path, nothing of bars, or a file that cannot be read, with what to do.
     """
+    return read_files(bar_files(Path(path)), Path(path))
+
+
+def read_files(files: Sequence[Path], path: Path) -> list[FileRows]:
+    """Every table of bars in these files, which `path` stands for in messages.
+
+    Recognised by content: text (CSV and its kin), JSON, JSON lines, Parquet, Feather, Arrow and DBN, plain or as .gz,
+    .zst or .zip. A file beside others that is no table at all (a readme, a manifest) is left out, with a note.
+
+    Raises:
+        BarDataError: nothing of bars, or a file that cannot be read, with what to do.
+    """
     tables: list[FileRows] = []
     aside: list[NoTable] = []
-    for file in bar_files(Path(path)):
+    for file in files:
         for content in contents_or_aside(file, aside):
             try:
                 tables.extend(read_content(content))
