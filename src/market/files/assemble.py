@@ -52,7 +52,8 @@ def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
     kind = dialect.volume_kind or parts.layout.volume_kind
     notes = [*parts.notes, *parts.layout.notes, *parts.times.notes]
     prices = finite(parts.prices)
-    known = prices[np.isfinite(prices)]
+    closes = prices[:, 3]
+    known = closes[np.isfinite(closes)]
     if known.size and float(np.median(known)) >= _RAW_PRICE:
         prices = prices / 1e9
         notes.append("prices are whole numbers of 1e-9 points")

@@ -81,6 +81,8 @@ _INSTRUMENT = ("contract", "localsymbol", "rawsymbol", "contractname", "contract
                "assetid")  # fmt: skip
 _EXPIRY = ("expiry", "expiration", "expirydate", "expirationdate", "contractmonth", "lasttradedateorcontractmonth", "maturity", "delivery",
            "deliverymonth", "contractexpiry")  # fmt: skip
+_EARLIEST = 315_532_800
+"""1980 in seconds since 1970; clocks such as 235959999 are below, dates with a clock above."""
 _ZONES = (
     (r"\b(utc|gmt)", "UTC"),
     (r"(^|[\s_(])(et|est|edt|est5edt|eastern|new.?york)([\s_)]|$)", "America/New_York"),
@@ -153,7 +155,7 @@ def is_whole_time(sample: list[list[str]], place: int) -> bool:
         return True
     numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
     if kind == "digits":
-        return sum(len(number) >= 9 for number in numbers) * 2 > len(numbers)
+        return sum(_EARLIEST <= int(number) for number in numbers) * 2 > len(numbers)
     if kind == "decimal":
         days = [re.match(r"[0-9]+", number) for number in numbers]
         return sum(bool(day) and len(day[0]) in (5, 10, 13) for day in days if day) * 2 > len(numbers)

@@ -17,6 +17,7 @@ NULLS = ("", "nan", "NaN", "NAN", "-nan", "na", "NA", "n/a", "N/A", "#N/A", "#NA
 """Cells that hold no number."""
 
 _PLAIN = r"^[+-]?([0-9]{1,20}([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
+_MOST_SAMPLED = 50_000
 _OTHER = {",": ".", ".": ","}
 
 
@@ -56,7 +57,7 @@ def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Mark
     Raises:
         BarDataError: the cells fit two readings ("6,850": 6850 or 6.85), or none.
     """
-    text = [ascii_text(chunk) for column in columns for chunk in column.chunks]
+    text = [ascii_text(chunk) for column in columns for chunk in _spread(column)]
 
     def any_match(pattern: str) -> bool:
         return any(bool(pc.any(pc.match_substring_regex(cells, pattern)).as_py()) for cells in text)
@@ -88,6 +89,12 @@ def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Mark
     if not has["."] and separator == ",":
         return Marks(".", ",")
     raise _ambiguous(text, ",", label)
+
+
+def _spread(column: pa.ChunkedArray) -> list[pa.Array]:
+    """Cells from everywhere in a column, at most about `_MOST_SAMPLED`."""
+    share = min(1.0, _MOST_SAMPLED / max(1, len(column)))
+    return [chunk[: max(1, int(len(chunk) * share))] for chunk in column.chunks]
 
 
 def _escaped(mark: str) -> str:
@@ -124,28 +131,32 @@ def _parsed_chunk(chunk: pa.Array, marks: Marks) -> NDArray[np.float64]:
     if marks.thousands:
         # A group of other than three digits is a damaged cell, not a number.
         mark, point = _escaped(marks.thousands), _escaped(marks.decimal)
-        damaged = pc.match_substring_regex(
-            text, rf"{mark}[0-9]{{0,2}}([^0-9]|$)|{mark}[0-9]{{4}}|^[+-]?[0-9]{{4,}}{mark}|{point}.*{mark}"
-        )
-        text = pc.if_else(damaged, None, pc.replace_substring(text, marks.thousands, ""))
+        whole = pc.match_substring_regex(text, rf"^[+-]?[$]?([0-9]{{1,3}}({mark}[0-9]{{3}})+|[0-9]+)?({point}[0-9]*)?[KMB]?$")
+        text = pc.if_else(whole, pc.replace_substring(text, marks.thousands, ""), None)
     if marks.decimal != ".":
         text = pc.replace_substring(text, marks.decimal, ".")
-    text = pc.replace_substring_regex(text, r"^([+-]?)[$]", r"\1")
-    values = _plain(text)
-    for letter, factor in (("K", 1e3), ("M", 1e6), ("B", 1e9)):
-        marked = pc.match_substring_regex(text, rf"[0-9]{letter}$")
-        if pc.any(marked).as_py():
-            scaled = _plain(pc.replace_substring_regex(text, f"{letter}$", ""))
-            values = np.where(marked.to_numpy(zero_copy_only=False).astype(bool), np.rint(scaled * factor), values)
+    good = pc.match_substring_regex(text, _PLAIN)
+    values = pc.if_else(good, text, None).cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    left = np.flatnonzero(~np.asarray(good.fill_null(True)))
+    if len(left):
+        values = values.copy()
+        values[left] = _odd_numbers(text.take(pa.array(left)))
     return values
 
 
-def _plain(text: pa.Array) -> NDArray[np.float64]:
-    good = pc.match_substring_regex(text, _PLAIN)
-    numbers = pc.if_else(good, text, None).cast(pa.float64()).fill_null(np.nan)
-    return numbers.to_numpy(zero_copy_only=False)
+def _odd_numbers(text: pa.Array) -> NDArray[np.float64]:
+    """Numbers with a $ before or a K, M or B behind; NaN for what is none."""
+    bare = pc.replace_substring_regex(text, r"^([+-]?)[$]", r"\1")
+    values = np.full(len(text), np.nan)
+    for letter, factor in (("", 1.0), ("K", 1e3), ("M", 1e6), ("B", 1e9)):
+        stem = pc.if_else(pc.ends_with(bare, letter), pc.replace_substring_regex(bare, f"{letter}$", ""), None)
+        good = pc.match_substring_regex(stem, _PLAIN)
+        scaled = pc.if_else(good, stem, None).cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        values = np.where(np.isfinite(scaled), np.rint(scaled * factor) if letter else scaled, values)
+    return values
 
 
 def finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same numbers with infinities as NaN."""
-    return np.where(np.isfinite(values), values, np.nan)
+    """The same numbers with infinities as NaN; the array itself if it has none."""
+    infinite = np.isinf(values)
+    return np.where(infinite, np.nan, values) if infinite.any() else values

@@ -105,6 +105,10 @@ def _parts(content: Content, layout: Layout, columns: TextColumns, times: TimeCo
         if layout.instrument
         else no_instruments(columns.rows)
     )
+    volume = _total([columns.numbers[place] for place in layout.volume], columns.rows)
+    prices = np.empty((columns.rows, 4))
+    for k, place in enumerate(layout.prices):
+        prices[:, k] = columns.numbers.pop(place)
     return Parts(
         file=content.file,
         label=content.label,
@@ -112,8 +116,8 @@ def _parts(content: Content, layout: Layout, columns: TextColumns, times: TimeCo
         archive=content.archive,
         layout=layout,
         times=times,
-        prices=np.column_stack([columns.numbers[place] for place in layout.prices]),
-        volume=_total([columns.numbers[place] for place in layout.volume], columns.rows),
+        prices=prices,
+        volume=volume,
         instrument=instrument,
         instrument_names=names,
         notes=tuple(columns.notes),

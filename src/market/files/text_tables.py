@@ -68,16 +68,15 @@ def read_columns(content: Content, shape: TextShape, layout: Layout) -> TextColu
         content, shape = _tabbed(content, shape)
     wanted = set(layout.prices) | set(layout.volume)
     marks = _sample_marks(shape, sorted(wanted), content.label)
-    table, odd = None, _Odd()
+    columns, odd = None, _Odd()
     if marks is not None and not marks.thousands:
         try:
-            table = _table(content, shape, layout, odd, decimal=marks.decimal)
+            columns = _typed(_table(content, shape, layout, odd, decimal=marks.decimal), layout, marks)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            table, odd = None, _Odd()
-    typed = table is not None
-    if table is None:
+            odd = _Odd()
+    if columns is None:
         table = _table_or_refuse(content, shape, layout, odd)
-    columns = _columns(table, layout, typed=typed, marks=marks, separator=shape.separator, label=content.label)
+        columns = _cleaned(table, layout, shape.separator, content.label)
     columns.notes.extend(shape.notes)
     _without_cut_line(columns, content, shape, layout)
     if odd.count:
@@ -154,17 +153,23 @@ def _table(
         )
 
 
-def _columns(
-    table: pa.Table, layout: Layout, *, typed: bool, marks: numbers.Marks | None, separator: str, label: str
-) -> TextColumns:
+def _typed(table: pa.Table, layout: Layout, marks: numbers.Marks) -> TextColumns:
+    """The columns of a table whose numbers Arrow has read; each is freed once it is copied."""
+    rows = len(table)
+    columns = {place: table[str(place)] for place in layout.all}
+    del table
+    text = {place: columns.pop(place) for place in dict.fromkeys((*layout.time, *layout.instrument))}
+    read = {place: columns.pop(place).to_numpy() for place in list(columns)}
+    pa.default_memory_pool().release_unused()
+    return TextColumns(rows, text, read, marks)
+
+
+def _cleaned(table: pa.Table, layout: Layout, separator: str, label: str) -> TextColumns:
+    """The columns of a table whose numbers are still text."""
     text = {place: table[str(place)] for place in (*layout.time, *layout.instrument)}
-    wanted = sorted({*layout.prices, *layout.volume})
-    if typed:
-        read = {place: table[str(place)].to_numpy() for place in wanted}
-        return TextColumns(len(table), text, read, marks or numbers.Marks())
-    raw = {place: table[str(place)] for place in wanted}
-    whole = numbers.marks_of(list(raw.values()), separator, label)
-    return TextColumns(len(table), text, {place: numbers.parsed(raw[place], whole) for place in wanted}, whole)
+    raw = {place: table[str(place)] for place in sorted({*layout.prices, *layout.volume})}
+    marks = numbers.marks_of(list(raw.values()), separator, label)
+    return TextColumns(len(table), text, {place: numbers.parsed(column, marks) for place, column in raw.items()}, marks)
 
 
 def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, layout: Layout) -> None:
