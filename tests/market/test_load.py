@@ -88,7 +88,7 @@ def test_a_micro_takes_its_parent_s_bars_and_says_so_but_prefers_its_own(tmp_pat
 def test_a_file_named_for_another_market_is_refused(tmp_path):
     with pytest.raises(BarDataError, match="its name says ES, but the market is NQ"):
         load_bars(save(tmp_path, "ES_5m.csv"), "NQ")
-    assert load_bars(save(tmp_path, "bars.csv"), "NQ").market == "NQ"
+    assert load_bars(save(tmp_path, "bars.csv", market="NQ"), "NQ").market == "NQ"
 
 
 def test_without_a_path_the_data_folder_is_read_and_else_synthetic_bars_are_made(tmp_path, monkeypatch, caplog):

@@ -9,7 +9,7 @@ from src.errors import BarDataError
 from src.market.contracts import Contract
 from src.market.files.price_level import judge_prices
 from src.market.files.reading import Finding
-from src.market.files.rolls import RollWindow, kind_of_edge, moves_over_weekends, roll_windows_of, usual_moves
+from src.market.files.rolls import RollWindow, roll_windows_of
 from src.market.files.rows import FileRows
 from src.market.sessions import Schedule
 
@@ -25,7 +25,12 @@ _GAP_ERROR = 0.25  # of the expected gap: rates and dividends are rounded
 _ROLLS_ELSEWHERE = 0.05  # chance that a series rolls outside the window, or where no gap shows
 _SEEN_INSIDE = 10.0
 _LOG_ODDS = 3.0  # real ES -5, real NQ with its holes 1.9; the same without their gaps 7.4 and 5.0
-_UNKNOWN_MOVE = 0.01
+_FEW_EDGES = 8
+_T2_MEDIAN = 0.816  # median of the absolute value of Student's t with 2 degrees of freedom
+_LEAST_MOVE, _UNKNOWN_MOVE = 1e-4, 0.01
+_WEEKEND_MOVE = 5e-4  # real ES and NQ: 1.4e-3
+_BREAK_NS = 2 * 3_600_000_000_000
+_WEEKEND_NS = 40 * 3_600_000_000_000
 
 _REMEDY = (
     "Export the series unadjusted (NinjaTrader: merge policy MergeNonBackAdjusted; TradingView: switch off the "
@@ -109,15 +114,15 @@ def check_gaps(
     """Whether the gaps that unadjusted prices have at quarterly rolls are absent, where interest rates made them large.
 
     A window's likelihood ratio asks whether one of its session edges jumped by the expected gap in addition to the
-    usual move, or none did; usual moves are Student's t of 2 degrees of freedom with the scales of `usual_moves`.
+    usual move, or none did; usual moves are Student's t of 2 degrees of freedom with the scales of `_usual_moves`.
     Raises BarDataError at odds of 1,000 to 1 against any gap, unless `accept`.
     """
     windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
     windows = [window for window in windows if window.whole and abs(window.expected) >= _GAP_SHOWS]
     if not windows:
         return ()
-    scales = usual_moves(open_ns, ticks, schedule)
-    if not moves_over_weekends(scales):
+    scales = _usual_moves(open_ns, ticks, schedule)
+    if not _moves_over_weekends(scales):
         return ()
     scales = np.where(np.isnan(scales), _UNKNOWN_MOVE, scales)
     ratios = np.array([_ratio(window, scales) for window in windows])
@@ -134,9 +139,36 @@ def check_gaps(
     return (Finding(ADJUSTED, "tolerated", missing, words, "read as it is: data.adjusted is accept"),)
 
 
+def _usual_moves(open_ns: NDArray[np.int64], ticks: NDArray[np.int32], schedule: Schedule) -> NDArray[np.float64]:
+    """Scale of the series' own jumps over a daily break, a weekend and a hole, as shares of the price; float64[3].
+
+    That of Student's t with 2 degrees of freedom and the same median; NaN where there are too few.
+    """
+    place = np.searchsorted(schedule.open_ns, open_ns, side="right")
+    edges = np.flatnonzero(place[1:] != place[:-1]) + 1
+    jumps = np.abs(ticks[edges, 0] / ticks[edges - 1, 3] - 1.0)
+    kind = _kind_of_edge(open_ns[edges] - open_ns[edges - 1])
+    scales = np.full(3, np.nan)
+    for k in range(3):
+        if (kind == k).sum() >= _FEW_EDGES:
+            scales[k] = max(float(np.median(jumps[kind == k])) / _T2_MEDIAN, _LEAST_MOVE)
+    return scales
+
+
+def _kind_of_edge(closed_ns: NDArray[np.int64]) -> NDArray[np.intp]:
+    """0 for a daily break, 1 for a weekend, 2 for a hole or a holiday."""
+    return np.where(closed_ns < _BREAK_NS, 0, np.where(closed_ns >= _WEEKEND_NS, 1, 2))
+
+
+def _moves_over_weekends(scales: NDArray[np.float64]) -> bool:
+    """Whether the series opens away from its last close after weekends, as any market does; no for made-up bars and for
+    too few weekends: absent gaps prove nothing there."""
+    return bool(scales[1] >= _WEEKEND_MOVE)
+
+
 def _ratio(window: RollWindow, scales: NDArray[np.float64]) -> float:
     """Likelihood of the window's jumps with one gap of about the expected size, over that without."""
-    scale = scales[kind_of_edge(window.closed_ns)]
+    scale = scales[_kind_of_edge(window.closed_ns)]
     wide = np.hypot(scale, _GAP_ERROR * window.expected)
     gap = float(np.mean(_student_t2(window.jumps - window.expected, wide) / _student_t2(window.jumps, scale)))
     ratio = (1 - _ROLLS_ELSEWHERE) * gap + _ROLLS_ELSEWHERE

@@ -104,7 +104,7 @@ def _read_names(table: FileRows) -> _Part:
     spoken = f"{table.file} {table.label}".upper().replace("_", " ")
     if header is not None and (table.file_instrument or "").upper().replace("_", " ") in spoken:
         # The reader took it from the name of the file or of an archive's member.
-        in_name, header = header if header.kind != "other" else in_name, None
+        in_name, header = in_name if in_name is not None and in_name.kind == "spread" else header, None
     return _Part(table, said, header, in_name, np.ones(len(table), dtype=bool))
 
 

@@ -34,9 +34,10 @@ class CheckedRows:
     prices: NDArray[np.float64]
     """float64[n, 4] in points."""
     volume: NDArray[np.float64]
-    instrument: NDArray[np.int32]
-    """Index into `instrument_names`; -1 in a series without contracts."""
-    instrument_names: tuple[str, ...]
+    contract: NDArray[np.signedinteger]
+    """Index into `contract_names`; means nothing if that is empty."""
+    contract_names: tuple[str, ...]
+    """Empty for a series without contracts."""
     interval_ns: int
     has_volume: bool = True
 
@@ -79,11 +80,18 @@ class _Stack:
         return _Stack(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
-def join_contracts(parts: Sequence[CheckedRows], contract: Contract, *, accept_adjusted: bool = False) -> Joined:
+def join_contracts(
+    parts: Sequence[CheckedRows],
+    contract: Contract,
+    *,
+    accept_adjusted: bool = False,
+    schedule: Schedule | None = None,
+) -> Joined:
     """One series of the parts' rows: repeated rows once, the front month by the previous session's volume, rolls named.
 
     Every bar of the result is a row of a part. Where rows name no contract, rolls are looked for (`rolls.find_rolls`).
-    `accept_adjusted` takes a series without the gaps that rolls must have (`adjusted.check_gaps`).
+    `accept_adjusted` takes a series without the gaps that rolls must have (`adjusted.check_gaps`); `schedule` saves
+    reading the calendar again and must cover the rows (`sessions.schedule_around`).
     Raises BarDataError for parts of several intervals, and for rows of a time and contract that differ.
     """
     parts = sorted(parts, key=lambda part: int(part.open_ns[0]))
@@ -95,7 +103,7 @@ def join_contracts(parts: Sequence[CheckedRows], contract: Contract, *, accept_a
         *_counted(UNFINISHED, unfinished, "the file that holds the whole bar was used"),
     ]
     several = bool((stack.open_ns[1:] == stack.open_ns[:-1]).any())
-    schedule = schedule_around(stack.open_ns)
+    schedule = schedule_around(stack.open_ns) if schedule is None else schedule
     if several:
         _refuse_unnamed_among_contracts(stack, parts, names)
         keep = front_month(stack.open_ns, stack.code, np.rint(stack.volume).astype(np.int64), schedule)
@@ -140,9 +148,9 @@ def _names_in_order(parts: Sequence[CheckedRows]) -> tuple[str, ...]:
     """Contract names by first bar, so that no code depends on the order of files; "" for rows without contracts."""
     first: dict[str, int] = {}
     for part in parts:
-        for code in np.unique(part.instrument).tolist():
-            name = part.instrument_names[code] if code >= 0 else ""
-            when = int(part.open_ns[np.argmax(part.instrument == code)])
+        for code in np.unique(part.contract).tolist() if part.contract_names else [-1]:
+            name = part.contract_names[code] if part.contract_names else ""
+            when = int(part.open_ns[np.argmax(part.contract == code)] if part.contract_names else part.open_ns[0])
             first[name] = min(first.get(name, when), when)
     return tuple(sorted(first, key=lambda name: (first[name], name)))
 
@@ -150,8 +158,12 @@ def _names_in_order(parts: Sequence[CheckedRows]) -> tuple[str, ...]:
 def _stacked(parts: Sequence[CheckedRows], names: tuple[str, ...]) -> _Stack:
     codes = []
     for part in parts:
-        table = np.array([names.index(name) if name in names else 0 for name in (*part.instrument_names, "")])
-        codes.append(table[part.instrument])  # -1 is the last entry
+        if part.contract_names:
+            codes.append(
+                np.array([names.index(name) if name in names else 0 for name in part.contract_names])[part.contract]
+            )
+        else:
+            codes.append(np.full(len(part), names.index("")))
     last = [np.arange(len(part)) == len(part) - 1 for part in parts]
     code = np.concatenate(codes).astype(np.int16)
     open_ns = np.concatenate([part.open_ns for part in parts])

@@ -21,20 +21,11 @@ INSIDE_JUMP = 0.0025
 half of this without a hole."""
 LARGEST_JUMP = 0.03
 UNNAMED = "unnamed contract"
-HIDDEN_GAP = 0.004
-"""Where an expected gap of this size shows nowhere in a window, a weekend may hide it: its weekends are marked."""
-
 _NEIGHBOR_BARS = 3
 _STAYS_BARS = 3
 _DRY_SHARE = 0.4  # of the usual volume: the old contract's last sessions
 _REFILL = 1.6
 _USUAL_SESSIONS = 20
-_FEW_EDGES = 8
-_T2_MEDIAN = 0.816
-_LEAST_MOVE = 1e-4
-_WEEKEND_MOVE = 5e-4  # real ES and NQ: 1.4e-3
-_BREAK_NS = 2 * 3_600_000_000_000
-WEEKEND_NS = 40 * 3_600_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,38 +97,12 @@ def roll_windows_of(
     return windows
 
 
-def usual_moves(open_ns: NDArray[np.int64], ticks: NDArray[np.int32], schedule: Schedule) -> NDArray[np.float64]:
-    """Scale of the series' own jumps over a daily break, a weekend and a hole, as shares of the price; float64[3].
-
-    That of Student's t with 2 degrees of freedom and the same median; NaN where there are too few.
-    """
-    place = np.searchsorted(schedule.open_ns, open_ns, side="right")
-    edges = np.flatnonzero(place[1:] != place[:-1]) + 1
-    jumps = np.abs(ticks[edges, 0] / ticks[edges - 1, 3] - 1.0)
-    kind = kind_of_edge(open_ns[edges] - open_ns[edges - 1])
-    scales = np.full(3, np.nan)
-    for k in range(3):
-        if (kind == k).sum() >= _FEW_EDGES:
-            scales[k] = max(float(np.median(jumps[kind == k])) / _T2_MEDIAN, _LEAST_MOVE)
-    return scales
-
-
-def kind_of_edge(closed_ns: NDArray[np.int64]) -> NDArray[np.intp]:
-    """0 for a daily break, 1 for a weekend, 2 for a hole or a holiday."""
-    return np.where(closed_ns < _BREAK_NS, 0, np.where(closed_ns >= WEEKEND_NS, 1, 2))
-
-
-def moves_over_weekends(scales: NDArray[np.float64]) -> bool:
-    """Whether the series opens away from its last close after weekends, as any market does; no for made-up bars and for
-    too few weekends: absent gaps prove nothing there."""
-    return bool(scales[1] >= _WEEKEND_MOVE)
-
-
 def _stays(ticks: NDArray[np.int32], row: int) -> bool:
     """Whether prices keep at least half of the jump that opens a bar: a glitch comes back."""
-    before, after = ticks[row - 1, 3], ticks[min(row + _STAYS_BARS, len(ticks) - 1), 3]
-    jump = ticks[row, 0] - before
-    return bool((after - before) * np.sign(jump) >= abs(int(jump)) / 2)
+    before = ticks[max(row - 1 - _STAYS_BARS, 0), 3]
+    after = ticks[min(row + _STAYS_BARS, len(ticks) - 1), 3]
+    jump = int(ticks[row, 0]) - int(ticks[row - 1, 3])
+    return bool((int(after) - int(before)) * np.sign(jump) >= abs(jump) / 2)
 
 
 def find_rolls(
@@ -148,31 +113,25 @@ def find_rolls(
     interval_ns: int,
     schedule: Schedule,
 ) -> FoundRolls:
-    """Mark a change of contract wherever a roll shows or may hide: see EDGE_JUMP, INSIDE_JUMP, HIDDEN_GAP.
+    """Mark a change of contract wherever a roll may be: see EDGE_JUMP and INSIDE_JUMP, and `_refilled` for volume.
 
     Only bars in roll windows are marked. Marks use hindsight like every judgement of sessions; they add no bar and
     change none. `volume` None: the series has none.
     """
     windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
     marks: set[int] = set()
-    hidden: list[str] = []
     unseen: list[str] = []
-    real = moves_over_weekends(usual_moves(open_ns, ticks, schedule))
     for window in windows:
         seen = _seen(window) | _refilled(window, open_ns, volume, schedule)
-        if not seen and len(window.edges):
-            if real and abs(window.expected) >= HIDDEN_GAP:
-                seen = set(window.edges[window.closed_ns >= WEEKEND_NS].tolist())
-                hidden += [f"{window.year}-{window.month:02}"] if seen else []
-            if not seen and window.whole:
-                unseen.append(f"{window.year}-{window.month:02}")
+        if not seen and window.whole:
+            unseen.append(f"{window.year}-{window.month:02}")
         marks |= seen
     rows = sorted(marks)
     codes = np.zeros(len(open_ns), dtype=np.int64)
     codes[rows] = 1
     codes = np.cumsum(codes)
     names = tuple(f"{UNNAMED} {k + 1}" for k in range(len(rows) + 1)) if rows else ()
-    return FoundRolls(codes, names, len(rows), tuple(_findings(hidden, unseen)))
+    return FoundRolls(codes, names, len(rows), _findings(unseen))
 
 
 def _seen(window: RollWindow) -> set[int]:
@@ -199,16 +158,8 @@ def _refilled(
     return marks
 
 
-def _findings(hidden: list[str], unseen: list[str]) -> list[Finding]:
-    found = []
-    if hidden:
-        found.append(
-            Finding("roll that does not show", "tolerated", len(hidden), ", ".join(hidden),
-                    "the weekends at the roll dates are taken as changes of contract")
-        )  # fmt: skip
-    if unseen:
-        found.append(
-            Finding("roll that does not show", "tolerated", len(unseen), ", ".join(unseen),
-                    "too small to tell from a session's usual move: not marked")
-        )  # fmt: skip
-    return found
+def _findings(unseen: list[str]) -> tuple[Finding, ...]:
+    if not unseen:
+        return ()
+    done = f"no session opens {100 * EDGE_JUMP:g}% or more from the last close there: nothing to leave out"
+    return (Finding("roll that does not show", "tolerated", len(unseen), ", ".join(unseen), done),)
