@@ -153,15 +153,15 @@ def _sound(
 
 
 def _part(table: FileRows, sound: SoundRows) -> CheckedRows:
-    rows, named = sound.rows, bool(table.instrument_names)
+    rows = sound.rows
     return CheckedRows(
         label=rows.label,
         file=table.file,
         open_ns=rows.open_ns,
         prices=rows.prices,
         volume=rows.volume,
-        instrument=rows.contract if named else np.full(len(rows), -1, dtype=np.int32),
-        instrument_names=rows.contract_names,
+        contract=rows.contract,
+        contract_names=rows.contract_names,
         interval_ns=sound.interval_ns,
         has_volume=table.volume_kind != "none" and not any(finding.kind == "no volume" for finding in sound.findings),
     )

@@ -20,6 +20,7 @@ TICK_TOLERANCE = 0.01
 ADJUSTED = "adjusted series"
 
 _FEW_ROWS = 3
+_ROWS_AT_ONCE = 1 << 18
 _GAP_SHOWS = 0.004  # expected gaps from here on stand out of a session's usual opening move
 _GAP_ERROR = 0.25  # of the expected gap: rates and dividends are rounded
 _ROLLS_ELSEWHERE = 0.05  # chance that a series rolls outside the window, or where no gap shows
@@ -72,9 +73,9 @@ def off_tick(prices: NDArray[np.float64], contract: Contract) -> tuple[int, str]
     """Number of off-tick rows and a clause about them, if they are too many for defects of single rows; `prices` in
     points, float64[n, 4]. Prices shown with fewer decimals than the tick has are not off tick."""
     tick = float(contract.tick_size)
-    known = prices[np.isfinite(prices).all(axis=1)]
-    if not len(known):
+    if not _many_off_tick(prices, tick):
         return None
+    known = prices[np.isfinite(prices).all(axis=1)]
     in_ticks = known / tick
     away = in_ticks - np.rint(in_ticks)
     bad = np.abs(away) > np.maximum(TICK_TOLERANCE, _rounded_away(known, tick))
@@ -93,6 +94,18 @@ def off_tick(prices: NDArray[np.float64], contract: Contract) -> tuple[int, str]
         f"{where}), with {len(remainders):,} different remainders: prices were multiplied, or are quotes of a CFD or "
         f"cash index"
     )
+
+
+def _many_off_tick(prices: NDArray[np.float64], tick: float) -> bool:
+    """Whether more rows are off the tick than single defects explain, before any allowance for rounding."""
+    known = off = 0
+    for begin in range(0, len(prices), _ROWS_AT_ONCE):
+        in_ticks = prices[begin : begin + _ROWS_AT_ONCE] / tick
+        finite = np.isfinite(in_ticks).all(axis=1)
+        known += int(finite.sum())
+        with np.errstate(invalid="ignore"):
+            off += int(((np.abs(in_ticks - np.rint(in_ticks)) > TICK_TOLERANCE).any(axis=1) & finite).sum())
+    return off > max(_FEW_ROWS, OFF_TICK_SHARE * known)
 
 
 def _rounded_away(prices: NDArray[np.float64], tick: float) -> float:

@@ -155,7 +155,7 @@ def is_whole_time(sample: list[list[str]], place: int) -> bool:
         return True
     numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
     if kind == "digits":
-        return sum(_EARLIEST <= int(number) for number in numbers) * 2 > len(numbers)
+        return sum(int(number) >= _EARLIEST for number in numbers) * 2 > len(numbers)
     if kind == "decimal":
         days = [re.match(r"[0-9]+", number) for number in numbers]
         return sum(bool(day) and len(day[0]) in (5, 10, 13) for day in days if day) * 2 > len(numbers)

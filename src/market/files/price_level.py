@@ -43,8 +43,10 @@ def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: s
     known = (time_ns != NO_TIME) & np.isfinite(close) & (close > 0)
     if not known.any():
         return PriceLevel("unknown")
-    order = np.argsort(time_ns[known], kind="stable")
-    times, prices = time_ns[known][order], close[known][order]
+    times, prices = (time_ns, close) if known.all() else (time_ns[known], close[known])
+    if (times[1:] < times[:-1]).any():
+        order = np.argsort(times, kind="stable")
+        times, prices = times[order], prices[order]
     years = _years(times)
     inside = fits(root, years, prices)
     if inside.mean() < 0.5:
@@ -61,7 +63,7 @@ def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: s
 
 def _outside(
     times: NDArray[np.int64],
-    years: NDArray[np.int64],
+    years: NDArray[np.int16],
     prices: NDArray[np.float64],
     inside: NDArray[np.bool_],
     root: str,
@@ -109,7 +111,7 @@ def _outside(
 
 def _stranger(
     times: NDArray[np.int64],
-    years: NDArray[np.int64],
+    years: NDArray[np.int16],
     prices: NDArray[np.float64],
     inside: NDArray[np.bool_],
     root: str,
@@ -133,15 +135,15 @@ def _stranger(
     return None
 
 
-def _level_by_year(years: NDArray[np.int64], inside: NDArray[np.bool_]) -> bool:
+def _level_by_year(years: NDArray[np.int16], inside: NDArray[np.bool_]) -> bool:
     """Whether most prices of every year fit."""
-    _, member = np.unique(years, return_inverse=True)
-    return bool((np.bincount(member, weights=inside) * 2 >= np.bincount(member)).all())
+    member = years - years[0]
+    return bool((np.bincount(member[inside], minlength=member[-1] + 1) * 2 >= np.bincount(member)).all())
 
 
 def _never(
     times: NDArray[np.int64],
-    years: NDArray[np.int64],
+    years: NDArray[np.int16],
     prices: NDArray[np.float64],
     inside: NDArray[np.bool_],
     root: str,
@@ -164,5 +166,13 @@ def _day(time_ns: np.int64) -> str:
     return str(np.datetime64(int(time_ns), "ns").astype("datetime64[D]"))
 
 
-def _years(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    return times.astype("datetime64[ns]").astype("datetime64[Y]").astype(np.int64) + 1970
+def _years(times: NDArray[np.int64]) -> NDArray[np.int16]:
+    """Calendar year of times in order."""
+    first, last = (int(when.astype("datetime64[Y]").astype(np.int64)) + 1970 for when in _ends(times))
+    starts = np.arange(f"{first + 1}", f"{last + 1}", dtype="datetime64[Y]").astype("datetime64[ns]").astype(np.int64)
+    counts = np.diff(np.concatenate(([0], np.searchsorted(times, starts), [len(times)])))
+    return np.repeat(np.arange(first, last + 1, dtype=np.int16), counts)
+
+
+def _ends(times: NDArray[np.int64]) -> list[np.datetime64]:
+    return [np.datetime64(int(when), "ns") for when in (times[0], times[-1])]

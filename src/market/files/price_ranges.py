@@ -62,6 +62,7 @@ _YEARLY: Mapping[str, tuple[tuple[float, float], ...]] = MappingProxyType(
 LAST_YEAR = FIRST_YEAR + len(_YEARLY["ES"]) - 1
 MARKETS = tuple(_YEARLY)
 
+_ROWS_AT_ONCE = 1 << 18
 _FALL, _RISE = 0.65, 1.35  # a year after the table: how far an index may move in it, compounded
 
 
@@ -81,17 +82,29 @@ def known_range(root: str, year: int) -> tuple[float, float]:
     return low * _FALL**after * 0.5**before, high * _RISE**after
 
 
-def bounds(root: str, years: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def bounds(root: str, years: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lowest and highest price believed of each year, margins included; float64[n] each."""
-    distinct, inverse = np.unique(years, return_inverse=True)
-    table = np.array([known_range(root, int(year)) for year in distinct]).reshape(-1, 2)
-    return table[inverse, 0] * (1 - MARGIN), table[inverse, 1] * (1 + MARGIN)
+    first, low, high = _bounds_by_year(root, years)
+    return low[years - first], high[years - first]
 
 
-def fits(root: str, years: NDArray[np.int64], prices: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _bounds_by_year(root: str, years: NDArray[np.integer]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """The first of these years, and the bounds of every year from it to the last."""
+    first = int(years.min()) if years.size else FIRST_YEAR
+    last = int(years.max()) if years.size else FIRST_YEAR
+    table = np.array([known_range(root, year) for year in range(first, last + 1)])
+    return first, table[:, 0] * (1 - MARGIN), table[:, 1] * (1 + MARGIN)
+
+
+def fits(root: str, years: NDArray[np.integer], prices: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether the market may have traded at a price in its year, bool[n]; no for NaN."""
-    low, high = bounds(root, years)
-    return (prices >= low) & (prices <= high)
+    first, low, high = _bounds_by_year(root, years)
+    inside = np.empty(len(prices), dtype=bool)
+    for begin in range(0, len(prices), _ROWS_AT_ONCE):
+        rows = slice(begin, begin + _ROWS_AT_ONCE)
+        place = years[rows] - first
+        inside[rows] = (prices[rows] >= low[place]) & (prices[rows] <= high[place])
+    return inside
 
 
 def described(root: str, year: int) -> str:

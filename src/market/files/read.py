@@ -58,6 +58,7 @@ def read_files(files: Sequence[Path], path: Path) -> list[FileRows]:
                 aside.append(error)
     if not tables:
         raise aside[0] if aside else BarDataError(f"{path}: no bars. Give --data a file of bars or a folder of them.")
+    pa.default_memory_pool().release_unused()  # of a long file Arrow keeps more than the rows take
     if aside:
         first = str(aside[0]).split(". ")[0][:160]
         note = f"{len(aside)} files that hold no table of bars are left out (first: {first})"
