@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from src.errors import BarDataError
 from src.market.bar_rows import bar_rows
@@ -76,6 +77,7 @@ def read_bars(files: Sequence[Path], path: Path, contract: Contract, options: Re
             dropped.update(sound.dropped)
             parts.append(_part(table, sound))
             del table, sound
+    pa.default_memory_pool().release_unused()  # the times as text, which messages about rows quoted
     joined = join_contracts(parts, contract, accept_adjusted=options.accept_adjusted)
     del parts
     findings = _added_up([*findings, *joined.findings])
