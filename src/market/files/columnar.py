@@ -181,6 +181,7 @@ def _facts(content: Content, form: str, names: list[str], layout: Layout, sample
         layout=layout,
         form=form,
         file_name=content.name,
+        instrument="".join(first[place].strip() for place in layout.instrument),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,6 +84,10 @@ _EXPIRY = ("expiry", "expiration", "expirydate", "expirationdate", "contractmont
            "deliverymonth", "contractexpiry")  # fmt: skip
 _EARLIEST = 315_532_800
 """1980 in seconds since 1970; clocks such as 235959999 are below, dates with a clock above."""
+_EXCEL_DATE = re.compile(r"[2-9][0-9]{4}([.,]0*)?")
+_COMPACT_DATE = re.compile(
+    r"(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])[0-3][0-9]|1[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|[2-9][0-9]{4}"
+)
 _ZONES = (
     (r"\b(utc|gmt)", "UTC"),
     (r"(^|[\s_(])(et|est|edt|est5edt|eastern|new.?york)([\s_)]|$)", "America/New_York"),
@@ -148,47 +153,52 @@ def cells_kind(sample: list[list[str]], place: int) -> CellKind | None:
     return kind if count * 2 > len(cells) else None
 
 
+def _cells(sample: list[list[str]], place: int) -> list[str]:
+    return [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
+
+
+def _most(cells: list[str], fits: Callable[[str], bool]) -> bool:
+    return sum(fits(cell) for cell in cells) * 2 > len(cells)
+
+
+def _whole(cell: str) -> int:
+    """A cell of digits as a number; -1 for any other."""
+    return int(cell) if cell.isascii() and cell.isdigit() else -1
+
+
 def is_whole_time(sample: list[list[str]], place: int) -> bool:
     """Whether a column's cells can hold date and time of day."""
     kind = cells_kind(sample, place)
-    if kind == "full":
-        return True
-    numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
     if kind == "digits":
-        return sum(int(number) >= _EARLIEST for number in numbers) * 2 > len(numbers)
+        return _most(_cells(sample, place), lambda cell: _whole(cell) >= _EARLIEST)
     if kind == "decimal":
-        days = [re.match(r"[0-9]+", number) for number in numbers]
-        return sum(bool(day) and len(day[0]) in (5, 10, 13) for day in days if day) * 2 > len(numbers)
-    return False
+        return _most(_cells(sample, place), lambda cell: len(cell.replace(",", ".").split(".")[0]) in (5, 10, 13))
+    return kind == "full"
 
 
 def is_date(sample: list[list[str]], place: int) -> bool:
     """Whether a column's cells are dates without a time of day."""
     kind = cells_kind(sample, place)
-    if kind in ("date", "full"):
-        return kind == "date"
-    numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
     if kind == "decimal":
-        return sum(re.fullmatch(r"[2-9][0-9]{4}([.,]0*)?", number) is not None for number in numbers) * 2 > len(numbers)
-    likely = re.compile(
-        r"(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])[0-3][0-9]|1[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|[2-9][0-9]{4}"
-    )
-    return kind == "digits" and sum(likely.fullmatch(number) is not None for number in numbers) * 2 > len(numbers)
+        return _most(_cells(sample, place), lambda cell: _EXCEL_DATE.fullmatch(cell) is not None)
+    if kind == "digits":
+        return _most(_cells(sample, place), lambda cell: _COMPACT_DATE.fullmatch(cell) is not None)
+    return kind == "date"
 
 
 def is_clock(sample: list[list[str]], place: int) -> bool:
     """Whether a column's cells are times of day."""
     kind = cells_kind(sample, place)
-    if kind in ("clock", None):
-        return kind == "clock"
-    numbers = [row[place].strip() for row in sample if place < len(row) and row[place].strip()]
     if kind == "decimal":
-        return sum(re.fullmatch(r"[01]?[.,][0-9]*", number) is not None for number in numbers) * 2 > len(numbers)
-    return kind == "digits" and all(len(number) <= 9 and _hour_of(number) <= 24 for number in numbers)
+        return _most(_cells(sample, place), lambda cell: re.fullmatch(r"[01]?[.,][0-9]*", cell) is not None)
+    if kind == "digits":
+        hours = [_hour_of(_whole(cell)) for cell in _cells(sample, place)]
+        return sum(0 <= hour <= 24 for hour in hours) >= 0.98 * len(hours)
+    return kind == "clock"
 
 
-def _hour_of(number: str) -> int:
-    value = int(number)
+def _hour_of(value: int) -> int:
+    """The hour of a clock written hhmm, hhmmss or hhmmssmmm; more than 24 for a larger number."""
     return value // 100 if value <= 2400 else value // 10_000 if value <= 240_000 else value // 10_000_000
 
 

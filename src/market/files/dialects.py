@@ -28,6 +28,8 @@ class Facts:
     form: str
     """ "CSV", "Parquet", "Arrow", "JSON" ...: what the table is if no vendor is recognised."""
     file_name: str
+    instrument: str = ""
+    """The first row's instrument."""
     last_lines: str = ""
     no_volume: bool = False
     """All volumes of the sample are 0."""
@@ -104,7 +106,8 @@ def _polygon(facts: Facts) -> Dialect | None:
 
 @_rule
 def _yfinance(facts: Facts) -> Dialect | None:
-    if not facts.has("adjclose") and not any("=f" in name.lower() for name in facts.names):
+    tickers = (*facts.names, facts.instrument)
+    if not facts.has("adjclose") and not any(name.lower().endswith("=f") for name in tickers):
         return None
     return Dialect("yfinance export", "the column Adj Close or Yahoo's tickers", None, "open",
                    "Yahoo stamps bars at their open")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,7 @@ def _facts(content: Content, shape: TextShape, layout: Layout, names: tuple[str,
         layout=layout,
         form="CSV",
         file_name=content.name,
+        instrument="".join(first[place].strip() for place in layout.instrument),
         last_lines=decoded(content.tail(400)),
         no_volume=bool(volumes) and not any(volume.strip("0.,") for volume in volumes),
     )
@@ -132,7 +134,8 @@ def _is_lean(content: Content, shape: TextShape) -> bool:
     """Whether the file is one of LEAN's: the date in its name, milliseconds since midnight in its first column."""
     if shape.header or lean_day(content.name, content.archive) is None:
         return False
-    return all(row[0].strip().isdigit() and int(row[0]) <= 86_400_000 for row in shape.sample)
+    fits = [re.fullmatch(r"[0-9]{1,8}", row[0].strip()) is not None for row in shape.sample]
+    return sum(fits) >= 0.9 * len(fits)
 
 
 def _lean_rows(content: Content, shape: TextShape) -> FileRows:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from src.errors import BarDataError
 from src.market.files.columns import price_roles
 from src.market.files.containers import Content
-from src.market.files.kinds import NoTable, utf16_codec
+from src.market.files.kinds import HEAD_BYTES, NoTable, utf16_codec
 from src.market.files.time_forms import cell_kind
 
 SEPARATORS = (";", "\t", "|", ",")
@@ -21,6 +21,7 @@ LEAST_CELLS = 5
 _SAMPLE_LINES = 600
 _SAMPLE_ROWS = 500
 _MOST_UTF16 = 1 << 30
+_BLOCK = 8 << 20
 _COMMENT = ("#", "//", "%", "--")
 _NUMBER = re.compile(r"[+-]?[$]?[0-9][0-9.,' \u00a0]*(?:[eE][+-]?[0-9]+)?%?[KMB]?|[.][0-9]+")
 
@@ -43,10 +44,10 @@ class TextShape:
 
 
 def as_utf8(content: Content) -> Content:
-    """The content itself, or a UTF-16 text as UTF-8."""
+    """The content itself, or UTF-16 and Latin-1 text as UTF-8."""
     codec = utf16_codec(content.head)
     if codec is None:
-        return content
+        return content if _is_utf8(content) else _from_latin1(content)
     data = content.read(_MOST_UTF16, "of UTF-16 text that are read. Save the file as UTF-8.")
     try:
         text = data.decode(codec)
@@ -54,8 +55,35 @@ def as_utf8(content: Content) -> Content:
         raise BarDataError(
             f"{content.label}: UTF-16 text that breaks off or is damaged at byte {error.start}. Save it as UTF-8."
         ) from error
-    plain = text.encode("utf-8", errors="replace")
-    return replace(content, head=plain[: len(content.head)], size=len(plain), buffer=pa.py_buffer(plain))
+    return _with_bytes(content, pa.py_buffer(text.encode("utf-8", errors="replace")))
+
+
+def _is_utf8(content: Content) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    waits = False
+    with content.open() as stream:
+        while block := stream.read(_BLOCK):
+            # Plain ASCII is seen at memory speed; a block after a cut character is decoded, too.
+            if waits or not block.isascii():
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError:
+                    return False
+                waits = bool(decoder.getstate()[0])
+    return not waits
+
+
+def _from_latin1(content: Content) -> Content:
+    sink = pa.BufferOutputStream()
+    with content.open() as stream:
+        while block := stream.read(_BLOCK):
+            sink.write(block if block.isascii() else block.decode("latin-1").encode("utf-8"))
+    return _with_bytes(content, sink.getvalue())
+
+
+def _with_bytes(content: Content, buffer: pa.Buffer) -> Content:
+    head = buffer[:HEAD_BYTES].to_pybytes() if buffer.size else b""
+    return replace(content, head=head, size=buffer.size, buffer=buffer)
 
 
 def decoded(raw: bytes) -> str:

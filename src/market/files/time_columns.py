@@ -200,7 +200,7 @@ def _read_part(column: pa.ChunkedArray, part: Part, label: str, *, day_first: bo
     sample = _sample(chunks)
     kinds = Counter(found for cell in sample if (found := cell_kind(cell)))
     most = kinds.most_common(1)[0][0] if kinds else None
-    if most == "decimal" or (most == "digits" and kinds["decimal"]):
+    if most == "decimal":
         return _fractions(_text_floats(chunks, comma), part)
     if most == "digits":
         parsed = [text_times(chunk, DateOrder(), digits=True) for chunk in chunks]

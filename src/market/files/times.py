@@ -237,10 +237,14 @@ def _clock(cells: NDArray[np.uint8], form: Form) -> tuple[Ints, NDArray[np.bool_
 
 
 def compact_clocks(values: Ints) -> Ints:
-    """Nanoseconds since midnight of hhmm, hhmmss or hhmmssmmm numbers; which of them, the largest says."""
+    """Nanoseconds since midnight of hhmm, hhmmss or hhmmssmmm numbers; which of them, the large ones say.
+
+    Not the largest: that may be a damaged cell.
+    """
     known = values[values != NO_TIME]
-    largest = int(np.max(known)) if len(known) else 0
-    scaled = values * 100_000 if largest <= 2400 else values * 1_000 if largest <= 240_000 else values
+    large = int(np.quantile(known, 0.8)) if len(known) else 0
+    scaled = np.where((values >= 0) & (values < 1_000_000_000), values, 10**9)
+    scaled = scaled * 100_000 if large <= 2400 else scaled * 1_000 if large <= 240_000 else scaled
     milli, whole = scaled % 1_000, scaled // 1_000
     hour, minute, second = whole // 10_000, whole // 100 % 100, whole % 100
     good = (values >= 0) & (hour <= 24) & (minute < 60) & (second < 60) & ((hour < 24) | (whole == 240_000))
