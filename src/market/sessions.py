@@ -126,7 +126,7 @@ class DailyHalt(BaseModel):
 
 
 class DailyClose(BaseModel):
-    """The hours of every session from `first` to `last` (trade dates, inclusive) that has no early close, New York time.
+    """Hours of the sessions from `first` to `last` (trade dates, inclusive) without an early close, New York time.
 
     `close` ends the session; `late_end` ends trading after a session that closes at 17:00.
     """
@@ -192,9 +192,7 @@ def _as_ns(column: pd.Series) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=64)
-def _calendar_of_years(
-    first: int, last: int
-) -> tuple[NDArray[np.datetime64], NDArray[np.int64], NDArray[np.int64]]:
+def _calendar_of_years(first: int, last: int) -> tuple[NDArray[np.datetime64], NDArray[np.int64], NDArray[np.int64]]:
     """Trade dates, opens and closes of whole years as the calendar has them."""
     calendar = pandas_market_calendars.get_calendar(CALENDAR_NAME)
     table = calendar.schedule(start_date=date(first, 1, 1), end_date=date(last, 12, 31))

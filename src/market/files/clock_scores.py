@@ -81,7 +81,7 @@ class Scored:
 
 
 def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
-    """Collect the times and volumes of tables that share a claim. Raises BarDataError if there is nothing to measure."""
+    """Collect the times and volumes of tables that share a claim. Raises BarDataError if there are none."""
     label = rows[0].label + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
     times = np.concatenate([one.time_ns for one in rows])
     volume = np.concatenate([one.volume for one in rows])
@@ -108,7 +108,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
 
 
 def _usual_step(times: NDArray[np.int64]) -> int:
-    """The commonest step of whole seconds between different times, in nanoseconds; a minute if there is but one time."""
+    """The commonest step of whole seconds between times, in nanoseconds; a minute if there is but one time."""
     steps = np.diff(times)
     if (steps < 0).any():
         steps = np.diff(np.sort(times))
@@ -127,7 +127,7 @@ def score_readings(file: Measured, zone: Zone | None, stamp: Stamp | None) -> li
         for each in stamps:
             lead = offset + (file.interval_min if each == "close" else 0)
             paths.setdefault(lead.tobytes(), []).append((one, each))
-    leads = {key: np.frombuffer(key, dtype=np.int64) for key in paths}
+    leads: Leads = {key: np.frombuffer(key, dtype=np.int64) for key in paths}
     if len(file.cycles) > _MANY_CYCLES:
         leads = _promising(file, leads)
     everything = evidence_of(file.grid, file.cycles, _distinct(leads.values()), file.interval_min)
@@ -226,9 +226,13 @@ def changed_weeks(file: Measured, reading: Scored) -> list[ChangedWeek]:
     keep = bad[week]
     cycles = _of(file.cycles, keep)
     lead, week, day_score = reading.lead[keep], week[keep], day_score[keep]
-    shifts = sorted({60 * h + s for h in _SHIFT_HOURS for s in (-file.interval_min, 0, file.interval_min)} - {0}, key=abs)
+    shifts = sorted(
+        {60 * h + s for h in _SHIFT_HOURS for s in (-file.interval_min, 0, file.interval_min)} - {0}, key=abs
+    )
     other = evidence_of(file.grid, cycles, _distinct([lead + shift for shift in shifts]), file.interval_min)
-    gains = [np.bincount(week, weights=other.score[other.at(lead + s)] - day_score, minlength=len(weeks)) for s in shifts]
+    gains = [
+        np.bincount(week, weights=other.score[other.at(lead + s)] - day_score, minlength=len(weeks)) for s in shifts
+    ]
     gain = np.array(gains)
     best, most = gain.argmax(axis=0), gain.max(axis=0)
     own_score = np.bincount(week, weights=day_score, minlength=len(weeks))
