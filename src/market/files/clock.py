@@ -157,8 +157,8 @@ def _refuse_contradiction(file: Measured, own: Scored, best: Scored, zone: str |
 def _none_fits(file: Measured, readings: list[Scored]) -> str:
     return (
         f"{file.label}: no time zone fits its times: with every one, bars fall into hours in which the market is "
-        f"closed (17:00 to 18:00 New York, weekends, holidays). The nearest: {_named(readings[:3])}. Check that the bars are "
-        f"of a CME index future and that their times have not been changed, or export them again in UTC."
+        f"closed (17:00 to 18:00 New York, weekends, holidays). The nearest: {_named(readings[:3])}. Check that the "
+        f"bars are of a CME index future and that their times have not been changed, or export them again in UTC."
     )
 
 

@@ -160,8 +160,8 @@ def _rules(name: str, first: int, last: int) -> tuple[NDArray[np.int64], NDArray
 def _changes_of_year(name: str, year: int) -> tuple[tuple[int, int], ...]:
     """The offset at the start of a UTC year and each later one, with its first second.
 
-    Asked every two weeks and narrowed down where it changed: pandas takes half a second to convert a few instants to five
-    hundred zones, longer than all the rest.
+    Asked every two weeks and narrowed down where it changed: pandas takes half a second to convert a few instants to
+    five hundred zones, longer than all the rest.
     """
     zone = zoneinfo.ZoneInfo(name)
 

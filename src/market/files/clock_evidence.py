@@ -44,9 +44,9 @@ _DAY_MATCHED = 3.0
 _QUIET_MIN = 180
 _CASH_LENGTHS_MIN = (390, 405, 450)
 _FIRST_BAR_VOLUME, _LAST_BARS_VOLUME = 1.5, 1.2
-"""A day of just the cash session: no bar for three hours before 09:30, the last one before 16:00, 16:15 or 17:00, and more
-volume than the day's average in the first bar (1.5 times) and from 15:45 to 16:00 (1.2 times). Whoever cuts a file to
-other hours has no such volume at their edges.
+"""A day of just the cash session: no bar for three hours before 09:30, the last one before 16:00, 16:15 or 17:00, and
+more volume than the day's average in the first bar (1.5 times) and from 15:45 to 16:00 (1.2 times). A file cut to other
+hours has no such volume at its edges.
 """
 
 

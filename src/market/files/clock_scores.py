@@ -89,6 +89,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     times, volume = times[known], np.nan_to_num(np.maximum(volume[known], 0.0))
     if times.size == 0:
         raise BarDataError(f"{label}: none of its rows has a readable time. Export the file again.")
+    bars = len(times)
     near = np.abs(times - int(np.median(times))) < _LONGEST_SPAN_NS
     if volume.any():
         near &= volume > 0  # bars without a trade may be filled in, closed hours included
@@ -103,7 +104,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
         interval_min=max(1, round(interval / MINUTE_NS)),
         grid=grid,
         cycles=cycles_near(schedule_around(times), grid),
-        bars=len(times),
+        bars=bars,
     )
 
 
