@@ -126,7 +126,7 @@ class DailyHalt(BaseModel):
 
 
 class DailyClose(BaseModel):
-    """The hours of every session from `first` to `last` (trade dates, inclusive) that has no early close, New York time.
+    """Hours of the sessions from `first` to `last` (trade dates, inclusive) without an early close, New York time.
 
     `close` ends the session; `late_end` ends trading after a session that closes at 17:00.
     """

@@ -18,11 +18,11 @@ from src.market.files.clock_scores import ChangedWeek, Measured, Scored, changed
 from src.market.files.reading import ClockReading
 from src.market.files.rows import NO_TIME, FileRows, Stamp
 
-_DECISIVE = 4.5
+_DECISIVE = 5.25
 """Lead over the next reading, in units of log likelihood, from which the bars decide."""
 _PROMISE_HOLDS = 1.5
 """Lead that is enough for the reading a dialect promises."""
-_PLAINLY_WRONG = 8.0
+_PLAINLY_WRONG = 5.0
 """How far another reading must be ahead of the user's own for his to be refused."""
 _MOST_NAMED = 5
 _WEEKS_NAMED = 8
@@ -47,15 +47,16 @@ def measure_clock(
         everything = sorted([*everything, *score_readings(file, wanted, None)], key=lambda one: -one.total)
     readings = everything if used is None and stamp is None else score_readings(file, used, stamp)
     best = readings[0]
-    if used is not None or stamp is not None:
-        _refuse_contradiction(file, best, everything[0])
+    option = used is not None or stamp is not None
+    if option:
+        _refuse_contradiction(file, best, everything[0], zone if used is not None else None, stamp)
     _refuse_changes(file, best)
-    if not _fits(best):
+    if not _fits(best) and not (option and best.closed <= best.bars / 100):
         raise BarDataError(_none_fits(file, readings))
     lead = best.total - readings[1].total if len(readings) > 1 else np.inf
     if lead < (_PROMISE_HOLDS if _promised(file, best, used is not None) else _DECISIVE):
         raise BarDataError(_undecided(file, readings))
-    return _reading(file, best, readings, option=used is not None or stamp is not None)
+    return _reading(file, best, readings, option=option)
 
 
 def utc_opens(rows: FileRows, reading: ClockReading, interval_ns: int) -> NDArray[np.int64]:
@@ -115,8 +116,8 @@ def evidence_words(reading: Scored) -> str:
     return f"{reading.closed:,} of {reading.bars:,} bars fall into closed hours{step}"
 
 
-def _options(reading: Scored, *, zone: bool = True) -> str:
-    return f"--timezone {reading.zone.name} --stamp {reading.stamp}" if zone else f"--stamp {reading.stamp}"
+def _options(reading: Scored) -> str:
+    return f"--timezone {reading.zone.name} --stamp {reading.stamp}"
 
 
 def _refuse_changes(file: Measured, best: Scored) -> None:
@@ -143,19 +144,21 @@ def _weeks(changed: list[ChangedWeek]) -> str:
     return "; ".join(parts)
 
 
-def _refuse_contradiction(file: Measured, own: Scored, best: Scored) -> None:
+def _refuse_contradiction(file: Measured, own: Scored, best: Scored, zone: str | None, stamp: Stamp | None) -> None:
     if best.evidence - own.evidence >= _PLAINLY_WRONG and _fits(best):
+        said = " ".join(f"--{name} {value}" for name, value in (("timezone", zone), ("stamp", stamp)) if value)
         raise BarDataError(
-            f"{file.label}: the bars contradict {_options(own)}: {evidence_words(own)}. They fit {_options(best)}: "
-            f"{evidence_words(best)}. Use that, or leave the options out."
+            f"{file.label}: the bars contradict {said}: read as {own.zone.name}, stamps at the bar's {own.stamp}, "
+            f"{evidence_words(own)}. They fit {_options(best)}: {evidence_words(best)}. Use that, or leave the options "
+            f"out."
         )
 
 
 def _none_fits(file: Measured, readings: list[Scored]) -> str:
     return (
-        f"{file.label}: no time zone fits its times: with every one, bars fall into hours in which the market is closed "
-        f"(17:00 to 18:00 New York, weekends, holidays). The nearest: {_named(readings[:3])}. Check that the bars are "
-        f"of a CME index future and that their times have not been changed, or export them again in UTC."
+        f"{file.label}: no time zone fits its times: with every one, bars fall into hours in which the market is "
+        f"closed (17:00 to 18:00 New York, weekends, holidays). The nearest: {_named(readings[:3])}. Check that the "
+        f"bars are of a CME index future and that their times have not been changed, or export them again in UTC."
     )
 
 

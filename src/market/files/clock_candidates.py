@@ -55,17 +55,7 @@ _BROKER_HOURS = (5, 6, 7, 8)
 _FIXED_HOURS = range(-12, 15)
 _AREAS = tuple(
     f"{area}/"
-    for area in [
-        "Africa",
-        "America",
-        "Antarctica",
-        "Asia",
-        "Atlantic",
-        "Australia",
-        "Europe",
-        "Indian",
-        "Pacific",
-    ]  # "Etc" has offsets
+    for area in ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
 )
 _SHIFT = re.compile(r"(?P<base>.*?)(?P<sign>[+-])(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?$")
 _ALIASES = {
@@ -106,8 +96,8 @@ def parse_zone(text: str) -> Zone:
         near = difflib.get_close_matches(wanted, [*zone_names(), UTC], n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(
-            f"--timezone (data.timezone) is {text!r}: give an IANA name such as America/Chicago, a fixed offset such as "
-            f"UTC-05:00, or a broker's clock such as America/New_York+07:00.{hint}"
+            f"--timezone (data.timezone) is {text!r}: give an IANA name such as America/Chicago, a fixed offset such "
+            f"as UTC-05:00, or a broker's clock such as America/New_York+07:00.{hint}"
         )
     return Zone(_spelled(base, shift), base, shift)
 
@@ -170,8 +160,8 @@ def _rules(name: str, first: int, last: int) -> tuple[NDArray[np.int64], NDArray
 def _changes_of_year(name: str, year: int) -> tuple[tuple[int, int], ...]:
     """The offset at the start of a UTC year and each later one, with its first second.
 
-    Asked every two weeks and narrowed down where it changed: pandas converts a few instants to five hundred zones in half
-    a second, which is longer than all the rest takes.
+    Asked every two weeks and narrowed down where it changed: pandas takes half a second to convert a few instants to
+    five hundred zones, longer than all the rest.
     """
     zone = zoneinfo.ZoneInfo(name)
 

@@ -26,23 +26,27 @@ _REACH_MIN = 16 * 60
 """A wall clock is at most this far from UTC, the interval included."""
 
 _LEVEL_MIN = 30
-_USUAL_STEP = 0.95
-_STEP_WEIGHT = 4.0
-_STEP_BOUNDS = (-1.5, 3.0)
+_USUAL_STEP, _STEP_WEIGHT, _STEP_BOUNDS = 0.95, 4.0, (-1.0, 4.0)
+"""The step at 09:30 scores 4 (r - 0.95), cut to -1 .. 4.
+
+r is the smaller of two log ratios of volume: the bar at 09:30 over the bar before, and the 30 minutes from 09:30 over
+the 30 before (per bar). On ES and NQ bars of 2024-2026 (5 and 15 minutes) and ES, NQ and YM bars of January 2022 (1
+minute), r has a median of 1.25 to 1.7 over sessions, and 5% are below 0.5 to 1.3. At any other minute of the day its
+median is at most 0.9 (15:45, 03:00), and of all other bars 1% exceed 0.7 to 1.1.
+"""
+_BARS_BESIDE = 2
+"""Bars wanted on either side of 09:30, none missing."""
 _CLOSED_COST, _CLOSED_MOST = 3.0, 6.0
+"""A session with bars in closed hours scores -(3 + log2(bars)), at most -6: an hour off, or one stray print."""
 _BREAK_MATCHED = 1.5
-_UNEXPLAINED_STEP = -1.0
-_DAY_MATCHED = 2.5
+"""A gap in the bars that is just the closed hours, to the bar on both sides."""
+_DAY_MATCHED = 3.0
 _QUIET_MIN = 180
 _CASH_LENGTHS_MIN = (390, 405, 450)
-"""The day session as vendors cut it: 09:30 to 16:00, to 16:15 or to 17:00."""
 _FIRST_BAR_VOLUME, _LAST_BARS_VOLUME = 1.5, 1.2
-"""Scores are in units of log likelihood ratio.
-
-Measured on ES and NQ bars of 2024-2026 (5 and 15 minutes) and ES, NQ and YM bars of January 2022 (1 minute): the smaller
-of log volume of the bar at 09:30 over the bar before and log volume of the 30 minutes from 09:30 over the 30 before
-has a median of 1.25 to 1.7 over sessions (5% below 0.5 to 1.3); at any other minute of the day its median is at most
-0.9, and over all other bars 1% exceed 0.7 to 1.1. A straight line through 0.95 separates the two.
+"""A day of just the cash session: no bar for three hours before 09:30, the last one before 16:00, 16:15 or 17:00, and
+more volume than the day's average in the first bar (1.5 times) and from 15:45 to 16:00 (1.2 times). A file cut to other
+hours has no such volume at its edges.
 """
 
 
@@ -143,22 +147,28 @@ def evidence_of(grid: MinuteGrid, cycles: Cycles, leads: Int64, interval_min: in
     closed = total - bars(cycles.open, cycles.close)  # the halt of 16:15 may hold a late print
     cash, whole = cycles.cash_open, cycles.whole[:, None]
     step_n = interval_min
+    around = (bars(cash - _LEVEL_MIN, cash), bars(cash, cash + _LEVEL_MIN))
     with np.errstate(divide="ignore", invalid="ignore"):
         step = volume(cash, cash + step_n) / volume(cash - step_n, cash)
-        after = volume(cash, cash + _LEVEL_MIN) / bars(cash, cash + _LEVEL_MIN)
-        before = volume(cash - _LEVEL_MIN, cash) / bars(cash - _LEVEL_MIN, cash)
-        rise = np.minimum(np.log(step), np.log(after / before))
-    known = np.isfinite(rise) & whole
+        levels = volume(cash - _LEVEL_MIN, cash) / around[0], volume(cash, cash + _LEVEL_MIN) / around[1]
+        rise = np.minimum(np.log(step), np.log(levels[1] / levels[0]))
+    # Bars missing around 09:30 would make a step of a stray bar or none of the real one.
+    beside = max(1, min(_BARS_BESIDE, _LEVEL_MIN // step_n))
+    unbroken = bars(cash - beside * step_n, cash + beside * step_n) >= 2 * beside
+    known = np.isfinite(rise) & whole & unbroken
+    breaks = _breaks_matched(bars, cycles, step_n)
+    # A step with no late morning after it may be the releases of 08:30 at the end of a file of nights.
+    placed = bars(cash + 75, cash + 135) > 0
+    placed[1:] |= breaks
+    placed[:-1] |= breaks
     cash_score = np.where(known, np.clip(_STEP_WEIGHT * (rise - _USUAL_STEP), *_STEP_BOUNDS), 0.0)
+    cash_score = np.where(placed, cash_score, np.minimum(cash_score, 0.0))
     matched_day = whole & _day_matched(bars, volume, total, cycles, step_n)
-    explained = known | matched_day
-    best = np.max(np.maximum(cash_score, _DAY_MATCHED * matched_day), axis=1, keepdims=True)
     score = cash_score + _DAY_MATCHED * matched_day
-    score += np.where(~explained & whole & (total > 0) & (best >= 1.0), _UNEXPLAINED_STEP, 0.0)
+    score[:-1] += _BREAK_MATCHED * breaks
     with np.errstate(divide="ignore"):
         cost = np.minimum(_CLOSED_COST + np.log2(np.maximum(closed, 1)), _CLOSED_MOST)
     score -= np.where(closed > 0, cost, 0.0)
-    score[:-1] += _BREAK_MATCHED * _breaks_matched(bars, cycles, step_n)
     return Evidence(leads, total, closed, np.where(known, step, np.nan), score)
 
 

@@ -81,7 +81,7 @@ class Scored:
 
 
 def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
-    """Collect the times and volumes of tables that share a claim. Raises BarDataError if there is nothing to measure."""
+    """Collect the times and volumes of tables that share a claim. Raises BarDataError if there are none."""
     label = rows[0].label + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
     times = np.concatenate([one.time_ns for one in rows])
     volume = np.concatenate([one.volume for one in rows])
@@ -89,6 +89,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     times, volume = times[known], np.nan_to_num(np.maximum(volume[known], 0.0))
     if times.size == 0:
         raise BarDataError(f"{label}: none of its rows has a readable time. Export the file again.")
+    bars = len(times)
     near = np.abs(times - int(np.median(times))) < _LONGEST_SPAN_NS
     if volume.any():
         near &= volume > 0  # bars without a trade may be filled in, closed hours included
@@ -103,12 +104,12 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
         interval_min=max(1, round(interval / MINUTE_NS)),
         grid=grid,
         cycles=cycles_near(schedule_around(times), grid),
-        bars=len(times),
+        bars=bars,
     )
 
 
 def usual_step(times: NDArray[np.int64]) -> int:
-    """The commonest step of whole seconds between different times, in nanoseconds; a minute if there is but one time."""
+    """The commonest step of whole seconds between times, in nanoseconds; a minute if there is but one time."""
     steps = np.diff(times)
     if (steps < 0).any():
         steps = np.diff(np.sort(times))
@@ -127,7 +128,7 @@ def score_readings(file: Measured, zone: Zone | None, stamp: Stamp | None) -> li
         for each in stamps:
             lead = offset + (file.interval_min if each == "close" else 0)
             paths.setdefault(lead.tobytes(), []).append((one, each))
-    leads = {key: np.frombuffer(key, dtype=np.int64) for key in paths}
+    leads: Leads = {key: np.frombuffer(key, dtype=np.int64) for key in paths}
     if len(file.cycles) > _MANY_CYCLES:
         leads = _promising(file, leads)
     everything = evidence_of(file.grid, file.cycles, _distinct(leads.values()), file.interval_min)
