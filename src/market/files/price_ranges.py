@@ -81,17 +81,33 @@ def known_range(root: str, year: int) -> tuple[float, float]:
     return low * _FALL**after * 0.5**before, high * _RISE**after
 
 
-def bounds(root: str, years: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest price believed of each year, margins included; float64[n] each."""
-    distinct, inverse = np.unique(years, return_inverse=True)
-    table = np.array([known_range(root, int(year)) for year in distinct]).reshape(-1, 2)
-    return table[inverse, 0] * (1 - MARGIN), table[inverse, 1] * (1 + MARGIN)
+YearSpans = list[tuple[int, slice]]
+"""Rows in time order by calendar year (UTC)."""
 
 
-def fits(root: str, years: NDArray[np.int64], prices: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether the market may have traded at a price in its year, bool[n]; no for NaN."""
-    low, high = bounds(root, years)
-    return (prices >= low) & (prices <= high)
+def year_spans(time_ns: NDArray[np.int64]) -> YearSpans:
+    """The years of sorted times, and the rows of each that has any."""
+    if not len(time_ns):
+        return []
+    first, last = (int(time_ns[k].astype("datetime64[ns]").astype("datetime64[Y]").astype(int)) + 1970 for k in (0, -1))
+    starts = np.array([f"{year}-01-01" for year in range(first, last + 2)], dtype="datetime64[ns]").astype(np.int64)
+    edges = np.searchsorted(time_ns, starts).tolist()
+    return [(first + k, slice(edges[k], edges[k + 1])) for k in range(last - first + 1) if edges[k + 1] > edges[k]]
+
+
+def bounds(root: str, year: int) -> tuple[float, float]:
+    """Lowest and highest price believed of a year, margins included."""
+    low, high = known_range(root, year)
+    return low * (1 - MARGIN), high * (1 + MARGIN)
+
+
+def fits(root: str, spans: YearSpans, prices: NDArray[np.float64], scale: float = 1.0) -> NDArray[np.bool_]:
+    """Whether the market may have traded at `scale` times a price in its year, bool[n]."""
+    inside = np.empty(len(prices), dtype=bool)
+    for year, rows in spans:
+        low, high = bounds(root, year)
+        inside[rows] = (prices[rows] >= low / scale) & (prices[rows] <= high / scale)
+    return inside
 
 
 def described(root: str, year: int) -> str:
