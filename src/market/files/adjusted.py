@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ _WEEKEND_MOVE = 5e-4  # real ES and NQ: 1.4e-3
 _BREAK_NS = 2 * 3_600_000_000_000
 _WEEKEND_NS = 40 * 3_600_000_000_000
 
+# FirstRate: continuous_ratio_adjusted, continuous_absolute_adjusted; Norgate: _CCB. Not: unadjusted, non_adjusted.
+_NAMED_ADJUSTED = re.compile(r"(?<!un)(?<!un[-_ ])(?<!non)(?<!non[-_ ])adj(?:usted|\b|_)|[_-]ccb\b", re.IGNORECASE)
+
 _REMEDY = (
     "Export the series unadjusted (NinjaTrader: merge policy MergeNonBackAdjusted; TradingView: switch off the "
     "adjustment for contract changes; FirstRate and Kibot: the unadjusted file), or set data.adjusted: accept in a "
@@ -68,6 +72,8 @@ def _evidence(rows: FileRows, contract: Contract) -> tuple[int, str] | None:
     off = off_tick(rows.prices, contract)
     if off is not None:
         return off
+    if _NAMED_ADJUSTED.search(rows.file.name) or _NAMED_ADJUSTED.search(rows.label.rpartition("/")[2]):
+        return len(rows), "its name says so"
     level = judge_prices(rows.time_ns, rows.prices[:, 3], contract.symbol)
     return (len(rows), level.words) if level.level == "never traded" else None
 

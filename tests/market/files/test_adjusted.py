@@ -102,3 +102,18 @@ def test_real_bars_whose_gaps_were_taken_out_are_refused_and_as_they_are_accepte
         join_contracts([rows], contract)
     joined = join_contracts([rows], contract, accept_adjusted=True)
     assert any(finding.kind == "adjusted series" for finding in joined.findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "adjusted"),
+    [
+        ("ES_full_5min_continuous_ratio_adjusted.txt", True), ("ES_1min_continuous_absolute_adjusted.txt", True),
+        ("ES backadj.csv", True), ("ES-CCB.csv", True), ("ES_5min_continuous_UNadjusted.txt", False),
+        ("ES_non_adjusted.csv", False), ("ES_nonadjusted_1m.csv", False), ("ES_adjacent.csv", False), ("ES.csv", False),
+    ],
+)  # fmt: skip
+def test_a_name_that_says_adjusted_is_believed(name, adjusted):
+    if adjusted:
+        refused(file_rows(WALK, file=name), ES, "its name says so")
+    else:
+        assert check_adjusted(file_rows(WALK, file=name), ES, accept=False) == ()

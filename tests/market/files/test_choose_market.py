@@ -87,6 +87,11 @@ def test_contracts_are_named_alike_whatever_their_spelling():
     assert (rows.instrument_names, rows.instrument.tolist()) == (("ESZ5",), [0])
 
 
+def test_the_month_of_a_file_s_name_is_kept_though_the_reader_gave_its_root_only():
+    (rows,), _ = choose_market([file_rows([6850.0], file="ES_Z25_5min.txt", header="ES")], ES)
+    assert rows.instrument_names == ("ESZ5",)
+
+
 def test_months_alone_take_the_market_of_the_file_s_name():
     (rows,), _ = choose_market([file_rows([6850.0, 6900.0], names=("Z5", "H6"), codes=[0, 1], file="ES.csv")], ES)
     assert rows.instrument_names == ("ESZ5", "ESH6")
