@@ -19,6 +19,7 @@ from src.market.sessions import Schedule, schedule_around
 
 MINUTE_NS = 60_000_000_000
 _CHUNK = 1 << 18
+_HOLE_DAYS = 10
 REPEATED = "repeated in another file"
 UNFINISHED = "unfinished last bar of a file"
 OTHER_CONTRACTS = "contract that is not the front month"
@@ -303,8 +304,12 @@ def _rolls(
     contract: Contract,
     schedule: Schedule,
 ) -> tuple[Roll, ...]:
-    """The changes of contract, with the jump from the last close of the old one to the first open of the new one."""
+    """The changes of contract, with the jump from the last close of the old one to the first open of the new one.
+
+    Across a hole of more than _HOLE_DAYS between two contracts prices say nothing of a roll.
+    """
     changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+    changes = changes[open_ns[changes] - open_ns[changes - 1] <= _HOLE_DAYS * 86_400_000_000_000]
     place = np.searchsorted(schedule.open_ns, open_ns[changes], side="right") - 1
     tick = float(contract.tick_size)
     shown = ["" if name.startswith(UNNAMED) else name for name in names]

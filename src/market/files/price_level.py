@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from src.market.files.price_ranges import MARKETS, YearSpans, bounds, described, fits, index_owner, year_spans
+from src.market.files.price_ranges import MARKETS, YearSpans, bounds, described, fits, index_owner, is_known, year_spans
 from src.market.files.rows import NO_TIME
 
 Level = Literal["fits", "ambiguous", "other market", "factor", "far", "mixed", "never traded", "unknown"]
@@ -41,7 +41,7 @@ def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: s
     "never traded" is what only an adjusted series explains: off the range, but near it and no other market's.
     """
     known = (time_ns != NO_TIME) & np.isfinite(close) & (close > 0)
-    if not known.any():
+    if not known.any() or not is_known(root):
         return PriceLevel("unknown")
     times, prices = (time_ns, close) if known.all() else (time_ns[known], close[known])
     if (times[1:] < times[:-1]).any():

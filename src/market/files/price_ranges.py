@@ -73,6 +73,11 @@ def index_owner(root: str) -> str:
     return contract.parent or contract.symbol
 
 
+def is_known(root: str) -> bool:
+    """Whether the table has the root's index: a market that you added has none, and its prices are not judged."""
+    return index_owner(root) in _YEARLY
+
+
 def known_range(root: str, year: int) -> tuple[float, float]:
     """Low and high of a year in points, without margin; loose outside the table's years."""
     table = _YEARLY[index_owner(root)]

@@ -21,6 +21,7 @@ INSIDE_JUMP = 0.0025
 half of this without a hole."""
 LARGEST_JUMP = 0.03
 UNNAMED = "unnamed contract"
+_MOST_EDGES = 9  # of the 11 sessions of a window, or of 10 in a holiday week
 _NEIGHBOR_BARS = 3
 _STAYS_BARS = 3
 _DRY_SHARE = 0.4  # of the usual volume: the old contract's last sessions
@@ -57,7 +58,7 @@ class RollWindow:
     inside: NDArray[np.int64]
     """Bars inside sessions that open a jump of a roll's size away from the bar before them."""
     whole: bool
-    """Whether the series has sessions before, in and after the window."""
+    """Whether the series has most of the window's sessions, each with one before it."""
 
 
 def roll_windows_of(
@@ -84,7 +85,7 @@ def roll_windows_of(
                 jumps=ticks[edges, 0] / ticks[edges - 1, 3] - 1.0,
                 closed_ns=open_ns[edges] - open_ns[edges - 1],
                 inside=_inside_jumps(open_ns, ticks, interval_ns, first, held),
-                whole=bool(day[0] < expiry - DAYS_BEFORE_EXPIRY and day[-1] >= expiry + DAYS_AFTER_EXPIRY - 1),
+                whole=len(edges) >= _MOST_EDGES,
             )
         )
     return windows
