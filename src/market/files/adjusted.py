@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +12,7 @@ from src.errors import BarDataError
 from src.market.contracts import Contract
 from src.market.files.price_level import judge_prices
 from src.market.files.reading import Finding
-from src.market.files.rolls import RollWindow, roll_windows_of
+from src.market.files.rolls import RollWindow, roll_windows_of, session_edges
 from src.market.files.rows import FileRows
 from src.market.sessions import Schedule
 
@@ -20,7 +23,8 @@ TICK_TOLERANCE = 0.01
 ADJUSTED = "adjusted series"
 
 _FEW_ROWS = 3
-_ROWS_AT_ONCE = 1 << 18
+_CHUNK = 1 << 18  # rows, so that what is computed on the way stays small
+_CELLS = 10_000
 _GAP_SHOWS = 0.004  # expected gaps from here on stand out of a session's usual opening move
 _GAP_ERROR = 0.25  # of the expected gap: rates and dividends are rounded
 _ROLLS_ELSEWHERE = 0.05  # chance that a series rolls outside the window, or where no gap shows
@@ -32,6 +36,9 @@ _LEAST_MOVE, _UNKNOWN_MOVE = 1e-4, 0.01
 _WEEKEND_MOVE = 5e-4  # real ES and NQ: 1.4e-3
 _BREAK_NS = 2 * 3_600_000_000_000
 _WEEKEND_NS = 40 * 3_600_000_000_000
+
+# FirstRate: continuous_ratio_adjusted, continuous_absolute_adjusted; Norgate: _CCB. Not: unadjusted, non_adjusted.
+_NAMED_ADJUSTED = re.compile(r"(?<!un)(?<!un[-_ ])(?<!non)(?<!non[-_ ])adj(?:usted|\b|_)|[_-]ccb\b", re.IGNORECASE)
 
 _REMEDY = (
     "Export the series unadjusted (NinjaTrader: merge policy MergeNonBackAdjusted; TradingView: switch off the "
@@ -65,6 +72,8 @@ def _evidence(rows: FileRows, contract: Contract) -> tuple[int, str] | None:
     off = off_tick(rows.prices, contract)
     if off is not None:
         return off
+    if _NAMED_ADJUSTED.search(rows.file.name) or _NAMED_ADJUSTED.search(rows.label.rpartition("/")[2]):
+        return len(rows), "its name says so"
     level = judge_prices(rows.time_ns, rows.prices[:, 3], contract.symbol)
     return (len(rows), level.words) if level.level == "never traded" else None
 
@@ -73,45 +82,53 @@ def off_tick(prices: NDArray[np.float64], contract: Contract) -> tuple[int, str]
     """Number of off-tick rows and a clause about them, if they are too many for defects of single rows; `prices` in
     points, float64[n, 4]. Prices shown with fewer decimals than the tick has are not off tick."""
     tick = float(contract.tick_size)
-    if not _many_off_tick(prices, tick):
+    parts = [_off_rows(prices[start : start + _CHUNK], tick) for start in range(0, len(prices), _CHUNK)]
+    known = sum(part.known for part in parts)
+    one_decimal = tick / 2 > 0.05 and tick < 1 and all(part.one_decimal for part in parts)
+    count = sum(part.far_rows if one_decimal else part.rows for part in parts)
+    if count <= max(_FEW_ROWS, OFF_TICK_SHARE * known):
         return None
-    known = prices[np.isfinite(prices).all(axis=1)]
-    in_ticks = known / tick
-    away = in_ticks - np.rint(in_ticks)
-    bad = np.abs(away) > np.maximum(TICK_TOLERANCE, _rounded_away(known, tick))
-    rows = bad.any(axis=1)
-    count = int(rows.sum())
-    if count <= max(_FEW_ROWS, OFF_TICK_SHARE * len(known)):
-        return None
-    remainders, times = np.unique(np.round(away[bad] % 1.0, 3), return_counts=True)
-    row = int(np.argmax(rows))
-    example = known[row][bad[row]][0]
-    where = f"{count:,} of {len(known):,} rows are off the tick of {tick:g} ({example:.10g}"
-    if times.max() >= 0.9 * times.sum() and count >= 0.9 * len(known):
-        by = f"{remainders[times.argmax()] * tick:.4g}"
-        return count, f"{where}), all by {by}: a constant was added"
+    cells = np.concatenate([part.cells for part in parts])
+    remainders, times = np.unique(np.round(cells / tick % 1.0, 3), return_counts=True)
+    where = f"{count:,} of {known:,} rows are off the tick of {tick:g} ({cells[0]:.10g}"
+    if times.max() >= 0.9 * times.sum() and count >= 0.9 * known:
+        return count, f"{where}), all by {remainders[times.argmax()] * tick:.4g}: a constant was added"
     return count, (
         f"{where}), with {len(remainders):,} different remainders: prices were multiplied, or are quotes of a CFD or "
         f"cash index"
     )
 
 
-def _many_off_tick(prices: NDArray[np.float64], tick: float) -> bool:
-    """Whether more rows are off the tick than single defects explain, before any allowance for rounding."""
-    known = off = 0
-    for begin in range(0, len(prices), _ROWS_AT_ONCE):
-        in_ticks = prices[begin : begin + _ROWS_AT_ONCE] / tick
-        finite = np.isfinite(in_ticks).all(axis=1)
-        known += int(finite.sum())
-        with np.errstate(invalid="ignore"):
-            off += int(((np.abs(in_ticks - np.rint(in_ticks)) > TICK_TOLERANCE).any(axis=1) & finite).sum())
-    return off > max(_FEW_ROWS, OFF_TICK_SHARE * known)
+@dataclass(frozen=True)
+class _OffRows:
+    """What a stretch of rows shows; counts of rows."""
+
+    known: int
+    rows: int
+    far_rows: int
+    """Off by more than one shown decimal explains (6850.2 for 6850.25)."""
+    one_decimal: bool
+    cells: NDArray[np.float64]
+    """The off-tick prices, at most _CELLS of them."""
 
 
-def _rounded_away(prices: NDArray[np.float64], tick: float) -> float:
-    """In ticks, how far a price may be off only because it is shown with one decimal (6850.2 for 6850.25); else 0."""
-    one_decimal = np.abs(prices * 10 - np.rint(prices * 10)) < 1e-3
-    return 0.0501 / tick if one_decimal.all() and tick / 2 > 0.05 and tick < 1 else 0.0
+def _off_rows(prices: NDArray[np.float64], tick: float) -> _OffRows:
+    if not np.isfinite(prices.sum()):
+        prices = prices[np.isfinite(prices).all(axis=1)]
+    away = prices / tick
+    away -= np.rint(away)
+    np.abs(away, out=away)
+    bad = away > TICK_TOLERANCE
+    if not bad.any():
+        return _OffRows(len(prices), 0, 0, True, np.empty(0))
+    off = prices[bad]
+    return _OffRows(
+        known=len(prices),
+        rows=int(bad.any(axis=1).sum()),
+        far_rows=int((away > 0.0501 / tick).any(axis=1).sum()),
+        one_decimal=bool((np.abs(off * 10 - np.rint(off * 10)) < 1e-3).all()),
+        cells=off[:_CELLS],
+    )
 
 
 def check_gaps(
@@ -142,7 +159,7 @@ def check_gaps(
     if -float(np.log10(ratios).sum()) < _LOG_ODDS:
         return ()
     missing = int((ratios < 1).sum())
-    usual = np.mean([window.expected for window in windows])
+    usual = np.mean([abs(window.expected) for window in windows])
     words = (
         f"{missing} of {len(windows)} quarterly rolls from {windows[0].year}-{windows[0].month:02} to "
         f"{windows[-1].year}-{windows[-1].month:02} show no gap, though interest rates made it about {100 * usual:.1f}%"
@@ -157,8 +174,8 @@ def _usual_moves(open_ns: NDArray[np.int64], ticks: NDArray[np.int32], schedule:
 
     That of Student's t with 2 degrees of freedom and the same median; NaN where there are too few.
     """
-    place = np.searchsorted(schedule.open_ns, open_ns, side="right")
-    edges = np.flatnonzero(place[1:] != place[:-1]) + 1
+    edges = session_edges(open_ns, schedule)[0]
+    edges = edges[edges > 0]
     jumps = np.abs(ticks[edges, 0] / ticks[edges - 1, 3] - 1.0)
     kind = _kind_of_edge(open_ns[edges] - open_ns[edges - 1])
     scales = np.full(3, np.nan)

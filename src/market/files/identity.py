@@ -104,8 +104,15 @@ def _read_names(table: FileRows) -> _Part:
     spoken = f"{table.file} {table.label}".upper().replace("_", " ")
     if header is not None and (table.file_instrument or "").upper().replace("_", " ") in spoken:
         # The reader took it from the name of the file or of an archive's member.
-        in_name, header = in_name if in_name is not None and in_name.kind == "spread" else header, None
+        in_name, header = _more_telling(header, in_name), None
     return _Part(table, said, header, in_name, np.ones(len(table), dtype=bool))
+
+
+def _more_telling(read: Instrument, own: Instrument | None) -> Instrument:
+    """Of two readings of a name the one that says more: a spread, or the month of the same root."""
+    if own is not None and (own.kind == "spread" or (own.kind == "future" and own.root == read.root)):
+        return own
+    return read
 
 
 def _in_rows(table: FileRows, code: int) -> Instrument | None:

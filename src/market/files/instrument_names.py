@@ -215,7 +215,7 @@ def instrument_in_file_name(file: Path) -> Instrument | None:
         return start
     words = [word for word in re.split(r"[_\-., ()]+", name) if word]
     first = _known(words[0]) if words else None
-    starts = [_ninja(name), first]
+    starts = [_month_apart(name), first]
     for exchange in ("CME_MINI_DL_", "CBOT_MINI_DL_", "CME_MINI_", "CBOT_MINI_", "CME_", "CBOT_"):
         if name.upper().startswith(exchange) and len(words) > exchange.count("_"):
             starts.append(_known(words[exchange.count("_")]))
@@ -232,9 +232,9 @@ def instrument_in_file_name(file: Path) -> Instrument | None:
     return None
 
 
-def _ninja(name: str) -> Instrument | None:
-    """The start of "ES 12-25", whose month would be split from its root."""
-    found = re.match(rf"{_ROOT}[ _](?:(?:0[369]|12)-\d\d(?!\d)|##-##)", name.upper())
+def _month_apart(name: str) -> Instrument | None:
+    """The start of "ES 12-25" or "ES_H24_1min", whose month would be split from its root."""
+    found = re.match(rf"{_ROOT}[ _](?:(?:0[369]|12)-\d\d(?!\d)|##-##|[HMUZ]\d{{1,2}}(?![A-Z0-9]))", name.upper())
     return parse_instrument(found[0].replace("_", " ")) if found else None
 
 

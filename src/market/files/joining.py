@@ -18,6 +18,8 @@ from src.market.files.rolls import UNNAMED, FoundRolls, find_rolls
 from src.market.sessions import Schedule, schedule_around
 
 MINUTE_NS = 60_000_000_000
+_CHUNK = 1 << 18
+_HOLE_DAYS = 10
 REPEATED = "repeated in another file"
 UNFINISHED = "unfinished last bar of a file"
 OTHER_CONTRACTS = "contract that is not the front month"
@@ -109,7 +111,7 @@ def join_contracts(
         keep = front_month(stack.open_ns, stack.code, np.rint(stack.volume).astype(np.int64), schedule)
         findings += _left_out(stack, keep, names)
         stack = stack.take(keep)
-    ticks = np.rint(stack.points / float(contract.tick_size)).astype(np.int32)
+    ticks = _in_ticks(stack.points, contract)
     volume = np.rint(stack.volume).astype(np.int64)
     labels = tuple(dict.fromkeys(part.label for part in parts))
     interval_ns = parts[0].interval_ns
@@ -168,15 +170,16 @@ def _stacked(parts: Sequence[CheckedRows], names: tuple[str, ...]) -> _Stack:
     code = np.concatenate(codes).astype(np.int16)
     open_ns = np.concatenate([part.open_ns for part in parts])
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int32)
+    alone = len(parts) == 1
     stack = _Stack(
         open_ns=open_ns,
-        points=np.concatenate([part.prices for part in parts]),
-        volume=np.concatenate([part.volume for part in parts]),
+        points=parts[0].prices if alone else np.concatenate([part.prices for part in parts]),
+        volume=parts[0].volume if alone else np.concatenate([part.volume for part in parts]),
         code=code,
         part=owner,
         last_of_part=np.concatenate(last),
     )
-    ordered = len(parts) == 1 or bool((open_ns[1:] > open_ns[:-1]).all())
+    ordered = alone or bool((open_ns[1:] > open_ns[:-1]).all())
     return stack if ordered else stack.take(np.lexsort((owner, code, open_ns)))
 
 
@@ -264,8 +267,9 @@ def _contracts(
     codes, found = stack.code.astype(np.int64), None
     blank = stack.code == names.index("") if "" in names else np.zeros(len(codes), dtype=bool)
     if blank.any():
-        blank_volume = None if volume is None else volume[blank]
-        found = find_rolls(stack.open_ns[blank], ticks[blank], blank_volume, contract, interval_ns, schedule)
+        rows = slice(None) if blank.all() else blank
+        of_blank = None if volume is None else volume[rows]
+        found = find_rolls(stack.open_ns[rows], ticks[rows], of_blank, contract, interval_ns, schedule)
         if blank.all() and not found.rolls:
             return (), np.zeros(len(codes), dtype=np.int64), found
         codes[blank] = len(names) + found.contract
@@ -276,11 +280,20 @@ def _contracts(
 
 def _by_appearance(codes: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
     """The codes that occur, in order of first bar, and each bar's index into that list."""
-    values, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(values), dtype=np.int64)
-    rank[order] = np.arange(len(values))
-    return [int(value) for value in values[order]], rank[inverse]
+    changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+    present = list(dict.fromkeys(codes[np.concatenate(([0], changes))].tolist()))
+    rank = np.zeros(max(present) + 1, dtype=np.int64)
+    rank[present] = np.arange(len(present))
+    return present, rank[codes]
+
+
+def _in_ticks(points: NDArray[np.float64], contract: Contract) -> NDArray[np.int32]:
+    """Prices in whole ticks, int32[n, 4]; in stretches, so that little memory is needed besides the result."""
+    ticks = np.empty(points.shape, dtype=np.int32)
+    for start in range(0, len(points), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        ticks[rows] = np.rint(points[rows] / float(contract.tick_size))
+    return ticks
 
 
 def _rolls(
@@ -291,8 +304,12 @@ def _rolls(
     contract: Contract,
     schedule: Schedule,
 ) -> tuple[Roll, ...]:
-    """The changes of contract, with the jump from the last close of the old one to the first open of the new one."""
+    """The changes of contract, with the jump from the last close of the old one to the first open of the new one.
+
+    Across a hole of more than _HOLE_DAYS between two contracts prices say nothing of a roll.
+    """
     changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+    changes = changes[open_ns[changes] - open_ns[changes - 1] <= _HOLE_DAYS * 86_400_000_000_000]
     place = np.searchsorted(schedule.open_ns, open_ns[changes], side="right") - 1
     tick = float(contract.tick_size)
     shown = ["" if name.startswith(UNNAMED) else name for name in names]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from src.market.files.price_ranges import MARKETS, bounds, described, fits, index_owner
+from src.market.files.price_ranges import MARKETS, YearSpans, bounds, described, fits, index_owner, is_known, year_spans
 from src.market.files.rows import NO_TIME
 
 Level = Literal["fits", "ambiguous", "other market", "factor", "far", "mixed", "never traded", "unknown"]
@@ -41,62 +41,61 @@ def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: s
     "never traded" is what only an adjusted series explains: off the range, but near it and no other market's.
     """
     known = (time_ns != NO_TIME) & np.isfinite(close) & (close > 0)
-    if not known.any():
+    if not known.any() or not is_known(root):
         return PriceLevel("unknown")
     times, prices = (time_ns, close) if known.all() else (time_ns[known], close[known])
     if (times[1:] < times[:-1]).any():
         order = np.argsort(times, kind="stable")
         times, prices = times[order], prices[order]
-    years = _years(times)
-    inside = fits(root, years, prices)
+    spans = year_spans(times)
+    inside = fits(root, spans, prices)
     if inside.mean() < 0.5:
-        return _outside(times, years, prices, inside, root)
-    stranger = _stranger(times, years, prices, inside, root)
+        return _outside(times, spans, prices, inside, root)
+    stranger = _stranger(times, spans, prices, inside, root)
     if stranger is not None:
         return stranger
     owner = index_owner(root)
-    also = [market for market in MARKETS if market != owner and fits(market, years, prices).mean() >= _MOST]
+    also = [market for market in MARKETS if market != owner and fits(market, spans, prices).mean() >= _MOST]
     if also:
         return PriceLevel("ambiguous", f"prices of those years fit {' and '.join([root, *also])}")
-    return PriceLevel("fits") if _level_by_year(years, inside) else _never(times, years, prices, inside, root)
+    every_year = all(inside[rows].mean() >= 0.5 for _, rows in spans)
+    return PriceLevel("fits") if every_year else _never(times, prices, inside, root)
 
 
 def _outside(
     times: NDArray[np.int64],
-    years: NDArray[np.int16],
+    spans: YearSpans,
     prices: NDArray[np.float64],
     inside: NDArray[np.bool_],
     root: str,
 ) -> PriceLevel:
     owner = index_owner(root)
-    low, high = bounds(root, years)
-    with np.errstate(divide="ignore"):
-        off = float(np.median(np.maximum(prices / high, low / prices)))
-    near = off <= ORDER_OF_MAGNITUDE
+    wide = np.concatenate([_within(prices[rows], *bounds(root, year)) for year, rows in spans])
+    near = bool(wide.mean() >= 0.5)
     edge = max(len(prices) // 20, 1)
     smooth = int((np.abs(np.diff(np.log(prices))) >= _JUMP).sum()) <= max(2, len(prices) // 1_000)
     if smooth and (inside[-edge:].mean() >= _MOST or inside[:edge].mean() >= _MOST):
-        return _never(times, years, prices, inside, root)
-    where = _around(times, prices)
-    ours = f"{root}'s ({described(root, int(np.median(years)))})"
+        return _never(times, prices, inside, root)
+    where, year = _around(times, prices), _year(times[len(times) // 2])
+    ours = f"{root}'s ({described(root, year)})"
     for market in MARKETS:
-        if market != owner and fits(market, years, prices).mean() >= _MOST:
-            theirs = f"{market}'s ({described(market, int(np.median(years)))})"
+        if market != owner and fits(market, spans, prices).mean() >= _MOST:
+            theirs = f"{market}'s ({described(market, year)})"
             return PriceLevel(
                 "other market", f"{where} look like {theirs}, not {ours}", f"Use --market {market} if it holds "
                 f"{market} bars, or give --data a file of {root} bars", near, market,
             )  # fmt: skip
     fund_factor, fund = _FUND_FACTORS[owner]
-    if fits(root, years, prices * fund_factor).mean() >= _MOST:
+    if fits(root, spans, prices, fund_factor).mean() >= _MOST:
         return PriceLevel(
             "factor", f"{where} are about 1/{fund_factor:g} of {ours}: that is {fund}'s level",
             f"Give --data bars of the future, not of the fund; if they are the future's, multiply prices by "
             f"{fund_factor:g}", False, fund,
         )  # fmt: skip
     for factor in _FACTORS:
-        for scaled, name, verb in ((prices / factor, f"{factor:,.0f} times", "divide"),
-                                   (prices * factor, f"1/{factor:,.0f} of", "multiply")):  # fmt: skip
-            if fits(root, years, scaled).mean() >= _MOST:
+        for scale, name, verb in ((1 / factor, f"{factor:,.0f} times", "divide"),
+                                  (factor, f"1/{factor:,.0f} of", "multiply")):  # fmt: skip
+            if fits(root, spans, prices, scale).mean() >= _MOST:
                 return PriceLevel(
                     "factor", f"{where} are {name} {ours}", f"If the whole file is so, {verb} its prices by "
                     f"{factor:,.0f}; else export it again in points", False,
@@ -106,12 +105,17 @@ def _outside(
             "far", f"{where} are no prices of {ours}", f"Give --data bars of {root} in points, with their right dates",
             False,
         )  # fmt: skip
-    return _never(times, years, prices, inside, root)
+    return _never(times, prices, inside, root)
+
+
+def _within(prices: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
+    """Whether prices are within an order of magnitude of a range."""
+    return (prices * ORDER_OF_MAGNITUDE >= low) & (prices <= high * ORDER_OF_MAGNITUDE)
 
 
 def _stranger(
     times: NDArray[np.int64],
-    years: NDArray[np.int16],
+    spans: YearSpans,
     prices: NDArray[np.float64],
     inside: NDArray[np.bool_],
     root: str,
@@ -123,7 +127,7 @@ def _stranger(
     outside_parts = np.bincount(part, weights=~inside) * 2 > np.bincount(part)
     strange = outside_parts[part] & ~inside
     for market in MARKETS:
-        theirs = strange & fits(market, years, prices)
+        theirs = strange & fits(market, spans, prices)
         if market != index_owner(root) and int(theirs.sum()) >= _FEW_ROWS:
             first = int(np.argmax(theirs))
             return PriceLevel(
@@ -135,24 +139,12 @@ def _stranger(
     return None
 
 
-def _level_by_year(years: NDArray[np.int16], inside: NDArray[np.bool_]) -> bool:
-    """Whether most prices of every year fit."""
-    member = years - years[0]
-    return bool((np.bincount(member[inside], minlength=member[-1] + 1) * 2 >= np.bincount(member)).all())
-
-
-def _never(
-    times: NDArray[np.int64],
-    years: NDArray[np.int16],
-    prices: NDArray[np.float64],
-    inside: NDArray[np.bool_],
-    root: str,
-) -> PriceLevel:
+def _never(times: NDArray[np.int64], prices: NDArray[np.float64], inside: NDArray[np.bool_], root: str) -> PriceLevel:
     first = int(np.argmin(inside))
     return PriceLevel(
         "never traded",
         f"{int((~inside).sum()):,} of {len(prices):,} closes never traded ({prices[first]:,.2f} on "
-        f"{_day(times[first])}; {root} cost {described(root, int(years[first]))})",
+        f"{_day(times[first])}; {root} cost {described(root, _year(times[first]))})",
     )
 
 
@@ -166,13 +158,5 @@ def _day(time_ns: np.int64) -> str:
     return str(np.datetime64(int(time_ns), "ns").astype("datetime64[D]"))
 
 
-def _years(times: NDArray[np.int64]) -> NDArray[np.int16]:
-    """Calendar year of times in order."""
-    first, last = (int(when.astype("datetime64[Y]").astype(np.int64)) + 1970 for when in _ends(times))
-    starts = np.arange(f"{first + 1}", f"{last + 1}", dtype="datetime64[Y]").astype("datetime64[ns]").astype(np.int64)
-    counts = np.diff(np.concatenate(([0], np.searchsorted(times, starts), [len(times)])))
-    return np.repeat(np.arange(first, last + 1, dtype=np.int16), counts)
-
-
-def _ends(times: NDArray[np.int64]) -> list[np.datetime64]:
-    return [np.datetime64(int(when), "ns") for when in (times[0], times[-1])]
+def _year(time_ns: np.int64) -> int:
+    return int(time_ns.astype("datetime64[ns]").astype("datetime64[Y]").astype(int)) + 1970

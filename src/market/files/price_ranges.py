@@ -62,7 +62,6 @@ _YEARLY: Mapping[str, tuple[tuple[float, float], ...]] = MappingProxyType(
 LAST_YEAR = FIRST_YEAR + len(_YEARLY["ES"]) - 1
 MARKETS = tuple(_YEARLY)
 
-_ROWS_AT_ONCE = 1 << 18
 _FALL, _RISE = 0.65, 1.35  # a year after the table: how far an index may move in it, compounded
 
 
@@ -74,6 +73,11 @@ def index_owner(root: str) -> str:
     return contract.parent or contract.symbol
 
 
+def is_known(root: str) -> bool:
+    """Whether the table has the root's index: a market that you added has none, and its prices are not judged."""
+    return index_owner(root) in _YEARLY
+
+
 def known_range(root: str, year: int) -> tuple[float, float]:
     """Low and high of a year in points, without margin; loose outside the table's years."""
     table = _YEARLY[index_owner(root)]
@@ -82,28 +86,32 @@ def known_range(root: str, year: int) -> tuple[float, float]:
     return low * _FALL**after * 0.5**before, high * _RISE**after
 
 
-def bounds(root: str, years: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest price believed of each year, margins included; float64[n] each."""
-    first, low, high = _bounds_by_year(root, years)
-    return low[years - first], high[years - first]
+YearSpans = list[tuple[int, slice]]
+"""Rows in time order by calendar year (UTC)."""
 
 
-def _bounds_by_year(root: str, years: NDArray[np.integer]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """The first of these years, and the bounds of every year from it to the last."""
-    first = int(years.min()) if years.size else FIRST_YEAR
-    last = int(years.max()) if years.size else FIRST_YEAR
-    table = np.array([known_range(root, year) for year in range(first, last + 1)])
-    return first, table[:, 0] * (1 - MARGIN), table[:, 1] * (1 + MARGIN)
+def year_spans(time_ns: NDArray[np.int64]) -> YearSpans:
+    """The years of sorted times, and the rows of each that has any."""
+    if not len(time_ns):
+        return []
+    first, last = (int(time_ns[k].astype("datetime64[ns]").astype("datetime64[Y]").astype(int)) + 1970 for k in (0, -1))
+    starts = np.array([f"{year}-01-01" for year in range(first, last + 2)], dtype="datetime64[ns]").astype(np.int64)
+    edges = np.searchsorted(time_ns, starts).tolist()
+    return [(first + k, slice(edges[k], edges[k + 1])) for k in range(last - first + 1) if edges[k + 1] > edges[k]]
 
 
-def fits(root: str, years: NDArray[np.integer], prices: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether the market may have traded at a price in its year, bool[n]; no for NaN."""
-    first, low, high = _bounds_by_year(root, years)
+def bounds(root: str, year: int) -> tuple[float, float]:
+    """Lowest and highest price believed of a year, margins included."""
+    low, high = known_range(root, year)
+    return low * (1 - MARGIN), high * (1 + MARGIN)
+
+
+def fits(root: str, spans: YearSpans, prices: NDArray[np.float64], scale: float = 1.0) -> NDArray[np.bool_]:
+    """Whether the market may have traded at `scale` times a price in its year, bool[n]."""
     inside = np.empty(len(prices), dtype=bool)
-    for begin in range(0, len(prices), _ROWS_AT_ONCE):
-        rows = slice(begin, begin + _ROWS_AT_ONCE)
-        place = years[rows] - first
-        inside[rows] = (prices[rows] >= low[place]) & (prices[rows] <= high[place])
+    for year, rows in spans:
+        low, high = bounds(root, year)
+        inside[rows] = (prices[rows] >= low / scale) & (prices[rows] <= high / scale)
     return inside
 
 

@@ -36,12 +36,16 @@ _YIELDS: Mapping[str, tuple[tuple[int, float], ...]] = MappingProxyType(
         "RTY": ((2007, 1.2), (9999, 1.4)),
     }
 )
+_USUAL_YIELD = ((9999, 1.5),)
 
 
 def expected_gap(root: str, year: int, month: int) -> float:
     """The next contract's price over the old one's at a quarterly roll, less 1: a quarter's interest less dividends."""
     rates = _RATES[min(max(year - _FIRST_RATE_YEAR, 0), len(_RATES) - 1)]
-    percent = rates[QUARTERS.index(month)] - next(paid for last, paid in _YIELDS[index_owner(root)] if year <= last)
+    yields = _YIELDS.get(index_owner(root), _USUAL_YIELD)
+    percent = rates[QUARTERS.index(month)] - next(paid for last, paid in yields if year <= last)
+        paid for last, paid in _YIELDS.get(index_owner(root), _USUAL_YIELD) if year <= last
+    )
     return percent / 400
 
 

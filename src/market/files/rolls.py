@@ -21,6 +21,7 @@ INSIDE_JUMP = 0.0025
 half of this without a hole."""
 LARGEST_JUMP = 0.03
 UNNAMED = "unnamed contract"
+_MOST_EDGES = 9  # of the 11 sessions of a window, or of 10 in a holiday week
 _NEIGHBOR_BARS = 3
 _STAYS_BARS = 3
 _DRY_SHARE = 0.4  # of the usual volume: the old contract's last sessions
@@ -57,7 +58,7 @@ class RollWindow:
     inside: NDArray[np.int64]
     """Bars inside sessions that open a jump of a roll's size away from the bar before them."""
     whole: bool
-    """Whether the series has sessions before, in and after the window."""
+    """Whether the series has most of the window's sessions, each with one before it."""
 
 
 def roll_windows_of(
@@ -68,33 +69,47 @@ def roll_windows_of(
     schedule: Schedule,
 ) -> list[RollWindow]:
     """Every roll window that the series meets, with the jumps in it; `ticks` int32[n, 4] in time order."""
-    place = np.searchsorted(schedule.open_ns, open_ns, side="right") - 1
-    day = schedule.date.astype("datetime64[D]").astype(np.int64)[place]
-    jump = np.zeros(len(open_ns))
-    jump[1:] = ticks[1:, 0] / ticks[:-1, 3] - 1.0
-    step = np.diff(open_ns, prepend=open_ns[0])
-    edge = np.concatenate(([False], place[1:] != place[:-1]))
-    size = np.abs(jump)
-    inside = ~edge & (step <= _NEIGHBOR_BARS * interval_ns) & (size >= INSIDE_JUMP) & (size <= LARGEST_JUMP)
+    first, session = session_edges(open_ns, schedule)
+    day = schedule.date.astype("datetime64[D]").astype(np.int64)[session]
     windows = []
     for year, month in roll_windows(int(day[0]), int(day[-1])):
         expiry = third_friday(year, month)
-        span = slice(*np.searchsorted(day, [expiry - DAYS_BEFORE_EXPIRY, expiry + DAYS_AFTER_EXPIRY + 1]))
-        edges = np.flatnonzero(edge[span]) + span.start
-        within = [row for row in (np.flatnonzero(inside[span]) + span.start).tolist() if _stays(ticks, row)]
+        held = slice(*np.searchsorted(day, [expiry - DAYS_BEFORE_EXPIRY, expiry + DAYS_AFTER_EXPIRY + 1]))
+        edges = first[held][first[held] > 0]
         windows.append(
             RollWindow(
                 year=year,
                 month=month,
                 expected=expected_gap(contract.symbol, year, month),
                 edges=edges,
-                jumps=jump[edges],
-                closed_ns=step[edges],
-                inside=np.array(within, dtype=np.int64),
-                whole=bool(day[0] < expiry - DAYS_BEFORE_EXPIRY and day[-1] >= expiry + DAYS_AFTER_EXPIRY - 1),
+                jumps=ticks[edges, 0] / ticks[edges - 1, 3] - 1.0,
+                closed_ns=open_ns[edges] - open_ns[edges - 1],
+                inside=_inside_jumps(open_ns, ticks, interval_ns, first, held),
+                whole=len(edges) >= _MOST_EDGES,
             )
         )
     return windows
+
+
+def session_edges(open_ns: NDArray[np.int64], schedule: Schedule) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First bar of each session that has any, and the session's index; bars in closed hours count as the one before."""
+    starts = np.searchsorted(open_ns, schedule.open_ns)
+    held = np.flatnonzero(np.diff(np.append(starts, len(open_ns))) > 0)
+    return starts[held], held
+
+
+def _inside_jumps(
+    open_ns: NDArray[np.int64], ticks: NDArray[np.int32], interval_ns: int, first: NDArray[np.int64], held: slice
+) -> NDArray[np.int64]:
+    """Bars of the sessions `held` that open a roll's size away from their neighbor, and stay there."""
+    if held.start >= held.stop:
+        return np.empty(0, dtype=np.int64)
+    start = int(first[held.start])
+    end = int(first[held.stop]) if held.stop < len(first) else len(open_ns)
+    jump = np.abs(ticks[start + 1 : end, 0] / ticks[start : end - 1, 3] - 1.0)
+    near = np.diff(open_ns[start:end]) <= _NEIGHBOR_BARS * interval_ns
+    rows = np.flatnonzero(near & (jump >= INSIDE_JUMP) & (jump <= LARGEST_JUMP)) + start + 1
+    return np.array([row for row in np.setdiff1d(rows, first).tolist() if _stays(ticks, row)], dtype=np.int64)
 
 
 def _stays(ticks: NDArray[np.int32], row: int) -> bool:
@@ -127,9 +142,7 @@ def find_rolls(
             unseen.append(f"{window.year}-{window.month:02}")
         marks |= seen
     rows = sorted(marks)
-    codes = np.zeros(len(open_ns), dtype=np.int64)
-    codes[rows] = 1
-    codes = np.cumsum(codes)
+    codes = np.repeat(np.arange(len(rows) + 1), np.diff([0, *rows, len(open_ns)]))
     names = tuple(f"{UNNAMED} {k + 1}" for k in range(len(rows) + 1)) if rows else ()
     return FoundRolls(codes, names, len(rows), _findings(unseen))
 
@@ -147,8 +160,7 @@ def _refilled(
         return set()
     start = max(int(np.searchsorted(open_ns, open_ns[window.edges[0]] - 45 * 86_400_000_000_000)), 0)
     end = int(np.searchsorted(open_ns, open_ns[window.edges[-1]] + 86_400_000_000_000))
-    place = np.searchsorted(schedule.open_ns, open_ns[start:end], side="right")
-    first = np.flatnonzero(np.concatenate(([True], place[1:] != place[:-1])))
+    first, _ = session_edges(open_ns[start:end], schedule)
     mean = np.add.reduceat(volume[start:end], first) / np.diff(np.append(first, end - start))
     marks = set()
     for k, row in enumerate((first + start).tolist()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,8 @@ from src.errors import BarDataError
 from src.market.contracts import get_contract
 from src.market.files.adjusted import check_adjusted, off_tick
 from src.market.files.joining import join_contracts
-from tests.market.files.market_makers import checked_rows, file_rows
+from tests.market.bar_makers import scheduled_slots
+from tests.market.files.market_makers import at, checked_rows, file_rows
 
 ES, NQ, YM, RTY = (get_contract(symbol) for symbol in ("ES", "NQ", "YM", "RTY"))
 WALK = 6850 + 0.25 * np.cumsum(np.random.default_rng(0).integers(-3, 4, 400))
@@ -102,3 +105,29 @@ def test_real_bars_whose_gaps_were_taken_out_are_refused_and_as_they_are_accepte
         join_contracts([rows], contract)
     joined = join_contracts([rows], contract, accept_adjusted=True)
     assert any(finding.kind == "adjusted series" for finding in joined.findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "adjusted"),
+    [
+        ("ES_full_5min_continuous_ratio_adjusted.txt", True), ("ES_1min_continuous_absolute_adjusted.txt", True),
+        ("ES backadj.csv", True), ("ES-CCB.csv", True), ("ES_5min_continuous_UNadjusted.txt", False),
+        ("ES_non_adjusted.csv", False), ("ES_nonadjusted_1m.csv", False), ("ES_adjacent.csv", False), ("ES.csv", False),
+    ],
+)  # fmt: skip
+def test_a_name_that_says_adjusted_is_believed(name, adjusted):
+    if adjusted:
+        refused(file_rows(WALK, file=name), ES, "its name says so")
+    else:
+        assert check_adjusted(file_rows(WALK, file=name), ES, accept=False) == ()
+
+
+def test_a_hole_of_years_is_no_roll_without_a_gap():
+    rng = np.random.default_rng(0)
+    slots = np.concatenate([scheduled_slots(60, 15, start=date(year, 7, 11)) for year in (2011, 2024)])
+    level = np.where(slots < at("2020-01-01"), 1250.0, 5500.0)
+    opening = np.where(np.diff(slots, prepend=slots[0]) > 3_600_000_000_000, rng.integers(-40, 41, len(slots)) / 4, 0)
+    close = level + np.cumsum(opening) + rng.integers(-2, 3, len(slots)) / 4
+    joined = join_contracts([checked_rows(slots, close, 100.0, interval_min=15)], ES)
+    assert all(abs(roll.gap_points) < 100 for roll in joined.rolls)
+    assert len(joined.open_ns) == len(slots)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import BarDataError
+from src.market import contracts
 from src.market.contracts import get_contract
+from src.market.files import price_ranges
 from src.market.files.identity import choose_market
+from src.market.files.price_level import judge_prices
+from src.market.files.roll_calendar import expected_gap
 from tests.market.files.market_makers import at, file_rows
 
 ES, NQ, MES, MNQ, YM, RTY = (get_contract(symbol) for symbol in ("ES", "NQ", "MES", "MNQ", "YM", "RTY"))
@@ -85,6 +91,11 @@ def test_contracts_are_named_alike_whatever_their_spelling():
     assert rows.instrument.tolist() == [0, 1, 2]
     (rows,), _ = choose_market([file_rows([6850.0], header="ES 12-25", file="x.csv")], ES)
     assert (rows.instrument_names, rows.instrument.tolist()) == (("ESZ5",), [0])
+
+
+def test_the_month_of_a_file_s_name_is_kept_though_the_reader_gave_its_root_only():
+    (rows,), _ = choose_market([file_rows([6850.0], file="ES_Z25_5min.txt", header="ES")], ES)
+    assert rows.instrument_names == ("ESZ5",)
 
 
 def test_months_alone_take_the_market_of_the_file_s_name():
@@ -253,3 +264,12 @@ def test_real_bars_are_their_own_market_s_and_no_other_s(shared_data, name, symb
     assert reading.decided_by == ("rows" if len(names) else "prices")
     for other in {"ES", "NQ", "YM", "RTY"} - {symbol}:
         refused(file_rows(table["close"], time_ns=times), get_contract(other), rf"look like {symbol}'s")
+
+
+def test_prices_of_a_market_that_was_added_are_not_judged(monkeypatch):
+    added = replace(ES, symbol="EMD", name="E-mini S&P MidCap 400")
+    monkeypatch.setattr(price_ranges, "CONTRACTS", {**contracts.CONTRACTS, "EMD": added})
+    times = np.array([at("2025-11-03T15:00")])
+    assert judge_prices(times, np.array([3200.0]), "EMD").level == "unknown"
+    assert judge_prices(times, np.array([3200.0]), "ES").level != "unknown"
+    assert expected_gap("EMD", 2024, 6) > 0

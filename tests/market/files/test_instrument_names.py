@@ -101,6 +101,7 @@ def test_an_empty_name_says_nothing():
         ("ES_F_5m.csv", "ES", "continuous"), ("nq_5m_data.csv", "NQ", "continuous"),
         ("ES-5m.feather", "ES", "continuous"),
         ("ES.csv.gz", "ES", "continuous"), ("ES 12-25.Last.txt", "ES", "future"), ("MES 03-25.txt", "MES", "future"),
+        ("ES_H24_1min.txt", "ES", "future"), ("ES_2024.csv", "ES", "continuous"),
         ("ES ##-##.Last.txt", "ES", "continuous"), ("ESZ25-CME_5m.scid_BarData.txt", "ES", "future"),
         ("ESZ5.json", "ES", "future"), ("data_NQ_2024.csv", "NQ", "continuous"), ("ES=F.csv", "ES", "continuous"),
         ("US500_M5.csv", "US500", "index"), ("SPY.csv", "SPY", "fund"), ("ESH4-ESM4.csv", "ESH4-ESM4", "spread"),

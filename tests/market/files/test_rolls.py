@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from src.market.bars import make_bars
 from src.market.contracts import get_contract
+from src.market.files.roll_calendar import expected_gap
 from src.market.files.rolls import find_rolls
 from src.market.sessions import place_in_sessions, schedule_around, session_index
 from src.market.tables import judge_sessions, run_starts
@@ -117,3 +118,11 @@ def test_every_real_roll_is_found_without_the_contract_column(shared_data, symbo
     # NQ's sessions that stop at 03:45 open far from their last close every Tuesday.
     assert len(marked - true) < false
     assert (np.diff(times)[np.array(sorted(marked)) - 1] > 3_000_000_000_000).all(), "none inside a session"
+
+
+def test_the_expected_gap_is_that_of_contracts_that_traded_at_once(shared_data):
+    table = pd.read_csv(shared_data / "ES_1m_lean_all_contracts.csv")
+    close = table.pivot(index="datetime", columns="contract", values="close")
+    for near, far, year, month in (("ES201312", "ES201403", 2013, 12), ("ES201403", "ES201406", 2014, 3)):
+        spread = float((close[far] / close[near] - 1).median())
+        assert spread == pytest.approx(expected_gap("ES", year, month), abs=0.0015)
