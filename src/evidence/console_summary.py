@@ -13,6 +13,7 @@ from rich.text import Text
 
 from src.evidence.answers import FAIL, PASS, UNKNOWN
 from src.evidence.numbers import count, percent, plain, signed, significant, usd
+from src.evidence.quality_words import quality_lines
 from src.evidence.report import MET, MISSED
 from src.evidence.targets import GPU_UTILIZATION
 
@@ -39,6 +40,11 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     console.print(Text("Verdict", style="bold"))
     for line in report["verdict"]:
         console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+    if "quality" in report.get("data", {}):
+        console.print()
+        console.print(Text("Data", style="bold"))
+        for line in quality_lines(report["data"], brief=True):
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     if report["arms"]:
         console.print()
         console.print(_arms_table(report["arms"]))

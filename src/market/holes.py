@@ -55,6 +55,7 @@ class Holes:
         return {
             "count": len(self),
             "bars": int(self.bars.sum()),
+            "sessions": len(np.unique(self.session)),
             "listed": [
                 {"trade_date": str(sessions.date[session]), "start": start, "bars": bars, "place": PLACES[place]}
                 for session, start, bars, place in zip(
