@@ -11,9 +11,9 @@ def made_quality(dates: list[str]) -> dict[str, Any]:
     """The section `data.quality` of bars with a session on each of these dates."""
     hours = [f"{(18 + k) % 24:02d}:00" for k in range(23)]
     weeks = dates[::5]
-    left_out = [{"date": day, "reason": "a hole of 78 bars in the trading hours (at most 6)"} for day in dates[1::5]]
+    left_out = [{"date": day, "reason": "a hole of 78 bars in the trading hours (at most 6)"} for day in dates[::5]]
     chosen = {"zone": "America/Chicago", "stamp": "open", "bars": 5_688, "closed": 0, "cash_step": 3.4}
-    hole = {"start": "2024-01-09 03:50", "bars": 158, "place": "to the session's end"}
+    hole = {"bars": 158, "place": "to the session's end"}
     return {
         "reading": {
             "files": ["ES.csv"],
@@ -62,7 +62,7 @@ def made_quality(dates: list[str]) -> dict[str, Any]:
             "count": len(left_out),
             "bars": 158 * len(left_out),
             "sessions": len(left_out),
-            "listed": [{"trade_date": entry["date"], **hole} for entry in left_out],
+            "listed": [{"trade_date": entry["date"], "start": f"{entry['date']} 03:50", **hole} for entry in left_out],
             "recurring": [
                 {
                     "weekday": "Tuesday",
@@ -73,7 +73,7 @@ def made_quality(dates: list[str]) -> dict[str, Any]:
                     "of_sessions": len(left_out),
                     "bars": 158,
                     "place": "to the session's end",
-                    "first": dates[1],
+                    "first": dates[0],
                     "last": left_out[-1]["date"],
                 }
             ],
