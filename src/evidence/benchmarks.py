@@ -31,7 +31,7 @@ from src.advisor.table import empty_table
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import TrainingSettings
 from src.agent.training import build_base, train
-from src.console import PlainConsole
+from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.evidence.speed import bars
 from src.evidence.speed.timing import Clock, block_s, calls_in
@@ -259,7 +259,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
         wants += [f"{duration(r.at_most_s)}"] if r.at_most_s is not None else []
         want = ", ".join(wants)
         table.add_row(r.part, r.case, duration(r.common_s), duration(r.ours_s), f"{r.ratio:.1f}x", want)
-    console.print(table)
+    console.print(uncut(table))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,6 +55,7 @@ class Holes:
         return {
             "count": len(self),
             "bars": int(self.bars.sum()),
+            "sessions": len(np.unique(self.session)),
             "listed": [
                 {"trade_date": str(sessions.date[session]), "start": start, "bars": bars, "place": PLACES[place]}
                 for session, start, bars, place in zip(
@@ -91,7 +92,7 @@ def holes_of(bars: Bars, sessions: Sessions, no_trade_bars: int) -> Holes:
 
 
 def _recurring(holes: Holes, sessions: Sessions) -> list[dict[str, Any]]:
-    """One entry for each time of day at which holes begin on a weekday again and again; one for all weekdays alike."""
+    """One entry for each time of day at which holes begin on a weekday again and again, those that cost most first."""
     weekday = weekdays(sessions.date)
     kept = holes.place < PLACES.index(FILE_BEGINS)
     session, bars, place = holes.session[kept], holes.bars[kept], holes.place[kept]
@@ -125,7 +126,8 @@ def _recurring(holes: Holes, sessions: Sessions) -> list[dict[str, Any]]:
                 }
             )
             left = np.setdiff1d(left, group)
-    return _alike_on_all_days(found, [WEEKDAYS[day] for day in np.unique(weekday).tolist()])
+    merged = _alike_on_all_days(found, [WEEKDAYS[day] for day in np.unique(weekday).tolist()])
+    return sorted(merged, key=lambda hole: -hole["sessions"] * hole["bars"])
 
 
 def _densest(minute: NDArray[np.int64]) -> NDArray[np.intp]:

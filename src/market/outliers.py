@@ -32,7 +32,7 @@ def outliers(bars: Bars, sessions: Sessions, no_trade_bars: int) -> dict[str, An
     count within a session and a contract, from one bar to the next that traded.
     """
     if len(bars) == 0:
-        return {"count": 0, "listed": []}
+        return {"count": 0, "sessions": 0, "listed": []}
     range_ticks = bars.high - bars.low
     usual = _usual(range_ticks)
     jump = np.zeros(len(bars), dtype=np.int32)
@@ -52,6 +52,7 @@ def outliers(bars: Bars, sessions: Sessions, no_trade_bars: int) -> dict[str, An
     tick = float(get_contract(bars.market).tick_size)
     return {
         "count": len(found),
+        "sessions": len(np.unique(bars.session_id[found])),
         "listed": [
             {
                 "trade_date": str(sessions.date[bars.session_id[i]]),
@@ -82,7 +83,7 @@ def zero_volume(bars: Bars, sessions: Sessions, no_trade_bars: int) -> dict[str,
     without = bars.volume == 0
     total = int(without.sum())
     if total in (0, len(bars)):
-        return {"bars": total, "stretches": 0, "listed": []}
+        return {"bars": total, "stretches": 0, "sessions": 0, "listed": []}
     begins, ends = _runs(without, bars.session_id)
     kept = ends - begins > no_trade_bars
     begins, ends = begins[kept], ends[kept]
@@ -90,6 +91,7 @@ def zero_volume(bars: Bars, sessions: Sessions, no_trade_bars: int) -> dict[str,
     return {
         "bars": total,
         "stretches": len(begins),
+        "sessions": len(np.unique(bars.session_id[begins])),
         "listed": [
             {"trade_date": str(sessions.date[bars.session_id[begin]]), "start": start, "bars": end - begin}
             for begin, end, start in zip(

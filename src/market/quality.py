@@ -129,7 +129,7 @@ def _findings(bars: Bars, facts: dict[str, Any]) -> list[Finding]:
             (
                 "hole",
                 holes["count"],
-                _dates(list(dict.fromkeys(hole["trade_date"] for hole in holes["listed"]))),
+                _trade_dates(holes),
                 "no feature and no position crosses it",
             ),
             (
@@ -141,13 +141,13 @@ def _findings(bars: Bars, facts: dict[str, Any]) -> list[Finding]:
             (
                 "stretch without volume",
                 zero["stretches"],
-                _dates(list(dict.fromkeys(stretch["trade_date"] for stretch in zero["listed"]))),
+                _trade_dates(zero),
                 "kept as the file has them",
             ),
             (
                 "outlier",
                 odd["count"],
-                _dates(list(dict.fromkeys(bar["trade_date"] for bar in odd["listed"]))),
+                _trade_dates(odd),
                 "kept: compare them with another source",
             ),
         )
@@ -160,8 +160,14 @@ def _tolerated(kind: str, count: int, where: str, done: str) -> Finding:
     return Finding(kind, "tolerated", count, where, done)
 
 
-def _dates(dates: list[str]) -> str:
-    return ", ".join(dates[:PLACES]) + (f" and {len(dates) - PLACES:,} more" if len(dates) > PLACES else "")
+def _trade_dates(listed: dict[str, Any]) -> str:
+    return _dates(list(dict.fromkeys(entry["trade_date"] for entry in listed["listed"])), listed["sessions"])
+
+
+def _dates(dates: list[str], count: int | None = None) -> str:
+    """The first of `count` dates, and how many more there are."""
+    more = (len(dates) if count is None else count) - PLACES
+    return ", ".join(dates[:PLACES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def recurring_words(hole: dict[str, Any]) -> str:
