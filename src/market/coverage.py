@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -128,13 +128,7 @@ def absent_schedule(sessions: Sessions) -> Schedule:
     missing = sessions.missing_dates
     if len(missing) == 0:
         empty = np.empty(0, dtype=np.int64)
-        return Schedule(missing, empty, empty, empty, empty)
+        return Schedule(missing, *[empty] * (len(fields(Schedule)) - 1))
     schedule = calendar_schedule(missing[0].item(), missing[-1].item())
     kept = np.isin(schedule.date, missing)
-    return Schedule(
-        date=schedule.date[kept],
-        open_ns=schedule.open_ns[kept],
-        close_ns=schedule.close_ns[kept],
-        halt_start_ns=schedule.halt_start_ns[kept],
-        halt_end_ns=schedule.halt_end_ns[kept],
-    )
+    return Schedule(**{column.name: getattr(schedule, column.name)[kept] for column in fields(Schedule)})

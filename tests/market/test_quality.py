@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,7 +93,7 @@ def test_coverage_counts_the_bars_that_are_there_hour_by_hour(dropped: set[int],
     kept = [k for k in range(len(SLOTS)) if k not in dropped and DATES[k] != gone]
     tables = tables_of(walk(SLOTS[kept]))
     missing = np.isin(SCHEDULE.date, tables.sessions.missing_dates)
-    names = ("date", "open_ns", "close_ns", "halt_start_ns", "halt_end_ns")
+    names = [column.name for column in fields(Schedule)]
     coverage = coverage_of(
         tables.bars, tables.sessions, Schedule(**{name: getattr(SCHEDULE, name)[missing] for name in names})
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -95,9 +96,7 @@ def test_a_halt_shorter_than_the_bar_is_not_crossed():
     schedule = calendar_schedule(date(2020, 12, 1), date(2020, 12, 1))
     times = np.arange(schedule.open_ns[0], schedule.close_ns[0], MINUTE)
     halt = schedule.open_ns[0] + 62 * MINUTE
-    short = type(schedule)(
-        schedule.date, schedule.open_ns, schedule.close_ns, np.array([halt]), np.array([halt + 3 * MINUTE])
-    )
+    short = replace(schedule, halt_start_ns=np.array([halt]), halt_end_ns=np.array([halt + 3 * MINUTE]))
     times = times[(times < halt) | (times >= halt + 3 * MINUTE)]
     bars = walk_bars(times, interval_min=1)
     longer = resampled(bars, 15, short)
