@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from src.errors import BarDataError
 from src.market.bar_defects import REMEDIES, check_rows, list_defects
-from src.market.bar_files import read_columns
 from src.market.bar_rows import BarRows
 from src.market.bars import Bars
 from src.market.contracts import get_contract
