@@ -20,6 +20,8 @@ from src.market.files.rows import NO_TIME, FileRows, Stamp
 
 _DECISIVE = 5.25
 """Lead over the next reading, in units of log likelihood, from which the bars decide."""
+_SOLID_ENOUGH = 0.5
+"""Where fewer bars than this follow one another, edges and steps may be chance: more is asked in proportion."""
 _PROMISE_HOLDS = 1.5
 """Lead that is enough for the reading a dialect promises."""
 _PLAINLY_WRONG = 5.0
@@ -54,7 +56,8 @@ def measure_clock(
     if not _fits(best) and not (option and best.closed <= best.bars / 100):
         raise BarDataError(_none_fits(file, readings))
     lead = best.total - readings[1].total if len(readings) > 1 else np.inf
-    if lead < (_PROMISE_HOLDS if _promised(file, best, used is not None) else _DECISIVE):
+    needed = _DECISIVE * max(1.0, _SOLID_ENOUGH / max(file.solid_frac, 0.01))
+    if lead < (_PROMISE_HOLDS if _promised(file, best, used is not None) else needed):
         raise BarDataError(_undecided(file, readings))
     return _reading(file, best, readings, option=option)
 
