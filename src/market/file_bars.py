@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from src.errors import BarDataError
+from src.market.bar_defects import check_rows
 from src.market.bar_rows import bar_rows
 from src.market.bars import Bars, make_bars
 from src.market.contracts import CONTRACTS, Contract
 from src.market.files.adjusted import check_adjusted
 from src.market.files.clock import measure_clock, utc_opens
-from src.market.files.clock_scores import usual_step
+from src.market.files.clock_scores import _usual_step as usual_step
 from src.market.files.identity import choose_market, market_of_file
 from src.market.files.joining import CheckedRows, Joined, join_contracts
 from src.market.files.read import read_files
@@ -137,8 +138,15 @@ def _clock_of(group: list[FileRows], interval_ns: int, contract: Contract, optio
     try:
         return measure_clock(group, zone=options.timezone, stamp=options.stamp, interval_ns=interval_ns)
     except BarDataError:
-        for table in group:  # columns that were mistaken for others have no clock: that is said instead
-            refuse_columns(bar_rows(table, table.time_ns), contract)
+        # Columns, rows and intervals that are wrong have no clock: that is said instead.
+        for table in group:
+            rows = bar_rows(table, table.time_ns)
+            refuse_columns(rows, contract)
+            if table.claim.instant:  # a wall clock repeats an hour a year: its order is no defect
+                sound_rows(rows, contract, interval_min=options.interval_min, any_tick=options.accept_adjusted)
+            found = check_rows(rows, contract, options.interval_min, any_tick=True)
+            if found.interval_problem:
+                raise BarDataError(f"{rows.label}: {found.interval_problem}.") from None
         raise
 
 

@@ -20,10 +20,14 @@ from src.market.files.rows import NO_TIME, FileRows, Stamp
 
 _DECISIVE = 5.25
 """Lead over the next reading, in units of log likelihood, from which the bars decide."""
+_SOLID_ENOUGH = 0.5
+"""Where fewer bars than this follow one another, edges and steps may be chance: more is asked in proportion."""
 _PROMISE_HOLDS = 1.5
 """Lead that is enough for the reading a dialect promises."""
 _PLAINLY_WRONG = 5.0
 """How far another reading must be ahead of the user's own for his to be refused."""
+_BARS_A_STRAY = 500
+"""Real files have at most 0.03% of their bars in closed hours, a wrong reading of a few days 0.5% and more."""
 _MOST_NAMED = 5
 _WEEKS_NAMED = 8
 
@@ -54,7 +58,8 @@ def measure_clock(
     if not _fits(best) and not (option and best.closed <= best.bars / 100):
         raise BarDataError(_none_fits(file, readings))
     lead = best.total - readings[1].total if len(readings) > 1 else np.inf
-    if lead < (_PROMISE_HOLDS if _promised(file, best, used is not None) else _DECISIVE):
+    needed = _DECISIVE * max(1.0, _SOLID_ENOUGH / max(file.solid_frac, 0.01))
+    if lead < (_PROMISE_HOLDS if _promised(file, best, used is not None) else needed):
         raise BarDataError(_undecided(file, readings))
     return _reading(file, best, readings, option=option)
 
@@ -66,8 +71,12 @@ def utc_opens(rows: FileRows, reading: ClockReading, interval_ns: int) -> NDArra
 
 
 def _fits(reading: Scored) -> bool:
-    """Whether closed hours are empty but for a stray day: the calendar may err on one in twenty."""
-    return reading.bad_days <= reading.days / 20
+    """Whether closed hours are empty but for a stray day: the calendar may err on one in twenty.
+
+    Of fewer days one may hold a stray bar or two, as long as they are no share of the bars to speak of.
+    """
+    stray = reading.bad_days == 1 and reading.closed * _BARS_A_STRAY <= reading.bars
+    return stray or reading.bad_days <= reading.days / 20
 
 
 def _promised(file: Measured, reading: Scored, zone_given: bool) -> bool:

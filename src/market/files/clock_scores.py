@@ -40,6 +40,8 @@ class Measured:
     grid: MinuteGrid
     cycles: Cycles
     bars: int
+    solid_frac: float
+    """Share of steps from one time to the next that are an interval long: how few bars are missing between bars."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,25 +99,33 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     # Ticks are counted where quotes change, which is not where contracts trade: their steps prove nothing.
     traded = all(one.volume_kind == "contracts" for one in rows)
     grid = MinuteGrid(times, volume if traded and volume.any() else None)
-    interval = usual_step(times) if interval_ns is None else interval_ns
+    usual_ns, solid_frac = _usual_step(times, interval_ns)
     return Measured(
         label=label,
         claim=rows[0].claim,
-        interval_min=max(1, round(interval / MINUTE_NS)),
+        interval_min=max(1, round(usual_ns / MINUTE_NS)),
         grid=grid,
         cycles=cycles_near(schedule_around(times), grid),
         bars=bars,
+        solid_frac=solid_frac,
     )
 
 
-def usual_step(times: NDArray[np.int64]) -> int:
-    """The commonest step of whole seconds between times, in nanoseconds; a minute if there is but one time."""
+def _usual_step(times: NDArray[np.int64], interval_ns: int | None) -> tuple[int, float]:
+    """The interval in nanoseconds and the share of steps that have its length.
+
+    The interval is the commonest step of whole seconds unless it is given; a minute if there is but one time.
+    """
     steps = np.diff(times)
     if (steps < 0).any():
         steps = np.diff(np.sort(times))
     seconds = steps // 1_000_000_000
-    counts = np.bincount(seconds[(seconds > 0) & (seconds < 86_400)])
-    return int(counts.argmax()) * 1_000_000_000 if counts.size else MINUTE_NS
+    counts = np.bincount(seconds[(seconds > 0) & (seconds < 86_400)], minlength=1)
+    usual_s = int(counts.argmax()) if interval_ns is None else interval_ns // 1_000_000_000
+    if usual_s == 0:
+        return MINUTE_NS, 1.0
+    equal = counts[usual_s] if usual_s < len(counts) else 0
+    return usual_s * 1_000_000_000, float(equal / max(1, counts.sum()))
 
 
 def score_readings(file: Measured, zone: Zone | None, stamp: Stamp | None) -> list[Scored]:

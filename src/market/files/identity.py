@@ -31,6 +31,8 @@ from src.market.files.reading import MarketReading
 from src.market.files.rows import NO_TIME, FileRows
 
 _UNDECIDED = ("ambiguous", "unknown")
+_MOST_IDS = 400
+"""Thirty years have 120 quarterly contracts."""
 UNNAMED = "files that name no instrument"
 
 
@@ -186,6 +188,12 @@ def _tell_ids_apart(part: _Part, root: str) -> None:
     if len(ids) < 2 or not part.keep.any():
         return
     table = part.rows
+    if len(ids) > _MOST_IDS:
+        raise BarDataError(
+            f"{table.label}: its column of instruments names {len(ids):,} of them, all by number "
+            f"({', '.join(table.instrument_names[code] for code in ids[:3])} ...): that is no column of contracts. Rename "
+            f"or remove it."
+        )
     spans, levels = [], []
     for code in ids:
         times = table.time_ns[(table.instrument == code) & (table.time_ns != NO_TIME)]

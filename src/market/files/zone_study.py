@@ -57,8 +57,8 @@ ZONES = (
 STAMPS: tuple[Stamp, Stamp] = ("open", "close")
 INTERVALS = (1, 5, 15)
 DAYS = (14, 91)
-STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2024, 1, 8), date(2025, 2, 24), date(2025, 9, 22))
-"""Mondays: daylight saving changes inside the three months of four of them, inside the two weeks of one."""
+STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2025, 2, 24), date(2025, 9, 22))
+"""Mondays: daylight saving changes inside the three months of each of them, and inside the two weeks of 2025-02-24."""
 
 Shape = Literal["whole", "thin", "cash only", "no volume"]
 SHAPES: tuple[Shape, ...] = ("whole", "thin", "cash only", "no volume")
@@ -190,7 +190,7 @@ def _names_the_truth(message: str, rows: FileRows, open_ns: NDArray[np.int64], i
 def cases(folder: Path, quick: bool) -> Iterator[tuple[Case, Source]]:
     """Every case with its bars; `quick` keeps one source and start for each interval and every third zone."""
     zones = ZONES[::3] if quick else ZONES
-    starts = STARTS[3:4] if quick else STARTS
+    starts = STARTS[2:3] if quick else STARTS
     sources = [] if quick else real_sources(folder)
     windows = [(one, start) for start in starts for one in (synthetic_source(i, start) for i in INTERVALS)]
     for source, start in [*windows, *_real_windows(sources)]:
