@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from src.errors import BarDataError
 from src.market.bar_defects import check_rows
-from src.market.bar_rows import bar_rows
+from src.market.bar_rows import BarRows, bar_rows
 from src.market.bars import Bars, make_bars
 from src.market.contracts import CONTRACTS, Contract
 from src.market.files.adjusted import check_adjusted
 from src.market.files.clock import measure_clock, utc_opens
-from src.market.files.clock_scores import _usual_step as usual_step
 from src.market.files.identity import choose_market, market_of_file
 from src.market.files.joining import CheckedRows, Joined, join_contracts
 from src.market.files.read import read_files
@@ -28,7 +27,7 @@ from src.market.row_verdicts import SoundRows, refuse_columns, sound_rows
 MOST_NAMED = 8
 """Files that `Bars.source` names."""
 MINUTE_NS = 60_000_000_000
-_FEW_TIMES = 1_000
+_LONGEST_STEP_S = 7 * 86_400
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def read_bars(files: Sequence[Path], path: Path, contract: Contract, options: Re
         clocks.append(clock)
         while group:
             table = group.pop(0)
-            sound = _sound(table, clock, interval_ns, contract, options)
+            sound = _checked_rows(bar_rows(table, utc_opens(table, clock, interval_ns)), contract, options)
             findings += sound.findings
             dropped.update(sound.dropped)
             parts.append(_part(table, sound))
@@ -129,32 +128,43 @@ def _groups(tables: Sequence[FileRows]) -> list[tuple[list[FileRows], int]]:
 
 
 def _step_of(table: FileRows) -> int:
-    """The interval of a table's bars, nanoseconds; 0 if it has too few times to tell."""
+    """The commonest step between a table's times, nanoseconds; 0 if it has too few times to tell."""
     times = table.time_ns[table.time_ns != NO_TIME] if (table.time_ns == NO_TIME).any() else table.time_ns
-    return usual_step(times) if len(np.unique(times[:_FEW_TIMES])) > 2 else 0
+    steps = np.diff(times)
+    if (steps < 0).any():
+        steps = np.diff(np.sort(times))
+    seconds = steps // 1_000_000_000
+    counts = np.bincount(seconds[(seconds > 0) & (seconds <= _LONGEST_STEP_S)])
+    return int(counts.argmax()) * 1_000_000_000 if counts.sum() > 1 else 0
 
 
 def _clock_of(group: list[FileRows], interval_ns: int, contract: Contract, options: ReadOptions) -> ClockReading:
     try:
         return measure_clock(group, zone=options.timezone, stamp=options.stamp, interval_ns=interval_ns)
     except BarDataError:
-        # Columns, rows and intervals that are wrong have no clock: that is said instead.
-        for table in group:
-            rows = bar_rows(table, table.time_ns)
-            refuse_columns(rows, contract)
-            if table.claim.instant:  # a wall clock repeats an hour a year: its order is no defect
-                sound_rows(rows, contract, interval_min=options.interval_min, any_tick=options.accept_adjusted)
-            found = check_rows(rows, contract, options.interval_min, any_tick=True)
-            if found.interval_problem:
-                raise BarDataError(f"{rows.label}: {found.interval_problem}.") from None
-        raise
+        # Columns, rows and intervals that are wrong have no clock: that is said instead, or the bad rows are dropped.
+        kept = [_kept(table, contract, options) for table in group]
+        if all(len(rows) == len(table) for rows, table in zip(kept, group, strict=True)):
+            raise
+    return measure_clock(kept, zone=options.timezone, stamp=options.stamp, interval_ns=interval_ns)
 
 
-def _sound(
-    table: FileRows, clock: ClockReading, interval_ns: int, contract: Contract, options: ReadOptions
-) -> SoundRows:
+def _kept(table: FileRows, contract: Contract, options: ReadOptions) -> FileRows:
+    """The table without the rows that repair drops, for measuring; what is wrong with it otherwise is raised."""
+    rows = bar_rows(table, table.time_ns)
+    if not options.repair:
+        refuse_columns(rows, contract)
+    found = check_rows(rows, contract, options.interval_min, any_tick=True)
+    if found.interval_problem:
+        raise BarDataError(f"{rows.label}: {found.interval_problem}.")
+    if options.repair or table.claim.instant:  # a wall clock repeats an hour a year: its order is no defect
+        rows = _checked_rows(rows, contract, options).rows
+    return replace(table, time_ns=rows.open_ns, prices=rows.prices, volume=rows.volume)
+
+
+def _checked_rows(rows: BarRows, contract: Contract, options: ReadOptions) -> SoundRows:
     return sound_rows(
-        bar_rows(table, utc_opens(table, clock, interval_ns)),
+        rows,
         contract,
         repair=options.repair,
         interval_min=options.interval_min,
