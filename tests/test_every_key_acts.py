@@ -433,7 +433,7 @@ CASES: Mapping[str, Case] = {
     "data.path": bars("other", "report.data.fingerprint", "weights.base"),
     "data.repair": bars(True, "outcome", "report.data.repairs", base={"data.path": "defective"}),
     "data.interval_min": bars(15, "report.data.bars", base={"data.path": "short"}),
-    "data.timezone": Case("America/Chicago", ("outcome",)),
+    "data.timezone": Case("America/Chicago", ("outcome",), base={"data.path": "zoneless"}),
     "data.stamp": Case("close", ("outcome",)),
     "data.adjusted": bars("accept", "outcome", base={"data.path": "adjusted"}),
     "data.no_trade_bars": bars(

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -31,7 +32,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -145,8 +145,8 @@ def key_of(path: Path, files: Sequence[Path], choices: Mapping[str, Any]) -> str
 
 @lru_cache(maxsize=1)
 def _code_version() -> str:
-    """A digest of this room's source, of the versions of the libraries and of the processor that compiles it."""
-    digest = hashlib.sha256(llvmlite.binding.get_host_cpu_name().encode())
+    """A digest of this room's source, of the versions of the libraries and of the processor."""
+    digest = hashlib.sha256(_processor().encode())
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
             digest.update(f"{name}={version(name)}\0".encode())
@@ -182,6 +182,15 @@ def _remove(entry: Path) -> None:
 
 def _size_of(entry: Path) -> int:
     return sum(file.stat().st_size for file in entry.iterdir())
+
+
+def _processor() -> str:
+    """The processor and what it can do: numpy chooses its loops by that, and logarithms differ in the last bit."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        wanted = ("model name", "flags", "Features", "CPU part")
+        return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+    return f"{platform.machine()} {platform.processor()}"
 
 
 def _arrays_of(tables: MarketTables) -> dict[str, NDArray[Any]]:
