@@ -6,7 +6,16 @@ import re
 
 from src.market.contracts import CONTRACTS
 
-_OTHER_ROOTS = ["EMD", "NKD", "NIY", "MBT", "MET", "BTC", "ETH", "CL", "MCL", "QM", "GC", "MGC", "QO", "SI", "SIL", "HG", "MHG", "PL", "PA", "NG", "QG", "RB", "HO", "BZ", "ZB", "UB", "ZN", "TN", "ZF", "ZT", "ZQ", "SR3", "GE", "6E", "M6E", "6B", "M6B", "6J", "6A", "M6A", "6C", "6S", "6N", "6M", "E7", "J7", "ZC", "ZS", "ZW", "ZM", "ZL", "ZO", "ZR", "KE", "LE", "HE", "GF", "DX", "VX", "VXM", "FDAX", "FDXM", "FDXS", "FESX", "FSMX", "FGBL", "FGBM", "FGBS", "DAX", "ESTX50", "RX", "SPX", "NDX", "DJI", "RUT", "SPY", "QQQ", "DIA", "IWM", "US500", "US30", "US100", "USTEC", "NAS100", "US2000", "SPX500", "GER40", "XAUUSD", "EURUSD", "BTCUSD", "SP", "ND", "DJ"]
+# fmt: off
+_OTHER_ROOTS = (
+    "EMD", "NKD", "NIY", "MBT", "MET", "BTC", "ETH", "CL", "MCL", "QM", "GC", "MGC", "QO", "SI", "SIL", "HG", "MHG",
+    "PL", "PA", "NG", "QG", "RB", "HO", "BZ", "ZB", "UB", "ZN", "TN", "ZF", "ZT", "ZQ", "SR3", "GE", "6E", "M6E",
+    "6B", "M6B", "6J", "6A", "M6A", "6C", "6S", "6N", "6M", "E7", "J7", "ZC", "ZS", "ZW", "ZM", "ZL", "ZO", "ZR",
+    "KE", "LE", "HE", "GF", "DX", "VX", "VXM", "FDAX", "FDXM", "FDXS", "FESX", "FSMX", "FGBL", "FGBM", "FGBS",
+    "DAX", "ESTX50", "RX", "SPX", "NDX", "DJI", "RUT", "SPY", "QQQ", "DIA", "IWM", "US500", "US30", "US100",
+    "USTEC", "NAS100", "US2000", "SPX500", "GER40", "XAUUSD", "EURUSD", "BTCUSD", "SP", "ND", "DJ",
+)
+# fmt: on
 ROOTS = frozenset((*CONTRACTS, *_OTHER_ROOTS))
 """Roots of futures, and names of indices, that a token of a file's name is compared with."""
 
@@ -26,7 +35,7 @@ _LEAN = re.compile(
 def instrument_of_name(name: str) -> str | None:
     """The instrument that a name says, as the name spells it; None if it says none that is known.
 
-    Examples: "ES 12-25.Last.txt" gives "ES 12-25", "CME_MINI_ES1!, 5.csv" gives "CME_MINI_ES1!", "nq_5m.csv" gives "nq".
+    Examples: "ES 12-25.Last.txt" gives "ES 12-25", "CME_MINI_ES1!, 5.csv" gives "CME_MINI_ES1!", "nq_5m.csv" "nq".
     """
     if match := _LEAN.match(name):
         return f"{match['root'].upper()}{match['month']}"

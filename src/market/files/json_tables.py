@@ -61,8 +61,8 @@ def json_rows(content: Content) -> list[FileRows]:
         raise BarDataError(
             f"{content.label}: not complete JSON ({one_line(error)}). It may be cut off: download it again."
         ) from error
-    columns, says = _columns_of(whole, content.label)
-    return [_rows(content, _arrow(columns, content.label), says)]
+    found = _columns_of(whole, content.label)
+    return [_rows(content, _arrow(columns, content.label), says) for columns, says in found]
 
 
 def _is_lines(head: bytes) -> bool:
@@ -116,25 +116,30 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _columns_of(whole: Any, label: str) -> tuple[dict[str, list[Any]], str | None]:
-    """Named columns of equal length, and the instrument that the answer itself names."""
-    says = _said(whole)
-    for found in _tables(whole):
-        columns = _as_columns(found)
-        if columns is not None and price_roles(list(columns)) >= _LEAST_PRICES:
+def _columns_of(whole: Any, label: str) -> list[tuple[dict[str, list[Any]], str | None]]:
+    """The tables as named columns of equal length, each with the instrument that the answer itself names."""
+    said = _said(whole)
+    for group in _tables(whole):
+        found = []
+        for name, value in group:
+            columns = _as_columns(value)
+            if columns is None or price_roles(list(columns)) < _LEAST_PRICES:
+                continue
             lengths = {len(column) for column in columns.values()}
             if len(lengths) > 1:
                 raise BarDataError(
                     f"{label}: its columns have different lengths ({sorted(lengths)[:4]}). Download it again."
                 )
-            return columns, says
-    if isinstance(whole, dict) and not _lists_in(whole):
+            found.append((columns, name or said))
+        if found:
+            return found
+    if isinstance(whole, dict) and not any(isinstance(value, list | dict) for value in whole.values()):
         words = str(whole.get("error") or whole.get("message") or whole.get("status") or "")[:80]
-        said = f" It says {words!r}." if words else ""
-        raise NoTable(f"{label}: JSON without a list of bars.{said} Download the bars again.")
+        answer = f" It says {words!r}." if words else ""
+        raise NoTable(f"{label}: JSON without a list of bars.{answer} Download the bars again.")
     raise NoTable(
-        f"{label}: JSON without a table of bars: no list of records, or of columns, has open, high, low and close. Give "
-        f"--data a file of bars."
+        f"{label}: JSON without a table of bars: no list of records, or of columns, has open, high, low and close. "
+        f"Give --data a file of bars."
     )
 
 
@@ -151,19 +156,23 @@ def _said(whole: Any) -> str | None:
     return said.strip()[:40] or None if said else None
 
 
-def _lists_in(whole: dict[str, Any]) -> bool:
-    return any(isinstance(value, list | dict) for value in whole.values())
+def _tables(whole: Any) -> list[list[tuple[str | None, Any]]]:
+    """What may be the table, best first: the value itself, what has a usual name, and what lies one level below.
 
-
-def _tables(whole: Any) -> list[Any]:
-    """What may be the table: the value itself, or what stands under a usual name."""
-    found = [whole]
-    if isinstance(whole, dict):
-        found += [whole[name] for name in _LISTS if name in whole]
-        found += [value for name, value in whole.items() if name not in _LISTS and isinstance(value, list | dict)]
-        chart = whole.get("chart")
-        if isinstance(chart, dict) and isinstance(chart.get("result"), list):
-            found += [flat for result in chart["result"] if (flat := _yahoo(result)) is not None]
+    A group of several holds one table an instrument: {"bars": {"ESZ5": [...], "NQZ5": [...]}}.
+    """
+    found: list[list[tuple[str | None, Any]]] = [[(None, whole)]]
+    if not isinstance(whole, dict):
+        return found
+    named = [whole[name] for name in _LISTS if name in whole]
+    named += [value for name, value in whole.items() if name not in _LISTS and isinstance(value, list | dict)]
+    found += [[(None, value)] for value in named]
+    chart = whole.get("chart")
+    if isinstance(chart, dict) and isinstance(chart.get("result"), list):
+        found += [[(None, flat)] for result in chart["result"] if (flat := _yahoo(result)) is not None]
+    for value in (*named, whole):
+        if isinstance(value, dict):
+            found.append([(str(name)[:40], one) for name, one in value.items() if isinstance(one, list | dict)])
     return found
 
 
