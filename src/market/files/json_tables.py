@@ -75,8 +75,9 @@ def _is_lines(head: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     following = next((line for line in lines[1:] if line.strip()), b"")
-    flat = isinstance(first, dict) and not any(isinstance(value, dict | list) for value in first.values())
-    return flat and (not following or following.lstrip().startswith(b"{"))
+    if not isinstance(first, dict) or any(isinstance(value, dict | list) for value in first.values()):
+        return False
+    return following.lstrip().startswith(b"{") or (not following and price_roles(list(first)) >= _LEAST_PRICES)
 
 
 def _refuse_depth(data: bytes, label: str) -> None:

@@ -239,8 +239,8 @@ def _account_for(odd: _Odd, columns: TextColumns, content: Content, shape: TextS
         number, line = kept[0]
         raise BarDataError(
             f"{content.label}: {len(kept):,} of {total:,} rows do not have the {shape.width} cells that the others "
-            f"have (first: row {number}, {line.strip()[:80]!r}). A mark between thousands or in a text may be the same as "
-            f"the separator {shape.separator!r}: export it again with another separator, or with quotes."
+            f"have (first: row {number}, {line.strip()[:80]!r}). A mark between thousands or in a text may be the "
+            f"same as the separator {shape.separator!r}: export it again with another separator, or with quotes."
         )
     _put_back(columns, [number for number, _ in odd.lines], kept)
     number, line = kept[0]
