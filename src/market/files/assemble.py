@@ -146,6 +146,8 @@ def _month(expiry: str) -> str:
 
 
 def _coded_one(column: pa.ChunkedArray, label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     if not pa.types.is_dictionary(column.type):
         plain = pa.types.is_integer(column.type) or pa.types.is_date(column.type) or pa.types.is_floating(column.type)
         column = (column.cast(pa.string()) if plain else column).dictionary_encode()

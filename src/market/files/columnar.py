@@ -229,4 +229,6 @@ def _numbers(column: pa.ChunkedArray, marks: numbers.Marks, label: str) -> NDArr
         return numbers.parsed(column, marks)
     if pa.types.is_temporal(kind):
         raise BarDataError(f"{label}: a column of prices or volume holds times ({kind}). Export the file again.")
-    return column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+    values = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+    # Single precision holds seven digits; every tick here is a multiple of 0.01.
+    return np.round(values, 2) if pa.types.is_floating(kind) and kind.bit_width < 64 else values

@@ -12,7 +12,7 @@ from src.errors import BarDataError
 from src.market.files import spellings
 from src.market.files.kinds import NoTable
 from src.market.files.rows import Stamp
-from src.market.files.time_forms import CellKind, cell_kind
+from src.market.files.time_forms import CellKind, cell_kind, form_of, shape_of
 
 VolumeKind = Literal["contracts", "ticks", "none"]
 
@@ -142,6 +142,19 @@ def is_whole_time(sample: list[list[str]], place: int) -> bool:
     return kind == "full"
 
 
+def _is_instant(sample: list[list[str]], place: int) -> bool:
+    """Whether most cells carry an offset or count from 1970."""
+
+    def fits(cell: str) -> bool:
+        form = form_of(shape_of(cell))
+        if form is None:
+            return False
+        counted = form.kind == "digits" and form.digits in (9, 10, 13, 16, 19)
+        return counted or form.offset_min is not None or form.offset_hour is not None
+
+    return _most(_cells(sample, place), fits)
+
+
 def is_date(sample: list[list[str]], place: int) -> bool:
     """Whether a column's cells are dates without a time of day."""
     kind = cells_kind(sample, place)
@@ -172,10 +185,12 @@ def _hour_of(value: int) -> int:
 def _time_columns(
     names: list[str], keys: list[str], sample: list[list[str]], label: str
 ) -> tuple[tuple[int, ...], Stamp | None, str | None]:
-    whole = [keys.index(name) for name in spellings.WHOLE if name in keys]
-    for place in whole:
-        if is_whole_time(sample, place):
-            return (place,), _stamp_of(keys[place]), _zone_of(names[place])
+    named = [keys.index(name) for name in spellings.WHOLE if name in keys]
+    whole = [place for place in named if is_whole_time(sample, place)]
+    if whole:
+        # A bar's open before its close, an instant before a wall clock, then by the name.
+        place = min(whole, key=lambda place: (keys[place] in spellings.CLOSES, not _is_instant(sample, place)))
+        return (place,), _stamp_of(keys[place]), _zone_of(names[place])
     dates = [keys.index(name) for name in spellings.DATE if name in keys and is_date(sample, keys.index(name))]
     clocks = [keys.index(name) for name in spellings.CLOCK if name in keys and is_clock(sample, keys.index(name))]
     for date in dates:
@@ -195,7 +210,7 @@ def _time_columns(
             f"times, and no name says which is the bar's. Rename that one to datetime."
         )
     # A date or a column with another content: read_times says what is wrong with it.
-    return ((dates or whole)[:1] and ((dates or whole)[0],)) or (), None, None
+    return tuple((dates or named)[:1]), None, None
 
 
 def _stamp_of(name: str) -> Stamp | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from src.market.files.rows import FileRows
 _MOST_JSON = 192 << 20
 _MOST_LINES = 2 << 30
 _MOST_DEPTH = 40
+_BLOCK = 8 << 20
+_SAMPLE = 1 << 18
 _MOST_KEYS = 500
 _LISTS = (
     "results",
@@ -51,8 +54,9 @@ def json_rows(content: Content) -> list[FileRows]:
         BarDataError: damaged, too large, too deeply nested, or no table of bars.
     """
     if _is_lines(content.head):
-        table = _lines(content)
-        return [_rows(content, table, None)]
+        table, notes = _lines(content)
+        rows = _rows(content, table, None)
+        return [replace(rows, notes=(*notes, *rows.notes))]
     data = content.read(_MOST_JSON, "of JSON that are read. Write it as JSON lines, CSV or Parquet.")
     _refuse_depth(data, content.label)
     try:
@@ -89,25 +93,34 @@ def _refuse_depth(data: bytes, label: str) -> None:
         raise BarDataError(f"{label}: JSON nested {deepest} levels deep, more than {_MOST_DEPTH}: no table of bars.")
 
 
-def _lines(content: Content) -> pa.Table:
+def _lines(content: Content) -> tuple[pa.Table, tuple[str, ...]]:
     if content.size > _MOST_LINES:
         raise BarDataError(f"{content.label}: more than {_MOST_LINES >> 30} GiB of JSON lines. Write it as Parquet.")
     data = content.read(_MOST_LINES, "of JSON lines that are read. Write them as Parquet.").removeprefix(
         b"\xef\xbb\xbf"
     )
     body, _, last = data.rstrip(b" \r\n").rpartition(b"\n")
+    notes: tuple[str, ...] = ()
     if body and not _is_object(last):
-        data = body + b"\n"
+        data, notes = body + b"\n", ("the incomplete last line is left out",)
     try:
-        return arrow_json.read_json(
-            pa.BufferReader(data),
-            read_options=arrow_json.ReadOptions(block_size=8 << 20),
-            parse_options=arrow_json.ParseOptions(newlines_in_values=False),
-        )
+        end = data.find(b"\n", _SAMPLE)
+        first = _read_lines(data[: end + 1] if end >= 0 else data, None)
+        # Left to itself Arrow makes times of text and forgets their zone or offset.
+        texts = [field.with_type(pa.string()) for field in first.schema if pa.types.is_timestamp(field.type)]
+        return _read_lines(data, pa.schema(texts)), notes
     except (pa.ArrowException, ValueError, MemoryError) as error:
         raise BarDataError(
             f"{content.label}: not JSON lines with one flat object a line ({one_line(error)}). Export it again."
         ) from error
+
+
+def _read_lines(data: bytes, schema: pa.Schema | None) -> pa.Table:
+    return arrow_json.read_json(
+        pa.BufferReader(data),
+        read_options=arrow_json.ReadOptions(block_size=_BLOCK),
+        parse_options=arrow_json.ParseOptions(newlines_in_values=False, explicit_schema=schema),
+    )
 
 
 def _is_object(line: bytes) -> bool:

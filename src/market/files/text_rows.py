@@ -38,7 +38,7 @@ def text_rows(content: Content) -> list[FileRows]:
     if wide is not None:
         return _wide_rows(content, shape, wide)
     names = _names(shape)
-    layout = by_names(list(names), shape.sample, content.label) if names else _headerless(content, shape, lean=False)
+    layout = by_names(list(names), shape.sample, content.label) if names else _headerless(content, shape)
     return [_one_table(content, shape, layout, names)]
 
 
@@ -47,7 +47,7 @@ def _names(shape: TextShape) -> tuple[str, ...]:
     return max(shape.header, key=lambda row: price_roles(list(row)), default=())
 
 
-def _headerless(content: Content, shape: TextShape, *, lean: bool) -> Layout:
+def _headerless(content: Content, shape: TextShape) -> Layout:
     columns: list[NDArray[np.float64] | None] = []
     for place in range(shape.width):
         cells = [row[place].strip().encode() for row in shape.sample]
@@ -59,8 +59,8 @@ def _headerless(content: Content, shape: TextShape, *, lean: bool) -> Layout:
         values = numbers.parsed(column, marks)
         mostly = np.isfinite(values).mean() > 0.5 if len(values) else False
         columns.append(values if mostly else None)
-    time = (0,) if lean else time_columns(shape.sample, shape.width, content.label)
-    return by_contents(shape.sample, columns, time, content.label, newest_first=not lean and _descends(shape, time))
+    time = time_columns(shape.sample, shape.width, content.label)
+    return by_contents(shape.sample, columns, time, content.label, newest_first=_descends(shape, time))
 
 
 def _descends(shape: TextShape, time: tuple[int, ...]) -> bool:
@@ -145,7 +145,7 @@ def _total(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]
 
 def _is_lean(content: Content, shape: TextShape) -> bool:
     """Whether the file is one of LEAN's: the date in its name, milliseconds since midnight in its first column."""
-    if shape.header or lean_day(content.name, content.archive) is None:
+    if shape.header or shape.width != 6 or lean_day(content.name, content.archive) is None:
         return False
     fits = [re.fullmatch(r"[0-9]{1,8}", row[0].strip()) is not None for row in shape.sample]
     return sum(fits) >= 0.9 * len(fits)
@@ -158,7 +158,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
             f"(yyyymmdd_trade.zip)."
         )
     day = str(lean_day(content.name, content.archive))
-    layout = _headerless(content, shape, lean=True)
+    layout = Layout((0,), (1, 2, 3, 4), (5,))
     columns = read_columns(content, shape, layout)
     ymd = np.array([int(day[:4])]), np.array([int(day[4:6])]), np.array([int(day[6:])])
     days, good = day_numbers(*ymd)

@@ -173,17 +173,23 @@ def cells_of(line: str, separator: str) -> list[str]:
     """The cells of a line, quotes removed; a blank as separator stands for any run of blanks."""
     if separator == " ":
         return line.split()
+    if '"' not in line:
+        return line.split(separator)
     try:
         return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     except csv.Error:
         return line.split(separator)
 
 
+def _width(line: str, separator: str) -> int:
+    return line.count(separator) + 1 if '"' not in line else len(cells_of(line, separator))
+
+
 def _separator(lines: list[str]) -> str:
     body = lines[-400:]
     for least in (0.8, 0.5):
         for separator in SEPARATORS:
-            widths = Counter(len(cells_of(line, separator)) for line in body)
+            widths = Counter(_width(line, separator) for line in body)
             width, count = widths.most_common(1)[0]
             if width >= LEAST_CELLS and count >= least * len(body):
                 return separator

@@ -189,9 +189,9 @@ def refused_link(folder: Path) -> str:
         (b"date,open,high,low,close,volume\n20251103,1,2,0.5,1.5,7\n20251104,1,2,0.5,1.5,7\n", "daily bars"),
         (b"when,open,high,low,close,volume\n" + b"soon,1,2,0.5,1.5,7\n" * 9, "none of its 9 times can be read"),
         (b"date,open,high,low,close,volume\n" + b"03/04/2025 10:00,1,2,0.5,1.5,7\n" * 9, "day/month or month/day"),
-        (b"date;open;high;low;close;volume\n" + b"2025-03-04 10:00;6,850;6,851;6,849;6,850;2,100\n" * 9, "decimal mark"),
+        (b"date;open;high;low;close;volume\n" + b"2025-03-04 10:00;6,850;6,851;6,849;6,850;2\n" * 9, "decimal mark"),
         (b"date,open,high,low,close,close,volume\n" + b"2025-03-04 10:00,1,2,0.5,1.5,1,7\n" * 9, "occurs twice"),
-        (b"date,open,high,volume,trades,count\n" + b"2025-03-04 10:00,1,2,0.5,1.5,7\n" * 9, "columns missing: low, close"),
+        (b"date,open,high,volume,n,m\n" + b"2025-03-04 10:00,1,2,0.5,1.5,7\n" * 9, "columns missing: low, close"),
         (b"2025-03-04 10:00,50,51,52,53,1\n2025-03-04 10:05,53,52,51,50,1\n" * 9, "the order of its four"),
     ],
 )  # fmt: skip

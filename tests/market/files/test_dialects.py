@@ -214,6 +214,18 @@ def test_text_is_read_in_any_encoding_of_spreadsheets(codec: str, tmp_path: Path
     assert_equal_to(read_tables(tmp_path / "ES.csv"), "backtrader", bars)
 
 
+@pytest.mark.parametrize("ending", ["Z", "-05:00", "+0000"])
+def test_times_of_json_lines_keep_their_offset(ending: str, tmp_path: Path) -> None:
+    lines = [
+        f'{{"time":"2025-11-03T14:{k:02d}:00{ending}","open":1,"high":2,"low":0.5,"close":1.5,"volume":7}}'
+        for k in range(9)
+    ]
+    (tmp_path / "ES.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = one(tmp_path / "ES.jsonl")
+    assert rows.claim.instant
+    assert pd.Timestamp(int(rows.time_ns[0])).hour == (19 if ending == "-05:00" else 14)
+
+
 class TestSharedFiles:
     """Real vendors' files, where the project's sibling folder has them."""
 
