@@ -77,9 +77,9 @@ def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
     prices = [_one_of(names_of, keys, names, label) for names_of in spellings.PRICES]
     time, stamp, zone = _time_columns(names, keys, sample, label)
     absent = [word for word, place in zip(_PRICE_WORDS, prices, strict=True) if place is None]
-    if len(absent) == 4 and not time:
+    if len(absent) == len(_PRICE_WORDS):
         raise NoTable(
-            f"{label}: none of its columns is a time or a price. The file has: {_listing(names)}. Give --data a file "
+            f"{label}: none of its columns is a price. The file has: {_listing(names)}. Give --data a file "
             f"of bars, or rename its columns to datetime, open, high, low, close, volume (case does not matter)."
         )
     if not time:

@@ -216,6 +216,10 @@ def _zip_members(file: Path) -> Iterator[Content]:
                 yield _member(archive, member, file)
     except BarDataError:
         raise
+    except NotImplementedError as error:
+        raise BarDataError(
+            f"{file}: packed in a way that is not read ({one_line(error)}). Unpack it, or pack it as a plain .zip."
+        ) from error
     except _ZIP_ERRORS as error:
         raise BarDataError(f"{file}: not a complete zip archive ({one_line(error)}). {_WHOLE}") from error
 

@@ -21,7 +21,7 @@ from src.market.files.text_tables import MOST_ROWS
 from src.market.files.time_columns import TimeColumn
 from src.market.files.times import DAY, FIRST_NS, LAST_NS, as_text
 
-INSTALL = "pip install -r requirements-dbn.txt"
+INSTALL = "python -m pip install -r requirements-dbn.txt"
 
 _PREFIX = 8
 _MOST_METADATA = 64 << 20

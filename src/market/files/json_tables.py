@@ -79,9 +79,11 @@ def _is_lines(head: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     following = next((line for line in lines[1:] if line.strip()), b"")
-    if not isinstance(first, dict) or any(isinstance(value, dict | list) for value in first.values()):
+    if not isinstance(first, dict) or any(isinstance(value, list) for value in first.values()):
         return False
-    return following.lstrip().startswith(b"{") or (not following and price_roles(list(first)) >= _LEAST_PRICES)
+    flat = not any(isinstance(value, dict) for value in first.values())
+    only = not following and flat and price_roles(list(first)) >= _LEAST_PRICES
+    return only or following.lstrip().startswith(b"{")
 
 
 def _refuse_depth(data: bytes, label: str) -> None:
@@ -107,12 +109,26 @@ def _lines(content: Content) -> tuple[pa.Table, tuple[str, ...]]:
         end = data.find(b"\n", _SAMPLE)
         first = _read_lines(data[: end + 1] if end >= 0 else data, None)
         # Left to itself Arrow makes times of text and forgets their zone or offset.
-        texts = [field.with_type(pa.string()) for field in first.schema if pa.types.is_timestamp(field.type)]
-        return _read_lines(data, pa.schema(texts)), notes
+        texts = [_with_text(field) for field in first.schema]
+        return _flat(_read_lines(data, pa.schema(texts))), notes
     except (pa.ArrowException, ValueError, MemoryError) as error:
         raise BarDataError(
             f"{content.label}: not JSON lines with one flat object a line ({one_line(error)}). Export it again."
         ) from error
+
+
+def _with_text(field: pa.Field) -> pa.Field:
+    """The field with text where Arrow sees times, in objects, too."""
+    if pa.types.is_struct(field.type):
+        return field.with_type(pa.struct([_with_text(field.type.field(k)) for k in range(field.type.num_fields)]))
+    return field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """The table with the fields of objects in its lines as columns of their own: Databento puts ts_event into hd."""
+    nested = table.flatten()
+    names = [name.rpartition(".")[2] for name in nested.column_names]
+    return nested.rename_columns(names) if len(set(names)) == len(names) else nested
 
 
 def _read_lines(data: bytes, schema: pa.Schema | None) -> pa.Table:

@@ -174,7 +174,7 @@ def _cleaned(table: pa.Table, layout: Layout, separator: str, label: str) -> Tex
 
 
 def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, layout: Layout) -> None:
-    """Leave out a last line that has no line end and whose last cell may be cut off, if that cell matters."""
+    """Leave out a last line that has no line end if its last cell matters and may be cut off."""
     tail = content.tail()
     if not tail or tail[-1:] in (b"\n", b"\r") or columns.rows == 0:
         return
@@ -186,15 +186,9 @@ def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, 
     others = {len(row[place].strip()) for row in shape.sample[:-1]}
     same_width = len(others) == 1 and len(cells[place].strip()) in others
     known = {row[place].strip() for row in shape.sample[:-1]}
-    if place in layout.prices or place in layout.time:
-        whole = same_width
-    elif place in layout.instrument:
-        whole = cells[place].strip() in known
-    else:
-        if place in layout.volume and not same_width:
-            columns.notes.append("the last line has no line end, so its volume may be cut off")
+    if place not in layout.all:
         return
-    if not whole:
+    if not (same_width or (place in layout.instrument and cells[place].strip() in known)):
         _drop(columns, np.arange(columns.rows) < columns.rows - 1)
         columns.notes.append(
             f"the last line has no line end and may be cut off: it is left out ({last.strip()[:60]!r})"

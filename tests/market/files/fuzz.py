@@ -73,8 +73,9 @@ def bars_of(tables: list[FileRows]) -> list[Bar]:
 
 
 def walk(n: int, rng: np.random.Generator) -> BarsToWrite:
-    """A random walk of quarter points from a random day on."""
-    day = np.datetime64("2024-01-15", "ns") + np.timedelta64(int(rng.integers(0, 600)), "D")
+    """A random walk of quarter points on a random day from the 13th on, whose date reads in one way only."""
+    month = np.datetime64("2024-01", "M") + np.timedelta64(int(rng.integers(0, 24)), "M")
+    day = month.astype("datetime64[D]") + np.timedelta64(int(rng.integers(12, 28)), "D")
     open_ns = day.astype("datetime64[ns]").astype(np.int64) + np.arange(n) * 300_000_000_000
     close = 27_400 + np.cumsum(rng.integers(-9, 10, n))
     opened = np.concatenate(([27_400], close[:-1])) + rng.integers(-1, 2, n)

@@ -222,6 +222,9 @@ def test_a_price_cut_off_at_the_end_of_the_file_is_not_read(tmp_path: Path) -> N
     cut = one(written(tmp_path, "ES.csv", text[:-2].encode()))
     assert len(cut) == 8
     assert any("cut off" in note for note in cut.notes)
+    volumes = plain().rstrip(b"\n")
+    assert len(one(written(tmp_path, "ES.csv", volumes))) == 59
+    assert len(one(written(tmp_path, "ES.csv", volumes + b"\n"))) == 60
 
 
 def test_several_instruments_side_by_side_become_one_table_each(tmp_path: Path) -> None:
