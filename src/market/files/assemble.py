@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from src.market.files.columns import Layout
 from src.market.files.dialects import Dialect
 from src.market.files.file_names import instrument_of_name
 from src.market.files.numbers import finite
-from src.market.files.rows import ClockClaim, FileRows
+from src.market.files.rows import NO_TIME, ClockClaim, FileRows
 from src.market.files.time_columns import TimeColumn
 
 MOST_INSTRUMENTS = 20_000
@@ -65,7 +65,7 @@ def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
         notes.append("the file has no volume")
     elif kind == "ticks":
         notes.append("its volume counts price changes, not contracts")
-    return FileRows(
+    rows = FileRows(
         file=parts.file,
         label=parts.label,
         dialect=dialect.name,
@@ -80,6 +80,27 @@ def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
         instrument_names=parts.instrument_names,
         file_instrument=parts.says or instrument_of_name(parts.name) or instrument_of_name(parts.archive),
         notes=tuple(dict.fromkeys(notes)),
+    )
+    return _turned(rows) if _newest_first(rows) else rows
+
+
+def _newest_first(rows: FileRows) -> bool:
+    """Whether the times run backwards, a few damaged rows aside."""
+    known = rows.time_ns[rows.time_ns != NO_TIME]
+    steps = np.diff(known)
+    return bool((steps < 0).any()) and int((steps > 0).sum()) * 100 <= len(steps)
+
+
+def _turned(rows: FileRows) -> FileRows:
+    last, text = len(rows) - 1, rows.time_text
+    return replace(
+        rows,
+        time_ns=rows.time_ns[::-1].copy(),
+        time_text=lambda row: text(last - row),
+        prices=rows.prices[::-1].copy(),
+        volume=rows.volume[::-1].copy(),
+        instrument=rows.instrument[::-1].copy(),
+        notes=(*rows.notes, "the newest bar comes first in the file: its rows are turned round"),
     )
 
 
@@ -125,6 +146,8 @@ def _month(expiry: str) -> str:
 
 
 def _coded_one(column: pa.ChunkedArray, label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     if not pa.types.is_dictionary(column.type):
         plain = pa.types.is_integer(column.type) or pa.types.is_date(column.type) or pa.types.is_floating(column.type)
         column = (column.cast(pa.string()) if plain else column).dictionary_encode()
@@ -133,8 +156,8 @@ def _coded_one(column: pa.ChunkedArray, label: str) -> tuple[NDArray[np.int32], 
         array = array.chunk(0) if array.num_chunks else pa.array([], pa.dictionary(pa.int32(), pa.string()))
     if len(array.dictionary) > MOST_INSTRUMENTS:
         raise BarDataError(
-            f"{label}: a column of instruments names {len(array.dictionary):,} of them, more than {MOST_INSTRUMENTS:,}: it "
-            f"is not a column of contracts. Rename or remove it."
+            f"{label}: a column of instruments names {len(array.dictionary):,}, more than {MOST_INSTRUMENTS:,}: "
+            f"it is not a column of contracts. Rename or remove it."
         )
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     raw = [_name(value) for value in array.dictionary.to_pylist()]

@@ -41,8 +41,8 @@ def parquet_rows(content: Content) -> list[FileRows]:
             raise _damaged(content, "Parquet", error) from error
         if size > _MOST_UNCOMPRESSED:
             raise BarDataError(
-                f"{content.label}: its pages unpack to {size >> 30} GiB, more than {_MOST_UNCOMPRESSED >> 30} GiB. Write it "
-                f"again with the columns datetime, open, high, low, close, volume only, or split it by year."
+                f"{content.label}: its pages unpack to {size >> 30} GiB, more than {_MOST_UNCOMPRESSED >> 30} GiB. "
+                f"Write it again with the columns datetime, open, high, low, close, volume only, or split it by year."
             )
 
         def read(names: list[str], rows: int | None) -> pa.Table:
@@ -86,8 +86,8 @@ def _batches(opened: pa.ipc.RecordBatchFileReader, content: Content) -> Iterator
 def _refuse_absurd(content: Content, rows: int, schema: pa.Schema) -> None:
     if rows > MOST_ROWS:
         raise BarDataError(
-            f"{content.label}: it says that it has {rows:,} rows, more than the {MOST_ROWS:,} that are read at once. Split "
-            f"it by year, or keep the rows of one market."
+            f"{content.label}: it says that it has {rows:,} rows, more than the {MOST_ROWS:,} that are read at once. "
+            f"Split it by year, or keep the rows of one market."
         )
     if len(schema.names) > _MOST_COLUMNS:
         raise BarDataError(
@@ -99,8 +99,8 @@ def _damaged(content: Content, form: str, error: BaseException) -> BarDataError:
     if isinstance(error, BarDataError):
         return error
     return BarDataError(
-        f"{content.label}: not a complete {form} file ({one_line(error)}). It may be truncated or of another kind: copy or "
-        f"export it again."
+        f"{content.label}: not a complete {form} file ({one_line(error)}). It may be truncated or of another kind: "
+        f"copy or export it again."
     )
 
 
@@ -229,4 +229,6 @@ def _numbers(column: pa.ChunkedArray, marks: numbers.Marks, label: str) -> NDArr
         return numbers.parsed(column, marks)
     if pa.types.is_temporal(kind):
         raise BarDataError(f"{label}: a column of prices or volume holds times ({kind}). Export the file again.")
-    return column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+    values = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+    # Single precision holds seven digits; every tick here is a multiple of 0.01.
+    return np.round(values, 2) if pa.types.is_floating(kind) and kind.bit_width < 64 else values

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from src.errors import BarDataError
+from src.market.files import spellings
 from src.market.files.kinds import NoTable
 from src.market.files.rows import Stamp
-from src.market.files.time_forms import CellKind, cell_kind
+from src.market.files.time_forms import CellKind, cell_kind, form_of, shape_of
 
 VolumeKind = Literal["contracts", "ticks", "none"]
 
@@ -46,42 +47,7 @@ def key(name: str) -> str:
     return re.sub(r"[^a-z0-9%äöüéèáíóúñç#]", "", text)
 
 
-_PRICES = (
-    ("open", "o", "openprice", "priceopen", "firsttradeprice", "op", "opn", "first", "openbid", "bidopen", "eröffnung", "eroeffnung",
-     "öffnung", "apertura", "ouverture", "erster", "openpx", "openingprice", "openvalue"),
-    ("high", "h", "highprice", "pricehigh", "hightradeprice", "hi", "max", "hoch", "tageshoch", "máximo", "maximo", "haut",
-     "plushaut", "highpx", "highbid", "bidhigh", "highestprice", "highvalue"),
-    ("low", "l", "lowprice", "pricelow", "lowtradeprice", "lo", "min", "tief", "tagestief", "mínimo", "minimo", "bas",
-     "plusbas", "lowpx", "lowbid", "bidlow", "lowestprice", "lowvalue"),
-    ("close", "c", "last", "latest", "closeprice", "priceclose", "lasttradeprice", "lastprice", "closelast", "cl", "schluss",
-     "schlusskurs", "letzter", "cierre", "clôture", "cloture", "closepx", "closebid", "bidclose", "settle", "price",
-     "closingprice", "closevalue"),
-)  # fmt: skip
 _PRICE_WORDS = ("open", "high", "low", "close")
-_VOLUME = ("volume", "v", "vol", "realvol", "realvolume", "totalvolume", "totvolume", "tradevolume", "tradedvolume", "volumen", "umsatz",
-           "volumencontratos", "periodvolume", "periodvol", "volumecontracts", "qty", "quantity", "size", "tradesize", "totalqty",
-           "totalquantity", "contractvolume", "basevolume", "sharevolume")  # fmt: skip
-_TICKS = ("tickvol", "tickvolume", "ticks", "tickcount", "numticks")
-_UP_DOWN = (("up", "down"), ("upvol", "downvol"), ("upvolume", "downvolume"), ("askvolume", "bidvolume"),
-            ("buyvolume", "sellvolume"))  # fmt: skip
-_WHOLE = ("tsevent", "datetime", "timestamp", "time", "date", "ts", "t", "windowstart", "opentime", "timeopen", "starttime", "barstart",
-          "timestart", "timebarstart", "barstarttime", "start", "timeleft", "begin", "datetimeopen", "opendatetime", "gmttime", "localtime",
-          "utctime", "timeutc", "datetimeutc", "utcdatetime", "timestamputc", "utc", "utctimestamp", "dateutc", "unixtime", "unixtimestamp",
-          "unix", "epoch", "epochtime", "timestampms", "timestampns", "tsrecv", "dateandtime", "datetimeet", "datetimeest", "datetimect",
-          "datetimecst", "exchangetime", "bartime", "tradetime", "minute", "when", "index", "datumzeit", "zeitstempel", "datum", "fecha",
-          "fechahora", "endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end", "closedatetime")  # fmt: skip
-_DATE = ("utcdate", "date", "datum", "fecha", "day", "tradedate", "tradingdate", "localdate", "dateutc", "dates", "tag", "yyyymmdd", "dt",
-         "tradingday", "sessiondate")  # fmt: skip
-_CLOCK = ("utctime", "time", "zeit", "hora", "uhrzeit", "timeofday", "tradetime", "localtime", "timeutc", "bartime", "times", "hhmm",
-          "hhmmss", "clock", "minute", "heure", "tm", "starttime", "endtime")  # fmt: skip
-_OPENS = ("windowstart", "opentime", "timeopen", "starttime", "barstart", "timestart", "timebarstart", "barstarttime", "start", "timeleft",
-          "begin", "datetimeopen", "opendatetime")  # fmt: skip
-_CLOSES = ("endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end", "closedatetime")
-_INSTRUMENT = ("contract", "localsymbol", "rawsymbol", "contractname", "contractsymbol", "contractcode", "instrument", "symbol", "ticker",
-               "sym", "instrumentname", "product", "security", "code", "ric", "#ric", "secid", "instrumentid", "securityid",
-               "assetid")  # fmt: skip
-_EXPIRY = ("expiry", "expiration", "expirydate", "expirationdate", "contractmonth", "lasttradedateorcontractmonth", "maturity", "delivery",
-           "deliverymonth", "contractexpiry")  # fmt: skip
 _EARLIEST = 315_532_800
 """1980 in seconds since 1970; clocks such as 235959999 are below, dates with a clock above."""
 _EXCEL_DATE = re.compile(r"[2-9][0-9]{4}([.,]0*)?")
@@ -98,7 +64,7 @@ _ZONES = (
 def price_roles(names: list[str]) -> int:
     """How many of open, high, low and close a row of names has."""
     keys = {key(name) for name in names}
-    return sum(bool(keys & set(spellings)) for spellings in _PRICES)
+    return sum(bool(keys & set(names_of)) for names_of in spellings.PRICES)
 
 
 def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
@@ -108,12 +74,12 @@ def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
         BarDataError: a column is missing or occurs twice, naming it and what the file has.
     """
     keys = [key(name) for name in names]
-    prices = [_one_of(spellings, keys, names, label) for spellings in _PRICES]
+    prices = [_one_of(names_of, keys, names, label) for names_of in spellings.PRICES]
     time, stamp, zone = _time_columns(names, keys, sample, label)
     absent = [word for word, place in zip(_PRICE_WORDS, prices, strict=True) if place is None]
-    if len(absent) == 4 and not time:
+    if len(absent) == len(_PRICE_WORDS):
         raise NoTable(
-            f"{label}: none of its columns is a time or a price. The file has: {_listing(names)}. Give --data a file "
+            f"{label}: none of its columns is a price. The file has: {_listing(names)}. Give --data a file "
             f"of bars, or rename its columns to datetime, open, high, low, close, volume (case does not matter)."
         )
     if not time:
@@ -134,9 +100,9 @@ def _listing(names: list[str]) -> str:
     return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
-def _one_of(spellings: tuple[str, ...], keys: list[str], names: list[str], label: str) -> int | None:
+def _one_of(names_of: tuple[str, ...], keys: list[str], names: list[str], label: str) -> int | None:
     """The column of the best spelling. Raises BarDataError if it occurs twice."""
-    for spelling in spellings:
+    for spelling in names_of:
         places = [place for place, name in enumerate(keys) if name == spelling]
         if len(places) > 1:
             raise BarDataError(f"{label}: the column {names[places[0]].strip()!r} occurs twice. Keep one of them.")
@@ -176,6 +142,19 @@ def is_whole_time(sample: list[list[str]], place: int) -> bool:
     return kind == "full"
 
 
+def _is_instant(sample: list[list[str]], place: int) -> bool:
+    """Whether most cells carry an offset or count from 1970."""
+
+    def fits(cell: str) -> bool:
+        form = form_of(shape_of(cell))
+        if form is None:
+            return False
+        counted = form.kind == "digits" and form.digits in (9, 10, 13, 16, 19)
+        return counted or form.offset_min is not None or form.offset_hour is not None
+
+    return _most(_cells(sample, place), fits)
+
+
 def is_date(sample: list[list[str]], place: int) -> bool:
     """Whether a column's cells are dates without a time of day."""
     kind = cells_kind(sample, place)
@@ -192,8 +171,9 @@ def is_clock(sample: list[list[str]], place: int) -> bool:
     if kind == "decimal":
         return _most(_cells(sample, place), lambda cell: re.fullmatch(r"[01]?[.,][0-9]*", cell) is not None)
     if kind == "digits":
-        hours = [_hour_of(_whole(cell)) for cell in _cells(sample, place)]
-        return sum(0 <= hour <= 24 for hour in hours) >= 0.98 * len(hours)
+        cells = _cells(sample, place)
+        hours = [_hour_of(_whole(cell)) for cell in cells]
+        return sum(0 <= hour <= 24 for hour in hours) >= 0.98 * len(hours) and len({*cells}) > len(cells) // 100 + 1
     return kind == "clock"
 
 
@@ -205,13 +185,14 @@ def _hour_of(value: int) -> int:
 def _time_columns(
     names: list[str], keys: list[str], sample: list[list[str]], label: str
 ) -> tuple[tuple[int, ...], Stamp | None, str | None]:
-    whole = [keys.index(name) for name in _WHOLE if name in keys]
-    for place in whole:
-        if is_whole_time(sample, place):
-            stamp: Stamp | None = "open" if keys[place] in _OPENS else "close" if keys[place] in _CLOSES else None
-            return (place,), stamp, _zone_of(names[place])
-    dates = [keys.index(name) for name in _DATE if name in keys and is_date(sample, keys.index(name))]
-    clocks = [keys.index(name) for name in _CLOCK if name in keys and is_clock(sample, keys.index(name))]
+    named = [keys.index(name) for name in spellings.WHOLE if name in keys]
+    whole = [place for place in named if is_whole_time(sample, place)]
+    if whole:
+        # A bar's open before its close, an instant before a wall clock, then by the name.
+        place = min(whole, key=lambda place: (keys[place] in spellings.CLOSES, not _is_instant(sample, place)))
+        return (place,), _stamp_of(keys[place]), _zone_of(names[place])
+    dates = [keys.index(name) for name in spellings.DATE if name in keys and is_date(sample, keys.index(name))]
+    clocks = [keys.index(name) for name in spellings.CLOCK if name in keys and is_clock(sample, keys.index(name))]
     for date in dates:
         for clock in clocks:
             same = keys[date].startswith("local") == keys[clock].startswith("local")
@@ -225,11 +206,17 @@ def _time_columns(
         return (unnamed[0],), None, None
     if len(elsewhere) > 1:
         raise BarDataError(
-            f"{label}: the columns {names[elsewhere[0]].strip()!r} and {names[elsewhere[1]].strip()!r} both hold times, "
-            f"and no name says which is the bar's. Rename that one to datetime."
+            f"{label}: the columns {names[elsewhere[0]].strip()!r} and {names[elsewhere[1]].strip()!r} both hold "
+            f"times, and no name says which is the bar's. Rename that one to datetime."
         )
     # A date or a column with another content: read_times says what is wrong with it.
-    return ((dates or whole)[:1] and ((dates or whole)[0],)) or (), None, None
+    return tuple((dates or named)[:1]), None, None
+
+
+def _stamp_of(name: str) -> Stamp | None:
+    if name in spellings.OPENS:
+        return "open"
+    return "close" if name in spellings.CLOSES else None
 
 
 def _zone_of(name: str) -> str | None:
@@ -240,13 +227,13 @@ def _zone_of(name: str) -> str | None:
 def _volume_columns(
     keys: list[str], names: list[str], sample: list[list[str]], label: str
 ) -> tuple[tuple[int, ...], VolumeKind]:
-    real = _one_of(_VOLUME, keys, names, label)
-    ticks = _one_of(_TICKS, keys, names, label)
+    real = _one_of(spellings.VOLUME, keys, names, label)
+    ticks = _one_of(spellings.TICKS, keys, names, label)
     if real is not None and (ticks is None or _any_positive(sample, real)):
         return (real,), "contracts"
     if ticks is not None:
         return (ticks,), "ticks"
-    for pair in _UP_DOWN:
+    for pair in spellings.UP_DOWN:
         if all(name in keys for name in pair):
             return (keys.index(pair[0]), keys.index(pair[1])), "contracts"
     return (), "none"
@@ -257,8 +244,8 @@ def _any_positive(sample: list[list[str]], place: int) -> bool:
 
 
 def _instrument_columns(keys: list[str], sample: list[list[str]]) -> tuple[int, ...]:
-    symbol = next((keys.index(name) for name in _INSTRUMENT if name in keys), None)
-    expiry = next((keys.index(name) for name in _EXPIRY if name in keys), None)
+    symbol = next((keys.index(name) for name in spellings.INSTRUMENT if name in keys), None)
+    expiry = next((keys.index(name) for name in spellings.EXPIRY if name in keys), None)
     if symbol is None:
         return ()
     names = {row[symbol].strip() for row in sample if symbol < len(row)}

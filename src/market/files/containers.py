@@ -17,8 +17,8 @@ from src.errors import BarDataError
 from src.market.files.kinds import HEAD_BYTES, Kind, NoTable, kind_of, one_line
 
 SUFFIXES = frozenset(
-    (".csv", ".txt", ".tsv", ".parquet", ".feather", ".arrow", ".json", ".jsonl", ".ndjson", ".dbn")
-    + (".gz", ".zst", ".zip", ".prn", ".asc", ".pq", ".ipc")
+    f".{ending}"
+    for ending in "csv txt tsv prn asc parquet pq feather arrow ipc json jsonl ndjson dbn gz zst zip".split()  # noqa: SIM905
 )
 """Names of files that a folder or an archive is searched for; a single file may have any name."""
 
@@ -216,6 +216,10 @@ def _zip_members(file: Path) -> Iterator[Content]:
                 yield _member(archive, member, file)
     except BarDataError:
         raise
+    except NotImplementedError as error:
+        raise BarDataError(
+            f"{file}: packed in a way that is not read ({one_line(error)}). Unpack it, or pack it as a plain .zip."
+        ) from error
     except _ZIP_ERRORS as error:
         raise BarDataError(f"{file}: not a complete zip archive ({one_line(error)}). {_WHOLE}") from error
 
@@ -255,11 +259,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Co
     if len(data) != member.file_size:
         raise BarDataError(f"{label}: {len(data):,} bytes instead of the {member.file_size:,} it should have. {_WHOLE}")
     name = PurePosixPath(member.filename).name
-    names = {"file": file, "label": label, "archive": file.name}
     kind = kind_of(data[:HEAD_BYTES], label)
     if kind in _COMPRESSED:
-        return _unpacked(pa.BufferReader(data), kind, len(data), name=name, **names)
-    return _content(pa.py_buffer(data), name=name, **names)
+        return _unpacked(pa.BufferReader(data), kind, len(data), file=file, label=label, name=name, archive=file.name)
+    return _content(pa.py_buffer(data), file=file, label=label, name=name, archive=file.name)
 
 
 def _bounded(stream: IO[bytes], most: int) -> bytes:

@@ -21,7 +21,7 @@ from src.market.files.text_tables import MOST_ROWS
 from src.market.files.time_columns import TimeColumn
 from src.market.files.times import DAY, FIRST_NS, LAST_NS, as_text
 
-INSTALL = "pip install -r requirements-dbn.txt"
+INSTALL = "python -m pip install -r requirements-dbn.txt"
 
 _PREFIX = 8
 _MOST_METADATA = 64 << 20
@@ -30,10 +30,11 @@ _VERSIONS = (1, 2, 3)
 _BARS = {32: "one second", 33: "one minute", 34: "one hour", 35: "one day", 36: "one day"}
 _UNDEFINED_PRICE = np.iinfo(np.int64).max
 _UNDEFINED_TIME = np.iinfo(np.uint64).max
-_RECORD = np.dtype(
-    [("length", "u1"), ("rtype", "u1"), ("publisher", "<u2"), ("instrument", "<u4"), ("time", "<u8")]
-    + [("open", "<i8"), ("high", "<i8"), ("low", "<i8"), ("close", "<i8"), ("volume", "<u8")]
+_FIELDS = (
+    *(("length", "u1"), ("rtype", "u1"), ("publisher", "<u2"), ("instrument", "<u4"), ("time", "<u8")),
+    *(("open", "<i8"), ("high", "<i8"), ("low", "<i8"), ("close", "<i8"), ("volume", "<u8")),
 )
+_RECORD = np.dtype(list(_FIELDS))
 _WORD = 4
 _DIALECT = Dialect("Databento DBN", "the letters DBN", "UTC", "open", "Databento's ts_event is the bar's open in UTC")
 
@@ -128,9 +129,9 @@ def _records(data: bytes, body: int, label: str) -> NDArray[Any]:
         raise _damaged(label, f"{size % step} bytes after the last whole record")
     if size // step > MOST_ROWS:
         raise BarDataError(f"{label}: {size // step:,} records, more than {MOST_ROWS:,}. Split the download by year.")
-    wide = np.dtype({"names": _RECORD.names, "formats": [_RECORD[n] for n in _RECORD.names or ()],
-                     "offsets": [_RECORD.fields[n][1] for n in _RECORD.names or ()], "itemsize": step})  # type: ignore[index]  # fmt: skip
-    records = np.frombuffer(data, dtype=wide, offset=body)
+    # Live data has a send time behind each record.
+    sent = [("sent", "<u8")] if step > _RECORD.itemsize else []
+    records = np.frombuffer(data, dtype=np.dtype([*_FIELDS, *sent]), offset=body)
     if (records["length"] != step // _WORD).any():
         raise _damaged(label, f"record {int(np.argmax(records['length'] != step // _WORD)) + 1} has another length")
     kinds = np.unique(records["rtype"]).tolist()

@@ -28,6 +28,8 @@ class Facts:
     form: str
     """ "CSV", "Parquet", "Arrow", "JSON" ...: what the table is if no vendor is recognised."""
     file_name: str
+    width: int = 0
+    """Columns of the table."""
     instrument: str = ""
     """The first row's instrument."""
     last_lines: str = ""
@@ -143,7 +145,7 @@ def _algoseek(facts: Facts) -> Dialect | None:
 
 @_rule
 def _metatrader(facts: Facts) -> Dialect | None:
-    five = facts.has("date", "tickvol") or facts.has("date", "tickvolume")
+    five = facts.has("date", "tickvol") or facts.has("date", "tickvolume", "spread")
     four = not facts.keys and facts.time_like(r"\d{4}\.\d\d\.\d\d \d\d:\d\d(:\d\d)?")
     if not five and not four:
         return None
@@ -168,8 +170,8 @@ def _sierra(facts: Facts) -> Dialect | None:
     columns = facts.has("date", "time", "open", "high", "low", "last", "volume")
     if not columns and not facts.has("numberoftrades", "bidvolume", "askvolume"):
         return None
-    return Dialect("Sierra Chart export", "the columns Date, Time, Open, High, Low, Last", None, "open",
-                   "Sierra Chart gives the chart's time zone, which the file does not name, and the bar's open")  # fmt: skip
+    promise = "Sierra Chart gives the chart's time zone, which the file does not name, and the bar's open"
+    return Dialect("Sierra Chart export", "the columns Date, Time, Open, High, Low, Last", None, "open", promise)
 
 
 @_rule
@@ -206,8 +208,9 @@ def _dukascopy(facts: Facts) -> Dialect | None:
     if not facts.keys or not facts.time_like(r"\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d\.\d{3}.*"):
         return None
     zone = UTC if "gmt" in " ".join(facts.names).lower() else None
-    return Dialect("Dukascopy export", "times such as 03.11.2025 21:40:00.000", zone, "open",
-                   "Dukascopy stamps bars at their open" + (", here in UTC" if zone else ""), "ticks", True)  # fmt: skip
+    promise = "Dukascopy stamps bars at their open" + (", here in UTC" if zone else "")
+    why = "times such as 03.11.2025 21:40:00.000"
+    return Dialect("Dukascopy export", why, zone, "open", promise, "ticks", True)
 
 
 @_rule
@@ -257,23 +260,18 @@ def _iqfeed(facts: Facts) -> Dialect | None:
 @_rule
 def _first_rate(facts: Facts) -> Dialect | None:
     names = facts.keys[:6] == ("timestamp", "open", "high", "low", "close", "volume")
-    if (
-        facts.separator != ","
-        or not facts.time_like(_ISO_SECONDS)
-        or not (names or (not facts.keys and len(facts.times) == 1))
-    ):
+    columns = facts.layout.time == (0,) and facts.layout.prices == (1, 2, 3, 4) and facts.layout.volume == (5,)
+    plain = not facts.keys and columns and facts.width in (6, 7)
+    if facts.separator != "," or not facts.time_like(_ISO_SECONDS) or not (names or plain):
         return None
-    why = (
-        "the columns timestamp, open, high, low, close, volume" if names else "no header and yyyy-MM-dd HH:mm:ss times"
-    )
-    return Dialect(
-        "FirstRate Data file", why, NEW_YORK, "open", "FirstRate Data gives New York time and the bar's open"
-    )
+    why = "the columns timestamp, open, high, low, close, volume" if names else "no header and ISO times without a zone"
+    promise = "FirstRate Data gives New York time and the bar's open"
+    return Dialect("FirstRate Data file", why, NEW_YORK, "open", promise)
 
 
 @_rule
 def _kibot(facts: Facts) -> Dialect | None:
-    if facts.keys or facts.separator != "," or not facts.time_like(r"\d\d/\d\d/\d{4} \d\d:\d\d(:\d\d)?"):
+    if facts.keys or facts.separator != "," or not facts.time_like(r"\d\d/\d\d/\d{4} \d\d:\d\d"):
         return None
     return Dialect("Kibot file", "no header and MM/DD/YYYY,HH:MM times", NEW_YORK, "open",
                    "Kibot gives New York time and the bar's open", day_first=False)  # fmt: skip

@@ -18,21 +18,23 @@ _ORDERS = tuple(itertools.permutations(range(4)))
 _FIRST_ROWS = "Add a header row with the columns' names (datetime,open,high,low,close,volume) and try again."
 
 
-def by_contents(sample: list[list[str]], numbers: list[Floats | None], label: str, *, lean: bool) -> Layout:
+def by_contents(
+    sample: list[list[str]], numbers: list[Floats | None], time: tuple[int, ...], label: str, *, newest_first: bool
+) -> Layout:
     """The layout of a table without a header.
 
     Args:
         sample: Rows as text.
         numbers: The columns of the sample as float64[rows], None for a column that is mostly no number.
-        lean: The first column counts milliseconds since midnight and the date is in the file's name.
+        time: The time's columns.
+        newest_first: The sample's times run backwards.
 
     Raises:
-        NoTable: no time or no four columns of prices.
+        NoTable: no four columns of prices.
         BarDataError: the order of the prices cannot be told.
     """
-    time = (0,) if lean else _time(sample, len(numbers), label)
     free = [place for place in range(len(numbers)) if place not in time]
-    prices, notes = _prices(numbers, free, label, newest_first=False)
+    prices, notes = _prices(numbers, free, label, newest_first=newest_first)
     after = [place for place in free if place > max(prices)]
     volume, volume_notes = _volume(numbers, after)
     instrument = tuple(place for place in free if place < min(prices) and _is_symbol(sample, numbers, place))[:1]
@@ -43,7 +45,8 @@ def by_contents(sample: list[list[str]], numbers: list[Floats | None], label: st
     return Layout(time, prices, volume, instrument, kind, notes=(*notes, *volume_notes))  # type: ignore[arg-type]
 
 
-def _time(sample: list[list[str]], width: int, label: str) -> tuple[int, ...]:
+def time_columns(sample: list[list[str]], width: int, label: str) -> tuple[int, ...]:
+    """The time's column, or the date's and the clock's, among the first four. Raises NoTable if there is none."""
     for place in range(min(width, 4)):
         if is_date(sample, place):
             for clock in (place + 1, place + 2):
@@ -56,8 +59,8 @@ def _time(sample: list[list[str]], width: int, label: str) -> tuple[int, ...]:
         return (dates[0],)
     row = ", ".join(sample[0])[:80] if sample else ""
     raise NoTable(
-        f"{label}: no header, and none of the first columns is a time, so this is no table of bars (first row: {row!r}). "
-        f"{_FIRST_ROWS}"
+        f"{label}: no header, and none of the first columns is a time, so this is no table of bars (first row: "
+        f"{row!r}). {_FIRST_ROWS}"
     )
 
 
@@ -77,7 +80,7 @@ def _prices(
         four = np.column_stack([numbers[place] for place in places])  # type: ignore[misc]
         four = four[np.isfinite(four).all(axis=1) & (four != 0).all(axis=1)]
         if len(four) and _alike(four):
-            order, notes = _order(four, label)
+            order, notes = _order(four[::-1] if newest_first else four, label)
             o, h, low, c = (places[k] for k in order)
             return (o, h, low, c), notes
     raise NoTable(
@@ -117,13 +120,13 @@ def _order(four: Floats, label: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
         other = (second, high, low, first)
         if (high, low) == (1, 2):
             raise BarDataError(
-                f"{label}: no header, and its price columns can be read as open, high, low, close or as close, high, low, "
-                f"open: the file may be newest first or its columns in another order. {_FIRST_ROWS}"
+                f"{label}: no header, and its price columns can be read as open, high, low, close or as close, high, "
+                f"low, open: each bar's open lies closer to the next bar's close than the reverse. {_FIRST_ROWS}"
             )
         return other, (f"columns in the order {_named(other)}: told by the prices",)
     raise BarDataError(
-        f"{label}: no header, and whether its column {first + 1} or {second + 1} of the four prices is the open cannot be "
-        f"told. {_FIRST_ROWS}"
+        f"{label}: no header, and whether its column {first + 1} or {second + 1} of the four prices is the open cannot "
+        f"be told. {_FIRST_ROWS}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from src.market.files.rows import FileRows
 _MOST_JSON = 192 << 20
 _MOST_LINES = 2 << 30
 _MOST_DEPTH = 40
+_BLOCK = 8 << 20
+_SAMPLE = 1 << 18
 _MOST_KEYS = 500
 _LISTS = (
     "results",
@@ -51,8 +54,9 @@ def json_rows(content: Content) -> list[FileRows]:
         BarDataError: damaged, too large, too deeply nested, or no table of bars.
     """
     if _is_lines(content.head):
-        table = _lines(content)
-        return [_rows(content, table, None)]
+        table, notes = _lines(content)
+        rows = _rows(content, table, None)
+        return [replace(rows, notes=(*notes, *rows.notes))]
     data = content.read(_MOST_JSON, "of JSON that are read. Write it as JSON lines, CSV or Parquet.")
     _refuse_depth(data, content.label)
     try:
@@ -61,8 +65,8 @@ def json_rows(content: Content) -> list[FileRows]:
         raise BarDataError(
             f"{content.label}: not complete JSON ({one_line(error)}). It may be cut off: download it again."
         ) from error
-    columns, says = _columns_of(whole, content.label)
-    return [_rows(content, _arrow(columns, content.label), says)]
+    found = _columns_of(whole, content.label)
+    return [_rows(content, _arrow(columns, content.label), says) for columns, says in found]
 
 
 def _is_lines(head: bytes) -> bool:
@@ -75,8 +79,11 @@ def _is_lines(head: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     following = next((line for line in lines[1:] if line.strip()), b"")
-    flat = isinstance(first, dict) and not any(isinstance(value, dict | list) for value in first.values())
-    return flat and (not following or following.lstrip().startswith(b"{"))
+    if not isinstance(first, dict) or any(isinstance(value, list) for value in first.values()):
+        return False
+    flat = not any(isinstance(value, dict) for value in first.values())
+    only = not following and flat and price_roles(list(first)) >= _LEAST_PRICES
+    return only or following.lstrip().startswith(b"{")
 
 
 def _refuse_depth(data: bytes, label: str) -> None:
@@ -88,25 +95,48 @@ def _refuse_depth(data: bytes, label: str) -> None:
         raise BarDataError(f"{label}: JSON nested {deepest} levels deep, more than {_MOST_DEPTH}: no table of bars.")
 
 
-def _lines(content: Content) -> pa.Table:
+def _lines(content: Content) -> tuple[pa.Table, tuple[str, ...]]:
     if content.size > _MOST_LINES:
         raise BarDataError(f"{content.label}: more than {_MOST_LINES >> 30} GiB of JSON lines. Write it as Parquet.")
     data = content.read(_MOST_LINES, "of JSON lines that are read. Write them as Parquet.").removeprefix(
         b"\xef\xbb\xbf"
     )
     body, _, last = data.rstrip(b" \r\n").rpartition(b"\n")
+    notes: tuple[str, ...] = ()
     if body and not _is_object(last):
-        data = body + b"\n"
+        data, notes = body + b"\n", ("the incomplete last line is left out",)
     try:
-        return arrow_json.read_json(
-            pa.BufferReader(data),
-            read_options=arrow_json.ReadOptions(block_size=8 << 20),
-            parse_options=arrow_json.ParseOptions(newlines_in_values=False),
-        )
+        end = data.find(b"\n", _SAMPLE)
+        first = _read_lines(data[: end + 1] if end >= 0 else data, None)
+        # Left to itself Arrow makes times of text and forgets their zone or offset.
+        texts = [_with_text(field) for field in first.schema]
+        return _flat(_read_lines(data, pa.schema(texts))), notes
     except (pa.ArrowException, ValueError, MemoryError) as error:
         raise BarDataError(
             f"{content.label}: not JSON lines with one flat object a line ({one_line(error)}). Export it again."
         ) from error
+
+
+def _with_text(field: pa.Field) -> pa.Field:
+    """The field with text where Arrow sees times, in objects, too."""
+    if pa.types.is_struct(field.type):
+        return field.with_type(pa.struct([_with_text(field.type.field(k)) for k in range(field.type.num_fields)]))
+    return field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """The table with the fields of objects in its lines as columns of their own: Databento puts ts_event into hd."""
+    nested = table.flatten()
+    names = [name.rpartition(".")[2] for name in nested.column_names]
+    return nested.rename_columns(names) if len(set(names)) == len(names) else nested
+
+
+def _read_lines(data: bytes, schema: pa.Schema | None) -> pa.Table:
+    return arrow_json.read_json(
+        pa.BufferReader(data),
+        read_options=arrow_json.ReadOptions(block_size=_BLOCK),
+        parse_options=arrow_json.ParseOptions(newlines_in_values=False, explicit_schema=schema),
+    )
 
 
 def _is_object(line: bytes) -> bool:
@@ -116,25 +146,30 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _columns_of(whole: Any, label: str) -> tuple[dict[str, list[Any]], str | None]:
-    """Named columns of equal length, and the instrument that the answer itself names."""
-    says = _said(whole)
-    for found in _tables(whole):
-        columns = _as_columns(found)
-        if columns is not None and price_roles(list(columns)) >= _LEAST_PRICES:
+def _columns_of(whole: Any, label: str) -> list[tuple[dict[str, list[Any]], str | None]]:
+    """The tables as named columns of equal length, each with the instrument that the answer itself names."""
+    said = _said(whole)
+    for group in _tables(whole):
+        found = []
+        for name, value in group:
+            columns = _as_columns(value)
+            if columns is None or price_roles(list(columns)) < _LEAST_PRICES:
+                continue
             lengths = {len(column) for column in columns.values()}
             if len(lengths) > 1:
                 raise BarDataError(
                     f"{label}: its columns have different lengths ({sorted(lengths)[:4]}). Download it again."
                 )
-            return columns, says
-    if isinstance(whole, dict) and not _lists_in(whole):
+            found.append((columns, name or said))
+        if found:
+            return found
+    if isinstance(whole, dict) and not any(isinstance(value, list | dict) for value in whole.values()):
         words = str(whole.get("error") or whole.get("message") or whole.get("status") or "")[:80]
-        said = f" It says {words!r}." if words else ""
-        raise NoTable(f"{label}: JSON without a list of bars.{said} Download the bars again.")
+        answer = f" It says {words!r}." if words else ""
+        raise NoTable(f"{label}: JSON without a list of bars.{answer} Download the bars again.")
     raise NoTable(
-        f"{label}: JSON without a table of bars: no list of records, or of columns, has open, high, low and close. Give "
-        f"--data a file of bars."
+        f"{label}: JSON without a table of bars: no list of records, or of columns, has open, high, low and close. "
+        f"Give --data a file of bars."
     )
 
 
@@ -151,19 +186,23 @@ def _said(whole: Any) -> str | None:
     return said.strip()[:40] or None if said else None
 
 
-def _lists_in(whole: dict[str, Any]) -> bool:
-    return any(isinstance(value, list | dict) for value in whole.values())
+def _tables(whole: Any) -> list[list[tuple[str | None, Any]]]:
+    """What may be the table, best first: the value itself, what has a usual name, and what lies one level below.
 
-
-def _tables(whole: Any) -> list[Any]:
-    """What may be the table: the value itself, or what stands under a usual name."""
-    found = [whole]
-    if isinstance(whole, dict):
-        found += [whole[name] for name in _LISTS if name in whole]
-        found += [value for name, value in whole.items() if name not in _LISTS and isinstance(value, list | dict)]
-        chart = whole.get("chart")
-        if isinstance(chart, dict) and isinstance(chart.get("result"), list):
-            found += [flat for result in chart["result"] if (flat := _yahoo(result)) is not None]
+    A group of several holds one table an instrument: {"bars": {"ESZ5": [...], "NQZ5": [...]}}.
+    """
+    found: list[list[tuple[str | None, Any]]] = [[(None, whole)]]
+    if not isinstance(whole, dict):
+        return found
+    named = [whole[name] for name in _LISTS if name in whole]
+    named += [value for name, value in whole.items() if name not in _LISTS and isinstance(value, list | dict)]
+    found += [[(None, value)] for value in named]
+    chart = whole.get("chart")
+    if isinstance(chart, dict) and isinstance(chart.get("result"), list):
+        found += [[(None, flat)] for result in chart["result"] if (flat := _yahoo(result)) is not None]
+    for value in (*named, whole):
+        if isinstance(value, dict):
+            found.append([(str(name)[:40], one) for name, one in value.items() if isinstance(one, list | dict)])
     return found
 
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 
-NULLS = ("", "nan", "NaN", "NAN", "-nan", "na", "NA", "n/a", "N/A", "#N/A", "#NA", "null", "NULL", "Null", "None", "none",
-         "-", "--", ".")  # fmt: skip
+NULLS = (
+    *("", "nan", "NaN", "NAN", "-nan", "na", "NA", "n/a", "N/A", "#N/A", "#NA", "null", "NULL", "Null", "None", "none"),
+    *("-", "--", "."),
+)
 """Cells that hold no number."""
 
 _PLAIN = r"^[+-]?([0-9]{1,20}([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
@@ -37,7 +39,7 @@ class Marks:
 
 
 def ascii_text(chunk: pa.Array) -> pa.Array:
-    """A binary or text array as large_string, without blanks around: other bytes than ASCII as ?, narrow blanks as blanks."""
+    """A binary or text array as large_string without blanks around; bytes other than ASCII become ? or a blank."""
     binary = chunk.cast(pa.large_binary())
     valid, offsets, data = binary.buffers()
     if data is not None:
@@ -102,7 +104,7 @@ def _escaped(mark: str) -> str:
 
 
 def _shows_decimal(any_match: Callable[[str], bool], mark: str) -> bool:
-    """Whether a cell proves the mark to be the decimal one: a group after it is not of three digits, or one before is."""
+    """Whether a cell proves the mark to be the decimal one: the digits around it are no group of thousands."""
     here = _escaped(mark)
     return any_match(rf"{here}[0-9]{{1,2}}$|{here}[0-9]{{4,}}$|^[+-]?[0-9]{{4,}}{here}[0-9]")
 
@@ -115,8 +117,9 @@ def _ambiguous(text: list[pa.Array], mark: str, label: str) -> BarDataError:
             break
     plain = cell.replace(mark, "")
     return BarDataError(
-        f"{label}: {cell!r} can be {plain} (a mark between thousands) or {cell.replace(mark, '.')} (a decimal mark), and "
-        f"no other number in the file decides. Export numbers without marks between thousands and with a decimal point."
+        f"{label}: {cell!r} can be {plain} (a mark between thousands) or {cell.replace(mark, '.')} (a decimal "
+        f"mark), and no other number in the file decides. Export numbers with a decimal point and without marks "
+        f"between thousands."
     )
 
 
@@ -131,7 +134,9 @@ def _parsed_chunk(chunk: pa.Array, marks: Marks) -> NDArray[np.float64]:
     if marks.thousands:
         # A group of other than three digits is a damaged cell, not a number.
         mark, point = _escaped(marks.thousands), _escaped(marks.decimal)
-        whole = pc.match_substring_regex(text, rf"^[+-]?[$]?([0-9]{{1,3}}({mark}[0-9]{{3}})+|[0-9]+)?({point}[0-9]*)?[KMB]?$")
+        whole = pc.match_substring_regex(
+            text, rf"^[+-]?[$]?([0-9]{{1,3}}({mark}[0-9]{{3}})+|[0-9]+)?({point}[0-9]*)?[KMB]?$"
+        )
         text = pc.if_else(whole, pc.replace_substring(text, marks.thousands, ""), None)
     if marks.decimal != ".":
         text = pc.replace_substring(text, marks.decimal, ".")

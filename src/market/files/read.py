@@ -81,5 +81,6 @@ def read_content(content: Content) -> list[FileRows]:
         return reader(content)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise BarDataError(
-            f"{content.label}: cannot be read ({one_line(error)}). Check that the file is complete and that you may read it."
+            f"{content.label}: cannot be read ({one_line(error)}). Check that the file is complete and that you "
+            f"may read it."
         ) from error

@@ -16,7 +16,7 @@ from src.market.files.columns import Layout, by_names, cells_kind, key, price_ro
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect, Facts, dialect_of, no_volume_words
 from src.market.files.file_names import lean_day, lean_what
-from src.market.files.headerless import by_contents
+from src.market.files.headerless import by_contents, time_columns
 from src.market.files.rows import NO_TIME, FileRows
 from src.market.files.text_shape import TextShape, as_utf8, decoded, shape_of_text
 from src.market.files.text_tables import TextColumns, read_columns, without_repeated_headers
@@ -38,7 +38,7 @@ def text_rows(content: Content) -> list[FileRows]:
     if wide is not None:
         return _wide_rows(content, shape, wide)
     names = _names(shape)
-    layout = by_names(list(names), shape.sample, content.label) if names else _headerless(content, shape, lean=False)
+    layout = by_names(list(names), shape.sample, content.label) if names else _headerless(content, shape)
     return [_one_table(content, shape, layout, names)]
 
 
@@ -47,7 +47,7 @@ def _names(shape: TextShape) -> tuple[str, ...]:
     return max(shape.header, key=lambda row: price_roles(list(row)), default=())
 
 
-def _headerless(content: Content, shape: TextShape, *, lean: bool) -> Layout:
+def _headerless(content: Content, shape: TextShape) -> Layout:
     columns: list[NDArray[np.float64] | None] = []
     for place in range(shape.width):
         cells = [row[place].strip().encode() for row in shape.sample]
@@ -59,7 +59,19 @@ def _headerless(content: Content, shape: TextShape, *, lean: bool) -> Layout:
         values = numbers.parsed(column, marks)
         mostly = np.isfinite(values).mean() > 0.5 if len(values) else False
         columns.append(values if mostly else None)
-    return by_contents(shape.sample, columns, content.label, lean=lean)
+    time = time_columns(shape.sample, shape.width, content.label)
+    return by_contents(shape.sample, columns, time, content.label, newest_first=_descends(shape, time))
+
+
+def _descends(shape: TextShape, time: tuple[int, ...]) -> bool:
+    """Whether the sample's times run backwards."""
+    cells = [[row[place].strip().encode() for row in shape.sample] for place in time]
+    try:
+        ns = read_times([pa.chunked_array([column]) for column in cells], "", day_first=False, comma=False).ns
+    except BarDataError:
+        return False
+    known = ns[ns != NO_TIME]
+    return len(known) > 1 and bool(np.median(np.diff(known)) < 0)
 
 
 def _facts(content: Content, shape: TextShape, layout: Layout, names: tuple[str, ...]) -> Facts:
@@ -73,6 +85,7 @@ def _facts(content: Content, shape: TextShape, layout: Layout, names: tuple[str,
         layout=layout,
         form="CSV",
         file_name=content.name,
+        width=shape.width,
         instrument="".join(first[place].strip() for place in layout.instrument),
         last_lines=decoded(content.tail(400)),
         no_volume=bool(volumes) and not any(volume.strip("0.,") for volume in volumes),
@@ -107,10 +120,10 @@ def _parts(content: Content, layout: Layout, columns: TextColumns, times: TimeCo
         if layout.instrument
         else no_instruments(columns.rows)
     )
-    volume = _total([columns.numbers[place] for place in layout.volume], columns.rows)
+    volume = _total([columns.values[place] for place in layout.volume], columns.rows)
     prices = np.empty((columns.rows, 4))
     for k, place in enumerate(layout.prices):
-        prices[:, k] = columns.numbers.pop(place)
+        prices[:, k] = columns.values.pop(place)
     return Parts(
         file=content.file,
         label=content.label,
@@ -132,7 +145,7 @@ def _total(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]
 
 def _is_lean(content: Content, shape: TextShape) -> bool:
     """Whether the file is one of LEAN's: the date in its name, milliseconds since midnight in its first column."""
-    if shape.header or lean_day(content.name, content.archive) is None:
+    if shape.header or shape.width != 6 or lean_day(content.name, content.archive) is None:
         return False
     fits = [re.fullmatch(r"[0-9]{1,8}", row[0].strip()) is not None for row in shape.sample]
     return sum(fits) >= 0.9 * len(fits)
@@ -145,7 +158,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
             f"(yyyymmdd_trade.zip)."
         )
     day = str(lean_day(content.name, content.archive))
-    layout = _headerless(content, shape, lean=True)
+    layout = Layout((0,), (1, 2, 3, 4), (5,))
     columns = read_columns(content, shape, layout)
     ymd = np.array([int(day[:4])]), np.array([int(day[4:6])]), np.array([int(day[6:])])
     days, good = day_numbers(*ymd)
@@ -173,7 +186,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
 def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | None:
     """Of a header of several rows, each instrument's name with the names its columns have; None for a plain header.
 
-    Columns of other instruments have the name "" for it. Yahoo's tables have one row with the prices' names and one with
+    Columns of other instruments have the name "" for it. Yahoo's tables have a row with the prices' names and one with
     the tickers, in either order, and a third with the index's name.
     """
     if len(shape.header) < 2:

@@ -103,14 +103,14 @@ def shape_of_text(content: Content) -> TextShape:
     """
     lines = _lines(content)
     notes: list[str] = []
-    lines, told = _without_preamble(lines, notes)
+    lines, told, comments = _without_preamble(lines)
     if not lines:
         raise BarDataError(f"{content.label}: the file has no rows. Export it again.")
     separator = told or _separator([line for _, line in lines])
     if not separator:
         raise NoTable(
-            f"{content.label}: no table: its lines are not rows of at least {LEAST_CELLS} cells with commas, semicolons, "
-            f"tabs or bars between them (first line: {lines[0][1][:60]!r}). Give --data a file of bars."
+            f"{content.label}: no table: its lines are not rows of at least {LEAST_CELLS} cells with commas, "
+            f"semicolons, tabs or bars between them (first line: {lines[0][1][:60]!r}). Give --data a file of bars."
         )
     rows = [(start, cells_of(line, separator)) for start, line in lines]
     first = next((k for k, (_, cells) in enumerate(rows) if is_row(cells)), None)
@@ -123,6 +123,8 @@ def shape_of_text(content: Content) -> TextShape:
             f"{content.label}: no rows with a time and four prices (first line: {lines[0][1][:60]!r}). Give --data a "
             f"file of bars."
         )
+    if above := sum(start < rows[first][0] for start in comments):
+        notes.append(f"comment lines above the table left out: {above}")
     data = [cells for _, cells in rows[first:] if any(cell.strip() for cell in cells)]
     width = Counter(len(cells) for cells in data).most_common(1)[0][0]
     header = _header([cells for _, cells in rows[:first]], width, data, content.label, notes)
@@ -135,7 +137,7 @@ def _lines(content: Content) -> list[tuple[int, str]]:
     """The first lines with the offset of their first byte; a last line that the head cuts off is left out."""
     head = content.head
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
-    lines = []
+    lines: list[tuple[int, str]] = []
     for match in re.finditer(rb"[^\r\n]*(?:\r\n|\n|\r|$)", head[start:]):
         if match.end() == match.start():
             break
@@ -147,23 +149,19 @@ def _lines(content: Content) -> list[tuple[int, str]]:
     return lines
 
 
-def _without_preamble(lines: list[tuple[int, str]], notes: list[str]) -> tuple[list[tuple[int, str]], str]:
-    """The lines without blank ones and comments, and the separator that a first line `sep=;` names."""
+def _without_preamble(lines: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], str, list[int]]:
+    """The lines without blank ones and comments, the separator that a line `sep=;` names, and where comments begin."""
     told = ""
     kept = []
-    comments = 0
+    comments = []
     for start, line in lines:
         if match := re.fullmatch(r'"?sep=(.)"?', line.strip(), flags=re.IGNORECASE):
             told = match[1]
-        elif not line.strip():
-            continue
-        elif is_comment(line):
-            comments += 1
-        else:
+        elif line.strip() and is_comment(line):
+            comments.append(start)
+        elif line.strip():
             kept.append((start, line))
-    if comments:
-        notes.append(f"{comments} comment lines are left out")
-    return kept, told
+    return kept, told, comments
 
 
 def is_comment(line: str) -> bool:
@@ -175,17 +173,23 @@ def cells_of(line: str, separator: str) -> list[str]:
     """The cells of a line, quotes removed; a blank as separator stands for any run of blanks."""
     if separator == " ":
         return line.split()
+    if '"' not in line:
+        return line.split(separator)
     try:
         return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     except csv.Error:
         return line.split(separator)
 
 
+def _width(line: str, separator: str) -> int:
+    return line.count(separator) + 1 if '"' not in line else len(cells_of(line, separator))
+
+
 def _separator(lines: list[str]) -> str:
     body = lines[-400:]
     for least in (0.8, 0.5):
         for separator in SEPARATORS:
-            widths = Counter(len(cells_of(line, separator)) for line in body)
+            widths = Counter(_width(line, separator) for line in body)
             width, count = widths.most_common(1)[0]
             if width >= LEAST_CELLS and count >= least * len(body):
                 return separator
@@ -226,7 +230,7 @@ def _header(
             )
         found.append(tuple(names + [""] * (width - len(names))))
     if titles:
-        notes.append(f"{titles} lines above the header are left out")
+        notes.append(f"titles above the header left out: {titles}")
     return tuple(found)
 
 

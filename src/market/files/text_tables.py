@@ -1,4 +1,4 @@
-"""Read the rows of a text table with Arrow's CSV reader; lines that are no rows are kept as empty rows or left out, never lost."""
+"""Read the rows of a text table with Arrow's CSV reader; lines that are no rows are noted, never lost."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from src.market.files import numbers
 from src.market.files.columns import Layout
 from src.market.files.containers import Content
 from src.market.files.kinds import one_line
+from src.market.files.numbers import Marks
 from src.market.files.text_shape import TextShape, cells_of, decoded, is_comment, is_row
 from src.market.files.time_forms import cell_kind
 
@@ -37,8 +38,8 @@ class TextColumns:
     rows: int
     text: dict[int, pa.ChunkedArray]
     """Times and instruments: binary."""
-    numbers: dict[int, NDArray[np.float64]]
-    marks: numbers.Marks
+    values: dict[int, NDArray[np.float64]]
+    marks: Marks
     notes: list[str] = field(default_factory=list)
 
 
@@ -99,8 +100,8 @@ def _refuse_too_many_rows(content: Content, shape: TextShape) -> None:
     rows = content.size * lines // max(1, len(content.head))
     if rows > MOST_ROWS:
         raise BarDataError(
-            f"{content.label}: about {rows:,} rows, more than the {MOST_ROWS:,} that are read at once. Split the file by "
-            f"year, or keep the rows of one market."
+            f"{content.label}: about {rows:,} rows, more than the {MOST_ROWS:,} that are read at once. Split the file "
+            f"by year, or keep the rows of one market."
         )
 
 
@@ -112,7 +113,7 @@ def _tabbed(content: Content, shape: TextShape) -> tuple[Content, TextShape]:
     return replace(content, buffer=pa.py_buffer(plain), size=len(plain)), replace(shape, separator="\t", start=0)
 
 
-def _sample_marks(shape: TextShape, wanted: list[int], label: str) -> numbers.Marks | None:
+def _sample_marks(shape: TextShape, wanted: list[int], label: str) -> Marks | None:
     """The marks of the sample's numbers; None if only the whole file can tell, or if they need cleaning."""
     columns = [
         pa.chunked_array([pa.array([row[place].strip().encode() for row in shape.sample], pa.binary())])
@@ -153,7 +154,7 @@ def _table(
         )
 
 
-def _typed(table: pa.Table, layout: Layout, marks: numbers.Marks) -> TextColumns:
+def _typed(table: pa.Table, layout: Layout, marks: Marks) -> TextColumns:
     """The columns of a table whose numbers Arrow has read; each is freed once it is copied."""
     rows = len(table)
     columns = {place: table[str(place)] for place in layout.all}
@@ -173,7 +174,7 @@ def _cleaned(table: pa.Table, layout: Layout, separator: str, label: str) -> Tex
 
 
 def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, layout: Layout) -> None:
-    """Leave out a last line that has no line end and whose last cell may be cut off, if that cell matters."""
+    """Leave out a last line that has no line end if its last cell matters and may be cut off."""
     tail = content.tail()
     if not tail or tail[-1:] in (b"\n", b"\r") or columns.rows == 0:
         return
@@ -185,15 +186,9 @@ def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, 
     others = {len(row[place].strip()) for row in shape.sample[:-1]}
     same_width = len(others) == 1 and len(cells[place].strip()) in others
     known = {row[place].strip() for row in shape.sample[:-1]}
-    if place in layout.prices or place in layout.time:
-        whole = same_width
-    elif place in layout.instrument:
-        whole = cells[place].strip() in known
-    else:
-        if place in layout.volume and not same_width:
-            columns.notes.append("the last line has no line end, so its volume may be cut off")
+    if place not in layout.all:
         return
-    if not whole:
+    if not (same_width or (place in layout.instrument and cells[place].strip() in known)):
         _drop(columns, np.arange(columns.rows) < columns.rows - 1)
         columns.notes.append(
             f"the last line has no line end and may be cut off: it is left out ({last.strip()[:60]!r})"
@@ -203,12 +198,12 @@ def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, 
 def _drop(columns: TextColumns, keep: NDArray[np.bool_]) -> None:
     chosen = pa.array(keep)
     columns.text = {place: column.filter(chosen) for place, column in columns.text.items()}
-    columns.numbers = {place: values[keep] for place, values in columns.numbers.items()}
+    columns.values = {place: values[keep] for place, values in columns.values.items()}
     columns.rows = int(keep.sum())
 
 
 def _account_for(odd: _Odd, columns: TextColumns, content: Content, shape: TextShape, layout: Layout) -> None:
-    """Lines with another number of cells: remarks, footers and a cut last line go with a note, others stay as empty rows."""
+    """Lines with another number of cells: remarks, footers and a cut last line go, the others stay as empty rows."""
     if any(number is None for number, _ in odd.lines):
         odd.lines.clear()
         odd.count = 0
@@ -237,9 +232,9 @@ def _account_for(odd: _Odd, columns: TextColumns, content: Content, shape: TextS
     if odd.count >= _MOST_BAD or len(kept) > max(3.0, _MOST_BAD_SHARE * total):
         number, line = kept[0]
         raise BarDataError(
-            f"{content.label}: {len(kept):,} of {total:,} rows do not have the {shape.width} cells that the others have "
-            f"(first: row {number}, {line.strip()[:80]!r}). A mark between thousands or in a text may be the same as the "
-            f"separator {shape.separator!r}: export the file again with another one, or with quotes."
+            f"{content.label}: {len(kept):,} of {total:,} rows do not have the {shape.width} cells that the others "
+            f"have (first: row {number}, {line.strip()[:80]!r}). A mark between thousands or in a text may be the "
+            f"same as the separator {shape.separator!r}: export it again with another separator, or with quotes."
         )
     _put_back(columns, [number for number, _ in odd.lines], kept)
     number, line = kept[0]
@@ -261,9 +256,9 @@ def _put_back(columns: TextColumns, removed: list[int | None], kept: list[tuple[
     index = pa.array(source, mask=source < 0)
     columns.text = {place: column.combine_chunks().take(index) for place, column in columns.text.items()}
     columns.text = {place: _chunked(column) for place, column in columns.text.items()}
-    columns.numbers = {
+    columns.values = {
         place: np.where(source < 0, np.nan, values[np.maximum(source, 0)] if len(values) else np.nan)
-        for place, values in columns.numbers.items()
+        for place, values in columns.values.items()
     }
     columns.rows = len(source)
 

@@ -1,4 +1,4 @@
-"""The forms in which files write a time: a cell's shape (digits as 0) is understood once, then all cells of that shape."""
+"""The forms in which files write a time: a cell's shape (digits as 0) is understood once for all cells of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DATE = (
 )
 _CLOCK = (
     r"(?:(?P<H>0{1,2}):(?P<M>00)(?::(?P<S>00)(?:[.,:](?P<f>0{1,9}))?)?|(?P<hms>0{3,6})(?:[.,](?P<g>0{1,9}))?)"
-    r"(?: ?(?P<half>[AaPp])(?:\.?[Mm]\.?)?)?"
+    r"(?: ?(?P<half>[AaPp])(?:\.?[Mm]\.?)?(?![A-Za-z]))?"
 )
 _ZONE = (
     r"(?: ?(?P<utc>Z|z|UTC|GMT|Etc/UTC|Etc/GMT)?(?:(?P<sign>[+-−])(?P<oh>00)(?::?(?P<om>00))?)?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -316,7 +317,7 @@ def decide_order(seen: Unordered, promised: bool | None) -> bool | None:
                 bad += rows
         ordered = sorted(days)
         outside[day_first] = bad
-        holes[day_first] = sum(later - day > 5 for day, later in zip(ordered, ordered[1:], strict=False))
+        holes[day_first] = sum(later - day > 5 for day, later in pairwise(ordered))
     possible = [day_first for day_first in (False, True) if outside[day_first] * 100 <= total]
     if len(possible) != 2:
         return possible[0] if possible else promised
