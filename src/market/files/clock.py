@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import BarDataError
-from src.market.files.clock_candidates import UTC, parse_zone, wall_to_utc
+from src.market.files.clock_candidates import UTC, Zone, parse_zone, wall_to_utc
 from src.market.files.clock_scores import ChangedWeek, Measured, Scored, changed_weeks, measured, score_readings
 from src.market.files.reading import ClockReading
 from src.market.files.rows import NO_TIME, FileRows, Stamp
@@ -52,15 +52,15 @@ def measure_clock(
     readings = everything if used is None and stamp is None else score_readings(file, used, stamp)
     best = readings[0]
     option = used is not None or stamp is not None
-    if option:
-        _refuse_contradiction(file, best, everything[0], zone if used is not None else None, stamp)
+    caution = max(1.0, _SOLID_ENOUGH / max(file.solid_frac, 0.01))
+    if option and best.evidence <= everything[0].evidence - _PLAINLY_WRONG * caution and _fits(everything[0]):
+        raise BarDataError(_contradicted(file, best, everything[0], zone if used is not None else None, stamp))
     _refuse_changes(file, best)
     if not _fits(best) and not (option and best.closed <= best.bars / 100):
         raise BarDataError(_none_fits(file, readings))
-    lead = best.total - readings[1].total if len(readings) > 1 else np.inf
-    needed = _DECISIVE * max(1.0, _SOLID_ENOUGH / max(file.solid_frac, 0.01))
-    if lead < (_PROMISE_HOLDS if _promised(file, best, used is not None) else needed):
-        raise BarDataError(_undecided(file, readings))
+    needed = _PROMISE_HOLDS if _as_said(file, best, used, stamp) else _DECISIVE * caution
+    if len(readings) > 1 and best.total - readings[1].total < needed:
+        raise BarDataError(_undecided(file, [one for one in readings if best.total - one.total < _DECISIVE * caution]))
     return _reading(file, best, readings, option=option)
 
 
@@ -76,17 +76,22 @@ def _fits(reading: Scored) -> bool:
     Of fewer days one may hold a stray bar or two, as long as they are no share of the bars to speak of.
     """
     stray = reading.bad_days == 1 and reading.closed * _BARS_A_STRAY <= reading.bars
-    return stray or reading.bad_days <= reading.days / 20
+    return reading.days > 0 and (stray or reading.bad_days <= reading.days / 20)
 
 
-def _promised(file: Measured, reading: Scored, zone_given: bool) -> bool:
+def _promise(file: Measured) -> tuple[str | None, Stamp | None]:
+    """Zone and stamp that the dialect or the times themselves promise."""
     claim = file.claim
-    zone = UTC if claim.instant else None if claim.zone is None else parse_zone(claim.zone).name
-    return (
-        claim.stamp is not None
-        and (zone_given or zone is not None)
-        and reading.holds(None if zone_given else zone, claim.stamp)
-    )
+    if claim.instant:
+        return UTC, claim.stamp
+    return None if claim.zone is None else parse_zone(claim.zone).name, claim.stamp
+
+
+def _as_said(file: Measured, reading: Scored, zone: Zone | None, stamp: Stamp | None) -> bool:
+    """Whether zone and stamp are both what the user or the dialect said."""
+    promised_zone, promised_stamp = _promise(file)
+    said_zone, said_stamp = promised_zone if zone is None else zone.name, promised_stamp if stamp is None else stamp
+    return said_zone is not None and said_stamp is not None and reading.holds(said_zone, said_stamp)
 
 
 def _reading(file: Measured, best: Scored, readings: list[Scored], *, option: bool) -> ClockReading:
@@ -97,7 +102,7 @@ def _reading(file: Measured, best: Scored, readings: list[Scored], *, option: bo
     if offsets:
         said = f"times carry their offset, stamps at the bar's {best.stamp}"
     words = f"{said}: {evidence_words(best)}"
-    if _overruled(file, best):
+    if not best.holds(*_promise(file)):
         words += f"; the bars contradict what was expected ({file.claim.why})"
     elif option:
         words += "; as the options say"
@@ -111,12 +116,6 @@ def _reading(file: Measured, best: Scored, readings: list[Scored], *, option: bo
         others=tuple(one.candidate() for one in readings[1:4]),
         words=words,
     )
-
-
-def _overruled(file: Measured, best: Scored) -> bool:
-    claim = file.claim
-    zone = UTC if claim.instant else None if claim.zone is None else parse_zone(claim.zone).name
-    return not best.holds(zone, claim.stamp)
 
 
 def evidence_words(reading: Scored) -> str:
@@ -153,14 +152,12 @@ def _weeks(changed: list[ChangedWeek]) -> str:
     return "; ".join(parts)
 
 
-def _refuse_contradiction(file: Measured, own: Scored, best: Scored, zone: str | None, stamp: Stamp | None) -> None:
-    if best.evidence - own.evidence >= _PLAINLY_WRONG and _fits(best):
-        said = " ".join(f"--{name} {value}" for name, value in (("timezone", zone), ("stamp", stamp)) if value)
-        raise BarDataError(
-            f"{file.label}: the bars contradict {said}: read as {own.zone.name}, stamps at the bar's {own.stamp}, "
-            f"{evidence_words(own)}. They fit {_options(best)}: {evidence_words(best)}. Use that, or leave the options "
-            f"out."
-        )
+def _contradicted(file: Measured, own: Scored, best: Scored, zone: str | None, stamp: Stamp | None) -> str:
+    said = " ".join(f"--{name} {value}" for name, value in (("timezone", zone), ("stamp", stamp)) if value)
+    return (
+        f"{file.label}: the bars contradict {said}: read as {own.zone.name}, stamps at the bar's {own.stamp}, "
+        f"{evidence_words(own)}. They fit {_options(best)}: {evidence_words(best)}. Use that, or leave the options out."
+    )
 
 
 def _none_fits(file: Measured, readings: list[Scored]) -> str:
@@ -171,9 +168,7 @@ def _none_fits(file: Measured, readings: list[Scored]) -> str:
     )
 
 
-def _undecided(file: Measured, readings: list[Scored]) -> str:
-    best = readings[0]
-    tied = [one for one in readings if best.total - one.total < _DECISIVE]
+def _undecided(file: Measured, tied: list[Scored]) -> str:
     more = f" (and {len(tied) - _MOST_NAMED} more)" if len(tied) > _MOST_NAMED else ""
     return (
         f"{file.label}: its bars do not show which clock its times are in ({file.claim.why}). {len(tied)} readings fit "

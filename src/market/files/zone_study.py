@@ -12,10 +12,8 @@ of the cases of a month or more with whole days and volume are read right.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -25,12 +23,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.table import Table
 
+from src.console import PlainConsole
 from src.errors import BarDataError
 from src.market.files.clock import measure_clock, utc_opens
 from src.market.files.clock_candidates import MINUTE_NS, offsets_min, parse_zone
 from src.market.files.rows import ClockClaim, FileRows, Stamp
 from src.market.synthetic import synthetic_bars
+from src.shell import Parser, run_main
 
 ZONES = (
     "UTC",
@@ -63,7 +64,9 @@ STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2025, 2, 24), date(2025, 9,
 Shape = Literal["whole", "thin", "cash only", "no volume"]
 SHAPES: tuple[Shape, ...] = ("whole", "thin", "cash only", "no volume")
 Outcome = Literal["right", "named", "refused", "misread"]
+Row = tuple[str, int, int, str, Outcome]
 NEEDED_FRACTION = 0.95
+MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +191,7 @@ def _names_the_truth(message: str, rows: FileRows, open_ns: NDArray[np.int64], i
 
 
 def cases(folder: Path, quick: bool) -> Iterator[tuple[Case, Source]]:
-    """Every case with its bars; `quick` keeps one source and start for each interval and every third zone."""
+    """Every case with its bars; `quick` keeps one start, every third zone and thinned synthetic bars."""
     zones = ZONES[::3] if quick else ZONES
     starts = STARTS[2:3] if quick else STARTS
     sources = [] if quick else real_sources(folder)
@@ -196,7 +199,7 @@ def cases(folder: Path, quick: bool) -> Iterator[tuple[Case, Source]]:
     for source, start in [*windows, *_real_windows(sources)]:
         first_ns = pd.Timestamp(start).value - 3 * 3600 * 1_000_000_000
         for days in DAYS:
-            for shape in SHAPES[:2] if quick else SHAPES:
+            for shape in SHAPES[1:2] if quick else SHAPES:
                 cut = shaped(source, days, first_ns, shape, seed=days)
                 spanned = len(cut.open_ns) and cut.open_ns[-1] - cut.open_ns[0] > (days - 7) * 86_400 * 1_000_000_000
                 if not spanned:
@@ -212,45 +215,47 @@ def _real_windows(sources: list[Source]) -> Iterator[tuple[Source, date]]:
         yield from ((source, start) for start in starts)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the study; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m src.market.files.zone_study", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a seventh of the zones and starts, synthetic bars only")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study; exit code 1 if a file is misread or too few are read."""
+    parser = Parser("Is the clock of a file ever misread?")
+    parser.add_argument("--quick", action="store_true", help="a third of the zones, one start, thinned synthetic bars")
     parser.add_argument("--folder", type=Path, default=Path("../shared/data"), help="folder of real bars")
-    options = parser.parse_args(arguments)
-    counts: Counter[tuple[str, int, int, str, Outcome]] = Counter()
-    examples: list[str] = []
+    options = parser.parse_args(argv)
+    counts: Counter[Row] = Counter()
+    wrong: list[str] = []
     for case, bars in cases(options.folder, options.quick):
         result, words = outcome(bars, case.zone, case.stamp)
         counts[case.source.split()[0], case.interval_min, case.days, case.shape, result] += 1
         if result in ("misread", "refused"):
-            examples.append(f"{result}: {case}: {words}")
-    sys.stdout.write(table(counts) + "".join(f"{line}\n" for line in examples[:20]))
-    misread = sum(count for key, count in counts.items() if key[-1] == "misread")
-    long = {result: 0 for result in ("right", "named", "refused", "misread")}
+            wrong.append(f"{result}: {case}: {words}")
+    misread = sum(count for row, count in counts.items() if row[-1] == "misread")
+    long = Counter[Outcome]()
     for (_, _, days, shape, result), count in counts.items():
         if days >= 28 and shape in ("whole", "thin"):
             long[result] += count
-    fraction = long["right"] / max(1, sum(long.values()))
-    sys.stdout.write(
-        f"{sum(counts.values()):,} files, {misread} misread; of {sum(long.values()):,} of a month or more with whole "
-        f"or thinned days and volume, {fraction:.1%} read right without an option\n"
+    fraction = long["right"] / long.total() if long else 1.0
+    console = PlainConsole()
+    console.print(table(counts))
+    for line in wrong[:MOST_SHOWN]:
+        console.print(line, markup=False, highlight=False)
+    console.print(
+        f"{counts.total():,} files, {misread} misread; of {long.total():,} of a month or more with whole or thinned "
+        f"days and volume, {fraction:.1%} read right without an option",
+        soft_wrap=True,
     )
     return int(misread > 0 or fraction < NEEDED_FRACTION)
 
 
-def table(counts: Counter[tuple[str, int, int, str, Outcome]]) -> str:
-    """A line for each kind of file: how many were read right, refused with and without the right reading, misread."""
-    lines = [
-        f"{'bars':<10} {'min':>3} {'days':>4} {'shape':<10} {'right':>6} {'named':>6} {'refused':>8} {'misread':>8}"
-    ]
-    for key in sorted({key[:4] for key in counts}):
-        found = [counts[*key, result] for result in ("right", "named", "refused", "misread")]
-        lines.append(
-            f"{key[0]:<10} {key[1]:>3} {key[2]:>4} {key[3]:<10} {found[0]:>6} {found[1]:>6} {found[2]:>8} {found[3]:>8}"
-        )
-    return "\n".join(lines) + "\n"
+def table(counts: Counter[Row]) -> Table:
+    """A row for each kind of file: how many were read right, refused with and without the right reading, misread."""
+    shown = Table()
+    for heading in ("bars", "minutes", "days", "shape", "right", "named", "refused", "misread"):
+        shown.add_column(heading, justify="left" if heading in ("bars", "shape") else "right")
+    for kind in sorted({row[:4] for row in counts}):
+        outcomes: tuple[Outcome, ...] = ("right", "named", "refused", "misread")
+        shown.add_row(*map(str, kind), *(str(counts[*kind, result]) for result in outcomes))
+    return shown
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

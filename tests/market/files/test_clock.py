@@ -210,6 +210,26 @@ def test_weeks_in_which_daylight_saving_was_forgotten_are_named(weeks, shape):
         assert f"(weeks of {', '.join(mondays)})" in str(caught.value)
 
 
+def test_a_file_pasted_together_from_two_clocks_is_refused():
+    bars = month(date(2025, 2, 24), 56)
+    later = bars.open_ns >= pd.Timestamp("2025-04-06 20:00").value
+    wall = np.where(later, local_ns(bars.open_ns, "UTC"), local_ns(bars.open_ns, "America/Chicago"))
+    rows = replace(table(bars.open_ns, bars.volume), time_ns=wall)
+    with pytest.raises(BarDataError, match=r"300 minutes later than that \(weeks of 2025-04-07, 2025-04-14\)"):
+        measure_clock([rows])
+
+
+def test_one_option_leaves_the_other_to_the_dialect():
+    promise = ClockClaim(False, "America/Chicago", None, "exchange time")
+    silent = table(twin_opens(5), np.zeros(17), zone="America/Chicago", stamp="close", claim=promise, kind="none")
+    with pytest.raises(BarDataError, match=r"--timezone America/Chicago --stamp close"):
+        measure_clock([silent])
+    assert "America/Chicago" in read_right(silent, twin_opens(5), stamp="close")
+    promise = ClockClaim(False, None, "close", "stamps closes")
+    silent = replace(silent, claim=promise)
+    assert "America/Chicago" in read_right(silent, twin_opens(5), zone="America/Chicago")
+
+
 def test_a_fixed_offset_is_told_from_the_zone_it_equals_in_winter():
     bars = month(date(2025, 2, 24), 56)  # summer time begins on 2025-03-09
     fixed = table(bars.open_ns, bars.volume)
