@@ -44,8 +44,6 @@ def expected_gap(root: str, year: int, month: int) -> float:
     rates = _RATES[min(max(year - _FIRST_RATE_YEAR, 0), len(_RATES) - 1)]
     yields = _YIELDS.get(index_owner(root), _USUAL_YIELD)
     percent = rates[QUARTERS.index(month)] - next(paid for last, paid in yields if year <= last)
-        paid for last, paid in _YIELDS.get(index_owner(root), _USUAL_YIELD) if year <= last
-    )
     return percent / 400
 
 
