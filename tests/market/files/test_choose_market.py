@@ -196,6 +196,8 @@ def test_a_merged_series_named_for_its_last_contract_is_taken_as_continuous():
     (rows,), _ = choose_market([table], ES)
     assert rows.instrument_names == ()
     assert "holds other contracts' rows too" in rows.notes[0]
+    early = file_rows(np.linspace(4000, 6000, 800), time_ns=days[:800], file="ES 12-25.Last.txt", volume=1e6)
+    assert choose_market([early], ES)[0][0].instrument_names == ()
     thin = np.where(days > at("2025-09-15"), 1e6, 100.0)
     table = file_rows(np.linspace(4000, 6800, 1000), time_ns=days, file="ES 12-25.Last.txt", volume=thin)
     (rows,), _ = choose_market([table], ES)
@@ -231,7 +233,9 @@ def test_two_labels_that_agree_outweigh_a_price_that_is_only_near_another_market
     table = file_rows([6850.0] * 4, names=("NQ=F",), file="nq_5m_data.csv")
     (rows,), _ = choose_market([table], NQ)
     assert "look like ES's" in rows.notes[0]
-    refused(file_rows([685.0] * 4, names=("NQ=F",), file="nq_5m_data.csv"), NQ, "of NQ's|look like|no prices")
+    # Further than five times outside the range no label counts.
+    refused(file_rows([2450.0] * 4, names=("NQ=F",), file="nq_5m_data.csv"), NQ, "look like RTY's")
+    refused(file_rows([620.0] * 4, names=("NQ=F",), file="nq_5m_data.csv"), NQ, "QQQ's level")
 
 
 def test_rows_of_another_market_among_unnamed_ones_are_refused_but_not_a_glitch():
