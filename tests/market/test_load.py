@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from src.errors import BarDataError, MarketError
-from src.market.flags import DECISION, ENTRY_ALLOWED
 from src.market.files.front_month import front_month
 from src.market.files.joining import REPEATED
+from src.market.flags import DECISION, ENTRY_ALLOWED
 from src.market.load import load_bars, load_market
 from src.market.sessions import OUTSIDE_CALENDAR
 from src.market.settings import DataSettings

@@ -30,6 +30,7 @@ from src.market.files.price_level import PriceLevel, judge_prices
 from src.market.files.reading import MarketReading
 from src.market.files.rows import NO_TIME, FileRows
 
+_MOST_IDS = 200  # front months of 50 years; more are a download of everything
 _UNDECIDED = ("ambiguous", "unknown")
 _MOST_IDS = 400
 """Thirty years have 120 quarterly contracts."""
@@ -161,13 +162,26 @@ def _drop_other_rows(part: _Part, family: list[str], dropped: Counter[str]) -> N
     chosen = next((root for root in family if root in present), "")
     wanted = {chosen, *PREDECESSORS.get(chosen, ())} if chosen else set()
     ranks = [said.rank for said, root in zip(part.said, roots, strict=True) if said is not None and root in wanted]
+    contracts = any(
+        said is not None and said.kind == "future" and root in wanted
+        for said, root in zip(part.said, roots, strict=True)
+    )
     part.root = chosen
+    unwanted = np.zeros(len(roots) + 1, dtype=bool)  # the last for rows without a name, which are -1
     for code, (said, root, count) in enumerate(zip(part.said, roots, counts.tolist(), strict=True)):
-        if said is None or not count or (root in wanted and said.rank == min(ranks)):
+        if said is None or not count:
             continue
-        name = KIND_WORDS.get(said.kind, root or said.root)
-        part.keep &= part.rows.instrument != code
-        dropped[name if root not in wanted else f"{root} of a later month"] += count
+        name = ""
+        if root not in wanted:
+            name = KIND_WORDS.get(said.kind, root or said.root)
+        elif said.rank > min(ranks):
+            name = f"{root} of a later month"
+        elif contracts and said.kind == "continuous":
+            name = f"{root} without a contract"
+        if name:
+            unwanted[code] = True
+            dropped[name] += count
+    part.keep &= ~unwanted[part.rows.instrument]
     if not chosen:
         part.keep[:] = False
     elif not any(said is not None and said.kind == "future" for said in part.said):
@@ -195,18 +209,19 @@ def _tell_ids_apart(part: _Part, root: str) -> None:
             f"or remove it."
         )
     spans, levels = [], []
-    for code in ids:
+    for code in ids[:_MOST_IDS]:
         times = table.time_ns[(table.instrument == code) & (table.time_ns != NO_TIME)]
         closes = table.prices[table.instrument == code, 3]
         levels.append(float(np.nanmedian(closes)) if np.isfinite(closes).any() else np.nan)
         if times.size:
             spans.append((int(times.min()), int(times.max())))
     spans.sort()
-    apart = all(later[0] > earlier[1] for earlier, later in pairwise(spans))
+    apart = len(ids) <= _MOST_IDS and all(later[0] > earlier[1] for earlier, later in pairwise(spans))
     if apart and np.nanmax(levels) < 1.5 * np.nanmin(levels):
         return
     shown = ", ".join(
-        f"{table.instrument_names[code]} around {level:,.2f}" for code, level in list(zip(ids, levels, strict=True))[:4]
+        f"{table.instrument_names[code]} around {level:,.2f}"
+        for code, level in list(zip(ids, levels, strict=False))[:4]
     )
     raise BarDataError(
         f"{table.label}: its rows are of {len(ids)} instruments, named by number only ({shown}): which of them is "

@@ -11,8 +11,9 @@ from src.market.files.contract_months import third_friday
 from src.market.files.instrument_names import QUARTERS
 from src.market.files.price_ranges import index_owner
 
-DAYS_BEFORE_EXPIRY = 10
-"""A series may change its contract from so many days before the third Friday: Thursday the week before is customary."""
+DAYS_BEFORE_EXPIRY = 14
+"""A series may change its contract from so many days before the third Friday: Thursday the week before is customary,
+and some vendors are earlier."""
 DAYS_AFTER_EXPIRY = 4
 """To the Tuesday after it: series that roll at expiry, and their Sunday open."""
 

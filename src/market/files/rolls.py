@@ -21,7 +21,7 @@ INSIDE_JUMP = 0.0025
 half of this without a hole."""
 LARGEST_JUMP = 0.03
 UNNAMED = "unnamed contract"
-_MOST_EDGES = 9  # of the 11 sessions of a window, or of 10 in a holiday week
+_MOST_EDGES = 11  # of the 13 sessions of a window, or of 12 with a holiday
 _NEIGHBOR_BARS = 3
 _STAYS_BARS = 3
 _DRY_SHARE = 0.4  # of the usual volume: the old contract's last sessions

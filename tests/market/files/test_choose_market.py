@@ -78,10 +78,12 @@ def test_no_row_of_another_market_is_ever_kept_and_every_row_is_accounted_for(co
         return
     (rows,), reading = choose_market([table], get_contract(market))
     assert reading.root == wanted
-    assert (rows.time_ns[:, None] == table.time_ns[roots == wanted]).any(axis=1).all()
+    mine = roots == wanted
+    if wanted == "ES" and len({"ESZ5", "ESH26"} & {names[code] for code in codes}):
+        mine &= np.array(codes) != names.index("ES.c.0")
+    assert rows.time_ns.tolist() == table.time_ns[mine].tolist()
     assert len(rows) + sum(count for _, count in reading.dropped) == len(codes)
-    assert len(rows) == (roots == wanted).sum()
-    assert rows.time_text(0) == table.time_text(int(np.argmax(roots == wanted)))
+    assert rows.time_text(0) == table.time_text(int(np.argmax(mine)))
 
 
 def test_contracts_are_named_alike_whatever_their_spelling():
@@ -125,6 +127,13 @@ def test_a_later_month_s_continuous_series_is_left_out():
     (rows,), reading = choose_market([file_rows([6850.0, 6900.0], names=("ES.c.0", "ES.c.1"), codes=[0, 1])], ES)
     assert (len(rows), rows.instrument_names) == (1, ())
     assert dict(reading.dropped) == {"ES of a later month": 1}
+
+
+def test_a_continuous_series_beside_its_contracts_is_left_out():
+    table = file_rows([6850.0, 6850.0, 6910.0], names=("ES.c.0", "ESZ5", "ESH6"), codes=[0, 1, 2])
+    (rows,), reading = choose_market([table], ES)
+    assert (rows.instrument_names, len(rows)) == (("ESZ5", "ESH6"), 2)
+    assert dict(reading.dropped) == {"ES without a contract": 1}
 
 
 # --- files and folders ---
@@ -187,6 +196,8 @@ def test_a_merged_series_named_for_its_last_contract_is_taken_as_continuous():
     (rows,), _ = choose_market([table], ES)
     assert rows.instrument_names == ()
     assert "holds other contracts' rows too" in rows.notes[0]
+    early = file_rows(np.linspace(4000, 6000, 800), time_ns=days[:800], file="ES 12-25.Last.txt", volume=1e6)
+    assert choose_market([early], ES)[0][0].instrument_names == ()
     thin = np.where(days > at("2025-09-15"), 1e6, 100.0)
     table = file_rows(np.linspace(4000, 6800, 1000), time_ns=days, file="ES 12-25.Last.txt", volume=thin)
     (rows,), _ = choose_market([table], ES)
@@ -222,7 +233,9 @@ def test_two_labels_that_agree_outweigh_a_price_that_is_only_near_another_market
     table = file_rows([6850.0] * 4, names=("NQ=F",), file="nq_5m_data.csv")
     (rows,), _ = choose_market([table], NQ)
     assert "look like ES's" in rows.notes[0]
-    refused(file_rows([685.0] * 4, names=("NQ=F",), file="nq_5m_data.csv"), NQ, "of NQ's|look like|no prices")
+    # Further than five times outside the range no label counts.
+    refused(file_rows([2450.0] * 4, names=("NQ=F",), file="nq_5m_data.csv"), NQ, "look like RTY's")
+    refused(file_rows([620.0] * 4, names=("NQ=F",), file="nq_5m_data.csv"), NQ, "QQQ's level")
 
 
 def test_rows_of_another_market_among_unnamed_ones_are_refused_but_not_a_glitch():
