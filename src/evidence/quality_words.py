@@ -11,6 +11,9 @@ from src.market.quality import recurring_words
 SHOWN = 12
 """Dates, rolls and outliers named on a line; report.json has all of them."""
 
+SENTENCES = 6
+"""Dialects, clocks and notes named."""
+
 Facts = Mapping[str, Any]
 
 
@@ -49,13 +52,21 @@ def reading_words(quality: Facts) -> Iterator[str]:
     reading = quality["reading"]
     if reading is None:
         return
-    for dialect in reading["dialects"]:
-        yield f"File: {dialect.rstrip('.')}."
-    for clock in reading["clocks"]:
-        yield f"Clock: {clock['words'].rstrip('.')}."
-    yield f"Market: {reading['market']['words'].rstrip('.')}."
-    for note in reading["notes"]:
-        yield f"Note: {note.rstrip('.')}."
+    for label, sentences in reading_sentences(reading):
+        yield from (f"{label}: {sentence.rstrip('.')}." for sentence in sentences)
+
+
+def reading_sentences(reading: Facts) -> Iterator[tuple[str, list[str]]]:
+    """What there is to say of files, clocks, market and notes; the first few of each: a folder may have hundreds."""
+    yield "File", _first(reading["dialects"])
+    yield "Clock", _first([clock["words"] for clock in reading["clocks"]])
+    yield "Market", [reading["market"]["words"]]
+    yield "Note", _first(reading["notes"])
+
+
+def _first(sentences: Sequence[str]) -> list[str]:
+    more = len(sentences) - SENTENCES
+    return [*sentences[:SENTENCES], *([f"and {more:,} more, in report.json"] if more > 0 else [])]
 
 
 def _sessions_words(quality: Facts, brief: bool) -> Iterator[str]:
