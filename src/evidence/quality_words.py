@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,11 @@ from src.market.quality import recurring_words
 
 SHOWN = 12
 """Dates, rolls and outliers named on a line; report.json has all of them."""
+
+SENTENCES = 6
+"""Dialects, clocks and notes named."""
+
+_NUMBER = re.compile(r"\d+")
 
 Facts = Mapping[str, Any]
 
@@ -49,13 +55,21 @@ def reading_words(quality: Facts) -> Iterator[str]:
     reading = quality["reading"]
     if reading is None:
         return
-    for dialect in reading["dialects"]:
-        yield f"File: {dialect.rstrip('.')}."
-    for clock in reading["clocks"]:
-        yield f"Clock: {clock['words'].rstrip('.')}."
-    yield f"Market: {reading['market']['words'].rstrip('.')}."
-    for note in reading["notes"]:
-        yield f"Note: {note.rstrip('.')}."
+    for label, sentences in reading_sentences(reading):
+        yield from (f"{label}: {sentence.rstrip('.')}." for sentence in sentences)
+
+
+def reading_sentences(reading: Facts) -> Iterator[tuple[str, list[str]]]:
+    """What there is to say of files, clocks, market and notes; the first few of each: a folder may have hundreds."""
+    yield "File", _first(reading["dialects"])
+    yield "Clock", _first([clock["words"] for clock in reading["clocks"]])
+    yield "Market", [reading["market"]["words"]]
+    yield "Note", _first(reading["notes"])
+
+
+def _first(sentences: Sequence[str]) -> list[str]:
+    more = len(sentences) - SENTENCES
+    return [*sentences[:SENTENCES], *([f"and {more:,} more, in report.json"] if more > 0 else [])]
 
 
 def _sessions_words(quality: Facts, brief: bool) -> Iterator[str]:
@@ -71,11 +85,24 @@ def _sessions_words(quality: Facts, brief: bool) -> Iterator[str]:
 
 
 def by_reason(left_out: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """The dates of the sessions left out by reason, the most frequent first."""
-    dates: dict[str, list[str]] = {}
+    """The dates of the sessions left out by reason, most frequent first; reasons that differ in a number are one."""
+    alike: dict[str, list[Mapping[str, str]]] = {}
     for entry in left_out:
-        dates.setdefault(entry["reason"], []).append(entry["date"])
-    return dict(sorted(dates.items(), key=lambda item: -len(item[1])))
+        alike.setdefault(_NUMBER.sub("#", entry["reason"]), []).append(entry)
+    groups = sorted(alike.items(), key=lambda item: -len(item[1]))
+    return {_in_one(form, entries): [entry["date"] for entry in entries] for form, entries in groups}
+
+
+def _in_one(form: str, entries: Sequence[Mapping[str, str]]) -> str:
+    """`a hole of 7 to 390 bars`: the form of reasons with the range of each of their numbers."""
+    columns = zip(*([int(number) for number in _NUMBER.findall(entry["reason"])] for entry in entries), strict=True)
+    ranges = iter([(min(column), max(column)) for column in columns])
+
+    def filled(_: re.Match[str]) -> str:
+        low, high = next(ranges)
+        return str(low) if low == high else f"{low} to {high}"
+
+    return re.sub("#", filled, form) if "#" not in entries[0]["reason"] else entries[0]["reason"]
 
 
 def dates_words(dates: Sequence[str], most: int = SHOWN) -> str:

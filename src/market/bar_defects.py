@@ -311,10 +311,11 @@ def _outside_longest_rise(times: NDArray[np.int64]) -> NDArray[np.bool_]:
     astray = np.flatnonzero((latest_before > times) | (earliest_after < times))
     tails: list[int] = []
     tail_rows: list[int] = []
-    parent = np.full(len(astray), -1)
+    parent: list[int] = []
     for row, value in enumerate(times[astray].tolist()):
-        place = bisect_right(tails, value)
-        parent[row] = tail_rows[place - 1] if place else -1
+        # Most rows of a long file follow the greatest so far: no search for those.
+        place = len(tails) if not tails or value >= tails[-1] else bisect_right(tails, value)
+        parent.append(tail_rows[place - 1] if place else -1)
         if place == len(tails):
             tails.append(value)
             tail_rows.append(row)
@@ -325,7 +326,7 @@ def _outside_longest_rise(times: NDArray[np.int64]) -> NDArray[np.bool_]:
     row = tail_rows[-1] if tail_rows else -1
     while row >= 0:
         bad[astray[row]] = False
-        row = int(parent[row])
+        row = parent[row]
     return bad
 
 

@@ -22,6 +22,9 @@ PLACES = AT_START, INSIDE, TO_END, FILE_BEGINS, FILE_ENDS = (
 )
 RECURS_TIMES, RECURS_FRAC = 4, 0.3
 """A hole recurs if it begins at one time of day in so many sessions of a weekday and in so large a share of them."""
+LEAST_MIN = 30
+"""A shorter hole is no vendor's habit: at night, thin markets go without a trade for minutes again and again."""
+MOST_RECURRING = 10
 NEAR_MIN = 15
 """Begins of a recurring hole lie within so many minutes: the last bar before it may have had no trade."""
 LISTED = 500
@@ -49,7 +52,7 @@ class Holes:
     def __len__(self) -> int:
         return len(self.session)
 
-    def to_dict(self, sessions: Sessions) -> dict[str, Any]:
+    def to_dict(self, sessions: Sessions, interval_ns: int) -> dict[str, Any]:
         """How many, the longest of them, and those that recur."""
         longest = np.sort(np.argsort(-self.bars, kind="stable")[:LISTED])
         return {
@@ -66,7 +69,7 @@ class Holes:
                     strict=True,
                 )
             ],
-            "recurring": _recurring(self, sessions),
+            "recurring": _recurring(self, sessions, interval_ns),
         }
 
 
@@ -91,10 +94,10 @@ def holes_of(bars: Bars, sessions: Sessions, no_trade_bars: int) -> Holes:
     return Holes(owner[found], start[found], lacking[found], place[found], before[found], after[found])
 
 
-def _recurring(holes: Holes, sessions: Sessions) -> list[dict[str, Any]]:
+def _recurring(holes: Holes, sessions: Sessions, interval_ns: int) -> list[dict[str, Any]]:
     """One entry for each time of day at which holes begin on a weekday again and again, those that cost most first."""
     weekday = weekdays(sessions.date)
-    kept = holes.place < PLACES.index(FILE_BEGINS)
+    kept = (holes.place < PLACES.index(FILE_BEGINS)) & (holes.bars * interval_ns >= LEAST_MIN * 60_000_000_000)
     session, bars, place = holes.session[kept], holes.bars[kept], holes.place[kept]
     # Minutes from 18:00, so that no session wraps around.
     minute, last, following = (
@@ -127,7 +130,7 @@ def _recurring(holes: Holes, sessions: Sessions) -> list[dict[str, Any]]:
             )
             left = np.setdiff1d(left, group)
     merged = _alike_on_all_days(found, [WEEKDAYS[day] for day in np.unique(weekday).tolist()])
-    return sorted(merged, key=lambda hole: -hole["sessions"] * hole["bars"])
+    return sorted(merged, key=lambda hole: -hole["sessions"] * hole["bars"])[:MOST_RECURRING]
 
 
 def _densest(minute: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -38,7 +38,7 @@ def quality_facts(tables: MarketTables, no_trade_bars: int) -> dict[str, Any]:
         },
         "absent_dates": [str(day) for day in sessions.missing_dates],
         "coverage": coverage_of(bars, sessions).to_dict(),
-        "holes": holes_of(bars, sessions, no_trade_bars).to_dict(sessions),
+        "holes": holes_of(bars, sessions, no_trade_bars).to_dict(sessions, bars.interval_ns),
         "zero_volume": zero_volume(bars, sessions, no_trade_bars),
         "outliers": outliers(bars, sessions, no_trade_bars),
         "rolls": [asdict(roll) for roll in rolls_of(bars, sessions)],

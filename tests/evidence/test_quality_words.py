@@ -63,6 +63,13 @@ def test_the_page_has_every_part_of_the_quality() -> None:
     assert any("Least on Tuesdays at 04:00: 5.0%." in str(said) for said in says)
 
 
+def test_of_hundreds_of_notes_the_first_are_told_and_the_rest_counted() -> None:
+    data = copy.deepcopy(REPORT["data"])
+    data["quality"]["reading"]["notes"] = [f"note {k} of a file" for k in range(300)]
+    lines = [line for line in quality_lines(data) if line.startswith("Note: ")]
+    assert lines == [*(f"Note: note {k} of a file." for k in range(6)), "Note: and 294 more, in report.json."]
+
+
 def test_a_report_of_before_has_no_such_section_and_says_so() -> None:
     report = copy.deepcopy(REPORT)
     del report["data"]["quality"]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.evidence.quality_words import quality_lines
+from src.evidence.quality_words import by_reason, quality_lines
 from src.market.bars import Bars, make_bars
 from src.market.coverage import HOURS, coverage_of, weekdays
 from src.market.files.reading import Candidate, ClockReading, Finding, MarketReading, Reading, Roll
@@ -211,6 +211,17 @@ def test_holes_here_and_there_do_not_recur(sessions: set[int], slot: int) -> Non
     assert found["holes"]["bars"] == sum(len(span) for span in spans if len(span) > 2)
 
 
+def test_bars_without_trades_in_a_thin_night_make_holes_that_do_not_recur() -> None:
+    slots = scheduled_slots(30, 1)
+    hour = np.array([clock(slot).hour for slot in slots.tolist()])
+    kept = (np.random.default_rng(3).random(len(slots)) < 0.35) | ((hour >= 9) & (hour < 16))
+    found = facts(walk_bars(slots[kept], interval_min=1))
+    assert found["holes"]["count"] > 2_000
+    assert len(found["holes"]["listed"]) == 500
+    assert found["holes"]["recurring"] == []
+    assert max(map(len, lines_of(found))) < 500
+
+
 def test_a_file_that_begins_and_ends_inside_a_session_has_no_hole_that_recurs() -> None:
     found = facts(walk(SLOTS[20:-20]))
     assert [hole["place"] for hole in found["holes"]["listed"]] == ["before the file begins", "after the file ends"]
@@ -354,6 +365,20 @@ def test_sessions_left_out_are_all_listed_and_a_dozen_shown(tmp_path: Path) -> N
     (line,) = [line for line in lines_of(found) if line.startswith("Left out: ")]
     assert line.count("2024-") == 12
     assert line.endswith(f"and {len(left_out) - 12} more.")
+
+
+def test_reasons_that_differ_in_a_number_are_one_line() -> None:
+    reasons = {
+        "2024-06-03": "a hole of 78 bars in the trading hours (at most 6)",
+        "2024-06-04": "closes before the trading hours",
+        "2024-06-05": "a hole of 7 bars in the trading hours (at most 6)",
+        "2024-06-06": "a hole of 120 bars in the trading hours (at most 6)",
+    }
+    grouped = by_reason([{"date": day, "reason": reason} for day, reason in reasons.items()])
+    assert grouped == {
+        "a hole of 7 to 120 bars in the trading hours (at most 6)": ["2024-06-03", "2024-06-05", "2024-06-06"],
+        "closes before the trading hours": ["2024-06-04"],
+    }
 
 
 def test_the_bars_themselves_are_left_as_they_are() -> None:

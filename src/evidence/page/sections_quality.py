@@ -11,7 +11,7 @@ from src.evidence.numbers import NOTHING, percent, plain
 from src.evidence.page.blocks import Bullets, Chart, Choice, Column, Facts, Folded, Section, Table, Text, given, term
 from src.evidence.page.charts_quality import coverage_figures
 from src.evidence.page.drawing import Arrays
-from src.evidence.quality_words import bars_words
+from src.evidence.quality_words import bars_words, reading_sentences
 from src.market.quality import recurring_words
 
 Report = Mapping[str, Any]
@@ -49,10 +49,9 @@ def _reading_facts(data: Mapping[str, Any]) -> list[tuple[Markup | str, Markup |
     reading, sessions, absent = quality["reading"], quality["sessions"], quality["absent_dates"]
     pairs: list[tuple[Markup | str, Markup | str]] = [("bars", given(bars_words(data).removeprefix("Bars: ")))]
     if reading is not None:
-        pairs += [("file", given(dialect)) for dialect in reading["dialects"]]
-        pairs += [(term("bar_clock", "clock"), given(clock["words"])) for clock in reading["clocks"]]
-        pairs.append(("market", given(reading["market"]["words"])))
-        pairs += [("note", given(note)) for note in reading["notes"]]
+        names = {"Clock": term("bar_clock", "clock")}
+        for label, sentences in reading_sentences(reading):
+            pairs += [(names.get(label, label.lower()), given(sentence)) for sentence in sentences]
     usable = f"{plain(sessions['usable'])} of {plain(sessions['found'])} usable"
     pairs.append(("sessions", usable))
     pairs.append((term("absent_dates", "absent trade dates"), given(", ".join(absent) or "none")))
