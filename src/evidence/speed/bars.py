@@ -1,7 +1,7 @@
 """How long files of bars take to become tables, and how much memory: `python -m src.evidence.benchmarks bars`.
 
-Writes synthetic one-minute ES bars of 0.1, 1 and 5.3 million rows (15 years) as CSV and Parquet and loads each twice,
-in a process of its own: first with an empty cache, then from the cache. Compiled code is loaded before the clock starts.
+Writes synthetic one-minute ES bars of 0.1, 1 and 5.3 million rows (15 years) as CSV and Parquet and loads each
+twice in processes of their own: with an empty cache, then from it. Compiled code is loaded before the clock starts.
 """
 
 from __future__ import annotations

@@ -205,8 +205,8 @@ def _tell_ids_apart(part: _Part, root: str) -> None:
     if len(ids) > _MOST_IDS:
         raise BarDataError(
             f"{table.label}: its column of instruments names {len(ids):,} of them, all by number "
-            f"({', '.join(table.instrument_names[code] for code in ids[:3])} ...): that is no column of contracts. Rename "
-            f"or remove it."
+            f"({', '.join(table.instrument_names[code] for code in ids[:3])} ...): that is no column of "
+            f"contracts. Rename or remove it."
         )
     spans, levels = [], []
     for code in ids[:_MOST_IDS]:
