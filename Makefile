@@ -1,6 +1,6 @@
 # make run        a quick validation of NQ, in its own virtual environment
 # make test       lint, format, types and tests
-# make evidence   what takes too long for make test: long tests, kills, damaged files, canaries over all seeds, coverage
+# make evidence   what takes too long for make test: long tests, kills, damaged files, clocks, canaries, coverage
 # make clean     remove the virtual environment and the tools' caches
 #
 # PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
@@ -16,7 +16,7 @@ pip := PIP_DISABLE_PIP_VERSION_CHECK=1 $(bin)/python -m pip install --quiet
 hash_of = $(shell cat $(1) | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 run_stamp := $(venv)/.requirements-$(call hash_of,requirements.txt)
 model_stamp := $(venv)/.requirements-model-$(call hash_of,requirements.txt requirements-model.txt)
-dev_stamp := $(venv)/.requirements-dev-$(call hash_of,requirements.txt requirements-quant.txt requirements-dev.txt)
+dev_stamp := $(venv)/.requirements-dev-$(call hash_of,requirements.txt requirements-quant.txt requirements-dbn.txt requirements-dev.txt)
 
 .PHONY: run test evidence clean
 .DELETE_ON_ERROR:
@@ -39,6 +39,8 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m src.evidence.planted_advice --seeds 20
 	$(bin)/python -m src.evidence.planted_advice --seeds 20 --noise
 	$(bin)/python -m src.evidence.coverage
+	$(bin)/python -m tests.market.files.fuzz --cases 10000
+	$(bin)/python -m src.market.files.zone_study
 
 # torch alone and first: later packages then find it and never choose another build of it.
 $(run_stamp):

@@ -22,7 +22,7 @@ def _without_library(error: ImportError) -> str:
 
 
 try:
-    from src.command_line import RunParser, run_command
+    from src.command_line import RunParser, add_bar_options, run_command
     from src.console import PlainConsole
 except ImportError as error:
     sys.exit(_without_library(error))
@@ -48,7 +48,15 @@ def _validate(args: argparse.Namespace) -> int:
     if args.list:
         console.print("\n".join(listing()), soft_wrap=True)
         return 0
-    setting = Setting(args.market, args.data, args.config, args.quick)
+    setting = Setting(
+        args.market,
+        args.data,
+        args.config,
+        args.quick,
+        timezone=args.timezone,
+        stamp=args.stamp,
+        interval_min=args.interval,
+    )
     return run_checks(setting, chosen(args.only), console, args.output, debug=args.debug)
 
 
@@ -62,7 +70,7 @@ def _parser() -> RunParser:
     market = key("-m", "--market", help=f"contract symbol: {', '.join(CONTRACTS)}")
     market.completer = lambda **_: list(CONTRACTS)  # type: ignore[attr-defined]
     option("-q", "--quick", action="store_true", help="under a minute on two cores: the longest checks are skipped")
-    key("--data", type=Path, metavar="FILE", help="bars to check: CSV, Parquet or a folder")
+    add_bar_options(parser, "bars to check: a file or a folder")
     option("-c", "--config", type=Path, metavar="FILE", help="YAML file of settings to check and to check with")
     option("--output", type=Path, metavar="FILE", help="write every result as JSON")
     only = option("--only", action="append", metavar="CHECK", help="run only this check; may be given more than once")

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["RunParser", "overrides_of", "run_command", "run_parser"]
 
 NOT_CONFIGURATION = ("config", "debug")
-WITHOUT_VALUE = {"data": "data/, else synthetic bars", "timesteps": "10% of production"}
+WITHOUT_VALUE = {
+    "data": "data/, else synthetic bars",
+    "interval": "as in the file",
+    "stamp": "measured from the bars",
+    "timesteps": "10% of production",
+    "timezone": "measured from the bars",
+}
 
 
 class RunParser(Parser):
@@ -69,13 +75,22 @@ def _words(name: str, full: Any, quick: Any) -> str:
     return shown if shown == shown_quick else f"{shown}; with --quick {shown_quick}"
 
 
+def add_bar_options(parser: RunParser, what: str) -> None:
+    """Add the options that say where the bars are and how to read them; `what` is the help of `--data`."""
+    key = parser.key
+    key("--data", metavar="PATH", help=what)
+    key("--timezone", metavar="ZONE", help="zone of times that state none: America/Chicago, UTC-05:00 ...")
+    key("--stamp", choices=("open", "close"), help="whether a bar's time is that of its open or its close")
+    key("--interval", type=int, metavar="N", help="minutes per bar: shorter bars are joined into bars of that length")
+
+
 def run_parser(description: str | None, mode: str = "hardware_maximized") -> RunParser:
     """A parser with the options every run has; `mode` is the one whose defaults `--help` shows."""
     parser = RunParser(description, mode)
     option, key = parser.add_argument, parser.key
     market = key("-m", "--market", help=f"contract symbol: {', '.join(CONTRACTS)}")
     market.completer = lambda **_: list(CONTRACTS)  # type: ignore[attr-defined]
-    key("--data", metavar="PATH", help="bars: a CSV or Parquet file, or a folder of them")
+    add_bar_options(parser, "bars: a vendor's file of any common format, or a folder of them")
     option("-c", "--config", metavar="FILE", help="YAML file of settings; options given here win over it")
     key(
         "-q",

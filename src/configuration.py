@@ -51,6 +51,7 @@ ASKING: KeyPath = ("llm", "tabulation_budget_s")
 ASKING_QUICK: KeyPath = ("llm", "quick_budget_s")
 ALIASES: Mapping[str, KeyPath] = {
     "data": ("data", "path"),
+    "interval": ("data", "interval_min"),
     "llm_model": ("llm", "model"),
     "llm_budget": ASKING,
 }

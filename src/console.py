@@ -13,6 +13,7 @@ from typing import Any, Literal, TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
 from rich.segment import Segment
+from rich.table import Table
 
 from src.errors import UserError
 from src.plain_text import escaped, paragraph
@@ -93,6 +94,13 @@ class PlainConsole(Console):
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(escaped(text, keep="\n"), style)
+
+
+def uncut(table: Table) -> Table:
+    """The table, with words that are wider than their column continued on the next line: rich would cut them."""
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", False
+    return table
 
 
 @contextmanager

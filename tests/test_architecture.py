@@ -44,7 +44,7 @@ LAYERS = (
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 # Imported where they are used and nowhere else: each costs seconds, and a run may need none of them.
-ONLY_WHEN_USED = {"transformers", "accelerate", "gguf", "bitsandbytes"}
+ONLY_WHEN_USED = {"transformers", "accelerate", "gguf", "bitsandbytes", "databento_dbn"}
 
 MAX_LINES = 400
 LONGER_FOR_A_REASON = {
@@ -131,7 +131,9 @@ def test_nothing_in_src_imports_a_script() -> None:
 
 
 def test_src_uses_only_what_the_requirements_install() -> None:
-    named = [line.partition("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    files = ("requirements.txt", "requirements-dbn.txt")
+    lines = [line for name in files for line in (ROOT / name).read_text().splitlines()]
+    named = [line.partition("==")[0] for line in lines if "==" in line]
     wanted = {name.lower().replace("-", "_") for name in named}
     roots = {
         root
@@ -142,7 +144,7 @@ def test_src_uses_only_what_the_requirements_install() -> None:
     wrong = [
         (name_of(path), name) for path in FILES for name in imports_of(path) if name.partition(".")[0] not in known
     ]
-    assert not wrong, "add it to requirements.txt, or do without"
+    assert not wrong, "add it to requirements.txt (or to an optional one), or do without"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -432,7 +432,10 @@ CASES: Mapping[str, Case] = {
     # data
     "data.path": bars("other", "report.data.fingerprint", "weights.base"),
     "data.repair": bars(True, "outcome", "report.data.repairs", base={"data.path": "defective"}),
-    "data.interval_min": Case(5, ("outcome",)),
+    "data.interval_min": bars(15, "report.data.bars", base={"data.path": "short"}),
+    "data.timezone": Case("America/Chicago", ("outcome",), base={"data.path": "zoneless"}),
+    "data.stamp": Case("close", ("outcome",)),
+    "data.adjusted": bars("accept", "outcome", base={"data.path": "adjusted"}),
     "data.no_trade_bars": bars(
         5, "report.data.sessions_usable", base={"data.path": "gappy", "data.max_hole_bars": 4}
     ),

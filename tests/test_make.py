@@ -14,7 +14,13 @@ from src.advisor.gguf_bundle import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-model.txt", "requirements-quant.txt")
+REQUIREMENTS = (
+    "requirements.txt",
+    "requirements-dev.txt",
+    "requirements-model.txt",
+    "requirements-quant.txt",
+    "requirements-dbn.txt",
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 

@@ -159,7 +159,8 @@ def a_bad_file(kind: str, folder: Path) -> Path:
         table.to_parquet(path)
         path.write_bytes(path.read_bytes()[:-400])
     elif kind == "duplicate":
-        path.write_text("\n".join([*lines[:200], lines[199], *lines[200:]]))
+        other = f"{lines[199].rpartition(',')[0]},77"  # another volume: a row that says the same again is dropped
+        path.write_text("\n".join([*lines[:200], other, *lines[200:]]))
     elif kind == "high below low":
         cells = lines[300].split(",")
         cells[2], cells[3] = "1.0", "99999.0"

@@ -107,15 +107,23 @@ class FailingEnv(CountingEnv):
 
 
 def bar_files(folder: Path) -> dict[str, Path]:
-    """Files of NQ bars: `plain`, `other` (another seed), `gappy` (five bars missing in one day), `defective`."""
+    """Files of NQ bars: `plain`, `other` (another seed), `gappy` (five bars missing in one day), `defective`, `short`
+    (5 minutes a bar), `adjusted` (a tenth of a point added to every price), `zoneless` (UTC that does not say so)."""
     plain = synthetic_bars("NQ", N_SESSIONS, INTERVAL_MIN, seed=1)
     with_defect = bar_table(plain)
     with_defect.loc[40, "high"] = with_defect.loc[40, "low"] - 1.0
+    zoneless = bar_table(plain)
+    zoneless["datetime"] = zoneless["datetime"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    adjusted = bar_table(plain)
+    adjusted[["open", "high", "low", "close"]] += 0.1
     tables = {
         "plain": bar_table(plain),
         "other": bar_table(synthetic_bars("NQ", N_SESSIONS, INTERVAL_MIN, seed=2)),
         "gappy": _without_late_morning(bar_table(plain), session=5),
         "defective": with_defect,
+        "short": bar_table(synthetic_bars("NQ", N_SESSIONS, 5, seed=1)),
+        "adjusted": adjusted,
+        "zoneless": zoneless,
     }
     return {name: write_csv(table, folder / f"NQ_{name}.csv") for name, table in tables.items()}
 

@@ -31,8 +31,9 @@ from src.advisor.table import empty_table
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import TrainingSettings
 from src.agent.training import build_base, train
-from src.console import PlainConsole
+from src.console import PlainConsole, uncut
 from src.errors import UserError
+from src.evidence.speed import bars
 from src.evidence.speed.timing import Clock, block_s, calls_in
 from src.evidence.speed.wording import duration
 from src.evidence.speed.workloads import decisions, matrix_products, synthetic_market
@@ -46,6 +47,8 @@ from src.trading.routes import make_vec_env
 from src.trading.settings import EnvironmentSettings
 
 COLUMNS = 80
+BARS = "bars"
+"""The part that loads files in processes of their own: nothing is compared, so it is measured alone."""
 SHORTEST_BLOCK_S, SHORTEST_BLOCK_QUICK_S = 0.05, 0.005
 """A measured block calls its function until it has lasted this long: the clock and the loop then weigh nothing."""
 
@@ -256,20 +259,24 @@ def show(console: Console, results: Sequence[Result]) -> None:
         wants += [f"{duration(r.at_most_s)}"] if r.at_most_s is not None else []
         want = ", ".join(wants)
         table.add_row(r.part, r.case, duration(r.common_s), duration(r.ours_s), f"{r.ratio:.1f}x", want)
-    console.print(table)
+    console.print(uncut(table))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts asked for, all by default. 0, or 2 for an unknown part or one that is asked for by name and
     cannot be measured here; the ratios decide nothing."""
     parser = Parser("Parts against the common way.", prog="python -m src.evidence.benchmarks")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if left out")
+    known = f"{', '.join(PARTS)} or {BARS} (alone)"
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {known}; all but {BARS} if left out")
     parser.add_argument("--repeats", type=int, default=9, help="measured blocks of each way (default 9)")
     parser.add_argument("--quick", action="store_true", help="three short blocks: shows that it runs, not how fast")
     options = parser.parse_args(arguments)
+    if options.parts == [BARS]:
+        bars.run(PlainConsole(width=COLUMNS), quick=options.quick)
+        return 0
     for name in options.parts:
         if name not in PARTS:
-            parser.error(f"no part {name!r}{did_you_mean(name, PARTS)}; there are {', '.join(PARTS)}")
+            parser.error(f"no part {name!r}{did_you_mean(name, [*PARTS, BARS])}; there are {known}")
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; it must be at least 1")
     repeats = min(3, options.repeats) if options.quick else options.repeats

@@ -28,7 +28,7 @@ from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import set_threads
-from src.console import PlainConsole, live_on
+from src.console import PlainConsole, live_on, uncut
 from src.evidence.evaluation import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
 from src.evidence.numbers import usd
 from src.market.bars import Bars
@@ -250,7 +250,7 @@ def results_table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", box=None)
     for heading in headings:
         table.add_column(heading, justify="right")
-    return table
+    return uncut(table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from src.console import uncut
 from src.evidence.answers import FAIL, PASS, UNKNOWN
 from src.evidence.numbers import count, percent, plain, signed, significant, usd
+from src.evidence.quality_words import quality_lines
 from src.evidence.report import MET, MISSED
 from src.evidence.targets import GPU_UTILIZATION
 
@@ -39,6 +41,11 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     console.print(Text("Verdict", style="bold"))
     for line in report["verdict"]:
         console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+    if "quality" in report.get("data", {}):
+        console.print()
+        console.print(Text("Data", style="bold"))
+        for line in quality_lines(report["data"], brief=True):
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     if report["arms"]:
         console.print()
         console.print(_arms_table(report["arms"]))
@@ -77,7 +84,7 @@ def answers_table(answers: list[Mapping[str, str]], *, unicode: bool) -> Table:
         mark = answer["mark"]
         question = _QUESTIONS.get(answer["key"], answer["question"])
         table.add_row(Text(f"{symbols[mark]} {mark}", _STYLES[mark]), Text(question), Text(answer["answer"]))
-    return table
+    return uncut(table)
 
 
 def _missed(report: Mapping[str, Any]) -> list[str]:
@@ -100,7 +107,7 @@ def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:
             usd(arm["max_drawdown_usd"]),
             f"{count(arm['sessions_breached'])} of {arm['sessions']}",
         )
-    return table
+    return uncut(table)
 
 
 def advice_lines(report: Mapping[str, Any]) -> list[str]:
@@ -138,7 +145,7 @@ def _forecast_table(forecaster: Mapping[str, Any]) -> Table:
     momentum = forecaster["momentum"]
     table.caption = f"rank corr. with momentum {_or_dash(momentum['correlation'], signed, 3)} on {momentum['n']:,} bars"
     table.caption_justify = "left"
-    return table
+    return uncut(table)
 
 
 def _or_dash(value: float | None, form: Callable[[float, int], str], digits: int = 0) -> str:
@@ -164,4 +171,4 @@ def _targets_table(targets: Mapping[str, Mapping[str, Any]]) -> Table:
         )
     table.caption = "* decides the exit code"
     table.caption_justify = "left"
-    return table
+    return uncut(table)

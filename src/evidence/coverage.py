@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from src.console import PlainConsole, live_on
+from src.console import PlainConsole, live_on, uncut
 from src.evidence.intervals import LARGEST_T, newey_west_error, newey_west_lags, paired_interval, stationary_indices
 from src.evidence.statistics import Float64, is_constant
 from src.files import write_atomically
@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in lines[1:]:
         table.add_row(*line)
     console = PlainConsole()
-    console.print(table)
+    console.print(uncut(table))
     if arguments.write is not None:
         write_atomically(arguments.write, markdown(lines))
     facts = {"level": LEVEL, "replications": replications, "rows": [asdict(row) for row in rows]}

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from src.console import PROGRESS, live_on
+from src.console import PROGRESS, live_on, uncut
 from src.plain_text import paragraph
 
 logger = logging.getLogger(PROGRESS)
@@ -106,7 +106,7 @@ class RunDisplay:
     def _panel(self) -> Table:
         table = Table.grid(padding=(0, 1))
         table.add_row(Text(f"[{self._clock()}]", style="dim"), Text(self._phase, style="bold"), Text(self.status()))
-        return table
+        return uncut(table)
 
 
 def _given(value: Any, show: Callable[[Any], str]) -> str:

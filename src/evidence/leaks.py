@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.agent.phases import Market, compile_kernel, market_of
+from src.console import uncut
 from src.evidence.decisions import check_decisions, check_fills
 from src.evidence.leak_words import DECISIONS, FEATURES, FILLS, SEALED
 from src.evidence.look_ahead import LeakCheck, check_features
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for check, cpu_s, wall_s in rows:
         table.add_row(check.name, f"{check.checks:,}", f"{cpu_s:.2f}", f"{wall_s:.2f}", check.found or "nothing")
     console = Console(width=80)
-    console.print(table)
+    console.print(uncut(table))
     summary = {
         "bars": len(market.tables.bars),
         "rebuild": rebuild,

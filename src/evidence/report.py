@@ -27,6 +27,7 @@ from src.agent.settings import HardwareSettings, RunSettings
 from src.evidence.evaluation import AdviceUse, ArmResult, FeatureAssembly
 from src.evidence.forecast import advice_mix
 from src.evidence.targets import GPU_REMEDY, GPU_UTILIZATION, TARGETS, ValidationSettings
+from src.market.quality import quality_facts
 from src.shell import run_main
 from src.trading.layout import ACTIONS
 from src.trading.routes import WHY
@@ -148,8 +149,8 @@ def run_facts(
     }
 
 
-def data_facts(market: Market) -> dict[str, Any]:
-    """Where the bars come from, what was left out of them, and which sessions serve what."""
+def data_facts(market: Market, no_trade_bars: int) -> dict[str, Any]:
+    """Where the bars come from, how good they are, and which sessions serve what; `no_trade_bars` is the setting."""
     bars, sessions, split = market.tables.bars, market.tables.sessions, market.split
     usable = sessions.usable
     parts = {"train": split.train, "validation": split.validation, "sealed": split.test}
@@ -168,6 +169,7 @@ def data_facts(market: Market) -> dict[str, Any]:
             name: {"sessions": len(ids), "first": str(sessions.date[ids[0]]), "last": str(sessions.date[ids[-1]])}
             for name, ids in parts.items()
         },
+        "quality": quality_facts(market.tables, no_trade_bars),
     }
 
 

@@ -71,10 +71,20 @@ def _lengths(report: Mapping[str, Any]) -> Iterator[Length]:
     for part in ("arms", "validation_arms"):
         for name, arm in report.get(part, {}).items():
             yield f"{part}.{name}.net_usd_by_session", len(arm["net_usd_by_session"]), arm["sessions"]
+    if "quality" in report.get("data", {}):
+        yield from _map_lengths(report["data"]["quality"]["coverage"])
     yield from _sealed_lengths(report)
     yield from _chart_lengths(report)
     for i, session in enumerate(report.get("sessions", [])):
         yield from _session_lengths(f"sessions[{i}]", session)
+
+
+def _map_lengths(coverage: Mapping[str, Any]) -> Iterator[Length]:
+    for rows, columns in (("by_period", "periods"), ("by_weekday", "weekdays")):
+        where = f"data.quality.coverage.{rows}"
+        yield where, len(coverage[rows]), len(coverage["hours"])
+        for k, row in enumerate(coverage[rows]):
+            yield f"{where}[{k}]", len(row), len(coverage[columns])
 
 
 def _sealed_lengths(report: Mapping[str, Any]) -> Iterator[Length]:

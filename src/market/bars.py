@@ -10,6 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from src.market.files.reading import Reading
+
 NO_SESSION = -1
 """The `session_id` of a bar that no session holds (yet)."""
 
@@ -36,6 +38,8 @@ class Bars:
     fingerprint: str
     repairs: Mapping[str, int]
     synthetic: bool
+    reading: Reading | None = None
+    """What the file was taken to be and why; None for bars that come from no file. Not part of the fingerprint."""
 
     def __len__(self) -> int:
         return len(self.open_ns)
@@ -53,13 +57,20 @@ def frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray:
     return array
 
 
+def read_only(values: NDArray, dtype: type[np.generic]) -> NDArray:
+    """An array that nobody else holds, made read-only in place where its dtype and order are right already."""
+    array = np.ascontiguousarray(values, dtype)
+    array.setflags(write=False)
+    return array
+
+
 def content_fingerprint(market: str, interval_s: int, contract_names: Sequence[str], columns: Sequence[NDArray]) -> str:
     """SHA-256 over market, interval, contract names and arrays; the same bars from any file give the same text."""
     digest = hashlib.sha256()
     digest.update("\0".join((market, str(interval_s), *contract_names)).encode())
     for column in columns:
         digest.update(f"\0{column.dtype.str}{column.shape}\0".encode())
-        digest.update(np.ascontiguousarray(column).tobytes())
+        digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
 
 
@@ -79,6 +90,7 @@ def make_bars(
     session_id: ArrayLike | None = None,
     repairs: Mapping[str, int] | None = None,
     synthetic: bool = False,
+    reading: Reading | None = None,
 ) -> Bars:
     """Freeze columns (prices in ticks, already validated) into `Bars` and fingerprint them.
 
@@ -107,6 +119,7 @@ def make_bars(
         fingerprint=content_fingerprint(market, interval_s, names, [times, *prices, volumes, codes]),
         repairs=MappingProxyType(dict(repairs or {})),
         synthetic=synthetic,
+        reading=reading,
     )
 
 
@@ -127,4 +140,5 @@ def select_bars(bars: Bars, keep: NDArray, *, session_id: ArrayLike, repairs: Ma
         session_id=session_id,
         repairs=bars.repairs if repairs is None else repairs,
         synthetic=bars.synthetic,
+        reading=bars.reading,
     )

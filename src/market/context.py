@@ -15,15 +15,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 from src.market.indicators import (
+    DAY_MINUTES,
     FEATURE_BARS,
+    Carry,
     Columns,
     Float64,
     Indicators,
     Int64,
-    columns_of,
+    Part,
     indicators_of,
+    parts_of,
     rolling_totals,
-    seeded_averages,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +77,6 @@ SLOW_ATR_BARS = 100
 REGIME_VOLUME_BARS = 5
 USUAL_SESSIONS = 10
 """Sessions averaged for the typical range and volume at a time of day: two weeks, ten values."""
-DAY_MINUTES = 23 * 60
 SESSION_CLOCK_S = DAY_MINUTES * 60
 OPENING_RANGE_START_S = 15 * 3600 + 1800  # 09:30 New York, counted from 18:00
 OPENING_RANGE_END_S = 16 * 3600  # 10:00
@@ -87,23 +88,30 @@ def context_features(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) ->
     A row is zero until its run has FEATURE_BARS bars; a column with a longer lookback is zero until the run has that
     many. `run_start[t]` is the index of the first bar of bar t's run (no hole and no roll since then).
     """
-    columns = columns_of(bars, sessions, run_start)
-    base = indicators_of(columns)
-    features = np.concatenate((_market(columns, base), _timeframes(columns, base), _structure(columns, base)), axis=1)
+    rows = np.zeros((len(bars), len(CONTEXT_FEATURES)), np.float32)
+    for part in parts_of(bars, sessions, run_start):
+        rows[part.rows] = _context_of(part)[part.lead :]
+    return rows
+
+
+def _context_of(part: Part) -> Float64:
+    columns = part.columns
+    base = indicators_of(columns, part.carry)
+    features = np.concatenate(
+        (_market(columns, base, part.carry), _timeframes(columns, base), _structure(columns, base)), axis=1
+    )
     features[columns.in_run < FEATURE_BARS] = 0.0
-    return np.clip(features, -CONTEXT_CLIP, CONTEXT_CLIP).astype(np.float32)
+    return np.clip(features, -CONTEXT_CLIP, CONTEXT_CLIP)
 
 
-def _market(columns: Columns, base: Indicators) -> Float64:
+def _market(columns: Columns, base: Indicators, carry: Carry) -> Float64:
     run = columns.run_start
     travelled = rolling_totals(np.abs(base.change), run, EFFICIENCY_BARS)
     net = np.abs(rolling_totals(base.change, run, EFFICIENCY_BARS))
-    slow_atr = seeded_averages(base.true_range.astype(np.float64), run, SLOW_ATR_BARS, 1.0 / SLOW_ATR_BARS, 0)
-    whole = columns.in_run >= FEATURE_BARS
-    slots = int(columns.slot.max(initial=0)) + 1
-    usual_atr = usual_at_slot(base.scale, whole, columns.slot, run, slots, USUAL_SESSIONS)
+    slow_atr = carry.averages("slow_atr", base.true_range, run, SLOW_ATR_BARS, 1.0 / SLOW_ATR_BARS)
+    usual_atr = _usual(base.scale, columns, carry, "usual_atr")
     volume = rolling_totals(columns.volume, run, REGIME_VOLUME_BARS).astype(np.float64) + 1.0
-    usual_volume = usual_at_slot(volume, whole, columns.slot, run, slots, USUAL_SESSIONS)
+    usual_volume = _usual(volume, columns, carry, "usual_volume")
     return np.stack(
         (
             base.macd / base.scale,
@@ -118,6 +126,20 @@ def _market(columns: Columns, base: Indicators) -> Float64:
         ),
         axis=1,
     )
+
+
+def _usual(values: Float64, columns: Columns, carry: Carry, name: str) -> Float64:
+    """`usual_at_slot` of the part's own bars, float64[n]; 0.0 in its lead."""
+    slots = max(int(columns.slot.max(initial=0)) + 1, -(-DAY_MINUTES * 60 // columns.interval_s))
+    state = carry.states.get(name, np.empty((3, 0)))
+    if state.shape[1] < slots:
+        fresh = np.zeros((3, slots - state.shape[1]))
+        fresh[2] = -1.0
+        state = carry.states[name] = np.concatenate((state, fresh), axis=1)
+    own = slice(carry.lead, None)
+    run = columns.run_start[own] + carry.first
+    whole = columns.in_run[own] >= FEATURE_BARS
+    return carry.after_lead(usual_at_slot(values[own], whole, columns.slot[own], run, state, USUAL_SESSIONS))
 
 
 def _timeframes(columns: Columns, base: Indicators) -> Float64:
@@ -189,41 +211,62 @@ def _log_ratio(value: NDArray[Any], reference: NDArray[Any]) -> Float64:
 
 @njit(cache=True)
 def usual_at_slot(
-    values: Float64, whole: NDArray[np.bool_], slot: Int64, run_start: Int64, slots: int, sessions: int
+    values: Float64, whole: NDArray[np.bool_], slot: Int64, run_start: Int64, state: Float64, sessions: int
 ) -> Float64:
     """Average of `values` at the same scheduled slot in the run's earlier sessions; 0.0 where there was none.
 
-    A plain mean for the first `sessions` values; later ones enter with weight 1/sessions.
+    A plain mean for the first `sessions` values; later ones enter with weight 1/sessions. `state` float64[3, slots]
+    holds average, number of values and run of each slot before and after these bars; `run_start` counts from the start
+    of the series.
     """
     out = np.zeros(values.size, np.float64)
-    average = np.zeros(slots, np.float64)
-    seen = np.zeros(slots, np.int64)
-    seen_in_run = np.full(slots, -1, np.int64)
+    average, seen, seen_in_run = state[0], state[1], state[2]
     for t in range(values.size):
         s = slot[t]
         if seen_in_run[s] != run_start[t]:
             seen_in_run[s] = run_start[t]
-            seen[s] = 0
+            seen[s] = 0.0
             average[s] = 0.0
         out[t] = average[s]
         if whole[t]:
-            seen[s] = min(seen[s] + 1, sessions)
+            seen[s] = min(seen[s] + 1.0, sessions)
             average[s] += (values[t] - average[s]) / seen[s]
     return out
 
 
 @njit(cache=True)
 def range_position(top: Int64, bottom: Int64, path: Int64, run_start: Int64, bars: int) -> Float64:
-    """Position of the close in the range of the last `bars` bars: -1 at its low, +1 at its high, 0.0 before."""
-    out = np.zeros(path.size, np.float64)
-    for t in range(path.size):
-        if t - run_start[t] < bars - 1:
+    """Position of the close in the range of the last `bars` bars: -1 at its low, +1 at its high, 0.0 before.
+
+    Two queues hold the bars that may still be the window's highest or lowest, so that the cost does not grow with
+    `bars`.
+    """
+    n = path.size
+    out = np.zeros(n, np.float64)
+    highs = np.empty(n, np.int64)
+    lows = np.empty(n, np.int64)
+    high_first = high_end = low_first = low_end = 0
+    for t in range(n):
+        start = max(run_start[t], 0)
+        if start == t:
+            high_first = high_end
+            low_first = low_end
+        while high_end > high_first and top[highs[high_end - 1]] <= top[t]:
+            high_end -= 1
+        while low_end > low_first and bottom[lows[low_end - 1]] >= bottom[t]:
+            low_end -= 1
+        highs[high_end] = t
+        lows[low_end] = t
+        high_end += 1
+        low_end += 1
+        if highs[high_first] <= t - bars:
+            high_first += 1
+        if lows[low_first] <= t - bars:
+            low_first += 1
+        if t - start < bars - 1:
             continue
-        high = top[t]
-        low = bottom[t]
-        for k in range(t - bars + 1, t):
-            high = max(high, top[k])
-            low = min(low, bottom[k])
+        high = top[highs[high_first]]
+        low = bottom[lows[low_first]]
         if high > low:
             out[t] = (2 * path[t] - high - low) / (high - low)
     return out
@@ -241,7 +284,7 @@ def session_levels(high: Int64, low: Int64, close: Int64, session: Int64, slot: 
     bottom = 0
     complete = False
     for t in range(close.size):
-        if run_start[t] == t:
+        if max(run_start[t], 0) == t:
             out[t, :3] = 0
             complete = slot[t] == 0
             top = high[t]

@@ -21,9 +21,10 @@ from src.market.indicators import (
     SMA_BARS,
     VOLUME_BARS,
     Columns,
+    Part,
     average_true_range,
-    columns_of,
     indicators_of,
+    parts_of,
     rolling_totals,
     true_ranges,
 )
@@ -69,8 +70,15 @@ def window_features(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> 
 
     `run_start[t]` is the index of the first bar of bar t's run (no hole and no roll since then).
     """
-    columns = columns_of(bars, sessions, run_start)
-    base = indicators_of(columns)
+    rows = np.zeros((len(bars), len(WINDOW_FEATURES)), np.float32)
+    for part in parts_of(bars, sessions, run_start):
+        rows[part.rows] = _window_of(part)[part.lead :]
+    return rows
+
+
+def _window_of(part: Part) -> NDArray[np.float64]:
+    columns = part.columns
+    base = indicators_of(columns, part.carry)
     whole = columns.in_run >= FEATURE_BARS
     path_mean = rolling_totals(base.path, columns.run_start, SMA_BARS) / SMA_BARS
     spread = columns.high - columns.low
@@ -92,7 +100,7 @@ def window_features(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> 
         axis=1,
     )
     features[~whole] = 0.0
-    return np.clip(features, -FEATURE_CLIP, FEATURE_CLIP).astype(np.float32)
+    return np.clip(features, -FEATURE_CLIP, FEATURE_CLIP)
 
 
 def _relative_volume(columns: Columns) -> NDArray[np.float64]:
@@ -102,7 +110,10 @@ def _relative_volume(columns: Columns) -> NDArray[np.float64]:
 
 def atr_ticks(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> NDArray[np.float32]:
     """Wilder's ATR over 14 bars in ticks, float32[n]: at least one tick where the run has 14 bars, 0.0 before."""
-    columns = columns_of(bars, sessions, run_start)
-    ranges = true_ranges(columns.high, columns.low, columns.close, columns.session_first)
-    atr = np.maximum(average_true_range(ranges, columns.run_start), ATR_FLOOR_TICKS)
-    return np.where(columns.in_run >= ATR_BARS, atr, 0.0).astype(np.float32)
+    rows = np.zeros(len(bars), np.float32)
+    for part in parts_of(bars, sessions, run_start):
+        columns = part.columns
+        ranges = true_ranges(columns.high, columns.low, columns.close, columns.session_first)
+        atr = np.maximum(average_true_range(ranges, columns.run_start, part.carry), ATR_FLOOR_TICKS)
+        rows[part.rows] = np.where(columns.in_run >= ATR_BARS, atr, 0.0)[part.lead :]
+    return rows

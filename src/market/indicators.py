@@ -4,11 +4,17 @@ Every function runs forward from the first bar of a run and reads nothing outsid
 depends on bars run_start[t]..t alone: recomputing on a prefix gives the same bits, and nothing reaches across a hole
 or a roll. Sums of ticks and volumes are int64 and therefore exact. The jitted functions do not call each other: numba's
 cache hashes one file only.
+
+Long series are computed in parts of whole sessions (`parts_of`), which gives the same bits with a fraction of the
+memory. A part has a lead: the bars before it that its fixed lookbacks reach. `run_start` counts from the first bar of
+the lead and is negative for a run that began before it. Recursions without a fixed lookback keep their state in a
+`Carry`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +43,11 @@ ATR_FLOOR_TICKS = 1.0
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 DAY_S = 86_400
+DAY_MINUTES = 23 * 60
+PART_BARS = 32_768
+"""Bars in a part, rounded up to whole sessions: its arrays take about 30 MB and stay near the processor."""
+LEAD_SESSIONS = 2
+"""The levels of the session before need that session whole, and its predecessor to know that it is whole."""
 GLOBEX_OPEN_S = 18 * 3600
 
 
@@ -66,28 +77,38 @@ class Columns:
         return np.arange(self.run_start.size, dtype=np.int64) - self.run_start + 1
 
 
-def columns_of(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> Columns:
-    """Gather the columns; only the sessions' scheduled opens are read, never their first or last bar."""
-    session = np.array(bars.session_id, dtype=np.int64)
+def columns_of(
+    bars: Bars,
+    sessions: Sessions,
+    run_start: NDArray[Any],
+    rows: slice = slice(None),
+    after_1800_s: Int64 | None = None,
+) -> Columns:
+    """Gather the columns of `rows`; only the sessions' scheduled opens are read, never their first or last bar.
+
+    `after_1800_s` is `_open_after_1800` of the sessions, for callers that have it.
+    """
+    session = np.array(bars.session_id[rows], dtype=np.int64)
     if session.size and session.min() < 0:
         raise ValueError("features need every bar in a session: place the bars in sessions first")
-    run = np.array(run_start, dtype=np.int64)
+    run = np.array(run_start[rows], dtype=np.int64) - (rows.start or 0)
     index = np.arange(session.size)
     first = run == index
     first[1:] |= session[1:] != session[:-1]
     scheduled_open = np.asarray(sessions.open_ns, dtype=np.int64)
-    elapsed_s = (np.asarray(bars.open_ns, dtype=np.int64) - scheduled_open[session]) // 1_000_000_000
+    after_1800_s = _open_after_1800(scheduled_open) if after_1800_s is None else after_1800_s
+    elapsed_s = (np.asarray(bars.open_ns[rows], dtype=np.int64) - scheduled_open[session]) // 1_000_000_000
     return Columns(
-        open=np.array(bars.open, dtype=np.int64),
-        high=np.array(bars.high, dtype=np.int64),
-        low=np.array(bars.low, dtype=np.int64),
-        close=np.array(bars.close, dtype=np.int64),
-        volume=np.array(bars.volume, dtype=np.int64),
+        open=np.array(bars.open[rows], dtype=np.int64),
+        high=np.array(bars.high[rows], dtype=np.int64),
+        low=np.array(bars.low[rows], dtype=np.int64),
+        close=np.array(bars.close[rows], dtype=np.int64),
+        volume=np.array(bars.volume[rows], dtype=np.int64),
         session=session,
         run_start=run,
         session_first=first,
         slot=np.maximum(elapsed_s // bars.interval_s, 0),
-        clock_s=elapsed_s + bars.interval_s + _open_after_1800(scheduled_open)[session],
+        clock_s=elapsed_s + bars.interval_s + after_1800_s[session],
         interval_s=int(bars.interval_s),
     )
 
@@ -124,13 +145,14 @@ def true_ranges(high: Int64, low: Int64, close: Int64, session_first: NDArray[np
 
 
 @njit(cache=True)
-def run_totals(values: Int64, run_start: Int64) -> Int64:
-    """Running total since the first bar of the run."""
+def run_totals(values: Int64, run_start: Int64, state: Int64) -> Int64:
+    """Running total since the first bar of the run; `state` int64[1] holds the total before and after these bars."""
     out = np.empty(values.size, np.int64)
-    total = 0
+    total = state[0]
     for t in range(values.size):
         total = values[t] if run_start[t] == t else total + values[t]
         out[t] = total
+    state[0] = total
     return out
 
 
@@ -140,19 +162,25 @@ def rolling_totals(values: Int64, run_start: Int64, bars: int) -> Int64:
     out = np.zeros(values.size, np.int64)
     total = 0
     for t in range(values.size):
-        total = values[t] if run_start[t] == t else total + values[t]
-        if t - run_start[t] >= bars:
+        start = max(run_start[t], 0)
+        total = values[t] if start == t else total + values[t]
+        if t - start >= bars:
             total -= values[t - bars]
-        if t - run_start[t] >= bars - 1:
+        if t - start >= bars - 1:
             out[t] = total
     return out
 
 
 @njit(cache=True)
-def seeded_averages(values: Float64, run_start: Int64, seed_bars: int, alpha: float, skip: int) -> Float64:
-    """Exponential average that starts as the mean of the run's first `seed_bars` values after `skip`; 0.0 before."""
+def seeded_averages(
+    values: Float64, run_start: Int64, seed_bars: int, alpha: float, skip: int, state: Float64
+) -> Float64:
+    """Exponential average that starts as the mean of the run's first `seed_bars` values after `skip`; 0.0 before.
+
+    `state` float64[1] holds the average (while seeding, the sum) before and after these bars.
+    """
     out = np.zeros(values.size, np.float64)
-    average = 0.0
+    average = state[0]
     for t in range(values.size):
         k = t - run_start[t] - skip
         if k == 0:
@@ -167,6 +195,7 @@ def seeded_averages(values: Float64, run_start: Int64, seed_bars: int, alpha: fl
         else:
             average += alpha * (values[t] - average)
         out[t] = average
+    state[0] = average
     return out
 
 
@@ -216,47 +245,117 @@ class Indicators:
     bars_in_session: Int64
 
 
-def indicators_of(columns: Columns) -> Indicators:
-    """Run the recursions over the columns."""
+@dataclass
+class Carry:
+    """What recursions hand from one part to the next."""
+
+    lead: int = 0
+    """Bars at the front of the current part's arrays that an earlier part has computed."""
+    first: int = 0
+    """Index, in the whole series, of the current part's first bar, its lead included."""
+    states: dict[str, NDArray[Any]] = field(default_factory=dict)
+    before: Indicators | None = None
+    """The part before, its lead included."""
+
+    def state(self, name: str, kind: type[np.generic] = np.float64) -> NDArray[Any]:
+        """The state of the recursion `name`, one number."""
+        return self.states.setdefault(name, np.zeros(1, kind))
+
+    def averages(
+        self, name: str, values: NDArray[Any], run_start: Int64, seed_bars: int, alpha: float, skip: int = 0
+    ) -> Float64:
+        """`seeded_averages` of the part's own bars, float64[n]; 0.0 in its lead."""
+        own = values[self.lead :].astype(np.float64)
+        run = run_start[self.lead :] - self.lead
+        return self.after_lead(seeded_averages(own, run, seed_bars, alpha, skip, self.state(name)))
+
+    def ema(self, name: str, values: NDArray[Any], run_start: Int64, span: int, skip: int = 0) -> Float64:
+        """The exponential moving average of a span."""
+        return self.averages(name, values, run_start, span, 2.0 / (span + 1.0), skip)
+
+    def after_lead(self, own: NDArray[Any]) -> NDArray[Any]:
+        """Values of the part's own bars with zeros for its lead in front."""
+        return np.concatenate((np.zeros(self.lead, own.dtype), own)) if self.lead else own
+
+
+def indicators_of(columns: Columns, carry: Carry | None = None) -> Indicators:
+    """Run the recursions over the columns, from where `carry` left them."""
+    carry = Carry() if carry is None else carry
     run = columns.run_start
     change = bar_changes(columns.open, columns.close, columns.session_first)
-    path = run_totals(change, run)
+    own_run = run[carry.lead :] - carry.lead
+    path = carry.after_lead(run_totals(change[carry.lead :], own_run, carry.state("path", np.int64)))
     true_range = true_ranges(columns.high, columns.low, columns.close, columns.session_first)
-    atr = average_true_range(true_range, run)
-    float_path = path.astype(np.float64)
-    fast = _ema(float_path, run, MACD_FAST_BARS)
-    slow = _ema(float_path, run, MACD_SLOW_BARS)
+    atr = average_true_range(true_range, run, carry)
+    fast = carry.ema("macd_fast", path, run, MACD_FAST_BARS)
+    slow = carry.ema("macd_slow", path, run, MACD_SLOW_BARS)
     macd = np.where(columns.in_run >= MACD_SLOW_BARS, fast - slow, 0.0)
     vwap, bars_in_session = session_vwaps(
         columns.high + columns.low + columns.close, columns.volume, columns.session_first
     )
-    return Indicators(
+    found = Indicators(
         change=change,
         path=path,
         true_range=true_range,
         atr=atr,
         scale=np.maximum(atr, ATR_FLOOR_TICKS),
-        ema_fast=_ema(float_path, run, EMA_FAST_BARS),
+        ema_fast=carry.ema("ema_fast", path, run, EMA_FAST_BARS),
         macd=macd,
-        macd_signal=_ema(macd, run, MACD_SIGNAL_BARS, skip=MACD_SLOW_BARS - 1),
-        rsi=relative_strength(change, run),
+        macd_signal=carry.ema("macd_signal", macd, run, MACD_SIGNAL_BARS, skip=MACD_SLOW_BARS - 1),
+        rsi=relative_strength(change, run, carry),
         vwap=vwap,
         bars_in_session=bars_in_session,
     )
+    if carry.before is not None and carry.lead:
+        for column in fields(Indicators):
+            getattr(found, column.name)[: carry.lead] = getattr(carry.before, column.name)[-carry.lead :]
+    carry.before = found
+    return found
 
 
-def average_true_range(true_range: Int64, run_start: Int64) -> Float64:
+def average_true_range(true_range: Int64, run_start: Int64, carry: Carry | None = None) -> Float64:
     """Wilder's ATR, ticks, float64[n]: the mean of the run's first 14 true ranges, then smoothed by 1/14."""
-    return seeded_averages(true_range.astype(np.float64), run_start, ATR_BARS, 1.0 / ATR_BARS, 0)
+    return (carry or Carry()).averages("atr", true_range, run_start, ATR_BARS, 1.0 / ATR_BARS)
 
 
-def relative_strength(change: Int64, run_start: Int64) -> Float64:
+def relative_strength(change: Int64, run_start: Int64, carry: Carry | None = None) -> Float64:
     """Wilder's RSI over 14 bar changes, 0..100, float64[n]; 50 without moves or before its lookback is complete."""
-    gains = seeded_averages(np.maximum(change, 0).astype(np.float64), run_start, RSI_BARS, 1.0 / RSI_BARS, 0)
-    losses = seeded_averages(np.maximum(-change, 0).astype(np.float64), run_start, RSI_BARS, 1.0 / RSI_BARS, 0)
+    carry = carry or Carry()
+    gains = carry.averages("gains", np.maximum(change, 0), run_start, RSI_BARS, 1.0 / RSI_BARS)
+    losses = carry.averages("losses", np.maximum(-change, 0), run_start, RSI_BARS, 1.0 / RSI_BARS)
     moved = gains + losses
     return np.where(moved > 0.0, 100.0 * gains / np.where(moved > 0.0, moved, 1.0), 50.0)
 
 
-def _ema(values: Float64, run_start: Int64, span: int, skip: int = 0) -> Float64:
-    return seeded_averages(values, run_start, span, 2.0 / (span + 1.0), skip)
+@dataclass(frozen=True)
+class Part:
+    """Whole sessions of a series. Arrays begin with the lead; `[lead:]` are the bars `rows` of the series."""
+
+    rows: slice
+    columns: Columns
+    carry: Carry
+
+    @property
+    def lead(self) -> int:
+        """Bars before the part's own."""
+        return self.carry.lead
+
+
+def parts_of(bars: Bars, sessions: Sessions, run_start: NDArray[Any]) -> Iterator[Part]:
+    """The series in parts of PART_BARS and a few more, in order; each must be used before the next is asked for."""
+    n = len(bars)
+    starts = np.flatnonzero(np.concatenate((np.ones(min(n, 1), bool), bars.session_id[1:] != bars.session_id[:-1])))
+    lookback = -(-DAY_MINUTES * 60 // bars.interval_s)
+    after_1800_s = _open_after_1800(np.asarray(sessions.open_ns, dtype=np.int64))
+    carry = Carry()
+    begin = 0
+    while begin < n:
+        later = starts[starts >= begin + PART_BARS]
+        end = int(later[0]) if later.size else n
+        place = int(np.searchsorted(starts, begin))
+        reach = int(np.searchsorted(starts, max(begin - lookback, 0), side="right")) - 1
+        carry.first = int(starts[max(min(place - LEAD_SESSIONS, reach), 0)])
+        carry.lead = begin - carry.first
+        columns = columns_of(bars, sessions, run_start, slice(carry.first, end), after_1800_s)
+        yield Part(slice(begin, end), columns, carry)
+        begin = end

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market import features
-from src.market.bar_defects import check_rows, refuse, repaired
-from src.market.bar_files import RawColumns, files_for_market, read_columns
-from src.market.bars import Bars, frozen, make_bars
+from src.market.bars import Bars, read_only
 from src.market.contracts import Contract, get_contract
-from src.market.front_month import front_month
+from src.market.file_bars import ReadOptions, files_of_market, read_bars
+from src.market.files.containers import bar_files
+from src.market.files.identity_words import nothing_of_several
+from src.market.files.resample import resampled
+from src.market.files.rows import Stamp
 from src.market.sessions import Schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
+from src.market.table_cache import TableCache, key_of
 from src.market.tables import MarketTables, bar_flags, judge_sessions, run_starts
 
 logger = logging.getLogger(__name__)
@@ -29,17 +29,40 @@ DEFAULT_FOLDER = Path("data")
 """Folder searched for bars when no path is given; relative to the working directory."""
 
 
+TABLE_KEYS = ("timezone", "stamp", "adjusted", "repair", "interval_min", "no_trade_bars", "max_hole_bars")
+"""Settings of `data` on which the tables of a file depend."""
+
+
 def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed: int) -> MarketTables:
     """The market's tables from `settings.path`, else from data/, else from the synthetic generator (`seed`).
 
+    Tables of large files are kept in the user's cache folder (`table_cache`) and are the same bits from there.
     Raises MarketError (unknown market), BarDataError (unusable bars), ConfigError (trading hours, overrides).
     """
     contract = get_contract(market)
-    bars = load_bars(settings.path, contract.symbol, repair=settings.repair, interval_min=settings.interval_min)
+    choices = {name: getattr(settings, name) for name in TABLE_KEYS}
+    choices |= {"market": contract.symbol, "trading_hours": trading_hours}
+    cache = TableCache.of_user()
+    key = key_of(settings.path or DEFAULT_FOLDER, source_files(settings.path, contract), choices)
+    tables = None if key is None else cache.load(key)
+    if tables is not None:
+        return tables
+    bars = load_bars(
+        settings.path,
+        contract.symbol,
+        repair=settings.repair,
+        interval_min=settings.interval_min,
+        timezone=settings.timezone,
+        stamp=settings.stamp,
+        adjusted=settings.adjusted,
+    )
     if bars is None:
         bars = synthetic_bars(contract.symbol, settings.synthetic_sessions, settings.synthetic_interval_min, seed)
         logger.warning("no bars of %s in %s/: these are SYNTHETIC bars", contract.symbol, DEFAULT_FOLDER)
-    return build_tables(bars, settings, trading_hours=trading_hours)
+    tables = build_tables(bars, settings, trading_hours=trading_hours)
+    if key is not None and not bars.synthetic:
+        cache.store(key, tables)
+    return tables
 
 
 def build_tables(
@@ -62,117 +85,57 @@ def build_tables(
     return MarketTables(
         bars=bars,
         sessions=sessions,
-        prices=frozen(np.column_stack((bars.open, bars.high, bars.low, bars.close)), np.int32),
+        prices=read_only(np.column_stack((bars.open, bars.high, bars.low, bars.close)), np.int32),
         flags=bar_flags(bars, sessions, run_start, warmup_bars=features.WARMUP_BARS),
-        atr_ticks=frozen(features.atr_ticks(bars, sessions, run_start), np.float32),
-        window=frozen(features.window_features(bars, sessions, run_start), np.float32),
-        context=frozen(features.context_features(bars, sessions, run_start), np.float32),
+        atr_ticks=read_only(features.atr_ticks(bars, sessions, run_start), np.float32),
+        window=read_only(features.window_features(bars, sessions, run_start), np.float32),
+        context=read_only(features.context_features(bars, sessions, run_start), np.float32),
     )
 
 
-def load_bars(path: Path | None, market: str, *, repair: bool = False, interval_min: int | None = None) -> Bars | None:
+def load_bars(
+    path: Path | None,
+    market: str,
+    *,
+    repair: bool = False,
+    interval_min: int | None = None,
+    timezone: str | None = None,
+    stamp: Stamp | None = None,
+    adjusted: Literal["refuse", "accept"] = "refuse",
+) -> Bars | None:
     """Validated bars of a file, or of a folder's files for the market joined in time order; not yet placed in sessions.
 
-    A micro without its own files uses its parent's. None if no path is given and data/ holds none for the market.
+    Bars shorter than `interval_min` are joined into bars of that length. A micro without its own files uses its
+    parent's, and the other way round. None if no path is given and data/ holds no file that may be the market's.
     Raises BarDataError for anything that cannot be used, naming file, row, value and fix.
     """
     contract = get_contract(market)
-    folder = DEFAULT_FOLDER if path is None else Path(path)
-    if path is None and not folder.is_dir():
+    place = DEFAULT_FOLDER if path is None else Path(path)
+    files = source_files(path, contract)
+    if path is None and not files:
         return None
-    files, owner = files_for_market(folder, contract.symbol)
-    if not files:
+    options = ReadOptions(repair, interval_min, timezone, stamp, adjusted == "accept")
+    return resampled(read_bars(files, place, contract, options), interval_min)
+
+
+def source_files(path: Path | None, contract: Contract) -> list[Path]:
+    """The files to read: those of a folder whose names do not say another market. Without a path those of data/,
+    which may have none.
+
+    Raises BarDataError for a path that does not exist or a folder that holds no file for the market.
+    """
+    place = DEFAULT_FOLDER if path is None else Path(path)
+    if path is None and not place.is_dir():
+        return []
+    if not place.is_dir():
+        return bar_files(place)
+    try:
+        held = bar_files(place)
+    except BarDataError:
         if path is None:
-            return None
-        raise BarDataError(
-            f"{folder}: no file for {contract.symbol} in this folder (it holds: {_listing(folder)}). A file's name "
-            f"must begin with the market, as in {contract.symbol}_5m.csv or {contract.symbol}-2024.parquet."
-        )
-    parts = sorted(
-        (_checked(file, contract, repair=repair, interval_min=interval_min) for file in files),
-        key=lambda part: int(part.raw.open_ns[0]),
-    )
-    source = ", ".join(str(part.raw.file) for part in parts)
-    if owner != contract.symbol:
-        source += f" ({owner} bars used for {contract.symbol}: same index and tick size)"
-    return _joined(parts, contract, source)
-
-
-@dataclass(frozen=True, eq=False)
-class _CheckedFile:
-    raw: RawColumns
-    interval_ns: int
-    dropped: dict[str, int]
-
-
-def _checked(file: Path, contract: Contract, *, repair: bool, interval_min: int | None) -> _CheckedFile:
-    raw = read_columns(file)
-    findings = check_rows(raw, contract, interval_min)
-    if not repair:
-        refuse(raw, findings)
-        return _CheckedFile(raw, findings.interval_ns, {})
-    sound, dropped = repaired(raw, findings)
-    if dropped:
-        logger.warning("%s: dropped %s", file, ", ".join(f"{count} x {kind}" for kind, count in dropped.items()))
-    return _CheckedFile(sound, findings.interval_ns, dropped)
-
-
-def _joined(parts: list[_CheckedFile], contract: Contract, source: str) -> Bars:
-    for earlier, later in pairwise(parts):
-        files = f"{earlier.raw.file} and {later.raw.file}"
-        if earlier.interval_ns != later.interval_ns:
-            minutes = [part.interval_ns // 60_000_000_000 for part in (earlier, later)]
-            raise BarDataError(
-                f"{files}: bars of {minutes[0]} and of {minutes[1]} minutes cannot be joined. Keep files of one "
-                f"interval for {contract.symbol} in the folder, or give --data one file."
-            )
-        if later.raw.open_ns[0] <= earlier.raw.open_ns[-1]:
-            when = np.datetime64(int(later.raw.open_ns[0]), "ns").astype("datetime64[s]")
-            raise BarDataError(
-                f"{files}: they overlap (the second begins at {when} UTC, before the first ends). Remove the overlap, "
-                f"or give --data one file."
-            )
-    names = tuple(dict.fromkeys(name for part in parts for name in part.raw.contract_names or ("",)))
-    codes = np.concatenate([_recoded(part.raw, names) for part in parts])
-    open_ns = np.concatenate([part.raw.open_ns for part in parts])
-    points = np.concatenate([part.raw.prices for part in parts])
-    ticks = np.rint(points / float(contract.tick_size)).astype(np.int32)
-    volume = np.rint(np.concatenate([part.raw.volume for part in parts])).astype(np.int64)
-    if (open_ns[1:] == open_ns[:-1]).any():
-        keep = front_month(open_ns, codes, volume)
-        open_ns, ticks, volume, codes = open_ns[keep], ticks[keep], volume[keep], codes[keep]
-        source += " (front month by the previous session's volume)"
-    present, codes = _by_appearance(codes)
-    return make_bars(
-        market=contract.symbol,
-        interval_s=parts[0].interval_ns // 1_000_000_000,
-        source=source,
-        open_ns=open_ns,
-        open=ticks[:, 0],
-        high=ticks[:, 1],
-        low=ticks[:, 2],
-        close=ticks[:, 3],
-        volume=volume,
-        contract=codes,
-        contract_names=() if names == ("",) else tuple(names[code] for code in present),
-        repairs=dict(sum((Counter(part.dropped) for part in parts), Counter())),
-    )
-
-
-def _recoded(raw: RawColumns, names: tuple[str, ...]) -> NDArray[np.int16]:
-    own = np.array([names.index(name) for name in raw.contract_names or ("",)], dtype=np.int16)
-    return own[raw.contract]
-
-
-def _by_appearance(codes: NDArray[np.int16]) -> tuple[list[int], NDArray[np.int64]]:
-    """The codes that occur, in order of first bar, and each bar's index into that list."""
-    values, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(values), dtype=np.int64)
-    rank[order] = np.arange(len(values))
-    return [int(value) for value in values[order]], rank[inverse]
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(file.name for file in folder.iterdir())
-    return (", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")) or "nothing"
+            return []
+        raise
+    files = files_of_market(held, contract)
+    if not files and path is not None:
+        raise BarDataError(nothing_of_several(held, contract))
+    return files

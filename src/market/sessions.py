@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, time
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ import pandas as pd
 import pandas_market_calendars
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from src.errors import BarDataError, ConfigError
 from src.market.bars import NO_SESSION, Bars, frozen, select_bars
@@ -47,6 +48,8 @@ class Schedule:
     halt_start_ns: NDArray[np.int64]
     """Start and end of a daily trading halt inside the session; both equal the close if there is none."""
     halt_end_ns: NDArray[np.int64]
+    late_end_ns: NDArray[np.int64]
+    """End of trading that once followed 17:00; it belongs to no session here. Equals the close if there was none."""
 
     def __len__(self) -> int:
         return len(self.date)
@@ -122,6 +125,29 @@ class DailyHalt(BaseModel):
     caveat: str = ""
 
 
+class DailyClose(BaseModel):
+    """Hours of the sessions from `first` to `last` (trade dates, inclusive) without an early close, New York time.
+
+    `close` ends the session; `late_end` ends trading after a session that closes at 17:00.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    first: date
+    last: date
+    weekdays: tuple[Annotated[int, Field(ge=0, le=6)], ...] = (0, 1, 2, 3, 4)
+    """Monday is 0."""
+    close: Clock | None = None
+    late_end: Clock | None = None
+    source: str
+    caveat: str = ""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> DailyClose:
+        if (self.close is None) == (self.late_end is None):
+            raise ValueError("give either `close` or `late_end`")
+        return self
+
+
 class CalendarOverrides(BaseModel):
     """The override file."""
 
@@ -129,6 +155,7 @@ class CalendarOverrides(BaseModel):
     checked: date | None = None
     sessions: tuple[SessionOverride, ...] = ()
     daily_halts: tuple[DailyHalt, ...] = ()
+    daily_closes: tuple[DailyClose, ...] = ()
 
 
 def load_overrides(path: Path = OVERRIDES_FILE) -> CalendarOverrides:
@@ -148,7 +175,12 @@ def load_overrides(path: Path = OVERRIDES_FILE) -> CalendarOverrides:
         raise ConfigError(f"The calendar overrides {path} have a bad value at {where}: {first['msg']}.") from error
 
 
-def _new_york_ns(dates: NDArray[np.datetime64], clock: time) -> NDArray[np.int64]:
+@lru_cache(maxsize=1)
+def _shipped_overrides() -> CalendarOverrides:
+    return load_overrides()
+
+
+def new_york_ns(dates: NDArray[np.datetime64], clock: time) -> NDArray[np.int64]:
     """UTC nanoseconds of a New York clock time on each date, int64[m]."""
     minutes = clock.hour * 60 + clock.minute
     local = pd.DatetimeIndex(dates.astype("datetime64[ns]") + np.timedelta64(minutes, "m"))
@@ -159,32 +191,64 @@ def _as_ns(column: pd.Series) -> NDArray[np.int64]:
     return column.dt.as_unit("ns").astype("int64").to_numpy()
 
 
+@lru_cache(maxsize=64)
+def _calendar_of_years(first: int, last: int) -> tuple[NDArray[np.datetime64], NDArray[np.int64], NDArray[np.int64]]:
+    """Trade dates, opens and closes of whole years as the calendar has them."""
+    calendar = pandas_market_calendars.get_calendar(CALENDAR_NAME)
+    table = calendar.schedule(start_date=date(first, 1, 1), end_date=date(last, 12, 31))
+    dates = np.asarray(table.index.values).astype("datetime64[D]")
+    return dates, _as_ns(table["market_open"]), _as_ns(table["market_close"])
+
+
 def calendar_schedule(first: date, last: date, overrides: CalendarOverrides | None = None) -> Schedule:
     """Every scheduled session with a trade date from `first` to `last`, overrides applied (None: the shipped file)."""
-    overrides = load_overrides() if overrides is None else overrides
-    table = pandas_market_calendars.get_calendar(CALENDAR_NAME).schedule(start_date=first, end_date=last)
-    dates = np.asarray(table.index.values).astype("datetime64[D]")
-    open_ns, close_ns = _as_ns(table["market_open"]), _as_ns(table["market_close"])
+    overrides = _shipped_overrides() if overrides is None else overrides
+    dates, open_ns, close_ns = _calendar_of_years(first.year, last.year)
+    asked = (dates >= np.datetime64(first, "D")) & (dates <= np.datetime64(last, "D"))
+    dates, open_ns, close_ns = dates[asked], open_ns[asked], close_ns[asked]
+    close_ns, late_end_ns = _daily_closes(overrides, dates, close_ns)
     keep = np.ones(len(dates), dtype=bool)
     for override in overrides.sessions:
         day = dates == np.datetime64(override.date, "D")
         if override.closed:
             keep &= ~day
         elif override.close is not None and day.any():
-            close_ns = np.where(day, _new_york_ns(dates, override.close), close_ns)
+            close_ns = np.where(day, new_york_ns(dates, override.close), close_ns)
+            late_end_ns = np.where(day, close_ns, late_end_ns)
     halt_start_ns, halt_end_ns = close_ns, close_ns
     for halt in overrides.daily_halts:
         days = (dates >= np.datetime64(halt.first, "D")) & (dates <= np.datetime64(halt.last, "D"))
         if days.any():
-            halt_start_ns = np.where(days, np.minimum(_new_york_ns(dates, halt.start), close_ns), halt_start_ns)
-            halt_end_ns = np.where(days, np.minimum(_new_york_ns(dates, halt.end), close_ns), halt_end_ns)
+            halt_start_ns = np.where(days, np.minimum(new_york_ns(dates, halt.start), close_ns), halt_start_ns)
+            halt_end_ns = np.where(days, np.minimum(new_york_ns(dates, halt.end), close_ns), halt_end_ns)
     return Schedule(
         date=frozen(dates[keep], np.datetime64),
         open_ns=frozen(open_ns[keep], np.int64),
         close_ns=frozen(close_ns[keep], np.int64),
         halt_start_ns=frozen(halt_start_ns[keep], np.int64),
         halt_end_ns=frozen(halt_end_ns[keep], np.int64),
+        late_end_ns=frozen(late_end_ns[keep], np.int64),
     )
+
+
+def _daily_closes(
+    overrides: CalendarOverrides, dates: NDArray[np.datetime64], close_ns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Close and end of late trading per session, int64[m] each; early closes of the calendar stay."""
+    usual = close_ns == new_york_ns(dates, time(17))
+    weekday = (dates.astype(np.int64) + 3) % 7
+    close, late_end = close_ns, close_ns
+    for rule in overrides.daily_closes:
+        days = (dates >= np.datetime64(rule.first, "D")) & (dates <= np.datetime64(rule.last, "D"))
+        days &= usual & np.isin(weekday, rule.weekdays)
+        if not days.any():
+            continue
+        if rule.close is not None:
+            close = np.where(days, new_york_ns(dates, rule.close), close)
+            late_end = np.where(days, close, late_end)
+        elif rule.late_end is not None:
+            late_end = np.where(days, new_york_ns(dates, rule.late_end), late_end)
+    return close, late_end
 
 
 def schedule_around(open_ns: NDArray[np.int64], overrides: CalendarOverrides | None = None) -> Schedule:
@@ -231,18 +295,29 @@ def place_in_sessions(
             bars.source, outside, len(bars), first,
         )  # fmt: skip
         repairs = MappingProxyType({**bars.repairs, OUTSIDE_CALENDAR: bars.repairs.get(OUTSIDE_CALENDAR, 0) + outside})
-    held, session_id = np.unique(index[inside], return_inverse=True)
-    placed = select_bars(bars, inside, session_id=session_id, repairs=repairs)
+    owner = index[inside] if outside else index
+    changes = np.concatenate(([True], owner[1:] != owner[:-1]))
+    held = owner[changes]
+    session_id = frozen(np.cumsum(changes, dtype=np.int32) - 1, np.int32)
+    if outside:
+        placed = select_bars(bars, inside, session_id=session_id, repairs=repairs)
+    else:
+        placed = replace(bars, session_id=session_id)
     sessions = _sessions_of(schedule, held, placed, trading_hours)
     off_grid = np.flatnonzero((placed.open_ns - sessions.open_ns[placed.session_id]) % placed.interval_ns)
     if off_grid.size:
-        when = pd.Timestamp(int(placed.open_ns[off_grid[0]]), tz="UTC").isoformat()
-        raise BarDataError(
-            f"{bars.source}: the bar at {when} is off the {bars.interval_s // 60}-minute grid that starts at the "
-            f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an "
-            f"interval that divides an hour."
-        )
+        raise off_grid_error(placed, off_grid)
     return placed, sessions
+
+
+def off_grid_error(bars: Bars, off_grid: NDArray[np.intp]) -> BarDataError:
+    """What to say of bars (indices, at least one) that do not lie a whole number of bars after their session's open."""
+    when = pd.Timestamp(int(bars.open_ns[off_grid[0]]), tz="UTC").isoformat()
+    return BarDataError(
+        f"{bars.source}: the bar at {when} is off the {bars.interval_s // 60}-minute grid that starts at the "
+        f"session's 18:00 New York open ({off_grid.size} bars are). Resample from 18:00 New York, or to an "
+        f"interval that divides an hour."
+    )
 
 
 def _sessions_of(schedule: Schedule, held: NDArray, bars: Bars, trading_hours: str) -> Sessions:
@@ -251,8 +326,8 @@ def _sessions_of(schedule: Schedule, held: NDArray, bars: Bars, trading_hours: s
     flat_ns = close_ns - _MINUTE_NS
     trade_open_ns = open_ns
     if trading_hours == "rth":
-        trade_open_ns = _new_york_ns(dates, time(9, 30))
-        flat_ns = np.minimum(flat_ns, _new_york_ns(dates, time(15, 59)))
+        trade_open_ns = new_york_ns(dates, time(9, 30))
+        flat_ns = np.minimum(flat_ns, new_york_ns(dates, time(15, 59)))
     step = bars.interval_ns
     every = np.arange(held[0], held[-1] + 1)
     edges = np.searchsorted(bars.session_id, np.arange(len(held) + 1))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from src.settings import Section
 
@@ -13,10 +14,25 @@ class DataSettings(Section):
     """Where the bars come from, what is tolerated in them, and how their sessions are split."""
 
     path: Path | None = Field(
-        default=None, description="CSV or Parquet file, or a folder of them; null: data/ if it has bars, else synthetic"
+        default=None, description="file of bars, or a folder of them; null: data/ if it has bars, else synthetic"
+    )
+    timezone: str | None = Field(
+        default=None,
+        description="zone of times that state none, such as America/Chicago; null: measured from the bars",
+    )
+    stamp: Literal["open", "close"] | None = Field(
+        default=None, description="whether a bar's time is that of its open or its close; null: measured from the bars"
+    )
+    adjusted: Literal["refuse", "accept"] = Field(
+        default="refuse", description="prices that were shifted at rolls and never traded: refuse or accept them"
     )
     repair: bool = Field(default=False, description="drop bad rows and count them instead of stopping at the first")
-    interval_min: int | None = Field(default=None, ge=1, le=15, description="minutes per bar; null: read from the bars")
+    interval_min: int | None = Field(
+        default=None,
+        ge=1,
+        le=15,
+        description="minutes per bar; shorter bars are joined into bars of that length; null: as in the file",
+    )
     no_trade_bars: int = Field(
         default=2,
         ge=0,
@@ -41,6 +57,15 @@ class DataSettings(Section):
     )
     synthetic_sessions: int = Field(default=60, ge=60, le=5_000, description="sessions of synthetic bars")
     synthetic_interval_min: int = Field(default=5, ge=1, le=15, description="minutes a synthetic bar")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        from src.market.files.clock_candidates import parse_zone  # loads pandas: most runs name no zone
+
+        return parse_zone(value).name
 
     @model_validator(mode="after")
     def _leave_a_test_share(self) -> DataSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,11 @@ def split_sessions(
     if not _fits(n, train_frac, validation_frac, embargo):
         enough = (k for k in range(n + 1, n + 20_000) if _fits(k, train_frac, validation_frac, embargo))
         needed = next(enough, None)
-        remedy = f"at least {needed} are needed" if needed else "no number of sessions is enough"
         raise BarDataError(
             f"{n} usable sessions (of {len(sessions)} in the bars) cannot be split into train, validation and sealed "
             f"test with train_frac {train_frac}, validation_frac {validation_frac}, embargo {embargo_for(n, embargo)}: "
-            f"{remedy}. Give more bars, or lower data.embargo_sessions."
+            f"{f'at least {needed} are needed' if needed else 'no number of sessions is enough'}. "
+            f"{_remedy(sessions, n, needed, embargo)}"
         )
     train_end, validation_end = _part_ends(n, train_frac, validation_frac)
     gap = embargo_for(n, embargo)
@@ -79,4 +80,18 @@ def split_sessions(
         validation=frozen(usable[train_end + gap : validation_end], np.int32),
         test=frozen(usable[validation_end + gap :], np.int32),
         embargo=gap,
+    )
+
+
+def _remedy(sessions: Sessions, n: int, needed: int | None, embargo: int | None) -> str:
+    """More bars help only if it is not the bars at hand that cannot be used."""
+    if needed is None:
+        return "Give the validation and test parts a larger share."
+    less = ", or lower data.embargo_sessions" if embargo else ""
+    if needed > len(sessions):
+        return f"Give bars of more sessions{less}."
+    reason, count = Counter(reason for reason in sessions.reason if reason).most_common(1)[0]
+    return (
+        f"{len(sessions) - n} sessions are left out, {count} of them because: {reason}. If the bars lie at the wrong "
+        f"time of day, give their time zone; if they have holes, export them again and whole{less}."
     )

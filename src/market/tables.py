@@ -54,19 +54,23 @@ def run_starts(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDArray[np
         return np.zeros(0, dtype=np.int32)
     times, ids, step = bars.open_ns, bars.session_id, bars.interval_ns
     halts = (sessions.halt_start_ns, sessions.halt_end_ns)
-    previous, current = ids[:-1], ids[1:]
+    broken = bars.contract[1:] != bars.contract[:-1]
+    # Most bars follow the one before directly; only the others need the schedule.
+    apart = np.flatnonzero((times[1:] - times[:-1] != step) | (ids[1:] != ids[:-1]))
+    previous, current = ids[apart], ids[apart + 1]
+    before, after = times[apart], times[apart + 1]
     same = previous == current
-
-    inside = missing_slots(times[:-1], times[1:], halts[0][current], halts[1][current], step)
-    at_end = missing_slots(times[:-1], sessions.close_ns[previous], halts[0][previous], halts[1][previous], step)
-    at_start = missing_slots(sessions.open_ns[current] - step, times[1:], halts[0][current], halts[1][current], step)
+    inside = missing_slots(before, after, halts[0][current], halts[1][current], step)
+    at_end = missing_slots(before, sessions.close_ns[previous], halts[0][previous], halts[1][previous], step)
+    at_start = missing_slots(sessions.open_ns[current] - step, after, halts[0][current], halts[1][current], step)
     absent = np.searchsorted(sessions.missing_dates, sessions.date)
     between = absent[current] != absent[previous]
-
-    hole = np.where(same, inside > no_trade_bars, (at_end > no_trade_bars) | (at_start > no_trade_bars) | between)
-    starts = np.ones(n, dtype=bool)
-    starts[1:] = hole | (bars.contract[1:] != bars.contract[:-1])
-    return np.maximum.accumulate(np.where(starts, np.arange(n), 0)).astype(np.int32)
+    broken[apart] |= np.where(
+        same, inside > no_trade_bars, (at_end > no_trade_bars) | (at_start > no_trade_bars) | between
+    )
+    starts = np.zeros(n, dtype=np.int32)
+    starts[1:][broken] = np.flatnonzero(broken) + 1
+    return np.maximum.accumulate(starts)
 
 
 def judge_sessions(
@@ -83,22 +87,28 @@ def judge_sessions(
     Which sessions take part is decided with hindsight, equally for every arm; nothing inside a session depends on it.
     """
     lacking = missing_in_hours(bars, sessions, no_trade_bars)
-    stand = _may_stand(bars, sessions)
     whole = _window_whole(run_start, warmup_bars)
-    may_enter = _may_enter(bars, sessions) & whole
+    enter = np.flatnonzero(_may_enter(bars, sessions) & whole)
+    decide = np.flatnonzero(_may_stand(bars, sessions) & whole)
+    entries = np.searchsorted(enter, sessions.end_bar) - np.searchsorted(enter, sessions.first_bar)
+    earliest = np.searchsorted(decide, sessions.first_bar)
+    ids = bars.session_id
+    inside = (bars.contract[1:] != bars.contract[:-1]) & (ids[1:] == ids[:-1])
+    changes = np.bincount(ids[1:][inside], minlength=len(sessions))
     first_decision = np.full(len(sessions), -1)
     reasons: list[str] = []
     for i in range(len(sessions)):
-        span = slice(sessions.first_bar[i], sessions.end_bar[i])
         reason = ""
         if sessions.flat_slot_ns[i] <= sessions.trade_open_ns[i]:
             reason = "closes before the trading hours"
+        elif changes[i]:
+            reason = "its contract changes inside the session"
         elif lacking[i] > max_hole_bars:
             reason = f"a hole of {lacking[i]} bars in the trading hours (at most {max_hole_bars})"
-        elif not may_enter[span].any():
+        elif entries[i] == 0:
             reason = f"no bar in the trading hours has {warmup_bars} unbroken bars behind it"
-        else:
-            first_decision[i] = sessions.first_bar[i] + int(np.argmax((stand & whole)[span]))
+        else:  # a bar that may be entered at is a decision bar
+            first_decision[i] = decide[earliest[i]]
         reasons.append(reason)
     return replace(
         sessions,
@@ -115,7 +125,8 @@ def missing_in_hours(bars: Bars, sessions: Sessions, no_trade_bars: int) -> NDAr
     """
     step = bars.interval_ns
     first, last = sessions.first_bar, sessions.end_bar - 1
-    pairs = np.flatnonzero(bars.session_id[:-1] == bars.session_id[1:])
+    apart = bars.open_ns[1:] - bars.open_ns[:-1] > step
+    pairs = np.flatnonzero(apart & (bars.session_id[:-1] == bars.session_id[1:]))
     before = np.concatenate((sessions.open_ns - step, bars.open_ns[pairs], bars.open_ns[last]))
     after = np.concatenate((bars.open_ns[first], bars.open_ns[pairs + 1], sessions.close_ns))
     every = np.arange(len(sessions))

@@ -221,6 +221,9 @@ class Bench:
                 self.market = prepare_market(
                     config.data, config.environment, config.test_mode.market, config.test_mode.seed
                 )
+            if (reading := self.market.tables.bars.reading) is not None:
+                for clock in reading.clocks:
+                    self.display.say(f"bars: {clock.words}. {reading.market.words}.")
             self.advisor = make_advisor(config.llm)
             if isinstance(self.advisor, LanguageModel):
                 with self.phase("advice", f"whether {self.advisor.name} can be scored"):

@@ -375,13 +375,13 @@ class _Pipeline:
             "training": [parts[name] for name in ("base", "rl_only", "hybrid", "hybrid_placebo") if name in parts],
             "arms": {},
         }
-        if "production" in parts:
-            report["production_estimate"] = parts["production"]
+        report |= {"production_estimate": parts["production"]} if "production" in parts else {}
         if market is not None and ledger.phases["phase3"].status == "done":
             if self._sections is None:  # killed after the phase and before its report
                 self._tries.prepare("phase3")
                 self._train_hybrid(ledger.phases["phase3"])
-            report |= {"data": data_facts(market), "rules": rules_facts(market), **(self._sections or {})}
+            data = data_facts(market, config.data.no_trade_bars)
+            report |= {"data": data, "rules": rules_facts(market), **(self._sections or {})}
             report["advice"] |= asking_facts(TabulationRecord(**parts["advice"]), config.llm)
         if "look_ahead" in parts:
             assert market is not None

@@ -123,7 +123,7 @@ def _with_advice(
     config, advisor = bench.config, bench.advisor
     assert advisor is not None
     assert bench.folder is not None
-    report |= {"data": data_facts(market), "rules": rules_facts(market)}
+    report |= {"data": data_facts(market, config.data.no_trade_bars), "rules": rules_facts(market)}
     say, progress, quick = bench.display.say, bench.record, config.test_mode.quick
     with bench.phase("advice", f"{advisor.name} on the training sessions' situations"):
         table, asking = tabulate_advice(

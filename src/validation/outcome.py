@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,14 @@ RESTORE = (
 @dataclass(frozen=True)
 class Outcome:
     """`measured`: a few words; `figures`: the same as numbers; `remedy`: of a failure; `reason`: why nothing was
-    measured."""
+    measured; `details`: paragraphs below the check's line, whatever its status."""
 
     status: str
     measured: str = ""
     remedy: str = ""
     reason: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    details: Sequence[str] = ()
 
 
 class Blocked(Exception):

@@ -44,8 +44,7 @@ WIDTH = 80
 _STYLES = {PASSED: "green", FAILED: "bold red", SKIPPED: "yellow", NOT_APPLICABLE: "dim"}
 _NAME_WIDTH = max(map(len, NAMES))
 _STATUS_WIDTH = max(map(len, STATUSES))
-_ROOM = WIDTH - _STATUS_WIDTH - _NAME_WIDTH - 12
-"""Columns left for what was measured."""
+_INDENT = "    "
 
 
 @dataclass
@@ -67,6 +66,7 @@ class Result:
             "status": outcome.status,
             "seconds": self.seconds,
             "measured": outcome.measured or None,
+            "details": list(outcome.details),
             "figures": dict(outcome.figures),
             "reason": outcome.reason or None,
             "remedy": outcome.remedy or None,
@@ -86,6 +86,7 @@ def validate(
     _check_usage(setting, output)
     if all(check.name != "config" for check in checks):
         _ = setting.config
+    width = min(WIDTH, console.width)
     results: list[Result] = []
     began, clock = datetime.now(UTC), setting.clock()
     interrupted = False
@@ -98,7 +99,7 @@ def validate(
         results.append(result)
         if result.outcome.status == FAILED:
             setting.failed.add(check.name)
-        for line in lines_of(result):
+        for line in lines_of(result, width):
             console.print(Text(line, _STYLES[result.outcome.status] if line[0] != " " else ""), soft_wrap=True)
     undone = [
         Result(check, skipped("the validation was stopped before it had ended"), 0.0)
@@ -117,7 +118,7 @@ def validate(
         kept = f" They are kept in {output}." if output is not None else ""
         raise InterruptedRun(f"Stopped: {len(results)} of {len(checks)} checks were done.{kept}")
     summary = _summary(results, content["seconds"], content["over_quick_limit"])
-    for line in textwrap.wrap(summary, WIDTH, break_long_words=False):
+    for line in textwrap.wrap(summary, width, break_long_words=False):
         console.print(Text(line, "bold"), soft_wrap=True)
     return int(content["exit_code"])
 
@@ -207,31 +208,27 @@ def _listening(heard: list[str], *, mute: bool) -> Iterator[None]:
         logger.handlers = before
 
 
-def lines_of(result: Result) -> list[str]:
-    """A result for the console, 80 columns: one line; what does not fit, and the remedy, indented below it unless the
-    check passed."""
+def lines_of(result: Result, width: int = WIDTH) -> list[str]:
+    """A result for a console of `width` columns: what was found on the check's own line if it fits, else below it.
+
+    Nothing is cut; only a word longer than a line makes a longer line, so that a path can be copied whole.
+    """
     outcome = result.outcome
+    head = f"{outcome.status:<{_STATUS_WIDTH}} {result.check.name:<{_NAME_WIDTH}} {result.seconds:6.1f} s"
     said = outcome.measured or outcome.reason
-    short = said if len(said) <= _ROOM else textwrap.shorten(said, _ROOM, placeholder=" ...")
-    head = f"{outcome.status:<{_STATUS_WIDTH}} {result.check.name:<{_NAME_WIDTH}} {result.seconds:6.1f} s  {short}"
-    below = [said] if short != said and outcome.status != PASSED else []
+    fits = len(head) + 2 + len(said) <= width
+    below = [] if fits else [said]
+    below += outcome.details
     if outcome.remedy:
         below.append(f"Remedy: {outcome.remedy}")
-    return [
-        head.rstrip(),
-        *(
-            line
-            for text in below
-            for line in textwrap.wrap(
-                text,
-                WIDTH,
-                initial_indent="    ",
-                subsequent_indent="    ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        ),
-    ]
+    first = f"{head}  {said}".rstrip() if fits else head
+    return [first, *(line for text in below for line in _wrapped(text, width))]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _summary(results: Sequence[Result], seconds: float, over: bool) -> str:

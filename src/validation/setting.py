@@ -28,9 +28,12 @@ class Setting:
     of one. `failed` names the failed checks, so that each finding is reported once."""
 
     market_name: str | None = None
-    data: Path | None = None
+    data: Path | str | None = None
     config_file: Path | None = None
     quick: bool = False
+    timezone: str | None = None
+    stamp: str | None = None
+    interval_min: int | None = None
     root: Path = ROOT
     """Where requirements, pyproject.toml and config/ are."""
     failed: set[str] = field(default_factory=set)
@@ -46,7 +49,13 @@ class Setting:
     @property
     def overrides(self) -> dict[str, Any]:
         """The options that are keys of the configuration."""
-        return {"market": self.market_name, "data": self.data}
+        return {
+            "market": self.market_name,
+            "data": self.data,
+            "timezone": self.timezone,
+            "stamp": self.stamp,
+            "interval": self.interval_min,
+        }
 
     @property
     def config(self) -> Configuration:

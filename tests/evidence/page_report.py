@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.evidence.page_quality import made_quality
+
 ARMS = ("flat", "random_legal", "advisor_only", "rl_only", "hybrid", "hybrid_placebo", "fused", "base")
 TRAINED = ("rl_only", "hybrid", "hybrid_placebo", "fused", "base")
 MEAN_USD = dict(zip(ARMS, (0.0, -118.0, -42.0, 21.0, 38.0, 17.0, 12.0, 9.0), strict=True))
@@ -207,6 +209,7 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
                 "validation": {"sessions": n_sealed, "first": "2023-05-16", "last": "2023-12-28"},
                 "sealed": {"sessions": n_sealed, "first": dates[0], "last": dates[-1]},
             },
+            "quality": made_quality(_dates(max(n_sealed, 10))),
         },
         "rules": {
             "profile": "apex_50k_eod_2026_03",

@@ -66,6 +66,7 @@ def poisoned(text: str) -> dict[str, Any]:
     report["run"]["name"] = report["run"]["why_vec_env"] = report["run"]["market"] = text
     report["run"]["versions"] = {text: text}
     report["data"] |= {"source": text, "sessions_left_out": {text: 1}, "repairs": {text: 2}}
+    poison_quality(report["data"]["quality"], text)
     report["rules"] |= {"profile": text, "note": text}
     report["verdict"] = [text, f"Advice: {text}"]
     report["overall"] |= {"judgement": text, "reason": text}
@@ -88,12 +89,25 @@ def poisoned(text: str) -> dict[str, Any]:
     return report
 
 
+def poison_quality(quality: dict[str, Any], text: str) -> None:
+    """The text wherever a file's own words may stand."""
+    reading = quality["reading"]
+    reading |= {"files": [text], "dialects": [text], "notes": [text]}
+    reading["clocks"][0] |= {"words": text}
+    reading["market"] |= {"words": text}
+    quality["sessions"]["left_out"][0] |= {"reason": text}
+    quality["rolls"][0] |= {"before": text, "after": text}
+    quality["findings"][0] |= {"kind": text, "where": text, "done": text}
+
+
 def sections_of(page: PageReader) -> list[str]:
     return [str(attributes["id"]) for attributes, _ in page.of("section")]
 
 
 def test_the_sections_come_in_order_with_the_verdict_first() -> None:
-    wanted = "verdict equity contrast arms trades learning machine advice pass reliance provenance targets glossary"
+    wanted = (
+        "verdict equity contrast arms trades learning machine advice pass reliance quality provenance targets glossary"
+    )
     assert sections_of(read_full()) == wanted.split()
     links = [attributes["href"] for attributes, _ in read_full().of("a") if "class" not in attributes]
     assert links == [f"#{name}" for name in wanted.split()]

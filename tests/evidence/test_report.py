@@ -18,6 +18,7 @@ from rich.console import Console
 
 from src.evidence.console_summary import print_summary
 from src.evidence.evaluation import ArmResult
+from src.evidence.quality_words import quality_lines
 from src.evidence.report import (
     MET,
     MISSED,
@@ -29,6 +30,7 @@ from src.evidence.report import (
     versions,
 )
 from src.evidence.targets import TARGETS, ValidationSettings
+from tests.evidence.page_report import full_report
 from tests.small_runs import finished
 
 LIMITS = {
@@ -209,3 +211,19 @@ def test_versions_name_every_library_a_result_depends_on() -> None:
     ):
         assert found[name]
     assert "not installed" not in found.values()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_word_of_the_summary_is_cut(width: int) -> None:
+    report = full_report(12, 2)
+    console = Console(file=StringIO(), width=width)
+    print_summary(console, report, Path("logs/run"))
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines()[:-2])) <= width
+    letters = "".join(printed.split())
+    for line in [*quality_lines(report["data"], brief=True), report["overall"]["reason"], *report["verdict"]]:
+        assert "".join(line.split()) in letters
+    for name, target in report["targets"].items():
+        for word in (*name.split("_"), target["status"]):
+            assert word in letters or width == 40  # a narrow column continues within a word

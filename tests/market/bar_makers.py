@@ -16,6 +16,9 @@ from src.market.sessions import CalendarOverrides, Schedule, calendar_schedule
 START = date(2024, 6, 3)
 """A Monday with three weeks of sessions behind it of which only 2024-06-19 closes early."""
 
+START_TICKS = {"ES": 20_000, "NQ": 72_000, "YM": 39_000, "RTY": 20_000}
+"""5,000, 18,000, 39,000 and 2,000 points: files of another market's prices are refused."""
+
 
 def scheduled_slots(n_sessions: int, interval_min: int = 5, start: date = START) -> NDArray[np.int64]:
     """Every bar-open time of the first `n_sessions` sessions from `start` on, int64[n] UTC nanoseconds."""
@@ -38,11 +41,12 @@ def walk_bars(
     seed: int = 0,
     contract: NDArray | None = None,
 ) -> Bars:
-    """Bars at the given times: a random walk of a few ticks a bar from 20,000 ticks."""
+    """Bars at the given times: a random walk of a few ticks a bar from about the market's price at START."""
     rng = np.random.default_rng(seed)
     n = len(open_ns)
-    close = 20_000 + np.cumsum(rng.integers(-6, 7, n))
-    opened = np.concatenate(([20_000], close[:-1]))[:n]
+    start = START_TICKS[market.removeprefix("M")] if market != "M2K" else START_TICKS["RTY"]
+    close = start + np.cumsum(rng.integers(-6, 7, n))
+    opened = np.concatenate(([start], close[:-1]))[:n]
     return make_bars(
         market=market,
         interval_s=interval_min * 60,

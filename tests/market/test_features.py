@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.market import indicators
 from src.market.bars import Bars, make_bars, select_bars
+from src.market.context import range_position
 from src.market.features import (
     CONTEXT_FEATURES,
     CONTEXT_GROUPS,
@@ -389,3 +391,33 @@ def test_macd_by_hand() -> None:
     histogram = 4 * 0.8 * (-2 / 13 + 2 / 27) / base.atr[-1]
     assert placed.tables()[0][-1, WINDOW_FEATURES.index("macd_histogram")] == pytest.approx(histogram, rel=1e-5)
     assert placed.tables()[1][-2, CONTEXT_FEATURES.index("trend")] == pytest.approx(7.0 / base.atr[-2], rel=1e-6)
+
+
+@FEW
+@given(BROKEN, st.integers(1, 400))
+def test_parts_of_any_size_give_the_same_bits(bars: Bars, part_bars: int) -> None:
+    placed = place(bars, SCHEDULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indicators, "PART_BARS", len(bars))
+        whole = placed.tables()
+        patch.setattr(indicators, "PART_BARS", part_bars)
+        parts = placed.tables()
+    for one, other in zip(whole, parts, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=60),
+    st.sets(st.integers(1, 59), max_size=3),
+    st.integers(1, 12),
+)
+def test_the_range_position_is_that_of_the_last_bars(sides: list[tuple[int, int]], starts: set[int], bars: int) -> None:
+    low = np.array([min(pair) for pair in sides])
+    high = np.array([max(pair) for pair in sides])
+    run = np.array([max((s for s in starts if s <= t), default=0) for t in range(len(sides))])
+    found = range_position(high, low, low, run, bars)
+    for t in range(len(sides)):
+        first = t - bars + 1
+        top, bottom = high[max(first, 0) : t + 1].max(), low[max(first, 0) : t + 1].min()
+        expected = (2 * low[t] - top - bottom) / (top - bottom) if first >= run[t] and top > bottom else 0.0
+        assert found[t] == expected

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from src.errors import BarDataError, MarketError
+from src.market.files.front_month import front_month
+from src.market.files.joining import REPEATED
 from src.market.flags import DECISION, ENTRY_ALLOWED
-from src.market.front_month import front_month
 from src.market.load import load_bars, load_market
 from src.market.sessions import OUTSIDE_CALENDAR
 from src.market.settings import DataSettings
@@ -54,16 +55,23 @@ def test_the_first_token_of_a_name_is_the_market(tmp_path, separator):
     assert len(load_bars(tmp_path, "ES")) == len(SLOTS)
 
 
-def test_files_that_overlap_are_refused_with_both_names(tmp_path):
+def test_files_that_overlap_are_joined_where_they_agree_and_else_refused_with_both_names(tmp_path):
     save(tmp_path, "ES_1.csv", end=300)
-    save(tmp_path, "ES_2.csv", start=299)
+    later = save(tmp_path, "ES_2.csv", start=299)
+    bars = load_bars(tmp_path, "ES")
+    assert len(bars) == len(SLOTS)
+    assert {finding.kind: finding.count for finding in bars.reading.findings} == {REPEATED: 1}
+    table = bar_table(walk_bars(SLOTS)).iloc[299:].reset_index(drop=True)
+    table.loc[0, ["high", "close"]] += 1.0
+    table.loc[0, "open"] += 0.5
+    write_csv(table, later)
     with pytest.raises(BarDataError, match=r"ES_1\.csv and .*ES_2\.csv: they overlap"):
         load_bars(tmp_path, "ES")
 
 
 def test_files_of_different_intervals_are_refused(tmp_path):
     save(tmp_path, "ES_1.csv", end=300)
-    save(tmp_path, "ES_2.csv", interval=1, start=4000)
+    save(tmp_path, "ES_2.csv", interval=1, start=1380)
     with pytest.raises(BarDataError, match="bars of 5 and of 1 minutes cannot be joined"):
         load_bars(tmp_path, "ES")
 
@@ -88,7 +96,7 @@ def test_a_micro_takes_its_parent_s_bars_and_says_so_but_prefers_its_own(tmp_pat
 def test_a_file_named_for_another_market_is_refused(tmp_path):
     with pytest.raises(BarDataError, match="its name says ES, but the market is NQ"):
         load_bars(save(tmp_path, "ES_5m.csv"), "NQ")
-    assert load_bars(save(tmp_path, "bars.csv"), "NQ").market == "NQ"
+    assert load_bars(save(tmp_path, "bars.csv", market="NQ"), "NQ").market == "NQ"
 
 
 def test_without_a_path_the_data_folder_is_read_and_else_synthetic_bars_are_made(tmp_path, monkeypatch, caplog):
@@ -243,10 +251,10 @@ def test_the_lean_file_rolls_in_december_2013_after_march_has_outtraded_december
     spans = zip(sessions.first_bar, sessions.end_bar, strict=True)
     front = {str(day): set(names[first:end]) for day, (first, end) in zip(sessions.date, spans, strict=True)}
     # On 2013-12-18 March trades 2.25 million and December 0.28 million: known only when that session is over.
-    assert front["2013-12-18"] == {"ES201312"}
-    assert front["2013-12-19"] == front["2013-12-20"] == {"ES201403"}
-    assert front["2020-01-06"] == {"ES202003"}
-    assert all(names == {"ES201312"} for day, names in front.items() if day < "2013-12-19")
+    assert front["2013-12-18"] == {"ESZ3"}
+    assert front["2013-12-19"] == front["2013-12-20"] == {"ESH4"}
+    assert front["2020-01-06"] == {"ESH0"}
+    assert all(names == {"ESZ3"} for day, names in front.items() if day < "2013-12-19")
     assert "front month" in bars.source
     # Until 2015 the session ran to 17:15 New York: those minutes are outside today's calendar.
     assert set(bars.repairs) == {OUTSIDE_CALENDAR}

@@ -136,6 +136,7 @@ def test_other_trading_hours_are_refused():
         ("sessions: [{date: never, closed: true, source: x}]", "sessions.0.date"),
         ("sessions: [", "not YAML"),
         ("sessions: [{date: 2024-01-02, closed: true}]", "source"),
+        ("daily_closes: [{first: 2024-01-02, last: 2024-01-03, source: x}]", "give either `close` or `late_end`"),
     ],
 )
 def test_a_bad_override_file_is_named_with_the_entry(tmp_path, text, says):

@@ -26,7 +26,8 @@ def sessions_with(usable: list[bool]) -> Sessions:
     """One real session repeated, with the given usability."""
     one, m = one_session(), len(usable)
     dates = one.date[0] + np.arange(m)
-    return replace(one, date=dates, usable=np.array(usable, dtype=bool), reason=("",) * m)
+    reasons = tuple("" if use else "a hole of 78 bars" for use in usable)
+    return replace(one, date=dates, usable=np.array(usable, dtype=bool), reason=reasons)
 
 
 @given(
@@ -73,6 +74,17 @@ def test_the_number_said_to_be_needed_is_enough_and_one_less_is_not(embargo, tra
     split_sessions(sessions_with([True] * needed), train, validation, embargo)
     with pytest.raises(BarDataError):
         split_sessions(sessions_with([True] * (needed - 1)), train, validation, embargo)
+
+
+def test_more_bars_are_asked_for_only_where_those_at_hand_are_too_few() -> None:
+    with pytest.raises(BarDataError, match=r"Give bars of more sessions\.$"):
+        split_sessions(sessions_with([True, True]))
+    with pytest.raises(BarDataError, match=r"Give bars of more sessions, or lower data\.embargo_sessions\.$"):
+        split_sessions(sessions_with([True] * 8), embargo=5)
+    with pytest.raises(BarDataError, match=r"40 sessions are left out, 40 of them because: a hole of 78") as caught:
+        split_sessions(sessions_with([True, True] + [False] * 40))
+    assert "time zone" in str(caught.value)
+    assert "more" not in str(caught.value).partition("are needed")[2]
 
 
 @given(st.sets(st.integers(0, 200)))

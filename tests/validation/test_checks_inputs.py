@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from src.evidence.quality_words import quality_lines
+from src.market.load import build_tables
 from src.market.synthetic import synthetic_bars
 from src.validation import checks_inputs
 from src.validation.checks_inputs import config, data
@@ -107,6 +110,48 @@ def test_a_defective_row_fails_with_row_value_and_remedy(bars: Path) -> None:
     outcome = data(Setting(data=bars))
     assert_failed(outcome, "cannot be used", "row 41")
     assert "high below low" in outcome.remedy
+
+
+def test_the_quality_of_the_bars_is_told_below_the_line(bars: Path) -> None:
+    table = pd.read_csv(bars)
+    at = pd.to_datetime(table["datetime"]).dt.tz_convert("America/New_York")
+    trade_date = (at + pd.Timedelta(hours=6)).dt.date
+    table[~(trade_date.map(lambda day: day.weekday() == 2) & (at.dt.hour.between(4, 16)))].to_csv(bars, index=False)
+    outcome = data(Setting(data=bars))
+    quality = outcome.figures["quality"]
+    assert len(quality["sessions"]["left_out"]) == 20 - quality["sessions"]["usable"] >= 3
+    assert outcome.details == quality_lines(outcome.figures)
+    assert any("Wednesdays stop at 03:45 New York" in line for line in outcome.details)
+
+
+def test_every_kind_of_defect_is_told_with_its_verdict(bars: Path) -> None:
+    table = pd.read_csv(bars)
+    table.loc[40, "high"] = table.loc[40, "low"] - 1.0
+    table.loc[[90, 91], "volume"] = -3
+    table.to_csv(bars, index=False)
+    outcome = data(Setting(data=bars))
+    assert_failed(outcome, "cannot be used", "row 41")
+    assert [(f["kind"], f["verdict"], f["count"]) for f in outcome.figures["findings"]] == [
+        ("negative volume", "fatal", 2),
+        ("high below low", "fatal", 1),
+    ]
+    assert outcome.details[0].startswith("Fatal: 2 negative volume: row 91 (")
+    assert outcome.details[0].endswith("; delete the row.")
+
+
+def test_bars_at_the_wrong_time_of_day_are_not_answered_with_a_call_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eleven hours late, the cash session lies in the night and the daily break in the cash session."""
+    right = synthetic_bars("NQ", 20, 15, seed=1)
+    late = replace(right, open_ns=right.open_ns + 11 * 3_600_000_000_000)
+    setting = Setting()
+    tables = build_tables(late, setting.config.data, trading_hours="rth")
+    monkeypatch.setattr(
+        Setting, "tables", property(lambda self: replace(tables, bars=replace(tables.bars, synthetic=False)))
+    )
+    outcome = data(setting)
+    assert_failed(outcome, "0 of 21 sessions usable", "have to be left out")
+    assert "more" not in outcome.remedy
+    assert outcome.details == quality_lines(outcome.figures)
 
 
 def test_rows_that_repair_leaves_out_are_counted(bars: Path, tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_the_file_holds_every_field_of_every_check_and_the_machine(
     assert written["machine"].keys() == {"python", "platform", "machine", "cores"}
     assert written["checks"][1] == {
         "name": "cpu", "guards": "guards cpu", "status": "passed", "seconds": written["checks"][1]["seconds"],
-        "measured": "warned", "figures": {"ratio": None}, "reason": None, "remedy": None, "error": None,
+        "measured": "warned", "details": [], "figures": {"ratio": None}, "reason": None, "remedy": None, "error": None,
         "warnings": ["left 3 out", "a library says so"],
     }  # fmt: skip
     assert "left 3 out" not in printed
@@ -313,20 +313,29 @@ words = st.lists(st.text("abcdefgh,.:;%-", min_size=1, max_size=30), max_size=40
 
 
 @given(
-    st.sampled_from(CHECKS), st.sampled_from(STATUSES), words, words, words, st.floats(0, 9_999),
+    st.sampled_from(CHECKS), st.sampled_from(STATUSES), words, words, words, st.lists(words, max_size=3),
+    st.floats(0, 9_999), st.sampled_from([40, 80]),
 )  # fmt: skip
-def test_a_result_fits_eighty_columns_and_hides_no_remedy(
-    check: Check, status: str, measured: str, reason: str, remedy: str, seconds: float
+def test_a_result_fits_its_columns_and_nothing_of_it_is_cut(
+    check: Check, status: str, measured: str, reason: str, remedy: str, details: list[str], seconds: float, width: int
 ) -> None:
-    lines = lines_of(Result(check, Outcome(status, measured, remedy, reason), seconds))
-    assert all(len(line) <= 80 or len(line.split()) == 1 for line in lines), "only a word as long as that is longer"
+    lines = lines_of(Result(check, Outcome(status, measured, remedy, reason, details=details), seconds), width)
+    assert all(len(line) <= width or len(line.split()) == 1 for line in lines), "only a word as long as that is longer"
     assert lines[0].split()[:2] == [status, check.name]
     assert all(line.startswith("    ") for line in lines[1:])
-    assert status != "passed" or remedy or len(lines) == 1
-    told = "".join(lines[1:]).replace(" ", "")
-    assert remedy.replace(" ", "") in told
-    if status != "passed" and (said := measured or reason).replace(" ", "") not in "".join(lines[0].split()[2:]):
-        assert said.replace(" ", "") in told
+    said = [measured or reason, *details, *([f"Remedy: {remedy}"] if remedy else [])]
+    assert "".join(" ".join(lines).split()[4:]) == "".join(" ".join(said).split())
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_console_shows_every_word_at_its_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    said = "62 of 62 sessions usable, 62 rows left out, and more that no console of this width has room for on a line"
+    checks = stand_in(monkeypatch, cpu=lambda s: passed(said), gpu=lambda s: failed(said, f"Do {said}."))
+    console = Console(file=StringIO(), width=width)
+    validate(Setting(), checks, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, printed.splitlines())) <= width
+    assert " ".join(printed.split()).count(said) == 3
 
 
 def test_a_path_in_a_remedy_can_be_copied_whole() -> None:

@@ -21,6 +21,7 @@ from src.evidence.page.blocks import charts_of, given, glossary
 from src.evidence.page.drawing import Arrays
 from src.evidence.page.sections_accounts import pass_section, reliance_section, trades_section
 from src.evidence.page.sections_advice import advice_section
+from src.evidence.page.sections_quality import quality_section
 from src.evidence.page.sections_results import (
     arms_section,
     contrast_section,
@@ -41,7 +42,8 @@ from src.plain_text import LONGEST_LINE, foreign_values
 PARTS = Path(__file__).parent
 SECTIONS = (
     *(verdict_section, equity_section, contrast_section, arms_section, trades_section, learning_section),
-    *(machine_section, advice_section, pass_section, reliance_section, provenance_section, targets_section),
+    *(machine_section, advice_section, pass_section, reliance_section, quality_section, provenance_section),
+    targets_section,
 )
 PAGE_FILE, REPORT_FILE = "report.html", "report.json"
 

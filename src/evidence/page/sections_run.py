@@ -224,7 +224,7 @@ def _data_blocks(data: Mapping[str, Any]) -> list[Any]:
         ("bars", f"{plain(data['bars'])} of {data['interval_min']} min"),
         ("sessions", f"{plain(data['sessions_usable'])} of {plain(data['sessions'])} usable"),
         (term("left_out", "left out"), given(left_out or "none")),
-        (term("repairs", "rows repaired"), given(repairs or "none")),
+        (term("repairs", "rows dropped"), given(repairs or "none")),
         (term("embargo", "embargo"), f"{data['embargo_sessions']} session(s) between parts"),
     ]
     columns = [

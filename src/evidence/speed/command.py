@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
-from src.console import PlainConsole
+from src.console import PlainConsole, uncut
 from src.errors import EXIT_OK, UserError
 from src.evidence.run_folder import check_output_file
 from src.evidence.speed.file import (
@@ -156,12 +156,12 @@ def show(console: Console, run: BenchmarkRun) -> None:
     """Print the medians of a run and its remarks."""
     table = Table(title=f"{run.mode}: medians of {run.repeats} blocks", title_justify="left", box=None)
     for heading in ("suite", "case", "of one"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading)
     for heading in ("median", "spread"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for row in run.rows:
         table.add_row(row.suite, row.case, row.unit, duration(row.median_s), f"{row.spread:.0%}")
-    console.print(table)
+    console.print(uncut(table))
     for line in remarks(run):
         _print(console, line)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from src.console import uncut
 from src.errors import UserError
 from src.evidence.run_folder import check_output_file
 from src.evidence.speed.claims import claims_of, reasons_of
@@ -34,7 +35,7 @@ def as_table(comparison: Comparison, fail_below: float | None = None) -> str:
     """Plain text of at most 80 columns."""
     console = Console(file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    table.add_column("", overflow="fold")
+    table.add_column("")
     for heading in (*comparison.headings, "ratio", _INTERVAL):
         table.add_column(heading, justify="right")
     table.add_column("")
@@ -45,18 +46,18 @@ def as_table(comparison: Comparison, fail_below: float | None = None) -> str:
             table.add_row(suite)
         case, *cells = _cells(row)
         table.add_row(f" {case}", *cells)
-    console.print(table)
+    console.print(uncut(table))
     claims = claims_of(comparison)
     if claims:
         console.print()
         told = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-        told.add_column("what was promised", overflow="fold")
+        told.add_column("what was promised")
         told.add_column("promised", justify="right")
         told.add_column("measured", justify="right")
         told.add_column("")
         for claim in claims:
             told.add_row(claim.what, claim.promised, claim.measured, claim.verdict)
-        console.print(told)
+        console.print(uncut(told))
     for line in [*reasons_of(claims), *_endings(comparison, fail_below)]:
         console.print()
         console.print(line, highlight=False)

@@ -7,11 +7,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from src.market.sessions import schedule_around
+from src.market.sessions import Schedule, schedule_around
 
 
 def front_month(
-    open_ns: NDArray[np.int64], contract: NDArray[np.int16], volume: NDArray[np.int64]
+    open_ns: NDArray[np.int64],
+    contract: NDArray[np.int16],
+    volume: NDArray[np.int64],
+    schedule: Schedule | None = None,
 ) -> NDArray[np.bool_]:
     """Which rows belong to the session's front month, bool[n]; rows in time order, `contract` a code per row.
 
@@ -19,7 +22,8 @@ def front_month(
     session. If there is no previous session, or that contract does not trade in this one, it is the contract with the
     most volume at the session's first time. A contract that was rolled out of is not used again while another trades.
     """
-    owner = np.searchsorted(schedule_around(open_ns).open_ns, open_ns, side="right")
+    schedule = schedule_around(open_ns) if schedule is None else schedule
+    owner = np.searchsorted(schedule.open_ns, open_ns, side="right")
     edges = np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1], [True])))
     n_contracts = int(contract.max()) + 1
     keep = np.zeros(len(open_ns), dtype=bool)

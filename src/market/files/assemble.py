@@ -1,0 +1,178 @@
+"""Put the columns of a table together as `FileRows`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from src.errors import BarDataError
+from src.market.files.columns import Layout
+from src.market.files.dialects import Dialect
+from src.market.files.file_names import instrument_of_name
+from src.market.files.numbers import finite
+from src.market.files.rows import NO_TIME, ClockClaim, FileRows
+from src.market.files.time_columns import TimeColumn
+
+MOST_INSTRUMENTS = 20_000
+_RAW_PRICE = 1e8
+"""A median price above this is a whole number of 1e-9 points."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What was read of a table."""
+
+    file: Path
+    label: str
+    name: str
+    archive: str
+    layout: Layout
+    times: TimeColumn
+    prices: NDArray[np.float64]
+    volume: NDArray[np.float64]
+    instrument: NDArray[np.int32]
+    instrument_names: tuple[str, ...]
+    says: str | None = None
+    """The instrument that the table's own header or metadata names."""
+    notes: tuple[str, ...] = ()
+
+
+def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
+    """The rows of one table.
+
+    Raises:
+        BarDataError: no bars.
+    """
+    if not len(parts.times.ns):
+        raise BarDataError(f"{parts.label}: the file has a header but no bars. Export it again.")
+    kind = dialect.volume_kind or parts.layout.volume_kind
+    notes = [*parts.notes, *parts.layout.notes, *parts.times.notes]
+    prices = finite(parts.prices)
+    closes = prices[:, 3]
+    known = closes[np.isfinite(closes)]
+    if known.size and float(np.median(known)) >= _RAW_PRICE:
+        prices = prices / 1e9
+        notes.append("prices are whole numbers of 1e-9 points")
+    volume = finite(parts.volume)
+    if kind != "none" and len(volume) and not np.nan_to_num(volume).any():
+        kind = "none"
+    if kind == "none":
+        volume = np.zeros(len(parts.times.ns))
+        notes.append("the file has no volume")
+    elif kind == "ticks":
+        notes.append("its volume counts price changes, not contracts")
+    rows = FileRows(
+        file=parts.file,
+        label=parts.label,
+        dialect=dialect.name,
+        dialect_why=dialect.why,
+        claim=claim_of(parts.times, parts.layout, dialect),
+        time_ns=parts.times.ns,
+        time_text=parts.times.text,
+        prices=prices,
+        volume=volume,
+        volume_kind=kind,
+        instrument=parts.instrument,
+        instrument_names=parts.instrument_names,
+        file_instrument=parts.says or instrument_of_name(parts.name) or instrument_of_name(parts.archive),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    return _turned(rows) if _newest_first(rows) else rows
+
+
+def _newest_first(rows: FileRows) -> bool:
+    """Whether the times run backwards, a few damaged rows aside."""
+    known = rows.time_ns[rows.time_ns != NO_TIME]
+    steps = np.diff(known)
+    return bool((steps < 0).any()) and int((steps > 0).sum()) * 100 <= len(steps)
+
+
+def _turned(rows: FileRows) -> FileRows:
+    last, text = len(rows) - 1, rows.time_text
+    return replace(
+        rows,
+        time_ns=rows.time_ns[::-1].copy(),
+        time_text=lambda row: text(last - row),
+        prices=rows.prices[::-1].copy(),
+        volume=rows.volume[::-1].copy(),
+        instrument=rows.instrument[::-1].copy(),
+        notes=(*rows.notes, "the newest bar comes first in the file: its rows are turned round"),
+    )
+
+
+def claim_of(times: TimeColumn, layout: Layout, dialect: Dialect) -> ClockClaim:
+    """What the times themselves, the column's name and the dialect say about the clock, in this order of weight."""
+    stamp = layout.stamp or dialect.stamp
+    stamped = f"; {dialect.promise}" if dialect.promise else ""
+    if times.instant:
+        return ClockClaim(True, None, stamp, f"its times are instants ({times.how}){stamped}")
+    if times.zone is not None:
+        return ClockClaim(False, times.zone, stamp, f"its times name the zone {times.zone}{stamped}")
+    if layout.zone is not None:
+        return ClockClaim(False, layout.zone, stamp, f"its time column's name says {layout.zone}{stamped}")
+    if dialect.promise:
+        return ClockClaim(False, dialect.zone, stamp, dialect.promise)
+    why = "the column's name says which end of the bar is stamped" if layout.stamp else "the file does not say"
+    return ClockClaim(False, None, stamp, why)
+
+
+def coded(columns: list[pa.ChunkedArray], label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Codes and names of the instruments that one or two columns name; -1 where missing.
+
+    Raises:
+        BarDataError: so many names that it is no column of instruments.
+    """
+    first, names = _coded_one(columns[0], label)
+    if len(columns) == 1:
+        return first, names
+    second, endings = _coded_one(columns[1], label)
+    pair = np.where((first >= 0) & (second >= 0), first.astype(np.int64) * max(1, len(endings)) + second, -1)
+    values, codes = np.unique(pair, return_inverse=True)
+    shift = 1 if len(values) and values[0] == -1 else 0
+    joined = tuple(
+        f"{names[int(value) // len(endings)]}{_month(endings[int(value) % len(endings)])}" for value in values[shift:]
+    )
+    return (codes - shift).astype(np.int32), joined
+
+
+def _month(expiry: str) -> str:
+    """The yyyymm of an expiry date; other endings as they are."""
+    digits = expiry.replace("-", "").replace("/", "")
+    return digits[:6] if digits[:2] in ("19", "20") and digits.isdigit() and len(digits) in (6, 8) else expiry
+
+
+def _coded_one(column: pa.ChunkedArray, label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    if not pa.types.is_dictionary(column.type):
+        plain = pa.types.is_integer(column.type) or pa.types.is_date(column.type) or pa.types.is_floating(column.type)
+        column = (column.cast(pa.string()) if plain else column).dictionary_encode()
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], pa.dictionary(pa.int32(), pa.string()))
+    if len(array.dictionary) > MOST_INSTRUMENTS:
+        raise BarDataError(
+            f"{label}: a column of instruments names {len(array.dictionary):,}, more than {MOST_INSTRUMENTS:,}: "
+            f"it is not a column of contracts. Rename or remove it."
+        )
+    codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    raw = [_name(value) for value in array.dictionary.to_pylist()]
+    names = tuple(dict.fromkeys(name for name in raw if name))
+    place = {name: k for k, name in enumerate(names)}
+    table = np.array([place.get(name, -1) for name in raw] + [-1], dtype=np.int32)
+    return table[codes], names
+
+
+def _name(value: object) -> str:
+    text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
+    text = text.strip().strip('"')
+    return "" if text.lower() in ("", "nan", "none", "null") else text
+
+
+def no_instruments(n: int) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Codes of n rows that name no instrument."""
+    return np.full(n, -1, dtype=np.int32), ()

@@ -1,0 +1,93 @@
+"""What to say about the choice of a market: one sentence where rows were chosen, one paragraph where none is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from src.market.contracts import CONTRACTS, Contract
+from src.market.files.instrument_names import FUNDS, INDICES, Instrument
+from src.market.files.reading import MarketReading
+
+KIND_WORDS = {"spread": "spreads", "option": "options"}
+
+
+def market_reading(market: Contract, root: str, sources: set[str], doubt: str, dropped: Counter[str]) -> MarketReading:
+    """What was chosen and why. `sources`: "rows", "file" or "" by table; `doubt`: why prices do not decide, or ""."""
+    decided: Literal["rows", "file", "prices", "user"]
+    if sources == {"rows"}:
+        decided, why = "rows", "the rows name it"
+    elif "" not in sources:
+        decided, why = "file", "the file's name or header says so"
+    elif not doubt:
+        decided, why = "prices", f"nothing names it; the prices are {root}'s on their dates"
+    else:
+        decided, why = "user", f"nothing names it, and {doubt}: taken from --market"
+    words = f"{root}: {why}"
+    if root != market.symbol:
+        words += f"; {_stands_in(root, market)}"
+    if dropped:
+        words += f"; left out: {', '.join(f'{count:,} rows of {name}' for name, count in dropped.items())}"
+    return MarketReading(root, decided, tuple(dropped.items()), words)
+
+
+def _stands_in(root: str, market: Contract) -> str:
+    if root not in CONTRACTS:
+        return f"{root} bars used for {market.symbol}: the same index and tick size, from before {market.symbol} traded"
+    mini, micro = (root, market.symbol) if market.parent == root else (market.symbol, root)
+    return (
+        f"{root} bars used for {market.symbol}: same index and tick size; volume counts {root} contracts "
+        f"(ten {micro} are worth one {mini})"
+    )
+
+
+def nothing_of_several(files: Sequence[Path], market: Contract) -> str:
+    """No file of a folder is the market's."""
+    held = ", ".join(file.name for file in files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+    return (
+        f"{files[0].parent}: no file for {market.symbol} in this folder (it holds: {held}). A file's name must begin "
+        f"with the market, as in {market.symbol}_5m.csv or {market.symbol}-2024.parquet, unless its rows name it."
+    )
+
+
+def nothing_in_rows(label: str, market: Contract, dropped: Counter[str]) -> str:
+    """The rows name other instruments only."""
+    held = ", ".join(f"{name} ({count:,} rows)" for name, count in dropped.most_common(4))
+    known = next((name for name, _ in dropped.most_common() if name in CONTRACTS), None)
+    other = f"use --market {known}" if known else f"give --data bars of {market.symbol}"
+    advice = _not_the_future(dropped.most_common(1)[0][0])
+    return (
+        f"{label}: its rows name {held}, none of them {market.symbol} or its micro or mini.{advice} If that is right, "
+        f"{other}; if the rows are {market.symbol}'s, correct the column to {market.symbol} or its contracts "
+        f"({market.symbol}Z5)."
+    )
+
+
+def nothing_by_name(label: str, said: Instrument, source: str, market: Contract) -> str:
+    """The file's name or header (`source`) says that it holds something else."""
+    advice = _not_the_future(said.root)
+    if said.kind in ("index", "fund"):
+        return (
+            f"{label}: its {source} says {said.root}, but the market is {market.symbol}.{advice} Give --data bars of "
+            f"{market.symbol}; to use these all the same, rename the file so that its name begins with {market.symbol}."
+        )
+    if said.kind in KIND_WORDS:
+        return f"{label}: its {source} says {said.root}: {KIND_WORDS[said.kind]}. Give --data bars of the future."
+    remedy = f"Use --market {said.root}, or rename" if said.root in CONTRACTS else "Rename"
+    return (
+        f"{label}: its {source} says {said.root}, but the market is {market.symbol}, which has a different tick value. "
+        f"{remedy} the file if it does hold {market.symbol} bars."
+    )
+
+
+def _not_the_future(name: str) -> str:
+    if name in INDICES:
+        return (
+            f" {name} is a cash index or a broker's CFD on it, not the future {INDICES[name]}: its price lacks the "
+            f"future's carry, and its volume counts the broker's price changes."
+        )
+    if name in FUNDS:
+        return f" {name} is an exchange-traded fund, not the future {FUNDS[name]}."
+    return ""

@@ -1,0 +1,177 @@
+"""Find the rolls of a series that names no contracts: jumps at roll dates, and a volume that falls and comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.market.contracts import Contract
+from src.market.files.contract_months import third_friday
+from src.market.files.reading import Finding
+from src.market.files.roll_calendar import DAYS_AFTER_EXPIRY, DAYS_BEFORE_EXPIRY, expected_gap, roll_windows
+from src.market.sessions import Schedule
+
+EDGE_JUMP = 0.002
+"""Smallest jump between sessions that is marked, as a share of the price: a mark where there is no roll costs one
+warm-up, a roll that is missed a return that nobody could earn."""
+INSIDE_JUMP = 0.0025
+"""Between neighboring bars of one session, where a mark costs the session; no real pair of 5-minute bars jumps by
+half of this without a hole."""
+LARGEST_JUMP = 0.03
+UNNAMED = "unnamed contract"
+_MOST_EDGES = 11  # of the 13 sessions of a window, or of 12 with a holiday
+_NEIGHBOR_BARS = 3
+_STAYS_BARS = 3
+_DRY_SHARE = 0.4  # of the usual volume: the old contract's last sessions
+_REFILL = 1.6
+_USUAL_SESSIONS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class FoundRolls:
+    """A series divided at its rolls; arrays of length n."""
+
+    contract: NDArray[np.int64]
+    """0 before the first mark, 1 before the second ..."""
+    contract_names: tuple[str, ...]
+    """Empty if nothing was marked."""
+    rolls: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class RollWindow:
+    """The days around one expiry."""
+
+    year: int
+    month: int
+    expected: float
+    """Expected gap as a share of the price."""
+    edges: NDArray[np.int64]
+    """First bars of sessions in the window."""
+    jumps: NDArray[np.float64]
+    """Jump at each edge, as a share of the price."""
+    closed_ns: NDArray[np.int64]
+    """Time from the bar before to each edge."""
+    inside: NDArray[np.int64]
+    """Bars inside sessions that open a jump of a roll's size away from the bar before them."""
+    whole: bool
+    """Whether the series has most of the window's sessions, each with one before it."""
+
+
+def roll_windows_of(
+    open_ns: NDArray[np.int64],
+    ticks: NDArray[np.int32],
+    contract: Contract,
+    interval_ns: int,
+    schedule: Schedule,
+) -> list[RollWindow]:
+    """Every roll window that the series meets, with the jumps in it; `ticks` int32[n, 4] in time order."""
+    first, session = session_edges(open_ns, schedule)
+    day = schedule.date.astype("datetime64[D]").astype(np.int64)[session]
+    windows = []
+    for year, month in roll_windows(int(day[0]), int(day[-1])):
+        expiry = third_friday(year, month)
+        held = slice(*np.searchsorted(day, [expiry - DAYS_BEFORE_EXPIRY, expiry + DAYS_AFTER_EXPIRY + 1]))
+        edges = first[held][first[held] > 0]
+        windows.append(
+            RollWindow(
+                year=year,
+                month=month,
+                expected=expected_gap(contract.symbol, year, month),
+                edges=edges,
+                jumps=ticks[edges, 0] / ticks[edges - 1, 3] - 1.0,
+                closed_ns=open_ns[edges] - open_ns[edges - 1],
+                inside=_inside_jumps(open_ns, ticks, interval_ns, first, held),
+                whole=len(edges) >= _MOST_EDGES,
+            )
+        )
+    return windows
+
+
+def session_edges(open_ns: NDArray[np.int64], schedule: Schedule) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First bar of each session that has any, and the session's index; bars in closed hours count as the one before."""
+    starts = np.searchsorted(open_ns, schedule.open_ns)
+    held = np.flatnonzero(np.diff(np.append(starts, len(open_ns))) > 0)
+    return starts[held], held
+
+
+def _inside_jumps(
+    open_ns: NDArray[np.int64], ticks: NDArray[np.int32], interval_ns: int, first: NDArray[np.int64], held: slice
+) -> NDArray[np.int64]:
+    """Bars of the sessions `held` that open a roll's size away from their neighbor, and stay there."""
+    if held.start >= held.stop:
+        return np.empty(0, dtype=np.int64)
+    start = int(first[held.start])
+    end = int(first[held.stop]) if held.stop < len(first) else len(open_ns)
+    jump = np.abs(ticks[start + 1 : end, 0] / ticks[start : end - 1, 3] - 1.0)
+    near = np.diff(open_ns[start:end]) <= _NEIGHBOR_BARS * interval_ns
+    rows = np.flatnonzero(near & (jump >= INSIDE_JUMP) & (jump <= LARGEST_JUMP)) + start + 1
+    return np.array([row for row in np.setdiff1d(rows, first).tolist() if _stays(ticks, row)], dtype=np.int64)
+
+
+def _stays(ticks: NDArray[np.int32], row: int) -> bool:
+    """Whether prices keep at least half of the jump that opens a bar: a glitch comes back."""
+    before = ticks[max(row - 1 - _STAYS_BARS, 0), 3]
+    after = ticks[min(row + _STAYS_BARS, len(ticks) - 1), 3]
+    jump = int(ticks[row, 0]) - int(ticks[row - 1, 3])
+    return bool((int(after) - int(before)) * np.sign(jump) >= abs(jump) / 2)
+
+
+def find_rolls(
+    open_ns: NDArray[np.int64],
+    ticks: NDArray[np.int32],
+    volume: NDArray[np.int64] | None,
+    contract: Contract,
+    interval_ns: int,
+    schedule: Schedule,
+) -> FoundRolls:
+    """Mark a change of contract wherever a roll may be: see EDGE_JUMP and INSIDE_JUMP, and `_refilled` for volume.
+
+    Only bars in roll windows are marked. Marks use hindsight like every judgement of sessions; they add no bar and
+    change none. `volume` None: the series has none.
+    """
+    windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
+    marks: set[int] = set()
+    unseen: list[str] = []
+    for window in windows:
+        seen = _seen(window) | _refilled(window, open_ns, volume, schedule)
+        if not seen and window.whole:
+            unseen.append(f"{window.year}-{window.month:02}")
+        marks |= seen
+    rows = sorted(marks)
+    codes = np.repeat(np.arange(len(rows) + 1), np.diff([0, *rows, len(open_ns)]))
+    names = tuple(f"{UNNAMED} {k + 1}" for k in range(len(rows) + 1)) if rows else ()
+    return FoundRolls(codes, names, len(rows), _findings(unseen))
+
+
+def _seen(window: RollWindow) -> set[int]:
+    size = np.abs(window.jumps)
+    return set(window.edges[(size >= EDGE_JUMP) & (size <= LARGEST_JUMP)].tolist()) | set(window.inside.tolist())
+
+
+def _refilled(
+    window: RollWindow, open_ns: NDArray[np.int64], volume: NDArray[np.int64] | None, schedule: Schedule
+) -> set[int]:
+    """First bars of sessions whose volume comes back after that of a contract which traders had left."""
+    if volume is None or not len(window.edges):
+        return set()
+    start = max(int(np.searchsorted(open_ns, open_ns[window.edges[0]] - 45 * 86_400_000_000_000)), 0)
+    end = int(np.searchsorted(open_ns, open_ns[window.edges[-1]] + 86_400_000_000_000))
+    first, _ = session_edges(open_ns[start:end], schedule)
+    mean = np.add.reduceat(volume[start:end], first) / np.diff(np.append(first, end - start))
+    marks = set()
+    for k, row in enumerate((first + start).tolist()):
+        usual = float(np.median(mean[max(k - _USUAL_SESSIONS, 0) : k])) if k else 0.0
+        if row in window.edges and k >= 5 and mean[k - 1] < _DRY_SHARE * usual and mean[k] > _REFILL * mean[k - 1]:
+            marks.add(row)
+    return marks
+
+
+def _findings(unseen: list[str]) -> tuple[Finding, ...]:
+    if not unseen:
+        return ()
+    done = f"no session opens {100 * EDGE_JUMP:g}% or more from the last close there: nothing to leave out"
+    return (Finding("roll that does not show", "tolerated", len(unseen), ", ".join(unseen), done),)

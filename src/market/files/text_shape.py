@@ -1,0 +1,238 @@
+"""The shape of a text table from its first lines: encoding, separator, header, and where the rows begin."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from src.errors import BarDataError
+from src.market.files.columns import price_roles
+from src.market.files.containers import Content
+from src.market.files.kinds import HEAD_BYTES, NoTable, utf16_codec
+from src.market.files.time_forms import cell_kind
+
+SEPARATORS = (";", "\t", "|", ",")
+LEAST_CELLS = 5
+_SAMPLE_LINES = 600
+_SAMPLE_ROWS = 500
+_MOST_UTF16 = 1 << 30
+_BLOCK = 8 << 20
+_COMMENT = ("#", "//", "%", "--")
+_NUMBER = re.compile(r"[+-]?[$]?[0-9][0-9.,' \u00a0]*(?:[eE][+-]?[0-9]+)?%?[KMB]?|[.][0-9]+")
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """How a text file's table is laid out."""
+
+    separator: str
+    """One character; a blank stands for any run of blanks."""
+    quoted: bool
+    width: int
+    """Cells a row."""
+    header: tuple[tuple[str, ...], ...]
+    """Header rows, cells padded to `width`; empty without a header."""
+    start: int
+    """Offset of the first row's byte."""
+    sample: list[list[str]]
+    notes: tuple[str, ...]
+
+
+def as_utf8(content: Content) -> Content:
+    """The content itself, or UTF-16 and Latin-1 text as UTF-8."""
+    codec = utf16_codec(content.head)
+    if codec is None:
+        return content if _is_utf8(content) else _from_latin1(content)
+    data = content.read(_MOST_UTF16, "of UTF-16 text that are read. Save the file as UTF-8.")
+    try:
+        text = data.decode(codec)
+    except UnicodeDecodeError as error:
+        raise BarDataError(
+            f"{content.label}: UTF-16 text that breaks off or is damaged at byte {error.start}. Save it as UTF-8."
+        ) from error
+    return _with_bytes(content, pa.py_buffer(text.encode("utf-8", errors="replace")))
+
+
+def _is_utf8(content: Content) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    waits = False
+    with content.open() as stream:
+        while block := stream.read(_BLOCK):
+            # Plain ASCII is seen at memory speed; a block after a cut character is decoded, too.
+            if waits or not block.isascii():
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError:
+                    return False
+                waits = bool(decoder.getstate()[0])
+    return not waits
+
+
+def _from_latin1(content: Content) -> Content:
+    sink = pa.BufferOutputStream()
+    with content.open() as stream:
+        while block := stream.read(_BLOCK):
+            sink.write(block if block.isascii() else block.decode("latin-1").encode("utf-8"))
+    return _with_bytes(content, sink.getvalue())
+
+
+def _with_bytes(content: Content, buffer: pa.Buffer) -> Content:
+    head = buffer[:HEAD_BYTES].to_pybytes() if buffer.size else b""
+    return replace(content, head=head, size=buffer.size, buffer=buffer)
+
+
+def decoded(raw: bytes) -> str:
+    """Text of a line: UTF-8, or else Latin-1, whose numbers are the same."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def shape_of_text(content: Content) -> TextShape:
+    """Recognise a text table by its first lines.
+
+    Raises:
+        NoTable: the lines are not rows of cells.
+        BarDataError: a header without rows, or a header that names more columns than the rows have.
+    """
+    lines = _lines(content)
+    notes: list[str] = []
+    lines, told, comments = _without_preamble(lines)
+    if not lines:
+        raise BarDataError(f"{content.label}: the file has no rows. Export it again.")
+    separator = told or _separator([line for _, line in lines])
+    if not separator:
+        raise NoTable(
+            f"{content.label}: no table: its lines are not rows of at least {LEAST_CELLS} cells with commas, "
+            f"semicolons, tabs or bars between them (first line: {lines[0][1][:60]!r}). Give --data a file of bars."
+        )
+    rows = [(start, cells_of(line, separator)) for start, line in lines]
+    first = next((k for k, (_, cells) in enumerate(rows) if is_row(cells)), None)
+    if first is None:
+        if any(price_roles(cells) >= 3 for _, cells in rows):
+            raise BarDataError(
+                f"{content.label}: the file has a header but no bars, or its rows hold no numbers. Export it again."
+            )
+        raise NoTable(
+            f"{content.label}: no rows with a time and four prices (first line: {lines[0][1][:60]!r}). Give --data a "
+            f"file of bars."
+        )
+    if above := sum(start < rows[first][0] for start in comments):
+        notes.append(f"comment lines above the table left out: {above}")
+    data = [cells for _, cells in rows[first:] if any(cell.strip() for cell in cells)]
+    width = Counter(len(cells) for cells in data).most_common(1)[0][0]
+    header = _header([cells for _, cells in rows[:first]], width, data, content.label, notes)
+    sample = [cells for cells in data if len(cells) == width][:_SAMPLE_ROWS]
+    quoted = any('"' in line for _, line in lines)
+    return TextShape(separator, quoted, width, header, rows[first][0], sample, tuple(notes))
+
+
+def _lines(content: Content) -> list[tuple[int, str]]:
+    """The first lines with the offset of their first byte; a last line that the head cuts off is left out."""
+    head = content.head
+    start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    lines: list[tuple[int, str]] = []
+    for match in re.finditer(rb"[^\r\n]*(?:\r\n|\n|\r|$)", head[start:]):
+        if match.end() == match.start():
+            break
+        if match.end() == len(head) - start and content.size > len(head) and lines:
+            break
+        lines.append((start + match.start(), decoded(match[0].rstrip(b"\r\n"))))
+        if len(lines) >= _SAMPLE_LINES:
+            break
+    return lines
+
+
+def _without_preamble(lines: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], str, list[int]]:
+    """The lines without blank ones and comments, the separator that a line `sep=;` names, and where comments begin."""
+    told = ""
+    kept = []
+    comments = []
+    for start, line in lines:
+        if match := re.fullmatch(r'"?sep=(.)"?', line.strip(), flags=re.IGNORECASE):
+            told = match[1]
+        elif line.strip() and is_comment(line):
+            comments.append(start)
+        elif line.strip():
+            kept.append((start, line))
+    return kept, told, comments
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line is a remark: it begins with a mark of comments, and is no header such as #RIC,..."""
+    return line.lstrip().startswith(_COMMENT) and price_roles(re.split(r"[,;\t|]", line)) < 3
+
+
+def cells_of(line: str, separator: str) -> list[str]:
+    """The cells of a line, quotes removed; a blank as separator stands for any run of blanks."""
+    if separator == " ":
+        return line.split()
+    if '"' not in line:
+        return line.split(separator)
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        return line.split(separator)
+
+
+def _width(line: str, separator: str) -> int:
+    return line.count(separator) + 1 if '"' not in line else len(cells_of(line, separator))
+
+
+def _separator(lines: list[str]) -> str:
+    body = lines[-400:]
+    for least in (0.8, 0.5):
+        for separator in SEPARATORS:
+            widths = Counter(_width(line, separator) for line in body)
+            width, count = widths.most_common(1)[0]
+            if width >= LEAST_CELLS and count >= least * len(body):
+                return separator
+    widths = Counter(len(line.split()) for line in body)
+    width, count = widths.most_common(1)[0]
+    return " " if width > LEAST_CELLS and count >= 0.8 * len(body) else ""
+
+
+def is_row(cells: list[str]) -> bool:
+    """Whether cells are a row of bars: at least four numbers, and not the numbers 0, 1, 2 ... of a nameless header."""
+    stripped = [cell.strip() for cell in cells]
+    numeric = [cell for cell in stripped if _NUMBER.fullmatch(cell)]
+    if len(numeric) >= LEAST_CELLS and stripped == [str(k) for k in range(len(stripped))]:
+        return False
+    has_time = any(cell_kind(cell) in ("full", "date", "clock") for cell in stripped)
+    return len(numeric) >= LEAST_CELLS or (has_time and len(numeric) >= 4)
+
+
+def _header(
+    rows: list[list[str]], width: int, data: list[list[str]], label: str, notes: list[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The header rows among those before the first row of bars; other lines there are titles."""
+    found: list[tuple[str, ...]] = []
+    titles = 0
+    for cells in rows:
+        names = [cell.strip() for cell in cells]
+        if len(names) == width + 1 and not names[-1]:
+            names = names[:-1]
+        if len(names) == width - 1 and price_roles(names) >= 3 and _is_index(data):
+            names = ["", *names]
+        if len(names) < LEAST_CELLS or sum(bool(name) for name in names) == 0:
+            titles += 1
+            continue
+        if len(names) > width:
+            raise BarDataError(
+                f"{label}: its header names {len(names)} columns, but its rows have {width} cells. Export it again, or "
+                f"correct the header."
+            )
+        found.append(tuple(names + [""] * (width - len(names))))
+    if titles:
+        notes.append(f"titles above the header left out: {titles}")
+    return tuple(found)
+
+
+def _is_index(data: list[list[str]]) -> bool:
+    return bool(data) and cell_kind(data[0][0]) is not None
