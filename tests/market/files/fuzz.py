@@ -4,8 +4,8 @@
 
 prints a tally as JSON. A case is a file of known bars in one dialect and container, damaged in one way: random bytes,
 random bytes behind the file's first ones, cut off at a random byte, or up to eight bits flipped. A bar counts as
-invented if its time and prices are in no row of the original; after flipped bits in a format without checksums as many
-lines (or values) may differ as were hit.
+invented if its time, prices and volume are in no row of the original; after flipped bits in a format without checksums
+as many lines (or values) may differ as were hit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNBOUNDED = ("parquet_zoned", "parquet_naive", "feather", "arrow_stream")
 MOST_SECONDS = 10.0
 MOST_WORDS = 1_500
 
-Bar = tuple[int, float, float, float, float]
+Bar = tuple[int, float, float, float, float, float]
 
 
 @dataclass
@@ -67,8 +67,8 @@ def bars_of(tables: list[FileRows]) -> list[Bar]:
     found: list[Bar] = []
     for table in tables:
         known = (table.time_ns != NO_TIME) & np.isfinite(table.prices).all(axis=1)
-        for ns, prices in zip(table.time_ns[known].tolist(), table.prices[known].tolist(), strict=True):
-            found.append((ns, *prices))
+        rows = np.column_stack([table.prices[known], np.nan_to_num(table.volume[known], nan=-1.0)])
+        found.extend((ns, *row) for ns, row in zip(table.time_ns[known].tolist(), rows.tolist(), strict=True))
     return found
 
 
