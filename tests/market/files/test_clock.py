@@ -122,6 +122,15 @@ def test_a_short_file_without_volume_or_promise_is_asked_about_with_the_options(
     read_right(rows, twin_opens(5), zone="America/New_York", stamp="open")
 
 
+def test_a_step_that_comes_a_bar_late_is_asked_about_with_the_reading_whose_hours_fit():
+    opens = np.append(twin_opens(5), pd.Timestamp("2025-11-04 16:00").value + np.arange(4) * 5 * MINUTE_NS)
+    volume = (*TWIN_VOLUME[:12], 1600, *TWIN_VOLUME[12:16], 3000, 3000, 3000, 3000)
+    with pytest.raises(BarDataError, match="do not show which clock") as caught:
+        measure_clock([table(opens, volume, zone="America/Chicago")])
+    for stamp, closed in (("open", 0), ("close", 1)):
+        assert f"--timezone America/Chicago --stamp {stamp} ({closed} of 21 bars" in str(caught.value)
+
+
 def test_tick_counts_prove_no_cash_open():
     rows = table(twin_opens(5), TWIN_VOLUME, zone="America/New_York+07:00", kind="ticks")
     with pytest.raises(BarDataError, match=r"--timezone"):
