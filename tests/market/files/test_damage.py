@@ -214,6 +214,24 @@ def test_lines_that_are_no_rows_are_noted_and_a_damaged_row_stays_as_an_empty_on
         assert word in notes
 
 
+def test_damaged_cells_change_neither_which_column_is_the_volume_nor_whose_clock_is_read(tmp_path: Path) -> None:
+    lines = plain("iqfeed", 60).decode().splitlines()
+    for row in (3, 9, 20, 33, 47):
+        cells = lines[row].split(",")
+        lines[row] = ",".join((*cells[:5], cells[5][:1] + "#" + cells[5][2:], *cells[6:]))
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    np.testing.assert_array_equal(rows.volume, walk(60, 5, 3).volume)
+    lines = plain("algoseek", 60).decode().splitlines()
+    for row in (5, 6):
+        lines[row] = lines[row].replace("00000,", "0p000,", 1)
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    assert rows.claim.zone == "UTC"
+    assert rows.time_ns[0] == walk(60, 5, 3).open_ns[0]
+    lines[0] = lines[0].replace("UTCTime", "UTCTiem")
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    assert rows.claim.zone is None
+
+
 def test_a_price_cut_off_at_the_end_of_the_file_is_not_read(tmp_path: Path) -> None:
     text = "date,volume,open,high,low,close\n" + "".join(
         f"2025-03-04 10:{minute:02d},7,6850.25,6851.25,6849.5,6850.75\n" for minute in range(9)
