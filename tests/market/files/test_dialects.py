@@ -226,6 +226,26 @@ def test_times_of_json_lines_keep_their_offset(ending: str, tmp_path: Path) -> N
     assert pd.Timestamp(int(rows.time_ns[0])).hour == (19 if ending == "-05:00" else 14)
 
 
+@pytest.mark.parametrize(
+    ("name", "zone"),
+    [
+        ("datetime_utc", "UTC"),
+        ("Gmt time", "UTC"),
+        ("Time (UTC)", "UTC"),
+        ("Time (UTC-5)", "Etc/GMT+5"),
+        ("time GMT+02:00", "Etc/GMT-2"),
+        ("Date (ET)", "America/New_York"),
+        ("timestamp_ct", "America/Chicago"),
+        ("datetime", None),
+    ],
+)
+def test_a_time_columns_name_may_promise_a_zone(name: str, zone: str | None, tmp_path: Path) -> None:
+    lines = [f"{name},open,high,low,close,volume", *(f"2025-11-03 14:{k:02d},1,2,0.5,1.5,7" for k in range(9))]
+    (tmp_path / "bars.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    claim = one(tmp_path / "bars.csv").claim
+    assert (claim.instant, claim.zone) == (False, zone)
+
+
 class TestSharedFiles:
     """Real vendors' files, where the project's sibling folder has them."""
 
