@@ -382,3 +382,23 @@ def test_real_bars_in_other_zones_are_read_right(shared_data):
     opens = pd.DatetimeIndex(lean["datetime"]).as_unit("ns").asi8
     rows = table(opens, lean["volume"], zone="Australia/Sydney", stamp="close", interval_min=1)
     assert "Australia/Sydney" in read_right(rows, opens, 1)
+
+
+def test_releases_at_the_end_of_a_file_of_nights_are_not_taken_for_the_cash_open():
+    bars = month(days=14)
+    local = pd.DatetimeIndex(bars.open_ns, tz="UTC").tz_convert("America/New_York")
+    minute = local.hour.to_numpy() * 60 + local.minute.to_numpy()
+    night = (minute < 570) | (minute >= 1080)
+    volume = np.where((minute >= 510) & (minute < 570), 6.0, 1.0) * bars.volume
+    with pytest.raises(BarDataError, match="--timezone America/Chicago --stamp open"):
+        measure_clock([table(bars.open_ns[night], volume[night], zone="America/Chicago")])
+
+
+def test_more_is_asked_where_few_bars_follow_one_another():
+    opens, volume = twin_opens(5), np.array(TWIN_VOLUME)
+    # The same evidence, but most bars stand alone in the night between.
+    alone = pd.Timestamp("2025-11-04 01:30").value + np.cumsum(np.tile([10, 20, 35], 10)) * MINUTE_NS
+    opens, volume = np.append(opens, alone), np.append(volume, np.full(len(alone), 500))
+    order = np.argsort(opens)
+    with pytest.raises(BarDataError, match="do not show which clock"):
+        measure_clock([table(opens[order], volume[order], zone="America/Chicago")], interval_ns=5 * MINUTE_NS)
