@@ -375,8 +375,7 @@ class _Pipeline:
             "training": [parts[name] for name in ("base", "rl_only", "hybrid", "hybrid_placebo") if name in parts],
             "arms": {},
         }
-        if "production" in parts:
-            report["production_estimate"] = parts["production"]
+        report |= {"production_estimate": parts["production"]} if "production" in parts else {}
         if market is not None and ledger.phases["phase3"].status == "done":
             if self._sections is None:  # killed after the phase and before its report
                 self._tries.prepare("phase3")
