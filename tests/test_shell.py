@@ -37,6 +37,7 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 MODULES = (
     *("src.evidence.benchmarks", "src.evidence.canaries", "src.evidence.coverage", "src.evidence.martingale"),
     *("src.evidence.page", "src.evidence.planted_advice", "src.evidence.report", "src.runs.kills"),
+    "src.market.files.zone_study",
 )
 GOLDEN = ROOT / "tests" / "golden"
 HOSTILE = "a[/bold]\x1b[31m\u202e\x00\r\n=1+1|`*_"

@@ -35,8 +35,13 @@ def config_of(**overrides: Any) -> Configuration:
 
 def copied_root(folder: Path) -> Path:
     """What the checks read of the repository, to be broken."""
-    for name in ("requirements.txt", "requirements-model.txt", "requirements-quant.txt", "requirements-dbn.txt",
-                 "pyproject.toml"):  # fmt: skip
+    for name in (
+        "requirements.txt",
+        "requirements-model.txt",
+        "requirements-quant.txt",
+        "requirements-dbn.txt",
+        "pyproject.toml",
+    ):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "config", folder / "config")
     return folder

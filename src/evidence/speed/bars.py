@@ -63,9 +63,7 @@ def write_bars(path: Path, n_bars: int) -> int:
     bars = synthetic_bars("ES", max(3, n_bars // _SESSION_MINUTES), 1, seed=0, start=FIRST_DAY)
     scale = _scale(bars.open_ns, bars.open, bars.session_id)
     codes, names = _contracts(bars.open_ns, bars.session_id)
-    sides = {
-        side: pa.array(np.rint(getattr(bars, side) * scale) * 0.25) for side in ("open", "high", "low", "close")
-    }
+    sides = {side: pa.array(np.rint(getattr(bars, side) * scale) * 0.25) for side in ("open", "high", "low", "close")}
     table = pa.table(
         {
             "datetime": pa.array(bars.open_ns // 1_000_000_000, pa.timestamp("s", "UTC")),

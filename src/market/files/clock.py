@@ -56,11 +56,12 @@ def measure_clock(
     if option and best.evidence <= everything[0].evidence - _PLAINLY_WRONG * caution and _fits(everything[0]):
         raise BarDataError(_contradicted(file, best, everything[0], zone if used is not None else None, stamp))
     _refuse_changes(file, best)
+    near = [one for one in readings if best.total - one.total < _DECISIVE * caution]
     if not _fits(best) and not (option and best.closed <= best.bars / 100):
-        raise BarDataError(_none_fits(file, readings))
+        raise BarDataError(_undecided(file, near) if any(map(_fits, near)) else _none_fits(file, readings))
     needed = _PROMISE_HOLDS if _as_said(file, best, used, stamp) else _DECISIVE * caution
     if len(readings) > 1 and best.total - readings[1].total < needed:
-        raise BarDataError(_undecided(file, [one for one in readings if best.total - one.total < _DECISIVE * caution]))
+        raise BarDataError(_undecided(file, near))
     return _reading(file, best, readings, option=option)
 
 

@@ -55,7 +55,7 @@ _COMPACT_DATE = re.compile(
     r"(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])[0-3][0-9]|1[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|[2-9][0-9]{4}"
 )
 _ZONES = (
-    (r"\b(utc|gmt)", "UTC"),
+    (r"(^|[^a-z])(utc|gmt)", "UTC"),
     (r"(^|[\s_(])(et|est|edt|est5edt|eastern|new.?york)([\s_)]|$)", "America/New_York"),
     (r"(^|[\s_(])(ct|cst|cdt|central|chicago)([\s_)]|$)", "America/Chicago"),
 )
@@ -173,7 +173,7 @@ def is_clock(sample: list[list[str]], place: int) -> bool:
     if kind == "digits":
         cells = _cells(sample, place)
         hours = [_hour_of(_whole(cell)) for cell in cells]
-        return sum(0 <= hour <= 24 for hour in hours) >= 0.98 * len(hours) and len({*cells}) > len(cells) // 100 + 1
+        return sum(0 <= hour <= 24 for hour in hours) >= 0.9 * len(hours) and len({*cells}) > len(cells) // 100 + 1
     return kind == "clock"
 
 
@@ -221,6 +221,10 @@ def _stamp_of(name: str) -> Stamp | None:
 
 def _zone_of(name: str) -> str | None:
     text = name.lower().strip()
+    if (match := re.search(r"(?:utc|gmt) ?([+-])0?(\d{1,2})(?::?(\d\d))?", text)) and match[2] != "0":
+        # The names of the fixed zones have the sign the other way round.
+        whole = match[3] in (None, "00") and int(match[2]) <= 12
+        return f"Etc/GMT{'-' if match[1] == '+' else '+'}{match[2]}" if whole else None
     return next((zone for pattern, zone in _ZONES if re.search(pattern, text)), None)
 
 

@@ -138,9 +138,10 @@ def _interactive_brokers(facts: Facts) -> Dialect | None:
 def _algoseek(facts: Facts) -> Dialect | None:
     if not (facts.has("firsttradeprice") or facts.has("utcdate", "utctime")):
         return None
-    zone = UTC if facts.has("utcdate") else NEW_YORK
-    return Dialect("AlgoSeek bars", "its columns' names", zone, "open", f"AlgoSeek gives {zone} and the bar's start",
-                   day_first=False)  # fmt: skip
+    used = facts.keys[facts.layout.time[0]]
+    zone = UTC if used.startswith("utc") else None if used.startswith("local") else NEW_YORK
+    promise = "AlgoSeek gives the bar's start" + (f" in {zone}" if zone else "")
+    return Dialect("AlgoSeek bars", "its columns' names", zone, "open", promise, day_first=False)
 
 
 @_rule

@@ -32,8 +32,6 @@ from src.market.files.rows import NO_TIME, FileRows
 
 _MOST_IDS = 200  # front months of 50 years; more are a download of everything
 _UNDECIDED = ("ambiguous", "unknown")
-_MOST_IDS = 400
-"""Thirty years have 120 quarterly contracts."""
 UNNAMED = "files that name no instrument"
 
 
@@ -52,6 +50,8 @@ class _Part:
     """"rows", "file", or "" if nothing names its market."""
     labels: int = 0
     notes: list[str] = field(default_factory=list)
+    groups: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+    """Kept rows sorted by name, and where each name's begin; made once `keep` is final."""
 
     def rows_name_market(self) -> bool:
         return any(said is not None and said.kind != "id" and said.root != "" for said in self.said)
@@ -287,7 +287,15 @@ def _months_of(part: _Part, root: str) -> _Months:
 
 def _rows_of(part: _Part, code: int) -> NDArray[np.intp]:
     """Kept rows of a name; all kept rows of a table whose rows name no contract."""
-    return np.flatnonzero(part.keep & (part.rows.instrument == code if part.rows_name_contracts() else True))
+    if not part.rows_name_contracts():
+        return np.flatnonzero(part.keep)
+    if part.groups is None:
+        kept = np.flatnonzero(part.keep)
+        codes = part.rows.instrument[kept]
+        order = np.argsort(codes, kind="stable")
+        part.groups = kept[order], np.searchsorted(codes[order], np.arange(len(part.said) + 1))
+    rows, edges = part.groups
+    return rows[edges[code] : edges[code + 1]]
 
 
 def _without_merged(part: _Part, found: _Months) -> _Months:

@@ -39,7 +39,8 @@ WHOLE = (
     "starttime", "barstart", "timestart", "timebarstart", "barstarttime", "start", "timeleft", "begin",
     "datetimeopen", "opendatetime", "gmttime", "localtime", "utctime", "timeutc", "datetimeutc", "utcdatetime",
     "timestamputc", "utc", "utctimestamp", "dateutc", "unixtime", "unixtimestamp", "unix", "epoch", "epochtime",
-    "timestampms", "timestampns", "tsrecv", "dateandtime", "datetimeet", "datetimeest", "datetimect", "datetimecst",
+    "timestampms", "timestampns", "tsrecv", "dates",
+    "dateandtime", "datetimeet", "datetimeest", "datetimect", "datetimecst",
     "exchangetime", "bartime", "tradetime", "minute", "when", "index", "datumzeit", "zeitstempel", "datum", "fecha",
     "fechahora", "endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end",
     "closedatetime",
@@ -47,7 +48,7 @@ WHOLE = (
 """A time, or a date and a clock in one column."""
 DATE = (
     "utcdate", "date", "datum", "fecha", "day", "tradedate", "tradingdate", "localdate", "dateutc", "dates", "tag",
-    "yyyymmdd", "dt", "tradingday", "sessiondate",
+    "yyyymmdd", "dtyyyymmdd", "dt", "tradingday", "sessiondate",
 )
 CLOCK = (
     "utctime", "time", "zeit", "hora", "uhrzeit", "timeofday", "tradetime", "localtime", "timeutc", "bartime",

@@ -206,6 +206,9 @@ def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | N
             for ticker in dict.fromkeys(tickers):
                 mine = {place for place, name in zip(places, tickers, strict=True) if name == ticker}
                 names = [words[place] if place in mine else "" for place in range(shape.width)]
+                if price_roles(names) < 4:
+                    # Units or remarks in the second row, not tickers.
+                    return None
                 found.append((ticker, _with_time(names, shape)))
             return found
     return None

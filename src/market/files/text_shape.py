@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from src.errors import BarDataError
-from src.market.files.columns import price_roles
+from src.market.files import spellings
+from src.market.files.columns import key, price_roles
 from src.market.files.containers import Content
 from src.market.files.kinds import HEAD_BYTES, NoTable, utf16_codec
 from src.market.files.time_forms import cell_kind
@@ -218,15 +219,17 @@ def _header(
         names = [cell.strip() for cell in cells]
         if len(names) == width + 1 and not names[-1]:
             names = names[:-1]
-        if len(names) == width - 1 and price_roles(names) >= 3 and _is_index(data):
+        if len(names) == width - 1 and price_roles(names) >= 3 and _lacks_index_name(names, data):
             names = ["", *names]
         if len(names) < LEAST_CELLS or sum(bool(name) for name in names) == 0:
             titles += 1
             continue
-        if len(names) > width:
+        short = len(names) < width and price_roles(names) >= 3 and not _blank_from(data, len(names))
+        if short or len(names) > width:
             raise BarDataError(
-                f"{label}: its header names {len(names)} columns, but its rows have {width} cells. Export it again, or "
-                f"correct the header."
+                f"{label}: its header names {len(names)} columns, but its rows have {width} cells. If numbers are "
+                f"written with commas, as in 6,850.25 or 6850,25, export it with another separator or with quotes. "
+                f"Otherwise correct the header."
             )
         found.append(tuple(names + [""] * (width - len(names))))
     if titles:
@@ -234,5 +237,16 @@ def _header(
     return tuple(found)
 
 
-def _is_index(data: list[list[str]]) -> bool:
-    return bool(data) and cell_kind(data[0][0]) is not None
+def _blank_from(data: list[list[str]], place: int) -> bool:
+    """Whether the rows have nothing from a column on, as where each line ends in a separator."""
+    return not any(cell.strip() for row in data for cell in row[place:])
+
+
+def _lacks_index_name(names: list[str], data: list[list[str]]) -> bool:
+    """Whether the rows begin with a cell more than the header: a row's number, or the time that is the index."""
+    named = [place for place, name in enumerate(names) if key(name) in (*spellings.WHOLE, *spellings.DATE)]
+    row = data[0]
+    if not named:
+        return cell_kind(row[0]) == "full"
+    here, following = (cell_kind(row[place]) for place in (named[0], named[0] + 1))
+    return here not in ("full", "date") and following in ("full", "date", "digits")

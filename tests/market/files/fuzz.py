@@ -4,8 +4,8 @@
 
 prints a tally as JSON. A case is a file of known bars in one dialect and container, damaged in one way: random bytes,
 random bytes behind the file's first ones, cut off at a random byte, or up to eight bits flipped. A bar counts as
-invented if its time and prices are in no row of the original; after flipped bits in a format without checksums as many
-lines (or values) may differ as were hit.
+invented if its time, prices and volume are in no row of the original; after flipped bits in a format without checksums
+as many lines (or values) may differ as were hit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNBOUNDED = ("parquet_zoned", "parquet_naive", "feather", "arrow_stream")
 MOST_SECONDS = 10.0
 MOST_WORDS = 1_500
 
-Bar = tuple[int, float, float, float, float]
+Bar = tuple[int, float, float, float, float, float]
 
 
 @dataclass
@@ -60,6 +60,8 @@ class Original:
     plain: bytes
     packed: bytes
     bars: frozenset[Bar]
+    promises: bool
+    """Whether its times are instants or of a promised zone."""
 
 
 def bars_of(tables: list[FileRows]) -> list[Bar]:
@@ -67,8 +69,8 @@ def bars_of(tables: list[FileRows]) -> list[Bar]:
     found: list[Bar] = []
     for table in tables:
         known = (table.time_ns != NO_TIME) & np.isfinite(table.prices).all(axis=1)
-        for ns, prices in zip(table.time_ns[known].tolist(), table.prices[known].tolist(), strict=True):
-            found.append((ns, *prices))
+        rows = np.column_stack([table.prices[known], np.nan_to_num(table.volume[known], nan=-1.0)])
+        found.extend((ns, *row) for ns, row in zip(table.time_ns[known].tolist(), rows.tolist(), strict=True))
     return found
 
 
@@ -99,7 +101,9 @@ def original(name: str, container: str, seed: int, folder: Path) -> Original:
     packed = compressed(plain, container, dialect.file_name)
     file = folder / (dialect.file_name if container == "plain" else f"{dialect.file_name}.{container}")
     file.write_bytes(packed)
-    return Original(name, container, file.name, plain, packed, frozenset(bars_of(read_tables(file))))
+    tables = read_tables(file)
+    promises = any(table.claim.instant or table.claim.zone is not None for table in tables)
+    return Original(name, container, file.name, plain, packed, frozenset(bars_of(tables)), promises)
 
 
 def damaged(whole: Original, kind: str, rng: np.random.Generator) -> bytes:
@@ -155,6 +159,10 @@ def judge(whole: Original, kind: str, data: bytes, file: Path) -> tuple[str, str
     bars = bars_of(tables)
     invented = [bar for bar in bars if bar not in whole.bars]
     most = allowed(whole, kind, data)
+    if whole.promises and not any(table.claim.instant or table.claim.zone for table in tables):
+        # The columns that promised a zone are damaged, and others were read that promise none: the bars must tell.
+        prices = {bar[1:] for bar in whole.bars}
+        invented = [bar for bar in invented if bar[1:] not in prices]
     if most is not None and len(invented) > most:
         return "invented", f"{len(invented)} bars are not in the original, {most} may differ; first {invented[0]}"
     if invented:

@@ -122,6 +122,15 @@ def test_a_short_file_without_volume_or_promise_is_asked_about_with_the_options(
     read_right(rows, twin_opens(5), zone="America/New_York", stamp="open")
 
 
+def test_a_step_that_comes_a_bar_late_is_asked_about_with_the_reading_whose_hours_fit():
+    opens = np.append(twin_opens(5), pd.Timestamp("2025-11-04 16:00").value + np.arange(4) * 5 * MINUTE_NS)
+    volume = (*TWIN_VOLUME[:12], 1600, *TWIN_VOLUME[12:16], 3000, 3000, 3000, 3000)
+    with pytest.raises(BarDataError, match="do not show which clock") as caught:
+        measure_clock([table(opens, volume, zone="America/Chicago")])
+    for stamp, closed in (("open", 0), ("close", 1)):
+        assert f"--timezone America/Chicago --stamp {stamp} ({closed} of 21 bars" in str(caught.value)
+
+
 def test_tick_counts_prove_no_cash_open():
     rows = table(twin_opens(5), TWIN_VOLUME, zone="America/New_York+07:00", kind="ticks")
     with pytest.raises(BarDataError, match=r"--timezone"):
@@ -373,3 +382,23 @@ def test_real_bars_in_other_zones_are_read_right(shared_data):
     opens = pd.DatetimeIndex(lean["datetime"]).as_unit("ns").asi8
     rows = table(opens, lean["volume"], zone="Australia/Sydney", stamp="close", interval_min=1)
     assert "Australia/Sydney" in read_right(rows, opens, 1)
+
+
+def test_releases_at_the_end_of_a_file_of_nights_are_not_taken_for_the_cash_open():
+    bars = month(days=14)
+    local = pd.DatetimeIndex(bars.open_ns, tz="UTC").tz_convert("America/New_York")
+    minute = local.hour.to_numpy() * 60 + local.minute.to_numpy()
+    night = (minute < 570) | (minute >= 1080)
+    volume = np.where((minute >= 510) & (minute < 570), 6.0, 1.0) * bars.volume
+    with pytest.raises(BarDataError, match="--timezone America/Chicago --stamp open"):
+        measure_clock([table(bars.open_ns[night], volume[night], zone="America/Chicago")])
+
+
+def test_more_is_asked_where_few_bars_follow_one_another():
+    opens, volume = twin_opens(5), np.array(TWIN_VOLUME)
+    # The same evidence, but most bars stand alone in the night between.
+    alone = pd.Timestamp("2025-11-04 01:30").value + np.cumsum(np.tile([10, 20, 35], 10)) * MINUTE_NS
+    opens, volume = np.append(opens, alone), np.append(volume, np.full(len(alone), 500))
+    order = np.argsort(opens)
+    with pytest.raises(BarDataError, match="do not show which clock"):
+        measure_clock([table(opens[order], volume[order], zone="America/Chicago")], interval_ns=5 * MINUTE_NS)

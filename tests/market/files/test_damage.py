@@ -191,6 +191,8 @@ def refused_link(folder: Path) -> str:
         (b"date,open,high,low,close,volume\n" + b"03/04/2025 10:00,1,2,0.5,1.5,7\n" * 9, "day/month or month/day"),
         (b"date;open;high;low;close;volume\n" + b"2025-03-04 10:00;6,850;6,851;6,849;6,850;2\n" * 9, "decimal mark"),
         (b"date,open,high,low,close,close,volume\n" + b"2025-03-04 10:00,1,2,0.5,1.5,1,7\n" * 9, "occurs twice"),
+        (b"date,open,high,low,close,volume\n" + b"2025-03-04 10:00,6,851,6,852,6,849,6,850,7\n" * 9, "have 10 cells"),
+        (b"date,open,high,low,close,volume\n" + b"2025-03-04 10:00,1,2,0.5,1.5,7,9\n" * 9, "rows have 7 cells"),
         (b"date,open,high,volume,n,m\n" + b"2025-03-04 10:00,1,2,0.5,1.5,7\n" * 9, "columns missing: low, close"),
         (b"2025-03-04 10:00,50,51,52,53,1\n2025-03-04 10:05,53,52,51,50,1\n" * 9, "the order of its four"),
     ],
@@ -212,6 +214,34 @@ def test_lines_that_are_no_rows_are_noted_and_a_damaged_row_stays_as_an_empty_on
     notes = " ".join(table.notes)
     for word in ("comment", "header repeated", "incomplete last line", "1 rows do not have 8 cells"):
         assert word in notes
+
+
+def test_damaged_cells_change_neither_which_column_is_the_volume_nor_whose_clock_is_read(tmp_path: Path) -> None:
+    lines = plain("iqfeed", 60).decode().splitlines()
+    for row in (3, 9, 20, 33, 47):
+        cells = lines[row].split(",")
+        lines[row] = ",".join((*cells[:5], cells[5][:1] + "#" + cells[5][2:], *cells[6:]))
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    np.testing.assert_array_equal(rows.volume, walk(60, 5, 3).volume)
+    lines = plain("algoseek", 60).decode().splitlines()
+    for row in (5, 6):
+        lines[row] = lines[row].replace("00000,", "0p000,", 1)
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    assert rows.claim.zone == "UTC"
+    assert rows.time_ns[0] == walk(60, 5, 3).open_ns[0]
+    lines[0] = lines[0].replace("UTCTime", "UTCTiem")
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    assert rows.claim.zone is None
+
+
+def test_an_index_without_a_name_in_the_header_is_seen(tmp_path: Path) -> None:
+    rows = [line.split(",") for line in plain("iso_utc", 20).decode().splitlines()[1:]]
+    numbered = ["Date,Open,High,Low,Close,Volume", *(f"{k},{','.join(row)}" for k, row in enumerate(rows)), ""]
+    timed = ["Open,High,Low,Close,Volume", *(",".join(row) for row in rows), ""]
+    for lines in (numbered, timed):
+        table = one(written(tmp_path, "ES.csv", "\n".join(lines).encode()))
+        np.testing.assert_array_equal(table.prices, walk(20, 5, 3).prices)
+        np.testing.assert_array_equal(table.time_ns, walk(20, 5, 3).open_ns)
 
 
 def test_a_price_cut_off_at_the_end_of_the_file_is_not_read(tmp_path: Path) -> None:

@@ -172,10 +172,10 @@ def needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-def test_bars_of_two_weeks_read_back_equal(name: str, tmp_path: Path) -> None:
+def test_bars_of_a_week_read_back_equal(name: str, tmp_path: Path) -> None:
     needs(name)
     seed = sorted(DIALECTS).index(name)
-    bars = walk(2_000, 5, seed, "2024-03-04T00:00")
+    bars = walk(1_380, 5, seed, "2024-03-04T00:00")
     assert_equal_to(read_back(name, bars, CONTAINERS[seed % len(CONTAINERS)], tmp_path), name, bars)
 
 
@@ -224,6 +224,26 @@ def test_times_of_json_lines_keep_their_offset(ending: str, tmp_path: Path) -> N
     rows = one(tmp_path / "ES.jsonl")
     assert rows.claim.instant
     assert pd.Timestamp(int(rows.time_ns[0])).hour == (19 if ending == "-05:00" else 14)
+
+
+@pytest.mark.parametrize(
+    ("name", "zone"),
+    [
+        ("datetime_utc", "UTC"),
+        ("Gmt time", "UTC"),
+        ("Time (UTC)", "UTC"),
+        ("Time (UTC-5)", "Etc/GMT+5"),
+        ("time GMT+02:00", "Etc/GMT-2"),
+        ("Date (ET)", "America/New_York"),
+        ("timestamp_ct", "America/Chicago"),
+        ("datetime", None),
+    ],
+)
+def test_a_time_columns_name_may_promise_a_zone(name: str, zone: str | None, tmp_path: Path) -> None:
+    lines = [f"{name},open,high,low,close,volume", *(f"2025-11-03 14:{k:02d},1,2,0.5,1.5,7" for k in range(9))]
+    (tmp_path / "bars.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    claim = one(tmp_path / "bars.csv").claim
+    assert (claim.instant, claim.zone) == (False, zone)
 
 
 class TestSharedFiles:
