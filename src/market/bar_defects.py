@@ -125,10 +125,18 @@ class _Marks:
             self.kind[self.sound()[bad]] = KINDS.index(name)
 
 
-def check_rows(rows: BarRows, contract: Contract, interval_min: int | None, *, any_tick: bool = False) -> Findings:
+def check_rows(
+    rows: BarRows,
+    contract: Contract,
+    interval_min: int | None,
+    *,
+    any_tick: bool = False,
+    interval_ns: int | None = None,
+) -> Findings:
     """Check every row of one table; each row gets at most one defect.
 
     `any_tick`: off-tick prices are never a defect, however many (an adjusted series that the user accepts).
+    `interval_ns` is the bar's length where other tables tell it: the table itself is too sparse to.
     """
     marks = _Marks(len(rows))
     no_volume = not (rows.volume > 0).any() and not (rows.volume < 0).any()
@@ -141,7 +149,7 @@ def check_rows(rows: BarRows, contract: Contract, interval_min: int | None, *, a
     marks.among_sound("unsorted time", _out_of_order(rows.open_ns[sound], rows.contract[sound]))
     _mark_duplicates(marks, rows)
     times = rows.open_ns[marks.sound()]
-    interval_ns, problem = _interval_ns(times, interval_min)
+    interval_ns, problem = _interval_ns(times, interval_min) if interval_ns is None else (interval_ns, "")
     if not problem:
         marks.among_sound("mixed interval", _of_another_interval(times, interval_ns))
     return Findings(marks.kind, marks.column, interval_ns, problem, off_tick, no_volume)

@@ -28,6 +28,7 @@ MOST_NAMED = 8
 """Files that `Bars.source` names."""
 MINUTE_NS = 60_000_000_000
 _LONGEST_STEP_S = 7 * 86_400
+_PLAIN_STEPS, _PLAIN_FRAC = 20, 0.5
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,16 @@ def _may_hold(root: str | None, mini: str) -> bool:
     return root is None or root not in CONTRACTS or mini in (root, CONTRACTS[root].parent)
 
 
-def read_bars(files: Sequence[Path], path: Path, contract: Contract, options: ReadOptions) -> Bars:
+def read_bars(
+    files: Sequence[Path], path: Path, contract: Contract, options: ReadOptions, skipped: Sequence[Path] = ()
+) -> Bars:
     """The bars in these files, which the user gave as `path`; not yet placed in sessions.
 
+    `skipped` are files of the same folder that were not read, because their names say another market.
     Raises BarDataError for anything that cannot be used, naming file, row, value and fix.
     """
     tables, market = choose_market(read_files(files, path), contract)
-    about = _About.of(tables, market)
+    about = _About.of(tables, market, skipped)
     findings: list[Finding] = []
     for table in tables:
         findings += check_adjusted(table, contract, accept=options.accept_adjusted)
@@ -67,16 +71,17 @@ def read_bars(files: Sequence[Path], path: Path, contract: Contract, options: Re
     groups = _groups(tables)
     del tables  # rows of a long file are large: each table is let go once it is checked
     while groups:
-        group, interval_ns = groups.pop(0)
-        clock = _clock_of(group, interval_ns, contract, options)
+        group = groups.pop(0)
+        clock = _clock_of(group, contract, options)
         clocks.append(clock)
-        while group:
-            table = group.pop(0)
-            sound = _checked_rows(bar_rows(table, utc_opens(table, clock, interval_ns)), contract, options)
+        while group.tables:
+            table, sparse = group.tables.pop(0), group.sparse.pop(0)
+            rows = bar_rows(table, utc_opens(table, clock, group.interval_ns))
+            sound = _checked_rows(rows, contract, options, group.interval_ns if sparse else None)
             findings += sound.findings
             dropped.update(sound.dropped)
             parts.append(_part(table, sound))
-            del table, sound
+            del table, rows, sound
     pa.default_memory_pool().release_unused()  # the times as text, which messages about rows quoted
     joined = join_contracts(parts, contract, accept_adjusted=options.accept_adjusted)
     del parts
@@ -94,12 +99,12 @@ class _About:
     market: MarketReading
 
     @classmethod
-    def of(cls, tables: Sequence[FileRows], market: MarketReading) -> _About:
+    def of(cls, tables: Sequence[FileRows], market: MarketReading, skipped: Sequence[Path]) -> _About:
         dialects = Counter(f"{table.dialect} ({table.dialect_why})" for table in tables)
         return cls(
             files=tuple(dict.fromkeys(str(table.file) for table in tables)),
             dialects=tuple(f"{what}, {count} tables" if count > 1 else what for what, count in dialects.items()),
-            notes=tuple(dict.fromkeys(note for table in tables for note in table.notes)),
+            notes=tuple(dict.fromkeys((*(note for table in tables for note in table.notes), *_skipped_words(skipped)))),
             market=market,
         )
 
@@ -115,60 +120,108 @@ class _About:
         )
 
 
-def _groups(tables: Sequence[FileRows]) -> list[tuple[list[FileRows], int]]:
-    """Tables whose clock is measured together, and their interval: those of one claim and interval."""
+def _skipped_words(skipped: Sequence[Path]) -> tuple[str, ...]:
+    if not skipped:
+        return ()
+    names = ", ".join(file.name for file in skipped[:MOST_NAMED])
+    more = f" and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
+    return (f"files of the folder whose names say another market are not read: {names}{more}",)
+
+
+_Claim = tuple[bool, str | None, Stamp | None]
+"""What decides that tables share a clock: instants or not, zone, stamp."""
+
+
+@dataclass
+class _Group:
+    """Tables whose clock is measured together: those of one claim and interval."""
+
+    interval_ns: int
+    tables: list[FileRows]
+    sparse: list[bool]
+    """Of each table, whether its interval is that of the others because it is too sparse to tell."""
+
+
+def _groups(tables: Sequence[FileRows]) -> list[_Group]:
     steps = [_step_of(table) for table in tables]
-    usual = Counter(step for step in steps if step).most_common(1)
-    groups: dict[tuple[object, ...], list[FileRows]] = {}
+    usual: Counter[tuple[_Claim, int]] = Counter()
     for table, step in zip(tables, steps, strict=True):
-        interval_ns = step or (usual[0][0] if usual else MINUTE_NS)
-        claim = table.claim
-        groups.setdefault((claim.instant, claim.zone, claim.stamp, interval_ns), []).append(table)
-    return [(group, int(str(key[-1]))) for key, group in groups.items()]
+        if step.plain:
+            usual[_claim_of(table), step.ns] += len(table)
+    groups: dict[tuple[_Claim, int], _Group] = {}
+    for table, step in zip(tables, steps, strict=True):
+        claim = _claim_of(table)
+        plain = next((ns for (other, ns), _ in usual.most_common() if other == claim), None)
+        sparse = not step.plain and plain is not None
+        interval_ns = step.ns if step.plain or plain is None else plain
+        group = groups.setdefault((claim, interval_ns), _Group(interval_ns, [], []))
+        group.tables.append(table)
+        group.sparse.append(sparse)
+    return list(groups.values())
 
 
-def _step_of(table: FileRows) -> int:
-    """The commonest step between a table's times, nanoseconds; 0 if it has too few times to tell."""
+def _claim_of(table: FileRows) -> _Claim:
+    return table.claim.instant, table.claim.zone, table.claim.stamp
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The commonest step between a table's times, nanoseconds, and whether it is plainly the interval."""
+
+    ns: int
+    plain: bool
+
+
+def _step_of(table: FileRows) -> _Step:
     times = table.time_ns[table.time_ns != NO_TIME] if (table.time_ns == NO_TIME).any() else table.time_ns
     steps = np.diff(times)
     if (steps < 0).any():
         steps = np.diff(np.sort(times))
     seconds = steps // 1_000_000_000
     counts = np.bincount(seconds[(seconds > 0) & (seconds <= _LONGEST_STEP_S)])
-    return int(counts.argmax()) * 1_000_000_000 if counts.sum() > 1 else 0
+    if not counts.size:
+        return _Step(MINUTE_NS, plain=False)
+    most = int(counts.argmax())
+    return _Step(most * 1_000_000_000, plain=counts[most] >= max(_PLAIN_STEPS, _PLAIN_FRAC * counts.sum()))
 
 
-def _clock_of(group: list[FileRows], interval_ns: int, contract: Contract, options: ReadOptions) -> ClockReading:
+def _clock_of(group: _Group, contract: Contract, options: ReadOptions) -> ClockReading:
     try:
-        return measure_clock(group, zone=options.timezone, stamp=options.stamp, interval_ns=interval_ns)
+        return _measured(group.tables, group.interval_ns, options)
     except BarDataError:
         # Columns, rows and intervals that are wrong have no clock: that is said instead, or the bad rows are dropped.
-        kept = [_kept(table, contract, options) for table in group]
-        if all(len(rows) == len(table) for rows, table in zip(kept, group, strict=True)):
+        pairs = zip(group.tables, group.sparse, strict=True)
+        kept = [_kept(table, contract, options, group.interval_ns if sparse else None) for table, sparse in pairs]
+        if all(len(rows) == len(table) for rows, table in zip(kept, group.tables, strict=True)):
             raise
-    return measure_clock(kept, zone=options.timezone, stamp=options.stamp, interval_ns=interval_ns)
+    return _measured(kept, group.interval_ns, options)
 
 
-def _kept(table: FileRows, contract: Contract, options: ReadOptions) -> FileRows:
+def _measured(tables: Sequence[FileRows], interval_ns: int, options: ReadOptions) -> ClockReading:
+    return measure_clock(tables, zone=options.timezone, stamp=options.stamp, interval_ns=interval_ns)
+
+
+def _kept(table: FileRows, contract: Contract, options: ReadOptions, interval_ns: int | None) -> FileRows:
     """The table without the rows that repair drops, for measuring; what is wrong with it otherwise is raised."""
     rows = bar_rows(table, table.time_ns)
     if not options.repair:
         refuse_columns(rows, contract)
-    found = check_rows(rows, contract, options.interval_min, any_tick=True)
+    found = check_rows(rows, contract, options.interval_min, any_tick=True, interval_ns=interval_ns)
     if found.interval_problem:
         raise BarDataError(f"{rows.label}: {found.interval_problem}.")
     if options.repair or table.claim.instant:  # a wall clock repeats an hour a year: its order is no defect
-        rows = _checked_rows(rows, contract, options).rows
+        rows = _checked_rows(rows, contract, options, interval_ns).rows
     return replace(table, time_ns=rows.open_ns, prices=rows.prices, volume=rows.volume)
 
 
-def _checked_rows(rows: BarRows, contract: Contract, options: ReadOptions) -> SoundRows:
+def _checked_rows(rows: BarRows, contract: Contract, options: ReadOptions, interval_ns: int | None) -> SoundRows:
     return sound_rows(
         rows,
         contract,
         repair=options.repair,
         interval_min=options.interval_min,
         any_tick=options.accept_adjusted,
+        interval_ns=interval_ns,
     )
 
 

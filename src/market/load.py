@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed
     choices = {name: getattr(settings, name) for name in TABLE_KEYS}
     choices |= {"market": contract.symbol, "trading_hours": trading_hours}
     cache = TableCache.of_user()
-    key = key_of(settings.path or DEFAULT_FOLDER, source_files(settings.path, contract), choices)
+    key = _key(settings.path, contract, choices)
     tables = None if key is None else cache.load(key)
     if tables is not None:
         return tables
@@ -60,9 +61,14 @@ def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed
         bars = synthetic_bars(contract.symbol, settings.synthetic_sessions, settings.synthetic_interval_min, seed)
         logger.warning("no bars of %s in %s/: these are SYNTHETIC bars", contract.symbol, DEFAULT_FOLDER)
     tables = build_tables(bars, settings, trading_hours=trading_hours)
-    if key is not None and not bars.synthetic:
-        cache.store(key, tables)
+    if key is not None and not bars.synthetic and key == _key(settings.path, contract, choices):
+        cache.store(key, tables)  # of a file that changed while it was read nobody knows which content they are of
     return tables
+
+
+def _key(path: Path | None, contract: Contract, choices: Mapping[str, Any]) -> str | None:
+    files, skipped = source_files(path, contract)
+    return key_of(path or DEFAULT_FOLDER, files, {**choices, "skipped": [str(file) for file in skipped]})
 
 
 def build_tables(
@@ -111,31 +117,29 @@ def load_bars(
     """
     contract = get_contract(market)
     place = DEFAULT_FOLDER if path is None else Path(path)
-    files = source_files(path, contract)
+    files, skipped = source_files(path, contract)
     if path is None and not files:
         return None
     options = ReadOptions(repair, interval_min, timezone, stamp, adjusted == "accept")
-    return resampled(read_bars(files, place, contract, options), interval_min)
+    return resampled(read_bars(files, place, contract, options, skipped), interval_min)
 
 
-def source_files(path: Path | None, contract: Contract) -> list[Path]:
-    """The files to read: those of a folder whose names do not say another market. Without a path those of data/,
-    which may have none.
+def source_files(path: Path | None, contract: Contract) -> tuple[list[Path], list[Path]]:
+    """The files to read, and those of the folder that are not read because their names say another market.
 
-    Raises BarDataError for a path that does not exist or a folder that holds no file for the market.
+    Without a path those of data/, which may have none. Raises BarDataError for a path that does not exist or a folder
+    that holds no file for the market.
     """
     place = DEFAULT_FOLDER if path is None else Path(path)
-    if path is None and not place.is_dir():
-        return []
     if not place.is_dir():
-        return bar_files(place)
+        return ([] if path is None else bar_files(place)), []
     try:
         held = bar_files(place)
     except BarDataError:
         if path is None:
-            return []
+            return [], []
         raise
     files = files_of_market(held, contract)
     if not files and path is not None:
         raise BarDataError(nothing_of_several(held, contract))
-    return files
+    return files, [file for file in held if file not in files]

@@ -94,16 +94,22 @@ class SoundRows:
 
 
 def sound_rows(
-    rows: BarRows, contract: Contract, *, repair: bool = False, interval_min: int | None = None, any_tick: bool = False
+    rows: BarRows,
+    contract: Contract,
+    *,
+    repair: bool = False,
+    interval_min: int | None = None,
+    any_tick: bool = False,
+    interval_ns: int | None = None,
 ) -> SoundRows:
     """Check rows, round a handful of off-tick prices, drop what may be dropped, and sort by time.
 
     `repair` drops every bad row; without it only repeats of a row are dropped. `any_tick` rounds off-tick prices
-    however many they are: an adjusted series that the user accepts.
+    however many they are: an adjusted series that the user accepts. `interval_ns` as for `check_rows`.
     Raises RowDefects for a fault of a column (with `repair`: of most of its rows), for a bad row without `repair`, for
     repair that would drop more than half of the rows, and for an interval that does not fit.
     """
-    found = check_rows(rows, contract, interval_min, any_tick=any_tick)
+    found = check_rows(rows, contract, interval_min, any_tick=any_tick, interval_ns=interval_ns)
     _refuse_columns(rows, found, contract, repair=repair)
     counts = found.tally()
     if not repair and counts.keys() - HARMLESS:

@@ -69,6 +69,27 @@ def test_files_that_overlap_are_joined_where_they_agree_and_else_refused_with_bo
         load_bars(tmp_path, "ES")
 
 
+def test_a_contract_that_hardly_trades_takes_the_interval_of_the_others(tmp_path):
+    slots = scheduled_slots(6, 1)
+    rng = np.random.default_rng(4)
+    thin = np.sort(rng.choice(slots[: len(slots) // 2], 40, replace=False))
+    write_csv(bar_table(walk_bars(slots, interval_min=1)), tmp_path / "ESM4.csv")
+    write_csv(bar_table(walk_bars(thin, interval_min=1, seed=1)), tmp_path / "ESU4.csv")
+    write_csv(bar_table(walk_bars(thin[:1], interval_min=1, seed=1)), tmp_path / "ESZ4.csv")
+    bars = load_bars(tmp_path, "ES")
+    assert (bars.interval_s, len(bars), bars.contract_names) == (60, len(slots), ("ESM4",))
+    left_out = next(finding for finding in bars.reading.findings if finding.count == 41)
+    assert "ESU4 40, ESZ4 1" in left_out.where
+
+
+def test_files_that_are_named_for_another_market_are_not_read_and_that_is_said(tmp_path):
+    save(tmp_path, "ES_5m.csv")
+    (tmp_path / "NQ_5m.csv").write_text("not bars at all")
+    bars = load_bars(tmp_path, "ES")
+    assert len(bars) == len(SLOTS)
+    assert any("NQ_5m.csv" in note for note in bars.reading.notes)
+
+
 def test_files_of_different_intervals_are_refused(tmp_path):
     save(tmp_path, "ES_1.csv", end=300)
     save(tmp_path, "ES_2.csv", interval=1, start=1380)

@@ -139,6 +139,18 @@ def test_a_changed_file_of_the_same_size_and_time_is_read(folder, path, monkeypa
     assert len(entries(folder)) == 2
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_kept(folder, path, monkeypatch):
+    real = load.load_bars
+
+    def changed_before(*args: object, **options: object) -> object:
+        path.write_bytes(path.read_bytes() + b"\n")
+        return real(*args, **options)
+
+    monkeypatch.setattr(load, "load_bars", changed_before)
+    tables_of(path)
+    assert entries(folder) == []
+
+
 def test_other_source_code_or_another_calendar_has_its_own_entry(folder, path, monkeypatch, tmp_path):
     tables_of(path)
     monkeypatch.setattr(table_cache, "_code_version", lambda: "other")

@@ -23,6 +23,8 @@ OFFSETS_GIVEN = 6.0
 """What an offset in the times counts for."""
 
 _LONGEST_SPAN_NS = 20 * 366 * 86_400_000_000_000
+_MARGIN_NS = 400 * 86_400_000_000_000
+_MOST_VOLUME = 1e12  # more is damage, and sums of it overflow
 _OUTSIDE = np.iinfo(np.int64).min
 _MANY_CYCLES, _FEWEST_KEPT, _HOPELESS = 600, 12, 100.0
 
@@ -88,14 +90,17 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     times = np.concatenate([one.time_ns for one in rows])
     volume = np.concatenate([one.volume for one in rows])
     known = times != NO_TIME
-    times, volume = times[known], np.nan_to_num(np.maximum(volume[known], 0.0))
+    times, volume = times[known], volume[known]
+    volume = np.where((volume > 0) & (volume <= _MOST_VOLUME), volume, 0.0)
     if times.size == 0:
         raise BarDataError(f"{label}: none of its rows has a readable time. Export the file again.")
     bars = len(times)
-    near = np.abs(times - int(np.median(times))) < _LONGEST_SPAN_NS
-    if volume.any():
-        near &= volume > 0  # bars without a trade may be filled in, closed hours included
-    times, volume = times[near], volume[near]
+    if (volume > 0).any():
+        # Bars without a trade may be filled in, closed hours included.
+        times, volume = times[volume > 0], volume[volume > 0]
+    if int(times.max()) - int(times.min()) > _LONGEST_SPAN_NS:
+        near = _of_one_era(times)
+        times, volume = times[near], volume[near]
     # Ticks are counted where quotes change, which is not where contracts trade: their steps prove nothing.
     traded = all(one.volume_kind == "contracts" for one in rows)
     grid = MinuteGrid(times, volume if traded and volume.any() else None)
@@ -109,6 +114,15 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
         bars=bars,
         solid_frac=solid_frac,
     )
+
+
+def _of_one_era(times: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """All but a few damaged times decades away: the calendar and the zones of all years between would be read; bool[n]."""
+    last = len(times) - 1
+    places = (last // 100, last // 2, last - last // 100)
+    low, middle, high = np.partition(times, places)[list(places)]
+    edges = max(low, middle - _LONGEST_SPAN_NS) - _MARGIN_NS, min(high, middle + _LONGEST_SPAN_NS) + _MARGIN_NS
+    return (times >= edges[0]) & (times <= edges[1])
 
 
 def _usual_step(times: NDArray[np.int64], interval_ns: int | None) -> tuple[int, float]:

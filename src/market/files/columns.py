@@ -233,7 +233,7 @@ def _volume_columns(
 ) -> tuple[tuple[int, ...], VolumeKind]:
     real = _one_of(spellings.VOLUME, keys, names, label)
     ticks = _one_of(spellings.TICKS, keys, names, label)
-    if real is not None and (ticks is None or _any_positive(sample, real)):
+    if real is not None and (ticks is None or _mostly_positive(sample, real)):
         return (real,), "contracts"
     if ticks is not None:
         return (ticks,), "ticks"
@@ -243,8 +243,8 @@ def _volume_columns(
     return (), "none"
 
 
-def _any_positive(sample: list[list[str]], place: int) -> bool:
-    return any(re.search(r"[1-9]", row[place]) is not None for row in sample if place < len(row))
+def _mostly_positive(sample: list[list[str]], place: int) -> bool:
+    return _most(_cells(sample, place), lambda cell: re.search(r"[1-9]", cell) is not None)
 
 
 def _instrument_columns(keys: list[str], sample: list[list[str]]) -> tuple[int, ...]:

@@ -53,8 +53,8 @@ def dbn_rows(content: Content) -> list[FileRows]:
         mappings = metadata.mappings
         schema = str(metadata.schema or "")
         symbols = [str(symbol) for symbol in metadata.symbols]
-    # The library is compiled and raises its own kinds for damaged bytes, a Rust panic among them.
-    except (Exception, BaseException) as error:
+    # The library is compiled; what a panic of it raises is no Exception.
+    except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise _damaged(content.label, one_line(error)) from error

@@ -305,6 +305,16 @@ def test_rows_without_a_readable_time_stay_so_and_none_at_all_is_an_error():
         measure_clock([replace(rows, time_ns=np.full(18, NO_TIME))])
 
 
+def test_damaged_rows_do_not_hide_the_clock():
+    bars = month()
+    rows = table(bars.open_ns, bars.volume, zone="America/Chicago")
+    times, volume = rows.time_ns.copy(), rows.volume.copy()
+    times[7], times[11], times[13] = pd.Timestamp("1981-01-01").value, pd.Timestamp("2099-12-31").value, NO_TIME
+    volume[[3, 4, 5, 6]] = np.nan, np.inf, -5.0, 1e300
+    reading = measure_clock([replace(rows, time_ns=times, volume=volume)])
+    assert (reading.zone, reading.stamp, reading.chosen.closed) == ("America/Chicago", "open", 0)
+
+
 def test_tables_of_one_claim_are_measured_together():
     opens = twin_opens(5)
     parts = [table(opens[k], np.array(TWIN_VOLUME)[k], zone="America/Chicago") for k in (slice(0, 9), slice(9, 17))]

@@ -216,6 +216,17 @@ def test_lines_that_are_no_rows_are_noted_and_a_damaged_row_stays_as_an_empty_on
         assert word in notes
 
 
+@pytest.mark.parametrize(("real", "kind"), [(1, "ticks"), (60, "contracts")])
+def test_metatrader_counts_contracts_only_where_most_bars_have_real_volume(
+    real: int, kind: str, tmp_path: Path
+) -> None:
+    lines = plain("mt5", 60).decode().splitlines()
+    lines[1 : 1 + real] = [line.replace("\t0\t1", "\t55\t1") for line in lines[1 : 1 + real]]
+    rows = one(written(tmp_path, "ES.csv", "\n".join([*lines, ""]).encode()))
+    assert rows.volume_kind == kind
+    assert rows.volume[20] == (walk(60, 5, 3).volume[20] if kind == "ticks" else 55)
+
+
 def test_damaged_cells_change_neither_which_column_is_the_volume_nor_whose_clock_is_read(tmp_path: Path) -> None:
     lines = plain("iqfeed", 60).decode().splitlines()
     for row in (3, 9, 20, 33, 47):
