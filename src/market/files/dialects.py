@@ -146,12 +146,12 @@ def _algoseek(facts: Facts) -> Dialect | None:
 
 @_rule
 def _metatrader(facts: Facts) -> Dialect | None:
-    five = facts.has("date", "tickvol") or facts.has("date", "tickvolume", "spread")
+    five = facts.has("date", "tickvol") or facts.has("date", "vol", "spread")
     four = not facts.keys and facts.time_like(r"\d{4}\.\d\d\.\d\d \d\d:\d\d(:\d\d)?")
     if not five and not four:
         return None
     name, why = (
-        ("MetaTrader 5 export", "the column <TICKVOL>")
+        ("MetaTrader 5 export", "the columns <TICKVOL>, <VOL> and <SPREAD>")
         if five
         else ("MetaTrader export", "times such as 2025.11.03,23:40")
     )
