@@ -117,7 +117,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
 
 
 def _of_one_era(times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """All but a few damaged times decades away: the calendar and the zones of all years between would be read; bool[n]."""
+    """All but a few damaged times decades away, bool[n]: the calendar and zones of every year between would be read."""
     last = len(times) - 1
     places = (last // 100, last // 2, last - last // 100)
     low, middle, high = np.partition(times, places)[list(places)]
