@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from src.evidence import benchmarks
 from src.evidence.benchmarks import Comparison, ListRecency, Result, measure
+from src.evidence.speed import bars
+from src.market import table_cache
+from src.market.load import load_bars
+from src.market.table_cache import FOLDER_VARIABLE
 
 
 class Clock:
@@ -127,3 +132,18 @@ def test_the_common_way_it_compares_with_keeps_recency() -> None:
     assert common.get(0) == [0]
     assert common.get(7) is None
     assert common.order == [1, 2, 0]
+
+
+def test_the_files_of_bars_that_are_timed_are_read_without_a_defect_and_from_the_cache_the_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(table_cache, "WORTH_BYTES", 0)
+    written = {form: bars.write_bars(tmp_path / f"ES.{form}", 30_000) for form in bars.FORMS}
+    found = {form: load_bars(tmp_path / f"ES.{form}", "ES") for form in bars.FORMS}
+    assert {form: len(each or ()) for form, each in found.items()} == written
+    assert len({each.fingerprint for each in found.values() if each is not None}) == 1
+    assert all(each is not None and each.reading is not None and not each.reading.findings for each in found.values())
+    first, second = (bars.load_once(tmp_path / "ES.parquet") for _ in range(2))
+    assert first["bars"] == second["bars"] == written["parquet"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -104,9 +105,15 @@ def load_once(path: Path) -> dict[str, float]:
     began, processor = time.perf_counter(), time.process_time()
     tables = load_market(DataSettings(path=path), "ES", trading_hours="rth", seed=0)
     seconds, processor_s = time.perf_counter() - began, time.process_time() - processor
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"bars": len(tables.bars), "seconds": seconds, "processor_s": processor_s, "peak_gb": peak / 1e9}
+    return {"bars": len(tables.bars), "seconds": seconds, "processor_s": processor_s, "peak_gb": _peak_bytes() / 1e9}
+
+
+def _peak_bytes() -> int:
+    """Peak resident memory of this process. Linux's `ru_maxrss` counts that of the process it was started by, too."""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(sizes: Sequence[int]) -> list[Load]:
