@@ -62,7 +62,10 @@ COLUMN_REMEDIES: Mapping[str, str] = MappingProxyType(
         "duplicate time": (
             "several contracts or markets lie in one file: add a `contract` column that names each row's, or keep one"
         ),
-        "mixed interval": "bars of several intervals lie in one file: keep one interval",
+        "mixed interval": (
+            "the times are not on the grid of one bar interval: export bars of one interval, with times on whole "
+            "minutes such as 09:30:00"
+        ),
     }
 )
 """What is wrong, and the fix, where a defect is the column's."""

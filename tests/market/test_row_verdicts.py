@@ -81,6 +81,7 @@ COLUMN_FAULTS = {
     "volume gone": ({"volume": np.where(np.arange(N) < 600, np.nan, 5.0)}, "volume", "missing or", "in volume"),
     "two series": ({"open_ns": np.repeat(BARS.open_ns[: N // 2], 2)}, "time", "duplicate time", "`contract` column"),
     "unsorted": ({"open_ns": np.random.default_rng(1).permutation(BARS.open_ns)}, "time", "unsorted", "sort the file"),
+    "half minutes": ({"open_ns": BARS.open_ns + 30_000_000_000}, "time", "mixed interval", "times on whole minutes"),
 }
 
 
