@@ -345,3 +345,25 @@ def test_the_ten_one_minute_sessions_of_2022_are_usable_and_can_be_split(shared_
 def test_the_real_folder_holds_files_that_overlap_and_says_so(shared_data):
     with pytest.raises(BarDataError, match=r"cannot be joined|overlap"):
         load_market(DataSettings(path=shared_data), "NQ", trading_hours="rth", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "market", "bars", "contract"),
+    [
+        ("databento-python_GLBX.ohlcv-1m.dbn.zst", "ES", 4, "ESH1"),
+        ("nautilus_futures_ohlcv-1m_2024-05-09T09-55_2024-05-09T10-05.dbn.zst", "NQ", 10, "NQM4"),
+        ("nautilus_futures_ohlcv-1m_2026-01-09T20-55_2026-01-09T21-05.dbn.zst", "MES", 10, "ESH6"),
+        ("glbx-mdp3-20240701.ohlcv-1m.ESU4_NQU4.pretty.csv", "ES", 30, "ESU4"),
+        ("glbx-mdp3-20240701.ohlcv-1m.ESU4_NQU4.rawpx_symbols.csv", "NQ", 30, "NQU4"),
+    ],
+)
+def test_the_real_files_of_databento_give_the_contract_asked_for(shared_data, name, market, bars, contract):
+    if name.endswith(".zst"):
+        pytest.importorskip("databento_dbn")
+    found = load_bars(shared_data / "databento" / name, market)
+    assert (len(found), found.contract_names) == (bars, (contract,))
+
+
+def test_a_real_file_of_two_instruments_without_names_is_refused_with_the_way_to_get_names(shared_data):
+    with pytest.raises(BarDataError, match=r"2 instruments, named by number only.*map_symbols"):
+        load_bars(shared_data / "databento" / "glbx-mdp3-20240701.ohlcv-1m.ESU4_NQU4.raw.csv", "ES")
