@@ -403,7 +403,7 @@ def test_a_column_of_lists_is_no_column_of_prices(tmp_path):
 def test_a_contract_column_of_something_else_is_refused(tmp_path):
     long = bar_table(walk_bars(scheduled_slots(5)))
     long["contract"] = np.arange(len(long))
-    with pytest.raises(BarDataError, match=r"names 1,380 of them, all by number .* no column of contracts"):
+    with pytest.raises(BarDataError, match=r"has 1,380 distinct numbers .* does not hold contracts"):
         load_bars(write_csv(long, tmp_path / "ES.csv"), "ES")
 
 

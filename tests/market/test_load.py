@@ -93,7 +93,7 @@ def test_files_that_are_named_for_another_market_are_not_read_and_that_is_said(t
 def test_files_of_different_intervals_are_refused(tmp_path):
     save(tmp_path, "ES_1.csv", end=300)
     save(tmp_path, "ES_2.csv", interval=1, start=1380)
-    with pytest.raises(BarDataError, match="bars of 5 and of 1 minutes cannot be joined"):
+    with pytest.raises(BarDataError, match="bars of 5 and 1 minutes cannot be joined"):
         load_bars(tmp_path, "ES")
 
 

@@ -1,1 +1,1 @@
-"""Files of bars as vendors write them: recognise the dialect, measure the clock, choose the market, join contracts."""
+"""Read vendors' bar files: recognise the dialect, infer the clock, choose the market, join contracts."""

@@ -1,4 +1,4 @@
-"""Tell back-adjusted series by prices that nobody paid: off the tick, below zero, off the level, without roll gaps."""
+"""Detect back-adjusted series: prices off the tick grid, below zero or outside the traded range; rolls without gaps."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from src.market.files.rows import FileRows
 from src.market.sessions import Schedule
 
 OFF_TICK_SHARE = 0.01
-"""More off-tick rows than this are a series' own, fewer are single rows' defects: Yahoo's files have 0.2% and less."""
+"""Above this share of off-tick rows the series is adjusted; below it, single rows are defective (Yahoo: up to 0.2%)."""
 TICK_TOLERANCE = 0.01
-"""Of a tick: what float32 columns lose."""
+"""In ticks: the rounding error of float32 columns."""
 ADJUSTED = "adjusted series"
 
 _FEW_ROWS = 3
-_CHUNK = 1 << 18  # rows, so that what is computed on the way stays small
+_CHUNK = 1 << 18  # rows per pass, to limit temporary memory
 _CELLS = 10_000
-_GAP_SHOWS = 0.004  # expected gaps from here on stand out of a session's usual opening move
-_GAP_ERROR = 0.25  # of the expected gap: rates and dividends are rounded
-_ROLLS_ELSEWHERE = 0.05  # chance that a series rolls outside the window, or where no gap shows
+_GAP_SHOWS = 0.004  # smallest expected gap that stands out from a session's usual opening move
+_GAP_ERROR = 0.25  # relative error of the expected gap: rates and dividends are rounded
+_ROLLS_ELSEWHERE = 0.05  # prior probability of a roll outside the window or without a visible gap
 _SEEN_INSIDE = 10.0
-_LOG_ODDS = 3.0  # real ES -4.4, real NQ with its holes 2.2; the same without their gaps 7.6 and 5.1
+_LOG_ODDS = 3.0  # measured: ES -4.4, NQ (with holes) 2.2; with the gaps removed 7.6 and 5.1
 _FEW_EDGES = 8
 _T2_MEDIAN = 0.816  # median of the absolute value of Student's t with 2 degrees of freedom
 _LEAST_MOVE, _UNKNOWN_MOVE = 1e-4, 0.01
-_WEEKEND_MOVE = 5e-4  # real ES and NQ: 1.4e-3
+_WEEKEND_MOVE = 5e-4  # measured on ES and NQ: 1.4e-3
 _BREAK_NS = 2 * 3_600_000_000_000
 _WEEKEND_NS = 40 * 3_600_000_000_000
 
@@ -48,9 +48,10 @@ _REMEDY = (
 
 
 def check_adjusted(rows: FileRows, contract: Contract, *, accept: bool) -> tuple[Finding, ...]:
-    """What a table's prices show of an adjustment; empty if nothing.
+    """Check whether a table's prices are adjusted; empty if they are not.
 
-    Raises BarDataError if they do and `accept` is false.
+    Raises:
+        BarDataError: the prices are adjusted and `accept` is false.
     """
     evidence = _evidence(rows, contract)
     if evidence is None:
@@ -58,7 +59,7 @@ def check_adjusted(rows: FileRows, contract: Contract, *, accept: bool) -> tuple
     count, words = evidence
     if not accept:
         raise BarDataError(f"{rows.label}: an adjusted series: {words}. {_REMEDY}.")
-    return (Finding(ADJUSTED, "tolerated", count, words, "read as it is: data.adjusted is accept"),)
+    return (Finding(ADJUSTED, "tolerated", count, words, "used unchanged: data.adjusted is accept"),)
 
 
 def _evidence(rows: FileRows, contract: Contract) -> tuple[int, str] | None:
@@ -73,14 +74,19 @@ def _evidence(rows: FileRows, contract: Contract) -> tuple[int, str] | None:
     if off is not None:
         return off
     if _NAMED_ADJUSTED.search(rows.file.name) or _NAMED_ADJUSTED.search(rows.label.rpartition("/")[2]):
-        return len(rows), "its name says so"
+        return len(rows), "the file name says so"
     level = judge_prices(rows.time_ns, rows.prices[:, 3], contract.symbol)
     return (len(rows), level.words) if level.level == "never traded" else None
 
 
 def off_tick(prices: NDArray[np.float64], contract: Contract) -> tuple[int, str] | None:
-    """Number of off-tick rows and a clause about them, if they are too many for defects of single rows; `prices` in
-    points, float64[n, 4]. Prices shown with fewer decimals than the tick has are not off tick."""
+    """Count off-tick rows and describe them; None if there are few enough to be defects of single rows.
+
+    Prices shown with fewer decimals than the tick has are not off tick.
+
+    Shapes: prices float64[n, 4].
+    Units: points.
+    """
     tick = float(contract.tick_size)
     parts = [_off_rows(prices[start : start + _CHUNK], tick) for start in range(0, len(prices), _CHUNK)]
     known = sum(part.known for part in parts)
@@ -101,12 +107,12 @@ def off_tick(prices: NDArray[np.float64], contract: Contract) -> tuple[int, str]
 
 @dataclass(frozen=True)
 class _OffRows:
-    """What a stretch of rows shows; counts of rows."""
+    """Off-tick rows in one chunk of rows."""
 
     known: int
     rows: int
     far_rows: int
-    """Off by more than one shown decimal explains (6850.2 for 6850.25)."""
+    """Rows further off than rounding to one decimal explains (6850.2 for 6850.25)."""
     one_decimal: bool
     cells: NDArray[np.float64]
     """The off-tick prices, at most _CELLS of them."""
@@ -141,11 +147,14 @@ def check_gaps(
     label: str,
     accept: bool,
 ) -> tuple[Finding, ...]:
-    """Whether the gaps that unadjusted prices have at quarterly rolls are absent, where interest rates made them large.
+    """Check whether the price gaps expected at quarterly rolls are missing, where interest rates make them large.
 
-    A window's likelihood ratio asks whether one of its session edges jumped by the expected gap in addition to the
-    usual move, or none did; usual moves are Student's t of 2 degrees of freedom with the scales of `_usual_moves`.
-    Raises BarDataError at odds of 1,000 to 1 against any gap, unless `accept`.
+    Each window's likelihood ratio compares two hypotheses: one of its session edges jumped by the expected gap on top
+    of the usual move, or none did. Usual moves follow Student's t with 2 degrees of freedom and the scales of
+    `_usual_moves`.
+
+    Raises:
+        BarDataError: the odds against any gap are 1,000 to 1 or more and `accept` is false.
     """
     windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
     windows = [window for window in windows if window.whole and abs(window.expected) >= _GAP_SHOWS]
@@ -162,17 +171,17 @@ def check_gaps(
     usual = np.mean([abs(window.expected) for window in windows])
     words = (
         f"{missing} of {len(windows)} quarterly rolls from {windows[0].year}-{windows[0].month:02} to "
-        f"{windows[-1].year}-{windows[-1].month:02} show no gap, though interest rates made it about {100 * usual:.1f}%"
+        f"{windows[-1].year}-{windows[-1].month:02} show no gap, although interest rates imply about {100 * usual:.1f}%"
     )
     if not accept:
         raise BarDataError(f"{label}: an adjusted series: {words}. {_REMEDY}.")
-    return (Finding(ADJUSTED, "tolerated", missing, words, "read as it is: data.adjusted is accept"),)
+    return (Finding(ADJUSTED, "tolerated", missing, words, "used unchanged: data.adjusted is accept"),)
 
 
 def _usual_moves(open_ns: NDArray[np.int64], ticks: NDArray[np.int32], schedule: Schedule) -> NDArray[np.float64]:
-    """Scale of the series' own jumps over a daily break, a weekend and a hole, as shares of the price; float64[3].
+    """Scales of the series' own jumps over a daily break, a weekend and a hole, as fractions of the price; float64[3].
 
-    That of Student's t with 2 degrees of freedom and the same median; NaN where there are too few.
+    Each is the scale of Student's t with 2 degrees of freedom and the same median; NaN if there are too few jumps.
     """
     edges = session_edges(open_ns, schedule)[0]
     edges = edges[edges > 0]
@@ -191,13 +200,15 @@ def _kind_of_edge(closed_ns: NDArray[np.int64]) -> NDArray[np.intp]:
 
 
 def _moves_over_weekends(scales: NDArray[np.float64]) -> bool:
-    """Whether the series opens away from its last close after weekends, as any market does; no for made-up bars and for
-    too few weekends: absent gaps prove nothing there."""
+    """Whether the series moves over weekends, as every market does.
+
+    False for synthetic bars and for too few weekends: there, missing gaps prove nothing.
+    """
     return bool(scales[1] >= _WEEKEND_MOVE)
 
 
 def _ratio(window: RollWindow, scales: NDArray[np.float64]) -> float:
-    """Likelihood of the window's jumps with one gap of about the expected size, over that without."""
+    """Likelihood ratio of the window's jumps: one gap of about the expected size against none."""
     scale = scales[_kind_of_edge(window.closed_ns)]
     wide = np.hypot(scale, _GAP_ERROR * window.expected)
     gap = float(np.mean(_student_t2(window.jumps - window.expected, wide) / _student_t2(window.jumps, scale)))

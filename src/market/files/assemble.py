@@ -1,4 +1,4 @@
-"""Put the columns of a table together as `FileRows`."""
+"""Assemble the columns of a table into `FileRows`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from src.market.files.time_columns import TimeColumn
 
 MOST_INSTRUMENTS = 20_000
 _RAW_PRICE = 1e8
-"""A median price above this is a whole number of 1e-9 points."""
+"""Prices with a median above this are integers in units of 1e-9 points."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What was read of a table."""
+    """The parts of a table, as read."""
 
     file: Path
     label: str
@@ -36,8 +36,8 @@ class Parts:
     volume: NDArray[np.float64]
     instrument: NDArray[np.int32]
     instrument_names: tuple[str, ...]
-    says: str | None = None
-    """The instrument that the table's own header or metadata names."""
+    named: str | None = None
+    """The instrument named by the table's header or metadata."""
     notes: tuple[str, ...] = ()
 
 
@@ -56,7 +56,7 @@ def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
     known = closes[np.isfinite(closes)]
     if known.size and float(np.median(known)) >= _RAW_PRICE:
         prices = prices / 1e9
-        notes.append("prices are whole numbers of 1e-9 points")
+        notes.append("prices are integers in units of 1e-9 points")
     volume = finite(parts.volume)
     if kind != "none" and len(volume) and not np.nan_to_num(volume).any():
         kind = "none"
@@ -64,7 +64,7 @@ def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
         volume = np.zeros(len(parts.times.ns))
         notes.append("the file has no volume")
     elif kind == "ticks":
-        notes.append("its volume counts price changes, not contracts")
+        notes.append("volume counts price changes, not contracts")
     rows = FileRows(
         file=parts.file,
         label=parts.label,
@@ -78,20 +78,20 @@ def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
         volume_kind=kind,
         instrument=parts.instrument,
         instrument_names=parts.instrument_names,
-        file_instrument=parts.says or instrument_of_name(parts.name) or instrument_of_name(parts.archive),
+        file_instrument=parts.named or instrument_of_name(parts.name) or instrument_of_name(parts.archive),
         notes=tuple(dict.fromkeys(notes)),
     )
-    return _turned(rows) if _newest_first(rows) else rows
+    return _reversed(rows) if _newest_first(rows) else rows
 
 
 def _newest_first(rows: FileRows) -> bool:
-    """Whether the times run backwards, a few damaged rows aside."""
+    """Whether times are descending, apart from a few damaged rows."""
     known = rows.time_ns[rows.time_ns != NO_TIME]
     steps = np.diff(known)
     return bool((steps < 0).any()) and int((steps > 0).sum()) * 100 <= len(steps)
 
 
-def _turned(rows: FileRows) -> FileRows:
+def _reversed(rows: FileRows) -> FileRows:
     last, text = len(rows) - 1, rows.time_text
     return replace(
         rows,
@@ -100,31 +100,35 @@ def _turned(rows: FileRows) -> FileRows:
         prices=rows.prices[::-1].copy(),
         volume=rows.volume[::-1].copy(),
         instrument=rows.instrument[::-1].copy(),
-        notes=(*rows.notes, "the newest bar comes first in the file: its rows are turned round"),
+        notes=(*rows.notes, "newest bar first in the file: rows reversed to oldest first"),
     )
 
 
 def claim_of(times: TimeColumn, layout: Layout, dialect: Dialect) -> ClockClaim:
-    """What the times themselves, the column's name and the dialect say about the clock, in this order of weight."""
+    """What the times, the name of the time column and the dialect say about the clock, strongest evidence first."""
     stamp = layout.stamp or dialect.stamp
     stamped = f"; {dialect.promise}" if dialect.promise else ""
     if times.instant:
-        return ClockClaim(True, None, stamp, f"its times are instants ({times.how}){stamped}")
+        return ClockClaim(True, None, stamp, f"the times are instants ({times.how}){stamped}")
     if times.zone is not None:
-        return ClockClaim(False, times.zone, stamp, f"its times name the zone {times.zone}{stamped}")
+        return ClockClaim(False, times.zone, stamp, f"the times name the zone {times.zone}{stamped}")
     if layout.zone is not None:
-        return ClockClaim(False, layout.zone, stamp, f"its time column's name says {layout.zone}{stamped}")
+        return ClockClaim(False, layout.zone, stamp, f"the name of the time column says {layout.zone}{stamped}")
     if dialect.promise:
         return ClockClaim(False, dialect.zone, stamp, dialect.promise)
-    why = "the column's name says which end of the bar is stamped" if layout.stamp else "the file does not say"
+    why = (
+        "the name of the time column says whether it is the bar's open or close"
+        if layout.stamp
+        else "the file does not say"
+    )
     return ClockClaim(False, None, stamp, why)
 
 
 def coded(columns: list[pa.ChunkedArray], label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Codes and names of the instruments that one or two columns name; -1 where missing.
+    """Codes and names of the instruments in one or two columns; -1 where missing.
 
     Raises:
-        BarDataError: so many names that it is no column of instruments.
+        BarDataError: too many distinct names for a column of instruments.
     """
     first, names = _coded_one(columns[0], label)
     if len(columns) == 1:
@@ -140,7 +144,7 @@ def coded(columns: list[pa.ChunkedArray], label: str) -> tuple[NDArray[np.int32]
 
 
 def _month(expiry: str) -> str:
-    """The yyyymm of an expiry date; other endings as they are."""
+    """The yyyymm of an expiry date; anything else unchanged."""
     digits = expiry.replace("-", "").replace("/", "")
     return digits[:6] if digits[:2] in ("19", "20") and digits.isdigit() and len(digits) in (6, 8) else expiry
 
@@ -156,8 +160,8 @@ def _coded_one(column: pa.ChunkedArray, label: str) -> tuple[NDArray[np.int32], 
         array = array.chunk(0) if array.num_chunks else pa.array([], pa.dictionary(pa.int32(), pa.string()))
     if len(array.dictionary) > MOST_INSTRUMENTS:
         raise BarDataError(
-            f"{label}: a column of instruments names {len(array.dictionary):,}, more than {MOST_INSTRUMENTS:,}: "
-            f"it is not a column of contracts. Rename or remove it."
+            f"{label}: the instrument column has {len(array.dictionary):,} distinct names, more than "
+            f"{MOST_INSTRUMENTS:,}, so it does not hold contracts. Rename or remove it."
         )
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     raw = [_name(value) for value in array.dictionary.to_pylist()]
@@ -174,5 +178,5 @@ def _name(value: object) -> str:
 
 
 def no_instruments(n: int) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Codes of n rows that name no instrument."""
+    """Codes for n rows without an instrument."""
     return np.full(n, -1, dtype=np.int32), ()

@@ -1,4 +1,4 @@
-"""Parquet, Feather and Arrow files: typed columns, checked before they are believed."""
+"""Parquet, Feather and Arrow files: typed columns, validated before use."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _DAMAGED = (pa.ArrowException, ValueError, OSError, MemoryError, OverflowError, 
 
 
 def parquet_rows(content: Content) -> list[FileRows]:
-    """The rows of a Parquet file. Raises BarDataError if it is damaged, absurdly large or no table of bars."""
+    """The rows of a Parquet file. Raises BarDataError if it is damaged, too large or not a table of bars."""
     with content.open() as stream:
         try:
-            # Page checksums are compared where the writer left any.
+            # Verifies page checksums if the writer stored them.
             file = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
             metadata = file.metadata
             _refuse_absurd(content, metadata.num_rows, file.schema_arrow)
@@ -41,8 +41,8 @@ def parquet_rows(content: Content) -> list[FileRows]:
             raise _damaged(content, "Parquet", error) from error
         if size > _MOST_UNCOMPRESSED:
             raise BarDataError(
-                f"{content.label}: its pages unpack to {size >> 30} GiB, more than {_MOST_UNCOMPRESSED >> 30} GiB. "
-                f"Write it again with the columns datetime, open, high, low, close, volume only, or split it by year."
+                f"{content.label}: pages unpack to {size >> 30} GiB, more than {_MOST_UNCOMPRESSED >> 30} GiB. "
+                f"Keep only the columns datetime, open, high, low, close, volume, or split the file by year."
             )
 
         def read(names: list[str], rows: int | None) -> pa.Table:
@@ -55,7 +55,7 @@ def parquet_rows(content: Content) -> list[FileRows]:
 
 
 def arrow_rows(content: Content) -> list[FileRows]:
-    """The rows of a Feather or Arrow file or stream. Raises BarDataError as `parquet_rows`."""
+    """The rows of a Feather or Arrow file or stream. Raises BarDataError as `parquet_rows` does."""
     with content.open() as stream:
         try:
             opened = pa.ipc.open_file(stream) if content.kind == "arrow" else pa.ipc.open_stream(stream)
@@ -72,7 +72,7 @@ def arrow_rows(content: Content) -> list[FileRows]:
 
 
 def _batches(opened: pa.ipc.RecordBatchFileReader, content: Content) -> Iterator[pa.RecordBatch]:
-    """Every batch, validated: one from a damaged file may point outside its own memory."""
+    """Every batch, validated: offsets in a damaged file may point outside the batch's memory."""
     total = 0
     indexed = isinstance(opened, pa.ipc.RecordBatchFileReader)
     stream = (opened.get_batch(k) for k in range(opened.num_record_batches)) if indexed else iter(opened)
@@ -86,12 +86,12 @@ def _batches(opened: pa.ipc.RecordBatchFileReader, content: Content) -> Iterator
 def _refuse_absurd(content: Content, rows: int, schema: pa.Schema) -> None:
     if rows > MOST_ROWS:
         raise BarDataError(
-            f"{content.label}: it says that it has {rows:,} rows, more than the {MOST_ROWS:,} that are read at once. "
-            f"Split it by year, or keep the rows of one market."
+            f"{content.label}: {rows:,} rows, more than the limit of {MOST_ROWS:,}. Split the file by year, or keep "
+            f"the rows of one market."
         )
     if len(schema.names) > _MOST_COLUMNS:
         raise BarDataError(
-            f"{content.label}: {len(schema.names):,} columns, more than {_MOST_COLUMNS:,}: no file of bars."
+            f"{content.label}: {len(schema.names):,} columns, more than {_MOST_COLUMNS:,}: not a file of bars."
         )
 
 
@@ -99,8 +99,8 @@ def _damaged(content: Content, form: str, error: BaseException) -> BarDataError:
     if isinstance(error, BarDataError):
         return error
     return BarDataError(
-        f"{content.label}: not a complete {form} file ({one_line(error)}). It may be truncated or of another kind: "
-        f"copy or export it again."
+        f"{content.label}: not a complete {form} file ({one_line(error)}). It may be truncated, or a different kind of "
+        f"file: copy or export it again."
     )
 
 
@@ -109,9 +109,12 @@ def typed_rows(
     form: str,
     schema: pa.Schema,
     read: Callable[[list[str], int | None], pa.Table],
-    says: str | None = None,
+    named: str | None = None,
 ) -> FileRows:
-    """The rows of a table with typed columns; `read` gives named columns of the first rows, or of all for None."""
+    """The rows of a table with typed columns.
+
+    `read(names, rows)` returns the named columns of the first rows, or of all rows for None.
+    """
     plain = [field.name for field in schema if _is_plain(field.type)]
     if len(set(plain)) < len(plain):
         twice = next(name for name in plain if plain.count(name) > 1)
@@ -133,11 +136,11 @@ def typed_rows(
     except _DAMAGED as error:
         raise _damaged(content, form, error) from error
     columns = {place: table[plain[place]] for place in layout.all}
-    return file_rows(_parts(content, layout, dialect, columns, says), dialect)
+    return file_rows(_parts(content, layout, dialect, columns, named), dialect)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Whether a column may be read: no nested values, and no extension types, which can carry code."""
+    """Whether a column may be read: not nested, and not an extension type, which can carry code."""
     if pa.types.is_dictionary(kind):
         return _is_plain(kind.value_type)
     return (
@@ -155,7 +158,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _sample(head: pa.Table) -> list[list[str]]:
-    """The first rows as text, times of every type in a form that `columns` knows."""
+    """The first rows as text, with times in a form that `columns` recognises."""
     columns = [[_cell(column, row) for row in range(len(head))] for column in head.columns]
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -164,7 +167,7 @@ def _cell(column: pa.ChunkedArray, row: int) -> str:
     if not column[row].is_valid:
         return ""
     if pa.types.is_timestamp(column.type):
-        # Of a stamp outside the calendar, or in an unknown zone, the count is all that can be shown.
+        # A placeholder: timestamps outside the calendar or in an unknown zone cannot be formatted.
         return "2000-01-01 00:00:00" if column[row].value is not None else ""
     if pa.types.is_floating(column.type):
         return f"{column[row].as_py():.9f}".rstrip("0")
@@ -186,7 +189,7 @@ def _facts(content: Content, form: str, names: list[str], layout: Layout, sample
 
 
 def _parts(
-    content: Content, layout: Layout, dialect: Dialect, columns: dict[int, pa.ChunkedArray], says: str | None
+    content: Content, layout: Layout, dialect: Dialect, columns: dict[int, pa.ChunkedArray], named: str | None
 ) -> Parts:
     comma = False
     times = read_times(
@@ -213,7 +216,7 @@ def _parts(
         volume=np.sum([read[place] for place in layout.volume], axis=0) if layout.volume else np.zeros(n),
         instrument=instrument,
         instrument_names=names,
-        says=says,
+        named=named,
         notes=marks.note(),
     )
 
@@ -228,7 +231,7 @@ def _numbers(column: pa.ChunkedArray, marks: numbers.Marks, label: str) -> NDArr
     if is_text(kind):
         return numbers.parsed(column, marks)
     if pa.types.is_temporal(kind):
-        raise BarDataError(f"{label}: a column of prices or volume holds times ({kind}). Export the file again.")
+        raise BarDataError(f"{label}: a price or volume column holds times ({kind}). Export the file again.")
     values = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
-    # Single precision holds seven digits; every tick here is a multiple of 0.01.
+    # Single precision has seven digits; all ticks here are multiples of 0.01.
     return np.round(values, 2) if pa.types.is_floating(kind) and kind.bit_width < 64 else values

@@ -1,4 +1,4 @@
-"""Which column is what, by the spellings that vendors use and by what the cells hold."""
+"""Assign columns to roles by their names, in vendors' spellings, and their contents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Layout:
     """Positions of the columns to read."""
 
     time: tuple[int, ...]
-    """The time, or a date and a clock."""
+    """The time, or a date and a time of day."""
     prices: tuple[int, int, int, int]
     volume: tuple[int, ...]
     """Summed; empty if there is none."""
@@ -30,9 +30,9 @@ class Layout:
     """Joined: a symbol, or a symbol and its expiry."""
     volume_kind: VolumeKind = "contracts"
     stamp: Stamp | None = None
-    """What the time column's name says."""
+    """From the time column's name."""
     zone: str | None = None
-    """What the time column's name says."""
+    """From the time column's name."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -41,7 +41,7 @@ class Layout:
 
 
 def key(name: str) -> str:
-    """A column's name without case, blanks, quotes and marks: "<CLOSE>" and "Close" are the same."""
+    """A column's name without case, spaces, quotes and punctuation: "<CLOSE>" and "Close" have the same key."""
     text = name.strip().strip("\ufeff\"'").lower()
     text = re.sub(r"\((?:utc|gmt|et|est|edt|ct|cst|cdt|usd|points|contracts)\)|\[.*?\]", "", text)
     return re.sub(r"[^a-z0-9%äöüéèáíóúñç#]", "", text)
@@ -49,7 +49,7 @@ def key(name: str) -> str:
 
 _PRICE_WORDS = ("open", "high", "low", "close")
 _EARLIEST = 315_532_800
-"""1980 in seconds since 1970; clocks such as 235959999 are below, dates with a clock above."""
+"""1980 in seconds since 1970; times of day such as 235959999 are smaller, dates with a time of day larger."""
 _EXCEL_DATE = re.compile(r"[2-9][0-9]{4}([.,]0*)?")
 _COMPACT_DATE = re.compile(
     r"(19[89]|20[0-9])[0-9](0[1-9]|1[0-2])[0-3][0-9]|1[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|[2-9][0-9]{4}"
@@ -62,7 +62,7 @@ _ZONES = (
 
 
 def price_roles(names: list[str]) -> int:
-    """How many of open, high, low and close a row of names has."""
+    """How many of open, high, low and close occur in a row of names."""
     keys = {key(name) for name in names}
     return sum(bool(keys & set(names_of)) for names_of in spellings.PRICES)
 
@@ -71,7 +71,7 @@ def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
     """The layout of a table with a header, from its names and some of its rows (as text).
 
     Raises:
-        BarDataError: a column is missing or occurs twice, naming it and what the file has.
+        BarDataError: a column is missing or occurs twice; the message lists the file's columns.
     """
     keys = [key(name) for name in names]
     prices = [_one_of(names_of, keys, names, label) for names_of in spellings.PRICES]
@@ -79,8 +79,8 @@ def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
     absent = [word for word, place in zip(_PRICE_WORDS, prices, strict=True) if place is None]
     if len(absent) == len(_PRICE_WORDS):
         raise NoTable(
-            f"{label}: none of its columns is a price. The file has: {_listing(names)}. Give --data a file "
-            f"of bars, or rename its columns to datetime, open, high, low, close, volume (case does not matter)."
+            f"{label}: no price columns. The file has: {_listing(names)}. Give --data a file of bars, or rename the "
+            f"columns to datetime, open, high, low, close, volume (case does not matter)."
         )
     if not time:
         absent.insert(0, "a time")
@@ -88,7 +88,7 @@ def by_names(names: list[str], sample: list[list[str]], label: str) -> Layout:
     if absent:
         absent += [] if volume else ["volume"]
         raise BarDataError(
-            f"{label}: columns missing: {', '.join(absent)}. The file has: {_listing(names)}. Rename its columns to "
+            f"{label}: columns missing: {', '.join(absent)}. The file has: {_listing(names)}. Rename the columns to "
             f"datetime, open, high, low, close, volume (case does not matter) or export it again."
         )
     o, h, low, c = (place for place in prices if place is not None)
@@ -112,7 +112,7 @@ def _one_of(names_of: tuple[str, ...], keys: list[str], names: list[str], label:
 
 
 def cells_kind(sample: list[list[str]], place: int) -> CellKind | None:
-    """What most cells of a column are."""
+    """The kind of most cells in a column."""
     cells = [row[place] for row in sample if place < len(row) and row[place].strip()]
     kinds = Counter(cell_kind(cell) for cell in cells)
     kind, count = kinds.most_common(1)[0] if kinds else (None, 0)
@@ -128,7 +128,7 @@ def _most(cells: list[str], fits: Callable[[str], bool]) -> bool:
 
 
 def _whole(cell: str) -> int:
-    """A cell of digits as a number; -1 for any other."""
+    """A cell of digits as a number; -1 for any other cell."""
     return int(cell) if cell.isascii() and cell.isdigit() else -1
 
 
@@ -143,7 +143,7 @@ def is_whole_time(sample: list[list[str]], place: int) -> bool:
 
 
 def _is_instant(sample: list[list[str]], place: int) -> bool:
-    """Whether most cells carry an offset or count from 1970."""
+    """Whether most cells have an offset or count from 1970."""
 
     def fits(cell: str) -> bool:
         form = form_of(shape_of(cell))
@@ -178,7 +178,7 @@ def is_clock(sample: list[list[str]], place: int) -> bool:
 
 
 def _hour_of(value: int) -> int:
-    """The hour of a clock written hhmm, hhmmss or hhmmssmmm; more than 24 for a larger number."""
+    """The hour of a time of day written hhmm, hhmmss or hhmmssmmm; more than 24 for larger numbers."""
     return value // 100 if value <= 2400 else value // 10_000 if value <= 240_000 else value // 10_000_000
 
 
@@ -188,7 +188,7 @@ def _time_columns(
     named = [keys.index(name) for name in spellings.WHOLE if name in keys]
     whole = [place for place in named if is_whole_time(sample, place)]
     if whole:
-        # A bar's open before its close, an instant before a wall clock, then by the name.
+        # Prefer the bar's open to its close, then an instant to a wall clock, then the better name.
         place = min(whole, key=lambda place: (keys[place] in spellings.CLOSES, not _is_instant(sample, place)))
         return (place,), _stamp_of(keys[place]), _zone_of(names[place])
     dates = [keys.index(name) for name in spellings.DATE if name in keys and is_date(sample, keys.index(name))]
@@ -207,9 +207,9 @@ def _time_columns(
     if len(elsewhere) > 1:
         raise BarDataError(
             f"{label}: the columns {names[elsewhere[0]].strip()!r} and {names[elsewhere[1]].strip()!r} both hold "
-            f"times, and no name says which is the bar's. Rename that one to datetime."
+            f"times, and their names do not say which is the bar's time. Rename that one to datetime."
         )
-    # A date or a column with another content: read_times says what is wrong with it.
+    # A date, or a column with other contents: read_times reports the problem.
     return tuple((dates or named)[:1]), None, None
 
 
@@ -222,7 +222,7 @@ def _stamp_of(name: str) -> Stamp | None:
 def _zone_of(name: str) -> str | None:
     text = name.lower().strip()
     if (match := re.search(r"(?:utc|gmt) ?([+-])0?(\d{1,2})(?::?(\d\d))?", text)) and match[2] != "0":
-        # The names of the fixed zones have the sign the other way round.
+        # IANA's fixed-offset names have the opposite sign.
         whole = match[3] in (None, "00") and int(match[2]) <= 12
         return f"Etc/GMT{'-' if match[1] == '+' else '+'}{match[2]}" if whole else None
     return next((zone for pattern, zone in _ZONES if re.search(pattern, text)), None)

@@ -1,4 +1,4 @@
-"""Open a file, an archive or a folder: every table's bytes, decompressed within limits, with the name it goes by."""
+"""Open a file, an archive or a folder: the bytes and name of every table, decompressed within limits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SUFFIXES = frozenset(
     f".{ending}"
     for ending in "csv txt tsv prn asc parquet pq feather arrow ipc json jsonl ndjson dbn gz zst zip".split()  # noqa: SIM905
 )
-"""Names of files that a folder or an archive is searched for; a single file may have any name."""
+"""File suffixes read from a folder or an archive; a single file may have any name."""
 
 MOST_BYTES = 4 * 2**30
 """Decompressed bytes of one file or archive."""
 MOST_RATIO = 200
-"""Decompressed bytes a compressed byte, once past `FREE_BYTES`: bars compress 3 to 20 times."""
+"""Largest compression ratio, checked above `FREE_BYTES`; bars compress 3 to 20 times."""
 FREE_BYTES = 64 * 2**20
 MOST_MEMBERS = 20_000
 MOST_DEPTH = 6
@@ -41,12 +41,12 @@ _ZIP_ERRORS = (
     ValueError,
     KeyError,
 )
-_WHOLE = "It may be cut off or damaged: copy or download it again."
+_WHOLE = "It may be truncated or damaged: copy or download it again."
 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """The bytes of one table: a plain file, or what was decompressed from one."""
+    """The bytes of one table: a plain file or a decompressed one."""
 
     file: Path
     label: str
@@ -54,13 +54,13 @@ class Content:
     name: str
     """The file's or member's own name."""
     archive: str
-    """The name of the archive that a member is from; empty for a file."""
+    """Name of the archive that holds the member; empty for a plain file."""
     kind: Kind
     head: bytes
     """The first `HEAD_BYTES`."""
     size: int
     buffer: pa.Buffer | None
-    """The decompressed bytes; None for a plain file, which is read from the disk."""
+    """The decompressed bytes; None for a plain file, which is read from disk."""
 
     def open(self) -> Any:
         """A readable and seekable Arrow file at the first byte."""
@@ -69,7 +69,7 @@ class Content:
     def read(self, most: int, remedy: str) -> bytes:
         """All bytes. Raises BarDataError if there are more than `most`."""
         if self.size > most:
-            raise BarDataError(f"{self.label}: {self.size >> 20} MiB are more than the {most >> 20} MiB {remedy}")
+            raise BarDataError(f"{self.label}: {self.size >> 20} MiB, more than the limit of {most >> 20} MiB {remedy}")
         with self.open() as stream:
             return bytes(stream.read())
 
@@ -81,7 +81,7 @@ class Content:
 
 
 def bar_files(path: Path) -> list[Path]:
-    """The files to read: `path` itself, or those of a folder (of its subfolders if it holds none itself), sorted.
+    """The files to read, sorted: `path` itself, or the files of a folder (of its subfolders if it has none).
 
     Raises:
         BarDataError: no such path; neither a file nor a folder; a loop of links; a folder without such files.
@@ -93,15 +93,15 @@ def bar_files(path: Path) -> list[Path]:
         found = sorted(file for file in _files_at(path, depth) if not file.name.startswith("."))
         if len(found) > MOST_MEMBERS:
             raise BarDataError(
-                f"{path}: {len(found):,} files, more than the {MOST_MEMBERS:,} that are read at once. Give a folder "
-                f"with the files of one market."
+                f"{path}: {len(found):,} files, more than the limit of {MOST_MEMBERS:,}. Give --data a folder with the "
+                f"files of one market."
             )
         if found:
             return found
     names = sorted(file.name for file in path.iterdir())
     held = (", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")) or "nothing"
     raise BarDataError(
-        f"{path}: no file of bars in this folder (it holds: {held}). Files of bars end in .csv, .txt, .tsv, .parquet, "
+        f"{path}: no file of bars in this folder (it holds: {held}). Bar files end in .csv, .txt, .tsv, .parquet, "
         f".feather, .arrow, .json, .jsonl or .dbn, or in .gz, .zst or .zip."
     )
 
@@ -133,15 +133,15 @@ def _mode(path: Path) -> int:
 
 
 def contents(file: Path) -> Iterator[Content]:
-    """Every table's bytes in one file, one after another so that only one is in memory.
+    """The tables in one file, yielded one at a time so that only one is in memory.
 
     Raises:
-        BarDataError: unreadable, empty, damaged, of a kind that is not read, or over a limit.
+        BarDataError: unreadable, empty, damaged, of an unsupported kind, or over a limit.
     """
     mode = _mode(file)
     if not stat.S_ISREG(mode):
         raise BarDataError(
-            f"{file}: neither a file nor a folder but {_special(mode)}. Write the bars to a file and give --data that."
+            f"{file}: not a file or folder but {_special(mode)}. Write the bars to a file and give --data its path."
         )
     try:
         size = file.stat().st_size
@@ -149,7 +149,7 @@ def contents(file: Path) -> Iterator[Content]:
             head = stream.read(HEAD_BYTES)
     except OSError as error:
         raise BarDataError(
-            f"{file}: cannot be read ({one_line(error)}). Check that the file is complete and that you may read it."
+            f"{file}: cannot be read ({one_line(error)}). Check that the file is complete and readable by you."
         ) from error
     kind = kind_of(head, str(file))
     if kind == "zip":
@@ -190,7 +190,7 @@ def _content(buffer: pa.Buffer, *, file: Path, label: str, name: str, archive: s
     kind = kind_of(head, label)
     if kind in ("gzip", "zstd", "zip"):
         raise BarDataError(
-            f"{label}: an archive inside an archive ({kind} data once unpacked). Unpack the outer one and give --data "
+            f"{label}: an archive inside an archive ({kind} data when unpacked). Unpack the outer one and give --data "
             f"the inner file."
         )
     return Content(file, label, name, archive, kind, head, buffer.size, buffer)
@@ -202,8 +202,8 @@ def _limit(packed_size: int) -> int:
 
 def _bomb(label: str, size: int, unpacked: str) -> BarDataError:
     return BarDataError(
-        f"{label}: {size:,} compressed bytes unpack to {unpacked}; bars compress 3 to 20 times, so this is damaged or "
-        f"a decompression bomb. Unpack it yourself if you trust it, and give --data the file, split by year if it is "
+        f"{label}: {size:,} compressed bytes unpack to {unpacked}; bars compress 3 to 20 times, so the file is damaged "
+        f"or a decompression bomb. If you trust it, unpack it and give --data the result, split by year if it is "
         f"larger than {MOST_BYTES >> 30} GiB."
     )
 
@@ -218,19 +218,22 @@ def _zip_members(file: Path) -> Iterator[Content]:
         raise
     except NotImplementedError as error:
         raise BarDataError(
-            f"{file}: packed in a way that is not read ({one_line(error)}). Unpack it, or pack it as a plain .zip."
+            f"{file}: unsupported compression method ({one_line(error)}). Unpack it, or pack it as a plain .zip."
         ) from error
     except _ZIP_ERRORS as error:
         raise BarDataError(f"{file}: not a complete zip archive ({one_line(error)}). {_WHOLE}") from error
 
 
 def _readable_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]:
-    """The members to read, after the archive's own figures have passed the limits."""
+    """The members to read, once the sizes in the archive's directory are within the limits."""
     everything = [member for member in archive.infolist() if not member.is_dir()]
     if any(member.filename == "[Content_Types].xml" for member in everything):
-        raise NoTable(f"{file}: this is an Excel workbook or another Office document. Save the sheet as CSV.")
+        raise NoTable(f"{file}: an Excel workbook or other Office document. Save the sheet as CSV.")
     if len(everything) > MOST_MEMBERS:
-        raise BarDataError(f"{file}: {len(everything):,} members, more than {MOST_MEMBERS:,}. Unpack it.")
+        raise BarDataError(
+            f"{file}: {len(everything):,} members, more than {MOST_MEMBERS:,}. Unpack it and give --data "
+            f"the files of one market."
+        )
     size = file.stat().st_size
     total = sum(member.file_size for member in everything)
     if total > _limit(size):
@@ -243,21 +246,24 @@ def _readable_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipI
             found.append(member)
     if not found:
         names = ", ".join(member.filename for member in everything[:6]) or "nothing"
-        raise BarDataError(f"{file}: no file of bars in this archive (it holds: {names}).")
+        raise BarDataError(
+            f"{file}: no file of bars in this archive (it holds: {names}). Give --data an archive with "
+            f"a CSV, Parquet or other file of bars."
+        )
     return sorted(found, key=lambda member: member.filename)
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Content:
     label = f"{file}: {member.filename}"
     if member.flag_bits & 1:
-        raise BarDataError(f"{label}: protected by a password. Unpack the archive yourself and give --data the file.")
+        raise BarDataError(f"{label}: password-protected. Unpack the archive and give --data the file.")
     limit = _limit(member.compress_size)
     if member.file_size > limit:
         raise _bomb(label, member.compress_size, f"{member.file_size >> 20:,} MiB")
     with archive.open(member) as stream:
         data = _bounded(stream, member.file_size)
     if len(data) != member.file_size:
-        raise BarDataError(f"{label}: {len(data):,} bytes instead of the {member.file_size:,} it should have. {_WHOLE}")
+        raise BarDataError(f"{label}: {len(data):,} bytes instead of {member.file_size:,}. {_WHOLE}")
     name = PurePosixPath(member.filename).name
     kind = kind_of(data[:HEAD_BYTES], label)
     if kind in _COMPRESSED:
@@ -266,7 +272,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Co
 
 
 def _bounded(stream: IO[bytes], most: int) -> bytes:
-    """All bytes of a stream, at most `most` and one; reading to the end has the archive's checksum compared."""
+    """All bytes of a stream, at most `most` + 1; reading to the end verifies the member's checksum."""
     data = bytearray()
     while len(data) <= most and (block := stream.read(_BLOCK)):
         data += block

@@ -1,4 +1,4 @@
-"""Which contract a name means: single-digit years by the rows' dates, canonical names, series that were merged."""
+"""Contract months: resolve single-digit years by date, make canonical names, detect merged series."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from src.market.files.rows import NO_TIME
 
 DAY_NS = 86_400_000_000_000
 GRACE_DAYS = 10
-"""A row may lie so far past the third Friday and still be its contract's: a stale quote, a wall clock, a wrong day."""
+"""Rows up to this many days after the third Friday still belong to the contract: stale quotes, time zones."""
 
-_MERGED_DAYS = 130  # before expiry a quarterly contract is never the front month
+_MERGED_DAYS = 130  # earlier before expiry, a quarterly contract is never the front month
 _FRONT_DAYS = 95
-_MERGED_SHARE = 0.1  # of the front month's volume: a contract that is not the front has 2% of it
-_FRONT_VOLUME = 20_000.0  # a session: more than any contract that is not the front, where the file ends too early
+_MERGED_SHARE = 0.1  # of the front month's volume: back months have about 2% of it
+_FRONT_VOLUME = (
+    20_000.0  # contracts a session, more than any back month trades; used if the file ends before the front month
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -37,51 +39,51 @@ class Month:
         return third_friday(self.year, self.month)
 
     def name(self, digits: int) -> str:
-        """Canonical: "ESZ5" or, with two digits, "ESZ25"."""
+        """Canonical name: "ESZ5" or, with two year digits, "ESZ25"."""
         return f"{self.root}{MONTH_CODES[self.month - 1]}{self.year % 10**digits:0{digits}d}"
 
 
 @cache
 def third_friday(year: int, month: int) -> int:
-    """Days since 1970 of a month's third Friday, on which quarterly index futures expire."""
+    """A month's third Friday, the expiry of quarterly index futures, in days since 1970."""
     weekday = calendar.weekday(year, month, 1)
     return (date(year, month, 15 + (calendar.FRIDAY - weekday) % 7) - date(1970, 1, 1)).days
 
 
 def months_of_rows(
-    said: Instrument, root: str, time_ns: NDArray[np.int64]
+    instrument: Instrument, root: str, time_ns: NDArray[np.int64]
 ) -> tuple[tuple[Month, ...], NDArray[np.intp]]:
-    """The contract month(s) that one name means in rows of the given times, and each row's index into them.
+    """The contract months that one name stands for in rows of the given times, and each row's index into them.
 
-    A single-digit year is the first that ends in the digit and whose contract has not expired at the row's date: the
-    same name means another contract ten years later.
+    A single-digit year is the first year ending in that digit whose contract has not expired on the row's date: ten
+    years later the same name is another contract.
     """
-    if said.month is None or said.year is None:
-        raise ValueError(f"{said} names no month")
-    if said.year_digits > 1:
-        year = said.year + (0 if said.year_digits == 4 else 2000 if said.year < 90 else 1900)
-        return (Month(year, said.month, root),), np.zeros(len(time_ns), dtype=np.intp)
-    years = [year for year in range(1980, 2110) if year % 10 == said.year]
-    last_days = np.array([third_friday(year, said.month) + GRACE_DAYS for year in years])
+    if instrument.month is None or instrument.year is None:
+        raise ValueError(f"{instrument} names no month")
+    if instrument.year_digits > 1:
+        year = instrument.year + (0 if instrument.year_digits == 4 else 2000 if instrument.year < 90 else 1900)
+        return (Month(year, instrument.month, root),), np.zeros(len(time_ns), dtype=np.intp)
+    years = [year for year in range(1980, 2110) if year % 10 == instrument.year]
+    last_days = np.array([third_friday(year, instrument.month) + GRACE_DAYS for year in years])
     readable = time_ns != NO_TIME
     days = time_ns // DAY_NS
     days = np.where(readable, days, np.median(days[readable]) if readable.any() else last_days[-1])
     place = np.minimum(np.searchsorted(last_days, days), len(years) - 1)
     distinct, inverse = np.unique(place, return_inverse=True)
-    return tuple(Month(years[k], said.month, root) for k in distinct), inverse
+    return tuple(Month(years[k], instrument.month, root) for k in distinct), inverse
 
 
 def canonical_names(months: Iterable[Month]) -> dict[Month, str]:
-    """A name for each: one digit a year, two for all if one would make two contracts the same."""
+    """A name for each month: one year digit, or two for all if one digit would be ambiguous."""
     distinct = sorted(set(months))
     digits = 1 if len({month.name(1) for month in distinct}) == len(distinct) else 2
     return {month: month.name(digits) for month in distinct}
 
 
 def is_merged(month: Month, time_ns: NDArray[np.int64], volume: NDArray[np.float64]) -> bool:
-    """Whether rows named by one contract hold its predecessors' too, as platforms merge them under the last name.
+    """Whether rows named for one contract include earlier contracts, as platforms merge them under the latest name.
 
-    They do if any lies after its expiry, or if the sessions long before it was the front month had a front month's
+    They do if any row is after its expiry, or if sessions long before it became the front month have a front month's
     volume.
     """
     usable = (time_ns != NO_TIME) & np.isfinite(volume)

@@ -1,4 +1,4 @@
-"""Databento's binary files (DBN, versions 1 to 3): bars of any length, each record with its instrument's number."""
+"""Databento's binary files (DBN versions 1 to 3): bars of any length, with a numeric instrument ID per record."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ _FIELDS = (
 )
 _RECORD = np.dtype(list(_FIELDS))
 _WORD = 4
-_DIALECT = Dialect("Databento DBN", "the letters DBN", "UTC", "open", "Databento's ts_event is the bar's open in UTC")
+_DIALECT = Dialect("Databento DBN", "the DBN signature", "UTC", "open", "Databento's ts_event is the bar's open in UTC")
 
 
 def dbn_rows(content: Content) -> list[FileRows]:
-    """The rows of a DBN file, its instruments named by the file's own table of symbols.
+    """The rows of a DBN file; instruments are named by the file's symbol mappings.
 
     Raises:
-        BarDataError: databento-dbn is not installed; damaged or cut off; another schema than bars.
+        BarDataError: databento-dbn is not installed; the file is damaged or truncated; a schema other than bars.
     """
     library = _library(content.label)
     body = _metadata_length(content)
-    data = content.read(_MOST_BYTES, "of DBN records that are read at once. Split the download by year.")
+    data = content.read(_MOST_BYTES, "for DBN records. Split the download by year.")
     try:
         metadata = library.Metadata.decode(data[:body])
         mappings = metadata.mappings
         schema = str(metadata.schema or "")
         symbols = [str(symbol) for symbol in metadata.symbols]
-    # The library is compiled; what a panic of it raises is no Exception.
+    # A panic in the compiled library raises a BaseException that is not an Exception.
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise _damaged(content.label, one_line(error)) from error
     if schema and not schema.startswith("ohlcv"):
         raise BarDataError(
-            f"{content.label}: a DBN file of {schema}, not of bars. Download the schema ohlcv-1m from Databento."
+            f"{content.label}: a DBN file with schema {schema}, not bars. Download the schema ohlcv-1m from Databento."
         )
     records = _records(data, body, content.label)
     codes, names = _instruments(records, mappings, content.label)
@@ -80,7 +80,7 @@ def dbn_rows(content: Content) -> list[FileRows]:
         volume=records["volume"].astype(np.float64),
         instrument=codes,
         instrument_names=names,
-        says=symbols[0] if len(symbols) == 1 else None,
+        named=symbols[0] if len(symbols) == 1 else None,
         notes=(f"DBN version {metadata.version}, bars of {_length(records)}",),
     )
     return [file_rows(parts, _DIALECT)]
@@ -98,47 +98,49 @@ def _library(label: str) -> ModuleType:
 
 
 def _damaged(label: str, what: str) -> BarDataError:
-    return BarDataError(f"{label}: not a complete DBN file ({what}). It may be cut off: copy or download it again.")
+    return BarDataError(f"{label}: not a complete DBN file ({what}). It may be truncated: copy or download it again.")
 
 
 def _metadata_length(content: Content) -> int:
-    """Offset of the first record, from the header's own count, once it has been compared with the file's size."""
+    """Offset of the first record, from the header's length field, checked against the file size."""
     if len(content.head) < _PREFIX:
         raise _damaged(content.label, f"{len(content.head)} bytes")
     version, length = content.head[3], struct.unpack("<I", content.head[4:_PREFIX])[0]
     if version not in _VERSIONS:
         raise BarDataError(
-            f"{content.label}: DBN version {version}; versions 1 to 3 are read. Download the data again, or as CSV."
+            f"{content.label}: DBN version {version} is not supported (1 to 3 are). Download the data again, or as CSV."
         )
     if _PREFIX + length > content.size or length > _MOST_METADATA:
         raise _damaged(
-            content.label, f"its header counts {length:,} bytes of metadata, the file has {content.size:,} bytes"
+            content.label, f"the header gives {length:,} bytes of metadata, the file has {content.size:,} bytes"
         )
     return _PREFIX + int(length)
 
 
 def _records(data: bytes, body: int, label: str) -> NDArray[Any]:
-    """The records as a structured array, after their own lengths and kinds have been checked."""
+    """The records as a structured array, with their lengths and types checked."""
     size = len(data) - body
     if size < _RECORD.itemsize:
         raise BarDataError(f"{label}: the DBN file has no records. Download it again, or for other dates.")
     step = data[body] * _WORD
     if step not in (_RECORD.itemsize, _RECORD.itemsize + 8):
-        raise BarDataError(f"{label}: its first DBN record has {step} bytes; a bar has {_RECORD.itemsize}. {_WHAT}")
+        raise BarDataError(f"{label}: the first DBN record has {step} bytes, a bar has {_RECORD.itemsize}. {_WHAT}")
     if size % step:
         raise _damaged(label, f"{size % step} bytes after the last whole record")
     if size // step > MOST_ROWS:
-        raise BarDataError(f"{label}: {size // step:,} records, more than {MOST_ROWS:,}. Split the download by year.")
-    # Live data has a send time behind each record.
+        raise BarDataError(
+            f"{label}: {size // step:,} records, more than the limit of {MOST_ROWS:,}. Split the download by year."
+        )
+    # Live data appends a send time to each record.
     sent = [("sent", "<u8")] if step > _RECORD.itemsize else []
     records = np.frombuffer(data, dtype=np.dtype([*_FIELDS, *sent]), offset=body)
     if (records["length"] != step // _WORD).any():
-        raise _damaged(label, f"record {int(np.argmax(records['length'] != step // _WORD)) + 1} has another length")
+        raise _damaged(label, f"record {int(np.argmax(records['length'] != step // _WORD)) + 1} has a different length")
     kinds = np.unique(records["rtype"]).tolist()
     if any(kind not in _BARS for kind in kinds):
-        raise BarDataError(f"{label}: DBN records of the kinds {kinds}, not only bars. {_WHAT}")
+        raise BarDataError(f"{label}: DBN records of types {kinds}, not only bars. {_WHAT}")
     if len(kinds) > 1:
-        raise BarDataError(f"{label}: bars of several lengths in one DBN file. Download the schema ohlcv-1m alone.")
+        raise BarDataError(f"{label}: the DBN file mixes bar lengths. Download only the schema ohlcv-1m.")
     return records
 
 
@@ -154,7 +156,7 @@ def _shown(time: int) -> str:
 
 
 def _instruments(records: NDArray[Any], mappings: Any, label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Each record's instrument by the symbol that its number stood for on that day; the number itself if none did."""
+    """Each record's instrument: the symbol mapped to its ID on that day, or the ID itself if there is none."""
     numbers = records["instrument"].astype(np.int64)
     days = (records["time"] // np.uint64(DAY)).astype(np.int64)
     spans: dict[int, list[tuple[int, int, str]]] = {}

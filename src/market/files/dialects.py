@@ -1,4 +1,4 @@
-"""The vendors' dialects: how each is recognised by content, and what it promises about times and volume."""
+"""Vendors' dialects: how each is recognised from its content, and what it promises about times and volume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEW_YORK, CHICAGO, UTC = "America/New_York", "America/Chicago", "UTC"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a table before its times are read."""
+    """What is known about a table before its times are read."""
 
     keys: tuple[str, ...]
     """Column names as `columns.key` gives them; empty without a header."""
@@ -23,13 +23,13 @@ class Facts:
     separator: str
     """Empty for a table that is not text."""
     times: tuple[str, ...]
-    """The first row's time cell, or its date and its clock."""
+    """The first row's time cell, or its date and time-of-day cells."""
     layout: Layout
     form: str
-    """ "CSV", "Parquet", "Arrow", "JSON" ...: what the table is if no vendor is recognised."""
+    """ "CSV", "Parquet", "Arrow", "JSON" ...: named in the dialect if no vendor is recognised."""
     file_name: str
     width: int = 0
-    """Columns of the table."""
+    """Number of columns."""
     instrument: str = ""
     """The first row's instrument."""
     last_lines: str = ""
@@ -45,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dialect:
-    """A dialect and what it promises; None and "" where it promises nothing."""
+    """A dialect and its promises; None or "" for no promise."""
 
     name: str
     why: str
@@ -54,11 +54,11 @@ class Dialect:
     promise: str = ""
     """A clause: "NinjaTrader exports UTC and stamps bars at their close"."""
     volume_kind: VolumeKind | None = None
-    """If it is not contracts whatever the column is called."""
+    """Overrides the kind inferred from the column's name."""
     day_first: bool | None = None
-    """What it promises of dates such as 03/11/2025."""
+    """Whether dates such as 03/11/2025 have the day first."""
     volume_remedy: str = ""
-    """How to get a volume column, where the file has none."""
+    """How to get a volume column if the file has none."""
 
 
 Rule = Callable[[Facts], Dialect | None]
@@ -71,13 +71,13 @@ def _rule(rule: Rule) -> Rule:
 
 
 def dialect_of(facts: Facts) -> Dialect:
-    """The first dialect whose marks the table has; else the plain table it is."""
+    """The first dialect that matches the table; otherwise a generic one."""
     for rule in _RULES:
         if (found := rule(facts)) is not None:
             return found
     if facts.keys:
-        return Dialect(f"{facts.form} with a header", "its columns have names")
-    return Dialect(f"{facts.form} without a header", "its columns were told by what they hold")
+        return Dialect(f"{facts.form} with a header", "named columns")
+    return Dialect(f"{facts.form} without a header", "columns inferred from their content")
 
 
 _COMPACT_SECONDS = r"\d{8} \d{6}"
@@ -125,9 +125,9 @@ def _interactive_brokers(facts: Facts) -> Dialect | None:
     why = (
         "times such as 20251103-21:40:00"
         if utc
-        else "times with their zone's name"
+        else "times with a zone name"
         if named
-        else "average and barCount"
+        else "the columns average and barCount"
     )
     zone = UTC if utc else None
     promise = "Interactive Brokers stamps bars at their open" + (", and yyyymmdd-hh:mm:ss is UTC" if utc else "")
@@ -141,7 +141,7 @@ def _algoseek(facts: Facts) -> Dialect | None:
     used = facts.keys[facts.layout.time[0]]
     zone = UTC if used.startswith("utc") else None if used.startswith("local") else NEW_YORK
     promise = "AlgoSeek gives the bar's start" + (f" in {zone}" if zone else "")
-    return Dialect("AlgoSeek bars", "its columns' names", zone, "open", promise, day_first=False)
+    return Dialect("AlgoSeek bars", "the column names", zone, "open", promise, day_first=False)
 
 
 @_rule
@@ -171,7 +171,7 @@ def _sierra(facts: Facts) -> Dialect | None:
     columns = facts.has("date", "time", "open", "high", "low", "last", "volume")
     if not columns and not facts.has("numberoftrades", "bidvolume", "askvolume"):
         return None
-    promise = "Sierra Chart gives the chart's time zone, which the file does not name, and the bar's open"
+    promise = "Sierra Chart gives the bar's open in the chart's time zone, which the file does not name"
     return Dialect("Sierra Chart export", "the columns Date, Time, Open, High, Low, Last", None, "open", promise)
 
 
@@ -244,7 +244,7 @@ def _ninjatrader(facts: Facts) -> Dialect | None:
         return None
     if facts.no_volume:
         return Dialect("HistData export", "semicolons, yyyyMMdd HHmmss times and no volume", "Etc/GMT+5", "open",
-                       "HistData gives New York winter time all year and the bar's open", "none")  # fmt: skip
+                       "HistData gives UTC-5 (New York standard time) all year and the bar's open", "none")  # fmt: skip
     return Dialect("NinjaTrader export", "semicolons and yyyyMMdd HHmmss times", UTC, "close",
                    "NinjaTrader exports UTC and stamps bars at their close")  # fmt: skip
 
@@ -286,12 +286,12 @@ def _backtrader(facts: Facts) -> Dialect | None:
 
 
 def no_volume_words(dialect: Dialect, names: tuple[str, ...]) -> str:
-    """What to say of a table without a volume column."""
+    """The message for a table without a volume column."""
     if dialect.volume_remedy:
         return f"this {dialect.name} has no Volume column: {dialect.volume_remedy}."
     held = ", ".join(name.strip() or "(no name)" for name in names[:20])
     has = f" The file has: {held}." if names else ""
     return (
-        f"columns missing: volume.{has} Volume tells the clock, the contract months and the features; export the bars "
-        f"again with it, or name its column volume."
+        f"columns missing: volume.{has} The clock, the contract months and the features depend on volume. Export the "
+        f"bars with volume, or rename its column to volume."
     )

@@ -1,4 +1,4 @@
-"""What instrument a file's name, or an archive's, says it holds."""
+"""The instrument named by a file name or archive name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHER_ROOTS = (
 )
 # fmt: on
 ROOTS = frozenset((*CONTRACTS, *_OTHER_ROOTS))
-"""Roots of futures, and names of indices, that a token of a file's name is compared with."""
+"""Futures roots and index names recognised in file names."""
 
 _ROOT = r"[A-Z0-9]{1,6}?"
 _PATTERNS = (
@@ -33,7 +33,7 @@ _LEAN = re.compile(
 
 
 def instrument_of_name(name: str) -> str | None:
-    """The instrument that a name says, as the name spells it; None if it says none that is known.
+    """The instrument in a file name, as spelled there; None if no known instrument is named.
 
     Examples: "ES 12-25.Last.txt" gives "ES 12-25", "CME_MINI_ES1!, 5.csv" gives "CME_MINI_ES1!", "nq_5m.csv" "nq".
     """
@@ -48,10 +48,7 @@ def instrument_of_name(name: str) -> str | None:
 
 
 def lean_day(name: str, archive: str) -> str | None:
-    """yyyymmdd of a LEAN file of bars: its member's name carries the date; None for another file.
-
-    The name of a LEAN archive alone ("20251104_trade.zip") does, too.
-    """
+    """The date (yyyymmdd) in the name of a LEAN file or its archive ("20251104_trade.zip"); None for other files."""
     for text in (name, archive):
         if match := _LEAN.match(text) or re.match(r"(?P<date>\d{8})_(?P<what>trade|quote|openinterest)\.", text):
             return match["date"]
@@ -59,7 +56,7 @@ def lean_day(name: str, archive: str) -> str | None:
 
 
 def lean_what(name: str, archive: str) -> str:
-    """ "trade", "quote" or "openinterest" of a LEAN file; "" for another."""
+    """ "trade", "quote" or "openinterest" for a LEAN file; "" for other files."""
     for text in (name, archive):
         if match := _LEAN.match(text) or re.match(r"(?P<date>\d{8})_(?P<what>trade|quote|openinterest)\.", text):
             return match["what"].lower()

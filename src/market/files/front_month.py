@@ -1,4 +1,4 @@
-"""Select the front-month contract from files that hold several."""
+"""Select the front-month contract among several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which column is what in a table without a header: decided by what the cells hold, or refused."""
+"""Infer the columns of a table without a header from its contents, or refuse the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 _CONVENTIONAL = (0, 1, 2, 3)
 _ORDERS = tuple(itertools.permutations(range(4)))
-_FIRST_ROWS = "Add a header row with the columns' names (datetime,open,high,low,close,volume) and try again."
+_FIRST_ROWS = "Add a header row with column names (datetime,open,high,low,close,volume) and try again."
 
 
 def by_contents(
@@ -25,13 +25,13 @@ def by_contents(
 
     Args:
         sample: Rows as text.
-        numbers: The columns of the sample as float64[rows], None for a column that is mostly no number.
-        time: The time's columns.
-        newest_first: The sample's times run backwards.
+        numbers: The columns of the sample as float64[rows]; None for a column that is mostly not numeric.
+        time: The time columns.
+        newest_first: Whether the sample's times are descending.
 
     Raises:
-        NoTable: no four columns of prices.
-        BarDataError: the order of the prices cannot be told.
+        NoTable: there are not four price columns.
+        BarDataError: the order of the price columns is ambiguous.
     """
     free = [place for place in range(len(numbers)) if place not in time]
     prices, notes = _prices(numbers, free, label, newest_first=newest_first)
@@ -46,7 +46,7 @@ def by_contents(
 
 
 def time_columns(sample: list[list[str]], width: int, label: str) -> tuple[int, ...]:
-    """The time's column, or the date's and the clock's, among the first four. Raises NoTable if there is none."""
+    """The time column, or the date and time-of-day columns, among the first four. Raises NoTable if there is none."""
     for place in range(min(width, 4)):
         if is_date(sample, place):
             for clock in (place + 1, place + 2):
@@ -59,7 +59,7 @@ def time_columns(sample: list[list[str]], width: int, label: str) -> tuple[int, 
         return (dates[0],)
     row = ", ".join(sample[0])[:80] if sample else ""
     raise NoTable(
-        f"{label}: no header, and none of the first columns is a time, so this is no table of bars (first row: "
+        f"{label}: no header, and none of the first four columns is a time, so this is not a table of bars (first row: "
         f"{row!r}). {_FIRST_ROWS}"
     )
 
@@ -72,7 +72,7 @@ def _is_symbol(sample: list[list[str]], numbers: list[Floats | None], place: int
 def _prices(
     numbers: list[Floats | None], free: list[int], label: str, *, newest_first: bool
 ) -> tuple[tuple[int, int, int, int], tuple[str, ...]]:
-    """Four neighbouring columns of which one is always the highest and another always the lowest."""
+    """Four adjacent columns of which one is always the highest and another always the lowest."""
     for start in free:
         places = [place for place in range(start, start + 4) if place in free and numbers[place] is not None]
         if len(places) < 4:
@@ -84,27 +84,27 @@ def _prices(
             o, h, low, c = (places[k] for k in order)
             return (o, h, low, c), notes
     raise NoTable(
-        f"{label}: no header, and no four neighbouring columns hold prices with one always the highest and one always "
-        f"the lowest. {_FIRST_ROWS}"
+        f"{label}: no header, and no four adjacent columns look like prices, with one always the highest and one "
+        f"always the lowest. {_FIRST_ROWS}"
     )
 
 
 def _alike(four: Floats) -> bool:
-    """Whether the four are of one size, as the prices of a bar are; volumes and times are not."""
+    """Whether the four have the same magnitude, as the prices of a bar do; volumes and times do not."""
     ratio = four.max(axis=1) / np.where(four.min(axis=1) == 0, np.nan, four.min(axis=1))
     return bool(np.nanmedian(ratio) < 1.2 and np.nanmedian(ratio) > 0)
 
 
 def _order(four: Floats, label: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Position of open, high, low and close among the four columns."""
+    """Positions of open, high, low and close among the four columns."""
     fits = [order for order in _ORDERS if _share(four, order) >= 0.98]
     highs_lows = {(order[1], order[2]) for order in fits}
     if (1, 2) in highs_lows and len(highs_lows) > 1 and _flat(four):
         highs_lows = {(1, 2)}
     if len(highs_lows) != 1:
-        found = "no column is always the highest with another always the lowest" if not fits else "several orders fit"
+        found = "no column is always the highest while another is the lowest" if not fits else "several orders fit"
         raise BarDataError(
-            f"{label}: no header, and the order of its four price columns cannot be told: {found}. {_FIRST_ROWS}"
+            f"{label}: no header, and the order of the four price columns is ambiguous: {found}. {_FIRST_ROWS}"
         )
     high, low = highs_lows.pop()
     first, second = (place for place in range(4) if place not in (high, low))
@@ -115,18 +115,17 @@ def _order(four: Floats, label: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     if (high, low) == (1, 2) and not (decided and reverse * 2 < step):
         return preferred, ()
     if decided and step * 1.5 < reverse:
-        return preferred, (f"columns in the order {_named(preferred)}: told by the prices",)
+        return preferred, (f"columns in the order {_named(preferred)}, inferred from the prices",)
     if decided and reverse * 1.5 < step:
         other = (second, high, low, first)
         if (high, low) == (1, 2):
             raise BarDataError(
-                f"{label}: no header, and its price columns can be read as open, high, low, close or as close, high, "
-                f"low, open: each bar's open lies closer to the next bar's close than the reverse. {_FIRST_ROWS}"
+                f"{label}: no header, and the order of the price columns is ambiguous: read as open, high, low, close, "
+                f"each bar's open is closer to the next bar's close than its close is to the next open. {_FIRST_ROWS}"
             )
-        return other, (f"columns in the order {_named(other)}: told by the prices",)
+        return other, (f"columns in the order {_named(other)}, inferred from the prices",)
     raise BarDataError(
-        f"{label}: no header, and whether its column {first + 1} or {second + 1} of the four prices is the open cannot "
-        f"be told. {_FIRST_ROWS}"
+        f"{label}: no header, and price column {first + 1} or {second + 1} (of four) may be the open. {_FIRST_ROWS}"
     )
 
 
@@ -136,7 +135,7 @@ def _share(four: Floats, order: tuple[int, ...]) -> float:
 
 
 def _flat(four: Floats) -> bool:
-    """Whether most bars have one price only, which fits every order."""
+    """Whether most bars have a single price, which fits every order, or there are fewer than four bars."""
     return bool(np.mean(four.max(axis=1) == four.min(axis=1)) > 0.5) or len(four) < 4
 
 
@@ -151,7 +150,7 @@ def _named(order: tuple[int, ...]) -> str:
 
 
 def _volume(numbers: list[Floats | None], places: list[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The first column of counts; where it only adds up the next one over the day, that next one."""
+    """The first column of counts; if it is the running daily total of the next column, that next column."""
     counts = [
         place
         for place in places
@@ -168,7 +167,7 @@ def _volume(numbers: list[Floats | None], places: list[int]) -> tuple[tuple[int,
             steps = np.diff(total)
             restarts = steps < 0
             adds_up = np.where(restarts, total[1:] == each[1:], steps == each[1:])
-            # By chance two columns of counts hardly ever agree so; damaged cells must not hide it.
+            # Half is enough: unrelated columns almost never agree, and some cells may be damaged.
             if np.mean(adds_up) > 0.5:
-                return (counts[1],), ("volume is the bar's own; the column before it adds up the day's",)
+                return (counts[1],), ("volume is per bar; the column before it is the day's running total",)
     return (counts[0],), ()

@@ -1,4 +1,4 @@
-"""Choose the rows of one market: what rows, headers, file names and prices say they are of."""
+"""Select the rows of one market by names in rows, headers and file names, and by prices."""
 
 from __future__ import annotations
 
@@ -30,42 +30,45 @@ from src.market.files.price_level import PriceLevel, judge_prices
 from src.market.files.reading import MarketReading
 from src.market.files.rows import NO_TIME, FileRows
 
-_MOST_IDS = 200  # front months of 50 years; more are a download of everything
+_MOST_IDS = 200  # 50 years of quarterly contracts; more means a download of all instruments
 _UNDECIDED = ("ambiguous", "unknown")
-UNNAMED = "files that name no instrument"
+UNNAMED = "files without an instrument name"
 
 
 @dataclass
 class _Part:
-    """One table with what its names say; the verdicts are filled in step by step."""
+    """One table with the instruments that its names stand for; the verdicts are filled in step by step."""
 
     rows: FileRows
-    said: list[Instrument | None]
-    """Of each of `rows.instrument_names`; only those that occur in rows."""
+    instruments: list[Instrument | None]
+    """For each of `rows.instrument_names`; None if no row has that name."""
     header: Instrument | None
     file_name: Instrument | None
     keep: NDArray[np.bool_]
     root: str = ""
     by: str = ""
-    """"rows", "file", or "" if nothing names its market."""
+    """What names the market: "rows", "file", or "" for nothing."""
     labels: int = 0
+    """How many of rows, header and file name agree on `root`."""
     notes: list[str] = field(default_factory=list)
     groups: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
-    """Kept rows sorted by name, and where each name's begin; made once `keep` is final."""
+    """Kept rows sorted by name, and the start of each name's rows; computed once `keep` is final."""
 
     def rows_name_market(self) -> bool:
-        return any(said is not None and said.kind != "id" and said.root != "" for said in self.said)
+        return any(one is not None and one.kind != "id" and one.root != "" for one in self.instruments)
 
     def rows_name_contracts(self) -> bool:
-        return any(said is not None and said.kind == "future" for said in self.said)
+        return any(one is not None and one.kind == "future" for one in self.instruments)
 
 
 def choose_market(rows: list[FileRows], market: Contract) -> tuple[list[FileRows], MarketReading]:
-    """The rows of the market, or of its micro or mini if none are its own, and what was left out.
+    """Select the market's rows, or those of its micro or mini if it has none, and report what was left out.
 
-    Afterwards `instrument_names` are contracts in canonical spelling ("ESZ5"); empty for a continuous series.
-    Raises BarDataError if no row is the market's, if instruments cannot be told apart, and for prices of another market
-    or scale.
+    In the result `instrument_names` are contracts in canonical spelling ("ESZ5"); empty for a continuous series.
+
+    Raises:
+        BarDataError: no row is the market's, instruments cannot be distinguished, or prices are those of another
+            market or scale.
     """
     family = _family(market)
     dropped: Counter[str] = Counter()
@@ -85,12 +88,14 @@ def choose_market(rows: list[FileRows], market: Contract) -> tuple[list[FileRows
     if not kept:
         raise BarDataError(_nothing_left(parts, market, dropped))
     root = next((part.root for part in kept if part.root), market.symbol)
-    doubt = next((level.words or "prices do not tell" for level in levels if level.level in _UNDECIDED), "")
+    doubt = next(
+        (level.words or "the prices do not identify a market" for level in levels if level.level in _UNDECIDED), ""
+    )
     return _named_by_contract(kept, root), market_reading(market, root, {part.by for part in kept}, doubt, dropped)
 
 
 def _family(market: Contract) -> list[str]:
-    """The market and the roots that may serve it, the market first."""
+    """The market and the roots that may stand in for it, the market first."""
     mini = market.parent or market.symbol
     roots = [symbol for symbol, contract in CONTRACTS.items() if mini in (symbol, contract.parent)]
     roots += PREDECESSORS.get(mini, ())
@@ -99,84 +104,87 @@ def _family(market: Contract) -> list[str]:
 
 def _read_names(table: FileRows) -> _Part:
     present = set(np.unique(table.instrument).tolist())
-    said = [_in_rows(table, code) if code in present else None for code in range(len(table.instrument_names))]
+    instruments = [_in_rows(table, code) if code in present else None for code in range(len(table.instrument_names))]
     in_name = instrument_in_file_name(table.file)
     header = parse_instrument(table.file_instrument) if table.file_instrument else None
     if header is not None and header.kind == "id":
         header = None
-    spoken = f"{table.file} {table.label}".upper().replace("_", " ")
-    if header is not None and (table.file_instrument or "").upper().replace("_", " ") in spoken:
-        # The reader took it from the name of the file or of an archive's member.
-        in_name, header = _more_telling(header, in_name), None
-    return _Part(table, said, header, in_name, np.ones(len(table), dtype=bool))
+    path_words = f"{table.file} {table.label}".upper().replace("_", " ")
+    if header is not None and (table.file_instrument or "").upper().replace("_", " ") in path_words:
+        # The reader took it from the file name or from an archive member's name.
+        in_name, header = _more_specific(header, in_name), None
+    return _Part(table, instruments, header, in_name, np.ones(len(table), dtype=bool))
 
 
-def _more_telling(read: Instrument, own: Instrument | None) -> Instrument:
-    """Of two readings of a name the one that says more: a spread, or the month of the same root."""
+def _more_specific(read: Instrument, own: Instrument | None) -> Instrument:
+    """The more specific of two readings of a name: a spread, or a contract month of the same root."""
     if own is not None and (own.kind == "spread" or (own.kind == "future" and own.root == read.root)):
         return own
     return read
 
 
 def _in_rows(table: FileRows, code: int) -> Instrument | None:
-    """What one name of the rows says; "202512" is a month only in rows before it, else a number."""
+    """The instrument of one name in the rows; "202512" is a month only if all its rows precede it, else an ID."""
     name = table.instrument_names[code]
-    said = parse_instrument(name)
-    if said is None or said.root or said.month is None or not name.strip().isdigit():
-        return said
+    instrument = parse_instrument(name)
+    if instrument is None or instrument.root or instrument.month is None or not name.strip().isdigit():
+        return instrument
     times = table.time_ns[(table.instrument == code) & (table.time_ns != NO_TIME)]
-    months, _ = months_of_rows(said, "", times)
+    months, _ = months_of_rows(instrument, "", times)
     ahead = months[0].expiry_day() - times // DAY_NS
-    return said if times.size and ((ahead >= -GRACE_DAYS) & (ahead < 6 * 366)).all() else Instrument("id", name)
+    is_month = bool(times.size and ((ahead >= -GRACE_DAYS) & (ahead < 6 * 366)).all())
+    return instrument if is_month else Instrument("id", name)
 
 
 def _choose_rows(part: _Part, family: list[str], market: Contract, dropped: Counter[str]) -> None:
-    """Decide one table's root and drop the rows that name something else."""
-    file_said = part.header or part.file_name
+    """Decide one table's root and drop the rows of other instruments."""
+    of_file = part.header or part.file_name
     if part.rows_name_market():
         part.by = "rows"
         _drop_other_rows(part, family, dropped)
-        agrees = [said for said in (part.header, part.file_name) if said is not None and said.root == part.root]
-        part.labels = 1 + len(agrees)
+        part.labels = 1 + _agreeing(part, part.root)
         return
-    if file_said is not None:
+    if of_file is not None:
         part.by = "file"
-        part.labels = sum(said is not None and said.root == file_said.root for said in (part.header, part.file_name))
-        if file_said.kind in ("future", "continuous") and file_said.root in family:
-            part.root = file_said.root
-        elif file_said.root:
-            _drop_if(part, True, KIND_WORDS.get(file_said.kind, file_said.root), dropped)
-    _tell_ids_apart(part, family[0])
+        part.labels = _agreeing(part, of_file.root)
+        if of_file.kind in ("future", "continuous") and of_file.root in family:
+            part.root = of_file.root
+        elif of_file.root:
+            _drop_if(part, True, KIND_WORDS.get(of_file.kind, of_file.root), dropped)
+    _refuse_mixed_ids(part, family[0])
+
+
+def _agreeing(part: _Part, root: str) -> int:
+    """How many of header and file name give this root."""
+    return sum(named is not None and named.root == root for named in (part.header, part.file_name))
 
 
 def _drop_other_rows(part: _Part, family: list[str], dropped: Counter[str]) -> None:
     roots = []
-    for said in part.said:
-        root = "" if said is None or said.kind not in ("future", "continuous") else said.root
-        if said is not None and said.kind == "future" and not root:
-            file_said = part.header or part.file_name
-            root = file_said.root if file_said is not None and file_said.root in family else family[0]
+    for one in part.instruments:
+        root = "" if one is None or one.kind not in ("future", "continuous") else one.root
+        if one is not None and one.kind == "future" and not root:
+            of_file = part.header or part.file_name
+            root = of_file.root if of_file is not None and of_file.root in family else family[0]
         roots.append(root)
     counts = np.bincount(part.rows.instrument[part.rows.instrument >= 0], minlength=len(roots))
     present = {root for root, count in zip(roots, counts, strict=True) if count and root in family}
     chosen = next((root for root in family if root in present), "")
     wanted = {chosen, *PREDECESSORS.get(chosen, ())} if chosen else set()
-    ranks = [said.rank for said, root in zip(part.said, roots, strict=True) if said is not None and root in wanted]
-    contracts = any(
-        said is not None and said.kind == "future" and root in wanted
-        for said, root in zip(part.said, roots, strict=True)
-    )
+    candidates = [one for one, root in zip(part.instruments, roots, strict=True) if one is not None and root in wanted]
+    ranks = [one.rank for one in candidates]
+    contracts = any(one.kind == "future" for one in candidates)
     part.root = chosen
-    unwanted = np.zeros(len(roots) + 1, dtype=bool)  # the last for rows without a name, which are -1
-    for code, (said, root, count) in enumerate(zip(part.said, roots, counts.tolist(), strict=True)):
-        if said is None or not count:
+    unwanted = np.zeros(len(roots) + 1, dtype=bool)  # the last entry is for rows without a name (code -1)
+    for code, (one, root, count) in enumerate(zip(part.instruments, roots, counts.tolist(), strict=True)):
+        if one is None or not count:
             continue
         name = ""
         if root not in wanted:
-            name = KIND_WORDS.get(said.kind, root or said.root)
-        elif said.rank > min(ranks):
+            name = KIND_WORDS.get(one.kind, root or one.root)
+        elif one.rank > min(ranks):
             name = f"{root} of a later month"
-        elif contracts and said.kind == "continuous":
+        elif contracts and one.kind == "continuous":
             name = f"{root} without a contract"
         if name:
             unwanted[code] = True
@@ -184,8 +192,8 @@ def _drop_other_rows(part: _Part, family: list[str], dropped: Counter[str]) -> N
     part.keep &= ~unwanted[part.rows.instrument]
     if not chosen:
         part.keep[:] = False
-    elif not any(said is not None and said.kind == "future" for said in part.said):
-        # Without contracts nothing later would notice that a row names nothing.
+    elif not part.rows_name_contracts():
+        # In a continuous series no later check would notice a row without a name.
         _drop_blank(part, dropped)
 
 
@@ -196,17 +204,17 @@ def _drop_blank(part: _Part, dropped: Counter[str]) -> None:
         part.keep &= ~blank
 
 
-def _tell_ids_apart(part: _Part, root: str) -> None:
-    """Rows that name instruments by number only: in succession they are contracts; else nobody can tell."""
-    ids = [code for code, said in enumerate(part.said) if said is not None]
+def _refuse_mixed_ids(part: _Part, root: str) -> None:
+    """Refuse rows that name instruments by number only, unless the numbers follow one another as contracts do."""
+    ids = [code for code, one in enumerate(part.instruments) if one is not None]
     if len(ids) < 2 or not part.keep.any():
         return
     table = part.rows
     if len(ids) > _MOST_IDS:
         raise BarDataError(
-            f"{table.label}: its column of instruments names {len(ids):,} of them, all by number "
-            f"({', '.join(table.instrument_names[code] for code in ids[:3])} ...): that is no column of "
-            f"contracts. Rename or remove it."
+            f"{table.label}: the instrument column has {len(ids):,} distinct numbers "
+            f"({', '.join(table.instrument_names[code] for code in ids[:3])} ...), so it does not hold contracts. "
+            f"Rename or remove it."
         )
     spans, levels = [], []
     for code in ids[:_MOST_IDS]:
@@ -224,9 +232,8 @@ def _tell_ids_apart(part: _Part, root: str) -> None:
         for code, level in list(zip(ids, levels, strict=False))[:4]
     )
     raise BarDataError(
-        f"{table.label}: its rows are of {len(ids)} instruments, named by number only ({shown}): which of them is "
-        f"{root} cannot be told. Download the file with symbols (Databento: `map_symbols`), or keep the rows of one "
-        f"contract."
+        f"{table.label}: the rows have {len(ids)} instruments, named by number only ({shown}), so {root} cannot be "
+        f"identified. Download the file with symbols (Databento: `map_symbols`), or keep the rows of one contract."
     )
 
 
@@ -237,7 +244,7 @@ def _drop_if(part: _Part, condition: bool, name: str, dropped: Counter[str]) -> 
 
 
 def _judge_levels(parts: list[_Part], market: Contract, dropped: Counter[str], *, several: bool) -> list[PriceLevel]:
-    """Refuse prices of another market or scale; in a folder, files that name nothing are left out instead."""
+    """Refuse prices of another market or scale; in a folder, leave out files without an instrument name instead."""
     judged = []
     for part in parts:
         if not part.keep.any():
@@ -246,67 +253,69 @@ def _judge_levels(parts: list[_Part], market: Contract, dropped: Counter[str], *
         level = judge_prices(table.time_ns[part.keep], table.prices[part.keep, 3], root)
         if level.level in ("other market", "factor", "far", "mixed"):
             if several and not part.by:
-                _drop_if(part, True, f"{UNNAMED}, with other prices", dropped)
+                _drop_if(part, True, f"{UNNAMED} and with other prices", dropped)
                 continue
-            # Two labels inside and outside the file that agree outweigh a level that is only near another market's.
+            # Two labels that agree outweigh prices near another market's range.
             if not (level.level == "other market" and level.within_magnitude and part.labels > 1):
                 raise BarDataError(f"{table.label}: {level.words}. {level.remedy}.")
-            part.notes.append(f"its {level.words}; its rows and its name both say {root}, so it was read as {root}")
+            part.notes.append(
+                f"{level.words}; two of rows, header and file name say {root}, so the file is read as {root}"
+            )
         judged.append(level)
     return judged
 
 
 _Months = dict[int, tuple[tuple[Month, ...], NDArray[np.intp]]]
-"""By code of a name: the contract months it means, and each of its rows' index into them."""
+"""For each name's code: its contract months, and the index into them for each of its rows."""
 
 
 def _named_by_contract(parts: list[_Part], root: str) -> list[FileRows]:
-    """The kept rows with canonical names of contracts."""
+    """The kept rows with canonical contract names."""
     months = [_without_merged(part, _months_of(part, root)) for part in parts]
     names = canonical_names(month for found in months for kinds, _ in found.values() for month in kinds)
     return [_with_names(part, found, names) for part, found in zip(parts, months, strict=True)]
 
 
 def _months_of(part: _Part, root: str) -> _Months:
-    """Contracts by code in the rows, or under 0 for a table whose name or header gives one for all its rows."""
+    """Contract months by code in the rows, or under code 0 if the file name or header gives one for all rows."""
     if part.rows_name_contracts():
-        said = {
-            code: said
-            for code, said in enumerate(part.said)
-            if said is not None and said.kind == "future" and _rows_of(part, code).size
+        futures = {
+            code: one
+            for code, one in enumerate(part.instruments)
+            if one is not None and one.kind == "future" and _rows_of(part, code).size
         }
     else:
-        of_file = [said for said in (part.header, part.file_name) if said is not None and said.kind == "future"]
+        of_file = [one for one in (part.header, part.file_name) if one is not None and one.kind == "future"]
         continuous = part.by == "rows"
-        said = dict(enumerate(of_file[:1])) if part.keep.any() and not continuous else {}
+        futures = dict(enumerate(of_file[:1])) if part.keep.any() and not continuous else {}
     return {
-        code: months_of_rows(name, name.root or part.root or root, part.rows.time_ns[_rows_of(part, code)])
-        for code, name in said.items()
+        code: months_of_rows(one, one.root or part.root or root, part.rows.time_ns[_rows_of(part, code)])
+        for code, one in futures.items()
     }
 
 
 def _rows_of(part: _Part, code: int) -> NDArray[np.intp]:
-    """Kept rows of a name; all kept rows of a table whose rows name no contract."""
+    """Kept rows with a name; all kept rows if the rows name no contracts."""
     if not part.rows_name_contracts():
         return np.flatnonzero(part.keep)
     if part.groups is None:
         kept = np.flatnonzero(part.keep)
         codes = part.rows.instrument[kept]
         order = np.argsort(codes, kind="stable")
-        part.groups = kept[order], np.searchsorted(codes[order], np.arange(len(part.said) + 1))
+        part.groups = kept[order], np.searchsorted(codes[order], np.arange(len(part.instruments) + 1))
     rows, edges = part.groups
     return rows[edges[code] : edges[code + 1]]
 
 
 def _without_merged(part: _Part, found: _Months) -> _Months:
-    """Nothing for a table that holds several contracts' rows under one contract's name; refuse rows after an expiry."""
+    """Drop the name of a table that holds several contracts under one; refuse rows after their contract's expiry."""
     table = part.rows
     if len(found) == 1:
         months, _ = next(iter(found.values()))
         merged = len(months) == 1 and is_merged(months[0], table.time_ns[part.keep], table.volume[part.keep])
         if merged or (len(months) > 1 and not part.rows_name_contracts()):
             part.notes.append(
-                f"named for {months[-1].name(2)}, it holds other contracts' rows too: taken as a continuous series"
+                f"named for {months[-1].name(2)} but holds other contracts' rows too: used as a continuous series"
             )
             return {}
     for code, (months, member) in found.items():
@@ -316,8 +325,8 @@ def _without_merged(part: _Part, found: _Months) -> _Months:
             last = int(times.max() // DAY_NS) if (times != NO_TIME).any() else 0
             if last > month.expiry_day() + GRACE_DAYS:
                 raise BarDataError(
-                    f"{table.label}: rows of {month.name(2)} go on to {np.datetime64(last, 'D')}, after it expired on "
-                    f"{np.datetime64(month.expiry_day(), 'D')}. Correct the dates or the contract's name."
+                    f"{table.label}: rows of {month.name(2)} continue until {np.datetime64(last, 'D')}, after its "
+                    f"expiry on {np.datetime64(month.expiry_day(), 'D')}. Correct the dates or the contract's name."
                 )
     return found
 
@@ -329,7 +338,7 @@ def _with_names(part: _Part, found: _Months, names: dict[Month, str]) -> FileRow
     present = [names[month] for month in ordered]
     for code, (months, member) in found.items():
         codes[_rows_of(part, code)] = np.array([ordered.index(month) for month in months], dtype=np.int32)[member]
-    ids = [code for code, said in enumerate(part.said) if said is not None and said.kind == "id"]
+    ids = [code for code, one in enumerate(part.instruments) if one is not None and one.kind == "id"]
     if not part.by and len(ids) > 1:
         present = [f"id {table.instrument_names[code]}" for code in ids]
         for place, code in enumerate(ids):
@@ -358,13 +367,13 @@ def _nothing_left(parts: list[_Part], market: Contract, dropped: Counter[str]) -
     part = parts[0]
     if part.by == "rows":
         return nothing_in_rows(part.rows.label, market, dropped)
-    said = part.header or part.file_name
-    if said is None:
-        return f"{part.rows.label}: it holds no rows. Export it again."
-    return nothing_by_name(part.rows.label, said, "header" if said is part.header else "name", market)
+    named = part.header or part.file_name
+    if named is None:
+        return f"{part.rows.label}: no rows. Export the file again."
+    return nothing_by_name(part.rows.label, named, "header" if named is part.header else "name", market)
 
 
 def market_of_file(path: Path) -> str | None:
-    """Root that a file's name says it holds (`ES`), so that a folder's files of other markets need not be read."""
-    said = instrument_in_file_name(path)
-    return said.root if said is not None else None
+    """The root in a file's name (`ES`), so that a folder's files of other markets need not be read."""
+    named = instrument_in_file_name(path)
+    return named.root if named is not None else None

@@ -1,4 +1,4 @@
-"""Instrument names in the spellings of vendors and platforms: root, contract month, and what kind of thing it is."""
+"""Parse instrument names, in vendors' and platforms' spellings, into kind, root and contract month."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ QUARTERS = (3, 6, 9, 12)
 _MONTH_NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 PREDECESSORS: Mapping[str, tuple[str, ...]] = MappingProxyType({"RTY": ("TF", "ER2")})
-"""Earlier futures on the same index and tick: the Russell 2000 traded as ER2 (CME to 2008) and TF (ICE 2008-2017)."""
+"""Earlier futures with the same index and tick: the Russell 2000 traded as ER2 (CME to 2008) and TF (ICE 2008-2017)."""
 
 _PLAIN = (*CONTRACTS, "TF", "ER2")
-# Spelled otherwise by CQG and ProjectX (EP, ENQ), Barchart (QR, ET, NM) and in Reuters codes (1YM).
+# Used by CQG and ProjectX (EP, ENQ), Barchart (QR, ET, NM) and Reuters (1YM).
 _ALIASES = {"EP": "ES", "ENQ": "NQ", "QR": "RTY", "ET": "MES", "NM": "MNQ", "1YM": "YM"}
 _ROOT = "(?P<root>" + "|".join(sorted((*_PLAIN, *_ALIASES), key=len, reverse=True)) + ")"
 
@@ -36,12 +36,12 @@ INDICES: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("RUT", "US2000", "USSMALLCAP", "USSC2000"), "RTY"),
     }
 )  # fmt: skip
-"""Cash indices and brokers' CFDs on them, without punctuation, and the future on the same index."""
+"""Cash indices and brokers' CFDs on them, without punctuation, mapped to the future on the same index."""
 
 FUNDS: Mapping[str, str] = MappingProxyType(
     {"SPY": "ES", "VOO": "ES", "IVV": "ES", "QQQ": "NQ", "QQQM": "NQ", "TQQQ": "NQ", "DIA": "YM", "IWM": "RTY"}
 )
-"""Exchange-traded funds on the same indices."""
+"""Exchange-traded funds, mapped to the future on the same index."""
 
 _INDEX_WORDS = {"S&P 500": "ES", "S&P500": "ES", "NASDAQ": "NQ", "DOW": "YM", "RUSSELL 2000": "RTY"}
 
@@ -93,21 +93,21 @@ _OTHER_FUTURE = re.compile(rf"(?P<other>[A-Z0-9]{{1,4}}?)[{MONTH_CODES}](?:20\d\
 
 @dataclass(frozen=True)
 class Instrument:
-    """What one name says."""
+    """What one name stands for."""
 
     kind: Kind
     root: str
-    """Root of a future; "" if only a month is named. The name itself for what is no future."""
+    """Root of a future, "" if only a month is given; the whole name for other kinds."""
     month: int | None = None
     year: int | None = None
-    """As written: one, two or four digits."""
+    """As written, with one, two or four digits."""
     year_digits: int = 0
     rank: int = 0
-    """Of a continuous series: 0 for the front, 1 for the second month."""
+    """For a continuous series: 0 for the front month, 1 for the second."""
 
 
 def parse_instrument(text: str) -> Instrument | None:
-    """What a name in rows, a header or metadata says; None for an empty one."""
+    """Parse a name from rows, a header or metadata; None if it is empty."""
     name = " ".join(text.strip().strip("\"'").upper().split())
     if not name:
         return None
@@ -132,12 +132,12 @@ def parse_instrument(text: str) -> Instrument | None:
 
 
 def _stripped(name: str) -> str:
-    """The name without exchange, vendor prefix and field."""
+    """The name without exchange, vendor prefix and field suffix."""
     while True:
-        less = _SUFFIX.sub("", _PREFIX.sub("", name))
-        if less in ("", name):
+        shorter = _SUFFIX.sub("", _PREFIX.sub("", name))
+        if shorter in ("", name):
             return name
-        name = less
+        name = shorter
 
 
 def _future(name: str, patterns: tuple[re.Pattern[str], ...]) -> Instrument | None:
@@ -145,30 +145,32 @@ def _future(name: str, patterns: tuple[re.Pattern[str], ...]) -> Instrument | No
         found = pattern.fullmatch(name)
         if found is None:
             continue
-        says = found.groupdict()
-        month = _month(says)
+        groups = found.groupdict()
+        month = _month(groups)
         if month in QUARTERS:
-            return Instrument("future", _root(says.get("root") or ""), month, int(says["year"]), len(says["year"]))
+            return Instrument(
+                "future", _root(groups.get("root") or ""), month, int(groups["year"]), len(groups["year"])
+            )
     return None
 
 
-def _month(says: Mapping[str, str | None]) -> int:
-    if code := says.get("code"):
+def _month(groups: Mapping[str, str | None]) -> int:
+    if code := groups.get("code"):
         return MONTH_CODES.index(code) + 1
-    if word := says.get("name"):
+    if word := groups.get("name"):
         return _MONTH_NAMES.index(word) + 1
-    return int(says["month"] or 0)
+    return int(groups["month"] or 0)
 
 
 def _continuous(name: str, *, marked: bool) -> Instrument | None:
-    """`marked`: the name had a vendor's or exchange's mark, so that short aliases are roots too."""
+    """Parse a continuous series; `marked`: the name had an exchange or vendor prefix, so short aliases count."""
     if name in _PLAIN or name in ("EP", "ENQ") or (marked and name in _ALIASES):
         return Instrument("continuous", _root(name))
     for pattern in _CONTINUOUS:
         if found := pattern.fullmatch(name):
-            says = found.groupdict()
-            rank = int(says["rank"]) - 1 if says.get("rank") else int(says.get("rank0") or 0)
-            return Instrument("continuous", _root(says["root"]), rank=rank)
+            groups = found.groupdict()
+            rank = int(groups["rank"]) - 1 if groups.get("rank") else int(groups.get("rank0") or 0)
+            return Instrument("continuous", _root(groups["root"]), rank=rank)
     return None
 
 
@@ -178,7 +180,7 @@ def _is_spread(name: str) -> bool:
 
 
 def _described(name: str) -> Instrument | None:
-    """ "Micro E-mini S&P 500 Futures" and the like: only what says that it is the future."""
+    """ "Micro E-mini S&P 500 Futures" and similar, if the words make clear that it is the future."""
     if not re.search(r"E-?MINI|FUTURE", name):
         return None
     owner = next((root for word, root in _INDEX_WORDS.items() if word in name), None)
@@ -206,7 +208,7 @@ _MOST_WORDS = 4
 
 
 def instrument_in_file_name(file: Path) -> Instrument | None:
-    """The future, index or fund a file's name begins with or has as a word; None if none, or if two words disagree."""
+    """The future, index or fund that a file name starts with or contains as a word; None if absent or ambiguous."""
     name = file.name
     while _ENDINGS.search(name):
         name = _ENDINGS.sub("", name)
@@ -233,14 +235,14 @@ def instrument_in_file_name(file: Path) -> Instrument | None:
 
 
 def _month_apart(name: str) -> Instrument | None:
-    """The start of "ES 12-25" or "ES_H24_1min", whose month would be split from its root."""
+    """The start of names such as "ES 12-25" or "ES_H24_1min", where splitting would separate root and month."""
     found = re.match(rf"{_ROOT}[ _](?:(?:0[369]|12)-\d\d(?!\d)|##-##|[HMUZ]\d{{1,2}}(?![A-Z0-9]))", name.upper())
     return parse_instrument(found[0].replace("_", " ")) if found else None
 
 
 def _known(word: str) -> Instrument | None:
-    """A word that alone says what is in the file: not a bare month, a number or an unknown word."""
-    said = parse_instrument(word)
-    if said is None or said.kind in ("id", "other") or said.root == "" or word.upper() in ("EP", "ENQ"):
+    """The instrument of a word that identifies one by itself; None for a bare month, a number or an unknown word."""
+    named = parse_instrument(word)
+    if named is None or named.kind in ("id", "other") or named.root == "" or word.upper() in ("EP", "ENQ"):
         return None
-    return said
+    return named

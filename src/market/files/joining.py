@@ -27,7 +27,7 @@ OTHER_CONTRACTS = "contract that is not the front month"
 
 @dataclass(frozen=True, eq=False)
 class CheckedRows:
-    """Sound rows of one table in time order; arrays of length n."""
+    """Valid rows of one table in time order; arrays of length n."""
 
     label: str
     file: Path
@@ -37,7 +37,7 @@ class CheckedRows:
     """float64[n, 4] in points."""
     volume: NDArray[np.float64]
     contract: NDArray[np.signedinteger]
-    """Index into `contract_names`; means nothing if that is empty."""
+    """Index into `contract_names`; unused if that is empty."""
     contract_names: tuple[str, ...]
     """Empty for a series without contracts."""
     interval_ns: int
@@ -69,7 +69,7 @@ class Joined:
 
 @dataclass(eq=False)
 class _Stack:
-    """All rows in time order: which part and contract each is of."""
+    """All rows in time order, with the part and contract of each."""
 
     open_ns: NDArray[np.int64]
     points: NDArray[np.float64]
@@ -89,20 +89,26 @@ def join_contracts(
     accept_adjusted: bool = False,
     schedule: Schedule | None = None,
 ) -> Joined:
-    """One series of the parts' rows: repeated rows once, the front month by the previous session's volume, rolls named.
+    """Join the parts' rows into one series without duplicates, using the front month by the previous session's volume.
 
-    Every bar of the result is a row of a part. Where rows name no contract, rolls are looked for (`rolls.find_rolls`).
-    `accept_adjusted` takes a series without the gaps that rolls must have (`adjusted.check_gaps`); `schedule` saves
-    reading the calendar again and must cover the rows (`sessions.schedule_around`).
-    Raises BarDataError for parts of several intervals, and for rows of a time and contract that differ.
+    Every bar of the result is a row of a part. If rows name no contract, rolls are detected (`rolls.find_rolls`).
+
+    Args:
+        parts: Tables of one market.
+        contract: The market's contract.
+        accept_adjusted: Accept a series without the expected roll gaps (`adjusted.check_gaps`).
+        schedule: Sessions covering all rows, if already computed (`sessions.schedule_around`).
+
+    Raises:
+        BarDataError: the parts have different intervals, or differing rows for the same time and contract.
     """
     parts = sorted(parts, key=lambda part: int(part.open_ns[0]))
     _refuse_intervals(parts, contract)
     names = _names_in_order(parts)
     stack, repeated, unfinished = _without_repeats(_stacked(parts, names), parts)
     findings = [
-        *_counted(REPEATED, repeated, "the same bar twice, kept once"),
-        *_counted(UNFINISHED, unfinished, "the file that holds the whole bar was used"),
+        *_counted(REPEATED, repeated, "identical bars kept once"),
+        *_counted(UNFINISHED, unfinished, "the complete bar from the other file was used"),
     ]
     several = bool((stack.open_ns[1:] == stack.open_ns[:-1]).any())
     schedule = schedule_around(stack.open_ns) if schedule is None else schedule
@@ -141,13 +147,13 @@ def _refuse_intervals(parts: Sequence[CheckedRows], contract: Contract) -> None:
         if part.interval_ns != parts[0].interval_ns:
             minutes = [each.interval_ns // MINUTE_NS for each in (parts[0], part)]
             raise BarDataError(
-                f"{parts[0].label} and {part.label}: bars of {minutes[0]} and of {minutes[1]} minutes cannot be "
-                f"joined. Keep files of one interval for {contract.symbol} in the folder, or give --data one file."
+                f"{parts[0].label} and {part.label}: bars of {minutes[0]} and {minutes[1]} minutes cannot be joined. "
+                f"Keep {contract.symbol} files of one interval in the folder, or give --data a single file."
             )
 
 
 def _names_in_order(parts: Sequence[CheckedRows]) -> tuple[str, ...]:
-    """Contract names by first bar, so that no code depends on the order of files; "" for rows without contracts."""
+    """Contract names in order of first bar, independent of the order of files; "" for rows without contracts."""
     first: dict[str, int] = {}
     for part in parts:
         for code in np.unique(part.contract).tolist() if part.contract_names else [-1]:
@@ -184,7 +190,7 @@ def _stacked(parts: Sequence[CheckedRows], names: tuple[str, ...]) -> _Stack:
 
 
 def _without_repeats(stack: _Stack, parts: Sequence[CheckedRows]) -> tuple[_Stack, int, int]:
-    """Each bar of a contract once, with the number of equal rows and of unfinished last bars that were left out."""
+    """The stack with each contract's bars once, and how many duplicates and unfinished last bars were dropped."""
     same = (stack.open_ns[1:] == stack.open_ns[:-1]) & (stack.code[1:] == stack.code[:-1])
     if not same.any():
         return stack, 0, 0
@@ -206,26 +212,26 @@ def _without_repeats(stack: _Stack, parts: Sequence[CheckedRows]) -> tuple[_Stac
 
 
 def _covers(stack: _Stack, whole: int, short: int) -> bool:
-    """Whether one row may be the finished bar of another: same open, wider range, more volume."""
+    """Whether one row can be the completed version of another: same open, no narrower range, no less volume."""
     a, b = stack.points[whole], stack.points[short]
     return bool(a[0] == b[0] and a[1] >= b[1] and a[2] <= b[2] and stack.volume[whole] >= stack.volume[short])
 
 
 def _contradiction(stack: _Stack, parts: Sequence[CheckedRows], first: int, second: int) -> str:
     labels = [parts[int(stack.part[row])].label for row in (first, second)]
-    says = [
+    shown = [
         " ".join(f"{price:g}" for price in stack.points[row]) + f", volume {stack.volume[row]:g}"
         for row in (first, second)
     ]
     when = np.datetime64(int(stack.open_ns[first]), "ns").astype("datetime64[m]")
     return (
-        f"{labels[0]} and {labels[1]}: they overlap and contradict each other: at {when} UTC the first says {says[0]} "
-        f"and the second {says[1]} (open, high, low, close). Remove one of them, or give --data one file."
+        f"{labels[0]} and {labels[1]}: they overlap and disagree: at {when} UTC the first has {shown[0]} and the "
+        f"second {shown[1]} (open, high, low, close). Remove one of them, or give --data a single file."
     )
 
 
 def _refuse_unnamed_among_contracts(stack: _Stack, parts: Sequence[CheckedRows], names: tuple[str, ...]) -> None:
-    """A series without contracts overlaps contracts: which one its bars are of is not said."""
+    """Refuse an overlap between named contracts and a series whose bars name no contract."""
     if "" not in names:
         return
     same = np.flatnonzero(stack.open_ns[1:] == stack.open_ns[:-1])
@@ -236,8 +242,8 @@ def _refuse_unnamed_among_contracts(stack: _Stack, parts: Sequence[CheckedRows],
         labels = [parts[int(stack.part[each])].label for each in (row, row + 1)]
         when = np.datetime64(int(stack.open_ns[row]), "ns").astype("datetime64[m]")
         raise BarDataError(
-            f"{labels[0]} and {labels[1]}: they overlap (at {when} UTC), and only one of them says which contract it "
-            f"holds. Give --data either the single contracts or the continuous series."
+            f"{labels[0]} and {labels[1]}: they overlap (at {when} UTC), and only one of them names its contract. "
+            f"Give --data either the individual contracts or the continuous series."
         )
 
 
@@ -263,7 +269,7 @@ def _contracts(
     interval_ns: int,
     schedule: Schedule,
 ) -> tuple[tuple[str, ...], NDArray[np.int64], FoundRolls | None]:
-    """Names and each bar's index into them, in order of first bar; bars without a contract are divided at rolls."""
+    """Contract names in order of first bar, and each bar's index; bars without one are split at detected rolls."""
     codes, found = stack.code.astype(np.int64), None
     blank = stack.code == names.index("") if "" in names else np.zeros(len(codes), dtype=bool)
     if blank.any():
@@ -288,7 +294,7 @@ def _by_appearance(codes: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int6
 
 
 def _in_ticks(points: NDArray[np.float64], contract: Contract) -> NDArray[np.int32]:
-    """Prices in whole ticks, int32[n, 4]; in stretches, so that little memory is needed besides the result."""
+    """Prices in whole ticks, int32[n, 4], converted in chunks to limit temporary memory."""
     ticks = np.empty(points.shape, dtype=np.int32)
     for start in range(0, len(points), _CHUNK):
         rows = slice(start, start + _CHUNK)
@@ -304,9 +310,9 @@ def _rolls(
     contract: Contract,
     schedule: Schedule,
 ) -> tuple[Roll, ...]:
-    """The changes of contract, with the jump from the last close of the old one to the first open of the new one.
+    """Changes of contract, each with the gap from the old contract's last close to the new one's first open.
 
-    Across a hole of more than _HOLE_DAYS between two contracts prices say nothing of a roll.
+    Changes across a hole of more than _HOLE_DAYS are skipped: that gap is not the roll's.
     """
     changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
     changes = changes[open_ns[changes] - open_ns[changes - 1] <= _HOLE_DAYS * 86_400_000_000_000]

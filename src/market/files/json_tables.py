@@ -1,4 +1,4 @@
-"""JSON: Polygon's and Yahoo's answers, lists of records, columns, pandas' split form, and JSON lines."""
+"""JSON: Polygon's and Yahoo's responses, lists of records, columns, pandas' split form, and JSON lines."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _LISTS = (
     "records",
     "items",
 )
-_SAYS = ("ticker", "symbol", "contract", "instrument", "raw_symbol")
+_INSTRUMENT_KEYS = ("ticker", "symbol", "contract", "instrument", "raw_symbol")
 _LEAST_PRICES = 3
 
 
 def is_json(head: bytes) -> bool:
-    """Whether text begins as JSON does."""
+    """Whether text starts like JSON."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return start[:1] == b"{" or re.match(rb"\[\s*[\[{\]]", start) is not None
 
@@ -51,26 +51,26 @@ def json_rows(content: Content) -> list[FileRows]:
     """The rows of a JSON or JSON-lines file.
 
     Raises:
-        BarDataError: damaged, too large, too deeply nested, or no table of bars.
+        BarDataError: damaged, too large, too deeply nested, or not a table of bars.
     """
     if _is_lines(content.head):
         table, notes = _lines(content)
         rows = _rows(content, table, None)
         return [replace(rows, notes=(*notes, *rows.notes))]
-    data = content.read(_MOST_JSON, "of JSON that are read. Write it as JSON lines, CSV or Parquet.")
+    data = content.read(_MOST_JSON, "for JSON. Write it as JSON lines, CSV or Parquet.")
     _refuse_depth(data, content.label)
     try:
         whole = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError, MemoryError) as error:
         raise BarDataError(
-            f"{content.label}: not complete JSON ({one_line(error)}). It may be cut off: download it again."
+            f"{content.label}: not complete JSON ({one_line(error)}). It may be truncated: download it again."
         ) from error
     found = _columns_of(whole, content.label)
-    return [_rows(content, _arrow(columns, content.label), says) for columns, says in found]
+    return [_rows(content, _arrow(columns, content.label), named) for columns, named in found]
 
 
 def _is_lines(head: bytes) -> bool:
-    """Whether the first line is a whole object and another follows."""
+    """Whether the first line is a complete object and another follows."""
     lines = head.removeprefix(b"\xef\xbb\xbf").lstrip().splitlines()
     if not lines or not lines[0].lstrip().startswith(b"{") or not lines[0].rstrip().endswith(b"}"):
         return False
@@ -92,40 +92,40 @@ def _refuse_depth(data: bytes, label: str) -> None:
         depth += len(match[0]) if match[0][:1] in b"[{" else -len(match[0])
         deepest = max(deepest, depth)
     if deepest > _MOST_DEPTH:
-        raise BarDataError(f"{label}: JSON nested {deepest} levels deep, more than {_MOST_DEPTH}: no table of bars.")
+        raise BarDataError(
+            f"{label}: JSON nested {deepest} levels deep, more than {_MOST_DEPTH}, so it is not a table of bars."
+        )
 
 
 def _lines(content: Content) -> tuple[pa.Table, tuple[str, ...]]:
     if content.size > _MOST_LINES:
         raise BarDataError(f"{content.label}: more than {_MOST_LINES >> 30} GiB of JSON lines. Write it as Parquet.")
-    data = content.read(_MOST_LINES, "of JSON lines that are read. Write them as Parquet.").removeprefix(
-        b"\xef\xbb\xbf"
-    )
+    data = content.read(_MOST_LINES, "for JSON lines. Write them as Parquet.").removeprefix(b"\xef\xbb\xbf")
     body, _, last = data.rstrip(b" \r\n").rpartition(b"\n")
     notes: tuple[str, ...] = ()
     if body and not _is_object(last):
-        data, notes = body + b"\n", ("the incomplete last line is left out",)
+        data, notes = body + b"\n", ("incomplete last line left out",)
     try:
         end = data.find(b"\n", _SAMPLE)
         first = _read_lines(data[: end + 1] if end >= 0 else data, None)
-        # Left to itself Arrow makes times of text and forgets their zone or offset.
+        # By default Arrow parses text as timestamps and loses their zone or offset.
         texts = [_with_text(field) for field in first.schema]
         return _flat(_read_lines(data, pa.schema(texts))), notes
     except (pa.ArrowException, ValueError, MemoryError) as error:
         raise BarDataError(
-            f"{content.label}: not JSON lines with one flat object a line ({one_line(error)}). Export it again."
+            f"{content.label}: not JSON lines with one flat object per line ({one_line(error)}). Export it again."
         ) from error
 
 
 def _with_text(field: pa.Field) -> pa.Field:
-    """The field with text where Arrow sees times, in objects, too."""
+    """The field with timestamps replaced by text, also inside objects."""
     if pa.types.is_struct(field.type):
         return field.with_type(pa.struct([_with_text(field.type.field(k)) for k in range(field.type.num_fields)]))
     return field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """The table with the fields of objects in its lines as columns of their own: Databento puts ts_event into hd."""
+    """The table with nested fields as separate columns: Databento nests ts_event in hd."""
     nested = table.flatten()
     names = [name.rpartition(".")[2] for name in nested.column_names]
     return nested.rename_columns(names) if len(set(names)) == len(names) else nested
@@ -147,8 +147,8 @@ def _is_object(line: bytes) -> bool:
 
 
 def _columns_of(whole: Any, label: str) -> list[tuple[dict[str, list[Any]], str | None]]:
-    """The tables as named columns of equal length, each with the instrument that the answer itself names."""
-    said = _said(whole)
+    """The tables as columns of equal length by name, each with the instrument that the response names."""
+    of_response = _response_instrument(whole)
     for group in _tables(whole):
         found = []
         for name, value in group:
@@ -158,38 +158,38 @@ def _columns_of(whole: Any, label: str) -> list[tuple[dict[str, list[Any]], str 
             lengths = {len(column) for column in columns.values()}
             if len(lengths) > 1:
                 raise BarDataError(
-                    f"{label}: its columns have different lengths ({sorted(lengths)[:4]}). Download it again."
+                    f"{label}: columns have different lengths ({sorted(lengths)[:4]}). Download the file again."
                 )
-            found.append((columns, name or said))
+            found.append((columns, name or of_response))
         if found:
             return found
     if isinstance(whole, dict) and not any(isinstance(value, list | dict) for value in whole.values()):
         words = str(whole.get("error") or whole.get("message") or whole.get("status") or "")[:80]
-        answer = f" It says {words!r}." if words else ""
+        answer = f" The response says {words!r}." if words else ""
         raise NoTable(f"{label}: JSON without a list of bars.{answer} Download the bars again.")
     raise NoTable(
-        f"{label}: JSON without a table of bars: no list of records, or of columns, has open, high, low and close. "
+        f"{label}: JSON without a table of bars: no list of records or columns has open, high, low and close. "
         f"Give --data a file of bars."
     )
 
 
-def _said(whole: Any) -> str | None:
+def _response_instrument(whole: Any) -> str | None:
     if not isinstance(whole, dict):
         return None
-    said = next((whole[name] for name in _SAYS if isinstance(whole.get(name), str)), None)
-    if said is None and isinstance(whole.get("chart"), dict):
+    named = next((whole[name] for name in _INSTRUMENT_KEYS if isinstance(whole.get(name), str)), None)
+    if named is None and isinstance(whole.get("chart"), dict):
         results = whole["chart"].get("result")
         meta = (
             results[0].get("meta") if isinstance(results, list) and results and isinstance(results[0], dict) else None
         )
-        said = meta.get("symbol") if isinstance(meta, dict) and isinstance(meta.get("symbol"), str) else None
-    return said.strip()[:40] or None if said else None
+        named = meta.get("symbol") if isinstance(meta, dict) and isinstance(meta.get("symbol"), str) else None
+    return named.strip()[:40] or None if named else None
 
 
 def _tables(whole: Any) -> list[list[tuple[str | None, Any]]]:
-    """What may be the table, best first: the value itself, what has a usual name, and what lies one level below.
+    """Candidates for the table, best first: the value itself, members with a usual name, and values one level down.
 
-    A group of several holds one table an instrument: {"bars": {"ESZ5": [...], "NQZ5": [...]}}.
+    A group of several has one table per instrument: {"bars": {"ESZ5": [...], "NQZ5": [...]}}.
     """
     found: list[list[tuple[str | None, Any]]] = [[(None, whole)]]
     if not isinstance(whole, dict):
@@ -207,7 +207,7 @@ def _tables(whole: Any) -> list[list[tuple[str | None, Any]]]:
 
 
 def _yahoo(result: Any) -> dict[str, Any] | None:
-    """Yahoo's chart: timestamps here, prices two levels below."""
+    """Yahoo's chart: timestamps at this level, prices two levels below."""
     try:
         return {"timestamp": result["timestamp"], **result["indicators"]["quote"][0]}
     except (KeyError, IndexError, TypeError):
@@ -232,7 +232,7 @@ def _as_columns(found: Any) -> dict[str, list[Any]] | None:
 
 
 def _split(found: dict[str, Any]) -> dict[str, list[Any]] | None:
-    """pandas' orient="split" and tables of rows."""
+    """pandas' orient="split", and lists of rows."""
     names, rows = [str(name) for name in found["columns"]], found["data"]
     if not all(isinstance(row, list) and len(row) == len(names) for row in rows):
         return None
@@ -244,7 +244,7 @@ def _split(found: dict[str, Any]) -> dict[str, list[Any]] | None:
 
 
 def _by_key(found: dict[str, Any]) -> dict[str, list[Any]] | None:
-    """pandas' orient="columns" (a dictionary of rows a column) or "index" (a dictionary of columns a row)."""
+    """pandas' orient="columns" (a dictionary of rows per column) or "index" (a dictionary of columns per row)."""
     if price_roles([str(name) for name in found]) >= _LEAST_PRICES:
         keys = list(next(iter(found.values())))
         columns = {str(name): [value.get(row) for row in keys] for name, value in list(found.items())[:_MOST_KEYS]}
@@ -270,11 +270,13 @@ def _arrow(columns: dict[str, list[Any]], label: str) -> pa.Table:
     try:
         return pa.table(arrays)
     except (pa.ArrowException, ValueError) as error:
-        raise BarDataError(f"{label}: its columns make no table ({one_line(error)}). Download it again.") from error
+        raise BarDataError(
+            f"{label}: columns do not form a table ({one_line(error)}). Download the file again."
+        ) from error
 
 
-def _rows(content: Content, table: pa.Table, says: str | None) -> FileRows:
+def _rows(content: Content, table: pa.Table, named: str | None) -> FileRows:
     def read(names: list[str], rows: int | None) -> pa.Table:
         return table.select(names)[:rows] if rows is not None else table.select(names)
 
-    return typed_rows(content, "JSON", table.schema, read, says)
+    return typed_rows(content, "JSON", table.schema, read, named)

@@ -1,4 +1,4 @@
-"""The kind of a file by its first bytes, and what to say about the kinds that are not read."""
+"""Detect a file's kind from its first bytes, with messages for unsupported kinds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from src.errors import BarDataError
 Kind = Literal["gzip", "zstd", "zip", "parquet", "arrow", "arrow stream", "dbn", "text"]
 
 HEAD_BYTES = 262_144
-"""How much of a file is looked at to recognise it."""
+"""Bytes read from the start of a file to recognise it."""
 
 
 class NoTable(BarDataError):
-    """A file that is no table at all; in a folder or archive with bars such a file may be a readme."""
+    """A file that is not a table; among bars in a folder or archive it is skipped, since it may be a readme."""
 
 
 _MAGIC: tuple[tuple[bytes, Kind], ...] = (
@@ -58,7 +58,7 @@ def kind_of(head: bytes, label: str) -> Kind:
     """The kind of a file from its first bytes.
 
     Raises:
-        NoTable: the first bytes are those of a kind that is not read, naming it and what to do.
+        NoTable: an unsupported kind; the message names it and a remedy.
     """
     if not head:
         raise BarDataError(f"{label}: the file is empty (0 bytes). Export or download it again.")
@@ -68,24 +68,24 @@ def kind_of(head: bytes, label: str) -> Kind:
     start = head.lstrip()[:64].lower()
     for magic, words in _REFUSED:
         if head.startswith(magic) or (magic.startswith((b"<", b"version")) and start.startswith(magic)):
-            raise NoTable(f"{label}: this is {words}")
+            raise NoTable(f"{label}: {words}")
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise NoTable(
-            f"{label}: this is a Python pickle. Loading one can run any code, so pickles are never read: write the "
+            f"{label}: a Python pickle. Loading one can run arbitrary code, so pickles are never read: write the "
             f"table with to_parquet or to_csv."
         )
     if head[257:262] == b"ustar":
-        raise NoTable(f"{label}: this is a tar archive. Unpack it and give the folder, or pack it as .zip.")
+        raise NoTable(f"{label}: a tar archive. Unpack it and give --data the folder, or pack it as .zip.")
     if not head.startswith(_BOMS) and b"\0" in head and not _utf16_without_mark(head):
         raise NoTable(
-            f"{label}: not text (byte {head.index(0)} is NUL) and of no kind that is read: CSV or other text, JSON, "
-            f"Parquet, Feather, Arrow or DBN, plain or as .gz, .zst or .zip. Export it again."
+            f"{label}: not text (byte {head.index(0)} is NUL) and not a supported kind (CSV or other text, JSON, "
+            f"Parquet, Feather, Arrow or DBN, plain or as .gz, .zst or .zip). Export it again as one of these."
         )
     return "text"
 
 
 def _utf16_without_mark(head: bytes) -> bool:
-    """Whether every second byte of the start is NUL: ASCII text as UTF-16 without a byte order mark."""
+    """Whether every second byte at the start is NUL: ASCII text as UTF-16 without a byte order mark."""
     start = head[: min(len(head), 400) // 2 * 2]
     return len(start) >= 16 and (
         (set(start[1::2]) == {0} and 0 not in start[::2]) or (set(start[::2]) == {0} and 0 not in start[1::2])
@@ -102,5 +102,5 @@ def utf16_codec(head: bytes) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error for a message of one paragraph."""
+    """The text of an error on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

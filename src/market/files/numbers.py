@@ -1,4 +1,4 @@
-"""Numbers of whole columns: plain ones as they are, others by the file's own decimal and thousands marks."""
+"""Parse columns of numbers, with the file's own decimal and thousands separators."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _OTHER = {",": ".", ".": ","}
 
 @dataclass(frozen=True)
 class Marks:
-    """How a file writes numbers: its decimal mark, and the mark between thousands ("" for none)."""
+    """A file's number format: decimal mark, and thousands separator ("" for none)."""
 
     decimal: str = "."
     thousands: str = ""
 
     def note(self) -> tuple[str, ...]:
-        """A sentence for messages, if the file writes numbers in another way than 6850.25."""
+        """A sentence about the number format, unless it is that of 6850.25."""
         if self == Marks():
             return ()
-        grouped = f", thousands with {self.thousands!r}" if self.thousands else ""
-        return (f"numbers are written with the decimal mark {self.decimal!r}{grouped}",)
+        grouped = f" and the thousands separator {self.thousands!r}" if self.thousands else ""
+        return (f"numbers use the decimal mark {self.decimal!r}{grouped}",)
 
 
 def ascii_text(chunk: pa.Array) -> pa.Array:
-    """A binary or text array as large_string without blanks around; bytes other than ASCII become ? or a blank."""
+    """A binary or text array as trimmed large_string; non-ASCII bytes become "?" or a space."""
     binary = chunk.cast(pa.large_binary())
     valid, offsets, data = binary.buffers()
     if data is not None:
@@ -54,10 +54,10 @@ def ascii_text(chunk: pa.Array) -> pa.Array:
 
 
 def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Marks:
-    """The marks that the cells of a file's number columns use.
+    """The number format of a file's numeric columns.
 
     Raises:
-        BarDataError: the cells fit two readings ("6,850": 6850 or 6.85), or none.
+        BarDataError: the cells fit two formats ("6,850": 6850 or 6.85), or none.
     """
     text = [ascii_text(chunk) for column in columns for chunk in _spread(column)]
 
@@ -73,8 +73,8 @@ def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Mark
     both = [mark for mark in ".," if any_match(rf"[0-9]{_escaped(_OTHER[mark])}[0-9]{{3}}.*{_escaped(mark)}[0-9]")]
     if len(both) == 2:
         raise BarDataError(
-            f"{label}: some numbers have the comma before the point and others after it, so neither can be told to be "
-            f"the decimal mark. Export the file again with one way to write numbers."
+            f"{label}: some numbers have the comma before the point and others after it, so the decimal mark is "
+            f"ambiguous. Export the file again with one number format."
         )
     if both:
         return Marks(both[0], _OTHER[both[0]])
@@ -84,7 +84,7 @@ def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Mark
     if len(decimal) == 2:
         raise BarDataError(
             f"{label}: some numbers have a decimal comma and others a decimal point. Export the file again with one "
-            f"way to write numbers."
+            f"number format."
         )
     if not has["."] and any_match("[0-9]{4}"):
         return Marks(",", blank)
@@ -94,7 +94,7 @@ def marks_of(columns: list[pa.ChunkedArray], separator: str, label: str) -> Mark
 
 
 def _spread(column: pa.ChunkedArray) -> list[pa.Array]:
-    """Cells from everywhere in a column, at most about `_MOST_SAMPLED`."""
+    """Cells from every chunk of a column, about `_MOST_SAMPLED` at most."""
     share = min(1.0, _MOST_SAMPLED / max(1, len(column)))
     return [chunk[: max(1, int(len(chunk) * share))] for chunk in column.chunks]
 
@@ -104,7 +104,7 @@ def _escaped(mark: str) -> str:
 
 
 def _shows_decimal(any_match: Callable[[str], bool], mark: str) -> bool:
-    """Whether a cell proves the mark to be the decimal one: the digits around it are no group of thousands."""
+    """Whether a cell proves that the mark is the decimal mark: the digits around it cannot be a thousands group."""
     here = _escaped(mark)
     return any_match(rf"{here}[0-9]{{1,2}}$|{here}[0-9]{{4,}}$|^[+-]?[0-9]{{4,}}{here}[0-9]")
 
@@ -117,14 +117,13 @@ def _ambiguous(text: list[pa.Array], mark: str, label: str) -> BarDataError:
             break
     plain = cell.replace(mark, "")
     return BarDataError(
-        f"{label}: {cell!r} can be {plain} (a mark between thousands) or {cell.replace(mark, '.')} (a decimal "
-        f"mark), and no other number in the file decides. Export numbers with a decimal point and without marks "
-        f"between thousands."
+        f"{label}: {cell!r} can be {plain} (thousands separator) or {cell.replace(mark, '.')} (decimal mark), and "
+        f"no other number in the file decides. Export numbers with a decimal point and without thousands separators."
     )
 
 
 def parsed(column: pa.ChunkedArray, marks: Marks) -> NDArray[np.float64]:
-    """float64[n] of a text column; NaN where a cell is empty or no number. K, M and B multiply, as in "1.25M"."""
+    """float64[n] of a text column; NaN for empty cells and non-numbers. K, M and B are multipliers, as in "1.25M"."""
     parts = [_parsed_chunk(chunk, marks) for chunk in column.chunks]
     return np.concatenate(parts) if parts else np.zeros(0)
 
@@ -132,7 +131,7 @@ def parsed(column: pa.ChunkedArray, marks: Marks) -> NDArray[np.float64]:
 def _parsed_chunk(chunk: pa.Array, marks: Marks) -> NDArray[np.float64]:
     text = ascii_text(chunk)
     if marks.thousands:
-        # A group of other than three digits is a damaged cell, not a number.
+        # A thousands group without exactly three digits is a damaged cell.
         mark, point = _escaped(marks.thousands), _escaped(marks.decimal)
         whole = pc.match_substring_regex(
             text, rf"^[+-]?[$]?([0-9]{{1,3}}({mark}[0-9]{{3}})+|[0-9]+)?({point}[0-9]*)?[KMB]?$"
@@ -150,7 +149,7 @@ def _parsed_chunk(chunk: pa.Array, marks: Marks) -> NDArray[np.float64]:
 
 
 def _odd_numbers(text: pa.Array) -> NDArray[np.float64]:
-    """Numbers with a $ before or a K, M or B behind; NaN for what is none."""
+    """Numbers with a leading $ or a trailing K, M or B; NaN for anything else."""
     bare = pc.replace_substring_regex(text, r"^([+-]?)[$]", r"\1")
     values = np.full(len(text), np.nan)
     for letter, factor in (("", 1.0), ("K", 1e3), ("M", 1e6), ("B", 1e9)):
@@ -162,6 +161,6 @@ def _odd_numbers(text: pa.Array) -> NDArray[np.float64]:
 
 
 def finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same numbers with infinities as NaN; the array itself if it has none."""
+    """The values with infinities replaced by NaN; the same array if there are none."""
     infinite = np.isinf(values)
     return np.where(infinite, np.nan, values) if infinite.any() else values

@@ -1,4 +1,4 @@
-"""Whose prices these are: compare a file's closes with what each market has cost on its dates."""
+"""Check which market a file's closes belong to, by each market's price range on the same dates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from src.market.files.rows import NO_TIME
 Level = Literal["fits", "ambiguous", "other market", "factor", "far", "mixed", "never traded", "unknown"]
 
 ORDER_OF_MAGNITUDE = 5.0
-"""Further than this factor outside the known range, no name makes prices credible."""
+"""Prices further than this factor outside the known range are refused, whatever the names say."""
 
-_MOST = 0.8  # of the rows: what "these prices are" means
-_JUMP = np.log(1.25)  # no index moves so far from bar to bar; another market's rows do
-_FEW_ROWS = 3  # fewer are glitches of single rows
+_MOST = 0.8  # fraction of rows that must fit a market
+_JUMP = np.log(1.25)  # log ratio; larger than any index move between bars, smaller than a switch between markets
+_FEW_ROWS = 3  # fewer rows are treated as single-row glitches
 _FACTORS = (10.0, 100.0, 1_000.0, 10_000.0, 1e9)
 _FUND_FACTORS = {"ES": (10.0, "SPY"), "NQ": (40.0, "QQQ"), "YM": (100.0, "DIA"), "RTY": (10.0, "IWM")}
 
 
 @dataclass(frozen=True)
 class PriceLevel:
-    """What closes say about their market."""
+    """Result of comparing closes with a market's price ranges."""
 
     level: Level
     words: str = ""
@@ -38,7 +38,7 @@ class PriceLevel:
 def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: str) -> PriceLevel:
     """Compare closes in points with the known range of `root` by year; both arrays of length n, in any order.
 
-    "never traded" is what only an adjusted series explains: off the range, but near it and no other market's.
+    "never traded" means outside the range but near it and not another market's, as only adjusted prices are.
     """
     known = (time_ns != NO_TIME) & np.isfinite(close) & (close > 0)
     if not known.any() or not is_known(root):
@@ -51,15 +51,15 @@ def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: s
     inside = fits(root, spans, prices)
     if inside.mean() < 0.5:
         return _outside(times, spans, prices, inside, root)
-    stranger = _stranger(times, spans, prices, inside, root)
-    if stranger is not None:
-        return stranger
+    mixed = _mixed(times, spans, prices, inside, root)
+    if mixed is not None:
+        return mixed
     owner = index_owner(root)
     also = [market for market in MARKETS if market != owner and fits(market, spans, prices).mean() >= _MOST]
     if also:
         return PriceLevel("ambiguous", f"prices of those years fit {' and '.join([root, *also])}")
     every_year = all(inside[rows].mean() >= 0.5 for _, rows in spans)
-    return PriceLevel("fits") if every_year else _never(times, prices, inside, root)
+    return PriceLevel("fits") if every_year else _never_traded(times, prices, inside, root)
 
 
 def _outside(
@@ -75,21 +75,21 @@ def _outside(
     edge = max(len(prices) // 20, 1)
     smooth = int((np.abs(np.diff(np.log(prices))) >= _JUMP).sum()) <= max(2, len(prices) // 1_000)
     if smooth and (inside[-edge:].mean() >= _MOST or inside[:edge].mean() >= _MOST):
-        return _never(times, prices, inside, root)
+        return _never_traded(times, prices, inside, root)
     where, year = _around(times, prices), _year(times[len(times) // 2])
     ours = f"{root}'s ({described(root, year)})"
     for market in MARKETS:
         if market != owner and fits(market, spans, prices).mean() >= _MOST:
             theirs = f"{market}'s ({described(market, year)})"
             return PriceLevel(
-                "other market", f"{where} look like {theirs}, not {ours}", f"Use --market {market} if it holds "
-                f"{market} bars, or give --data a file of {root} bars", near, market,
+                "other market", f"{where} look like {theirs}, not {ours}", f"Use --market {market} if the file "
+                f"holds {market} bars, or give --data a file of {root} bars", near, market,
             )  # fmt: skip
     fund_factor, fund = _FUND_FACTORS[owner]
     if fits(root, spans, prices, fund_factor).mean() >= _MOST:
         return PriceLevel(
-            "factor", f"{where} are about 1/{fund_factor:g} of {ours}: that is {fund}'s level",
-            f"Give --data bars of the future, not of the fund; if they are the future's, multiply prices by "
+            "factor", f"{where} are about 1/{fund_factor:g} of {ours}, which is {fund}'s level",
+            f"Give --data bars of the future, not the fund; if they are the future's, multiply the prices by "
             f"{fund_factor:g}", False, fund,
         )  # fmt: skip
     for factor in _FACTORS:
@@ -97,15 +97,15 @@ def _outside(
                                   (factor, f"1/{factor:,.0f} of", "multiply")):  # fmt: skip
             if fits(root, spans, prices, scale).mean() >= _MOST:
                 return PriceLevel(
-                    "factor", f"{where} are {name} {ours}", f"If the whole file is so, {verb} its prices by "
-                    f"{factor:,.0f}; else export it again in points", False,
+                    "factor", f"{where} are {name} {ours}", f"If that holds for the whole file, {verb} its prices "
+                    f"by {factor:,.0f}; otherwise export it again in points", False,
                 )  # fmt: skip
     if not near:
         return PriceLevel(
-            "far", f"{where} are no prices of {ours}", f"Give --data bars of {root} in points, with their right dates",
+            "far", f"{where} are far from {ours}", f"Give --data bars of {root} in points, with correct dates",
             False,
         )  # fmt: skip
-    return _never(times, prices, inside, root)
+    return _never_traded(times, prices, inside, root)
 
 
 def _within(prices: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
@@ -113,14 +113,14 @@ def _within(prices: NDArray[np.float64], low: float, high: float) -> NDArray[np.
     return (prices * ORDER_OF_MAGNITUDE >= low) & (prices <= high * ORDER_OF_MAGNITUDE)
 
 
-def _stranger(
+def _mixed(
     times: NDArray[np.int64],
     spans: YearSpans,
     prices: NDArray[np.float64],
     inside: NDArray[np.bool_],
     root: str,
 ) -> PriceLevel | None:
-    """Rows between two jumps that lie in another market's range and not in this one's."""
+    """Stretches of rows, bounded by jumps, that lie in another market's range and not in this one's."""
     if inside.all():
         return None
     part = np.concatenate(([0], np.cumsum(np.abs(np.diff(np.log(prices))) >= _JUMP)))
@@ -133,18 +133,20 @@ def _stranger(
             return PriceLevel(
                 "mixed", f"{int(theirs.sum()):,} of {len(prices):,} prices look like {market}'s ({prices[first]:,.2f} "
                 f"on {_day(times[first])}), the others like {root}'s ({prices[int(np.argmax(inside))]:,.2f})",
-                f"Give --data a file of {root} alone, or one whose column `symbol` names each row's instrument",
+                f"Give --data a file of {root} only, or one with a column `symbol` that names each row's instrument",
                 True, market,
             )  # fmt: skip
     return None
 
 
-def _never(times: NDArray[np.int64], prices: NDArray[np.float64], inside: NDArray[np.bool_], root: str) -> PriceLevel:
+def _never_traded(
+    times: NDArray[np.int64], prices: NDArray[np.float64], inside: NDArray[np.bool_], root: str
+) -> PriceLevel:
     first = int(np.argmin(inside))
     return PriceLevel(
         "never traded",
-        f"{int((~inside).sum()):,} of {len(prices):,} closes never traded ({prices[first]:,.2f} on "
-        f"{_day(times[first])}; {root} cost {described(root, _year(times[first]))})",
+        f"{int((~inside).sum()):,} of {len(prices):,} closes are prices that never traded ({prices[first]:,.2f} on "
+        f"{_day(times[first])}; {root} traded at {described(root, _year(times[first]))})",
     )
 
 

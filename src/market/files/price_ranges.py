@@ -1,9 +1,9 @@
-"""What the index futures have cost, year by year: prices of another market or scale are told by their level.
+"""Yearly price ranges of the index futures, to detect prices of another market or scale.
 
 The figures are the calendar year's low and high of the cash index (S&P 500, Nasdaq-100, Dow Jones Industrial Average,
-Russell 2000), rounded, from general knowledge of published index history; they are no exchange record. Those of the
-S&P 500 from 1999 to 2018 were compared with daily data (`arch.data.sp500`): none is 1.5% off. MARGIN covers their
-error and the future's premium over the index (a year's carry at most). The last year's are a loose estimate.
+Russell 2000), rounded, from general knowledge of published index history, not from exchange records. The S&P 500's
+from 1999 to 2018 were compared with daily data (`arch.data.sp500`): all are within 1.5%. MARGIN covers their error and
+the future's premium over the index (at most a year's carry). The last year's are a loose estimate.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _YEARLY: Mapping[str, tuple[tuple[float, float], ...]] = MappingProxyType(
 LAST_YEAR = FIRST_YEAR + len(_YEARLY["ES"]) - 1
 MARKETS = tuple(_YEARLY)
 
-_FALL, _RISE = 0.65, 1.35  # a year after the table: how far an index may move in it, compounded
+_FALL, _RISE = 0.65, 1.35  # per year after the table, compounded: how far an index may move
 
 
 def index_owner(root: str) -> str:
@@ -74,12 +74,12 @@ def index_owner(root: str) -> str:
 
 
 def is_known(root: str) -> bool:
-    """Whether the table has the root's index: a market that you added has none, and its prices are not judged."""
+    """Whether the table covers the root's index; prices of user-defined markets are not checked."""
     return index_owner(root) in _YEARLY
 
 
 def known_range(root: str, year: int) -> tuple[float, float]:
-    """Low and high of a year in points, without margin; loose outside the table's years."""
+    """Low and high of a year in points, without margin; wider outside the table's years."""
     table = _YEARLY[index_owner(root)]
     low, high = table[min(max(year - FIRST_YEAR, 0), len(table) - 1)]
     after, before = max(year - LAST_YEAR, 0), max(FIRST_YEAR - year, 0)
@@ -91,7 +91,7 @@ YearSpans = list[tuple[int, slice]]
 
 
 def year_spans(time_ns: NDArray[np.int64]) -> YearSpans:
-    """The years of sorted times, and the rows of each that has any."""
+    """The years in sorted times, each with its rows."""
     if not len(time_ns):
         return []
     first, last = (int(time_ns[k].astype("datetime64[ns]").astype("datetime64[Y]").astype(int)) + 1970 for k in (0, -1))
@@ -101,13 +101,13 @@ def year_spans(time_ns: NDArray[np.int64]) -> YearSpans:
 
 
 def bounds(root: str, year: int) -> tuple[float, float]:
-    """Lowest and highest price believed of a year, margins included."""
+    """Lowest and highest plausible price of a year, margin included."""
     low, high = known_range(root, year)
     return low * (1 - MARGIN), high * (1 + MARGIN)
 
 
 def fits(root: str, spans: YearSpans, prices: NDArray[np.float64], scale: float = 1.0) -> NDArray[np.bool_]:
-    """Whether the market may have traded at `scale` times a price in its year, bool[n]."""
+    """Whether the market can have traded at `scale` times each price in its year, bool[n]."""
     inside = np.empty(len(prices), dtype=bool)
     for year, rows in spans:
         low, high = bounds(root, year)

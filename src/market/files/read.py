@@ -1,4 +1,4 @@
-"""Read a file, an archive or a folder of bars, whatever vendor wrote it."""
+"""Read a file, an archive or a folder of bars from any vendor."""
 
 from __future__ import annotations
 
@@ -24,54 +24,54 @@ _READERS: dict[Kind, Callable[[Content], list[FileRows]]] = {
     "dbn": dbn_rows,
     "text": text_rows,
 }
-_ASIDE = (".txt", ".json", ".csv", ".tsv", "")
-"""What a readme, a manifest or a list of symbols is called beside files of bars."""
 
 
 def read_tables(path: Path) -> list[FileRows]:
-    """Every table of bars in a file, an archive or a folder, as the files give them.
+    """Every table of bars in a file, an archive or a folder, as stored there.
 
     See `read_files`.
 
     Raises:
-        BarDataError: no such path, nothing of bars, or a file that cannot be read, with what to do.
+        BarDataError: no such path, no bars, or an unreadable file.
     """
     return read_files(bar_files(Path(path)), Path(path))
 
 
 def read_files(files: Sequence[Path], path: Path) -> list[FileRows]:
-    """Every table of bars in these files, which `path` stands for in messages.
+    """Every table of bars in these files; messages name `path`.
 
-    Recognised by content: text (CSV and its kin), JSON, JSON lines, Parquet, Feather, Arrow and DBN, plain or as .gz,
-    .zst or .zip. A file beside others that is no table at all (a readme, a manifest) is left out, with a note.
+    Recognised by content: text (CSV and similar), JSON, JSON lines, Parquet, Feather, Arrow and DBN, plain or as .gz,
+    .zst or .zip. Among several files, those that are not tables (a readme, a manifest) are left out, with a note.
 
     Raises:
-        BarDataError: nothing of bars, or a file that cannot be read, with what to do.
+        BarDataError: no bars, or an unreadable file.
     """
     tables: list[FileRows] = []
-    aside: list[NoTable] = []
+    skipped: list[NoTable] = []
     for file in files:
-        for content in contents_or_aside(file, aside):
+        for content in contents_or_skipped(file, skipped):
             try:
                 tables.extend(read_content(content))
             except NoTable as error:
-                aside.append(error)
+                skipped.append(error)
     if not tables:
-        raise aside[0] if aside else BarDataError(f"{path}: no bars. Give --data a file of bars or a folder of them.")
-    pa.default_memory_pool().release_unused()  # of a long file Arrow keeps more than the rows take
-    if aside:
-        first = str(aside[0]).split(". ")[0][:160]
-        note = f"{len(aside)} files that hold no table of bars are left out (first: {first})"
+        raise (
+            skipped[0] if skipped else BarDataError(f"{path}: no bars. Give --data a file of bars or a folder of them.")
+        )
+    pa.default_memory_pool().release_unused()  # Arrow's pool holds memory that the rows no longer need
+    if skipped:
+        first = str(skipped[0]).split(". ")[0][:160]
+        note = f"{len(skipped)} files without a table of bars left out (first: {first})"
         tables[0] = replace(tables[0], notes=(*tables[0].notes, note))
     return tables
 
 
-def contents_or_aside(file: Path, aside: list[NoTable]) -> Iterator[Content]:
-    """The contents of one file; a file of a kind that is not read goes to `aside`."""
+def contents_or_skipped(file: Path, skipped: list[NoTable]) -> Iterator[Content]:
+    """The contents of one file; an unsupported file is appended to `skipped`."""
     try:
         yield from contents(file)
     except NoTable as error:
-        aside.append(error)
+        skipped.append(error)
 
 
 def read_content(content: Content) -> list[FileRows]:
@@ -81,6 +81,5 @@ def read_content(content: Content) -> list[FileRows]:
         return reader(content)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise BarDataError(
-            f"{content.label}: cannot be read ({one_line(error)}). Check that the file is complete and that you "
-            f"may read it."
+            f"{content.label}: cannot be read ({one_line(error)}). Check that the file is complete and readable by you."
         ) from error

@@ -1,4 +1,4 @@
-"""What files of bars were taken to be, and why: console, report and page show it."""
+"""How bar files were interpreted and why; shown on the console, in the report and on the page."""
 
 from __future__ import annotations
 
@@ -12,79 +12,79 @@ Verdict = Literal["fatal", "repaired", "tolerated"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One possible reading of a file's times, with its evidence."""
+    """One possible time zone and stamp of a file, with its evidence."""
 
     zone: str
     stamp: Stamp
     bars: int
     closed: int
-    """Bars that would open while the market is closed."""
+    """Bars that would open in closed hours."""
     cash_step: float | None
-    """Volume in the minutes after 09:30 New York divided by that before; None if there are too few bars."""
+    """Volume just after 09:30 New York divided by that just before; None if there are too few bars."""
 
 
 @dataclass(frozen=True)
 class ClockReading:
-    """The clock of a file, and what decided it."""
+    """The clock chosen for a file, and what decided it."""
 
     zone: str
     stamp: Stamp
     decided_by: Literal["bars", "offsets", "dialect", "option"]
     chosen: Candidate
     others: tuple[Candidate, ...]
-    """The next best readings, best first."""
+    """Runner-up readings, best first."""
     words: str
     """One sentence: "read as America/Chicago, stamps at the bar's open: 0 of 5,688 bars fall into closed hours"."""
 
 
 @dataclass(frozen=True)
 class MarketReading:
-    """Which instrument the rows are of, and what was left out."""
+    """Which instrument was selected, and what was left out."""
 
     root: str
-    """The root the rows are of: the market's own, or that of its micro or mini."""
+    """Root of the selected rows: the market's, or that of its micro or mini."""
     decided_by: Literal["rows", "file", "prices", "user"]
     dropped: tuple[tuple[str, int], ...]
-    """Other roots, spreads and options with the number of rows dropped."""
+    """Roots, spreads and options left out, with row counts."""
     words: str
 
 
 @dataclass(frozen=True)
 class Roll:
-    """A change of contract at a session's edge."""
+    """A change of contract at the start of a session."""
 
     trade_date: str
-    """ISO date of the first session of the new contract."""
+    """ISO date of the new contract's first session."""
     before: str
     after: str
-    """Contract names; empty for a roll found in a series without contracts."""
+    """Contract names; empty for a roll detected in a series without contracts."""
     gap_points: float
-    """First open of the new contract less the last close of the old one."""
+    """The new contract's first open minus the old one's last close."""
     source: Literal["contracts", "found"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of defect in the files, and what was done about it."""
+    """One kind of defect in the files, and how it was handled."""
 
     kind: str
     verdict: Verdict
     count: int
     where: str
-    """The first places: rows, dates or sessions."""
+    """First occurrences: rows, dates or sessions."""
     done: str
-    """What was done about it, or what to do."""
+    """The action taken, or the remedy."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All of it, for one market's bars."""
+    """How one market's bars were read."""
 
     files: tuple[str, ...]
     dialects: tuple[str, ...]
-    """A sentence a dialect: its name and how it was recognised."""
+    """One sentence per dialect: its name and how it was recognised."""
     clocks: tuple[ClockReading, ...]
-    """One a group of files that share a clock."""
+    """One per group of files that share a clock."""
     market: MarketReading
     rolls: tuple[Roll, ...]
     findings: tuple[Finding, ...]

@@ -1,4 +1,4 @@
-"""Longer bars from shorter ones, on the grid that starts at each session's open."""
+"""Resample bars to a longer interval on the grid that starts at each session's open."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from src.market.bars import NO_SESSION, Bars, make_bars
 from src.market.sessions import Schedule, off_grid_error, schedule_around, session_index
 
 CUT_OFF = "before a roll or a halt inside a longer bar"
-"""`repairs` kind: bars of a bucket that lie before a change of contract or a trading halt inside it."""
+"""Key in `repairs`: bars dropped because a roll or trading halt follows them within their bucket."""
 
 
 def resampled(bars: Bars, interval_min: int | None, schedule: Schedule | None = None) -> Bars:
-    """The bars as bars of `interval_min` minutes; unchanged if they are that long already, or if None.
+    """Resample bars to `interval_min` minutes; unchanged if they have that interval already, or if it is None.
 
-    Buckets count from the session's 18:00 New York open. None crosses a session, a halt or a change of contract: bars
-    of its bucket before such a point are left out and counted in `repairs`. A bucket has a bar if any bar opens in it,
-    so the last one of an early close may cover less time. Bars outside the calendar are kept as they are;
+    Buckets start at the session's 18:00 New York open. No resulting bar crosses a session, a halt or a change of
+    contract: bars earlier in such a bucket are dropped and counted in `repairs`. A bucket produces a bar if any bar
+    opens in it, so the last bar before an early close may cover less time. Bars outside the calendar are kept;
     `sessions.place_in_sessions` drops and counts them.
 
-    `schedule` must cover the bars. Raises BarDataError for bars off the grid of their session.
+    Args:
+        bars: Bars of one market.
+        interval_min: Target interval in minutes, a multiple of the bars' own.
+        schedule: Sessions covering the bars, if already computed.
+
+    Raises:
+        BarDataError: bars are off the grid of their session.
     """
     if interval_min is None or len(bars) == 0 or interval_min * 60 == bars.interval_s:
         return bars
@@ -64,7 +70,7 @@ def resampled(bars: Bars, interval_min: int | None, schedule: Schedule | None = 
 
 
 def _slots(bars: Bars, schedule: Schedule, session: NDArray[np.int32], interval_min: int) -> NDArray[np.int64]:
-    """Open time of each bar's bucket; a bar outside the calendar is a bucket of its own."""
+    """Open time of each bar's bucket; a bar outside the calendar is its own bucket."""
     inside = session != NO_SESSION
     if not inside.any():
         return bars.open_ns

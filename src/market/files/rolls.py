@@ -1,4 +1,4 @@
-"""Find the rolls of a series that names no contracts: jumps at roll dates, and a volume that falls and comes back."""
+"""Detect rolls in a series without contract names: price jumps at roll dates, and volume that drops and recovers."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from src.market.files.roll_calendar import DAYS_AFTER_EXPIRY, DAYS_BEFORE_EXPIRY
 from src.market.sessions import Schedule
 
 EDGE_JUMP = 0.002
-"""Smallest jump between sessions that is marked, as a share of the price: a mark where there is no roll costs one
-warm-up, a roll that is missed a return that nobody could earn."""
+"""Smallest jump between sessions marked as a roll, as a fraction of the price. Low, because a false mark costs one
+warm-up, while a missed roll produces a return that cannot be earned."""
 INSIDE_JUMP = 0.0025
-"""Between neighboring bars of one session, where a mark costs the session; no real pair of 5-minute bars jumps by
-half of this without a hole."""
+"""The same between neighboring bars within a session, where a mark costs the session. In the real files tried, no two
+adjacent 5-minute bars without a hole differ by half of this."""
 LARGEST_JUMP = 0.03
 UNNAMED = "unnamed contract"
 _MOST_EDGES = 11  # of the 13 sessions of a window, or of 12 with a holiday
 _NEIGHBOR_BARS = 3
 _STAYS_BARS = 3
-_DRY_SHARE = 0.4  # of the usual volume: the old contract's last sessions
+_DRY_SHARE = 0.4  # of the usual volume: typical of the old contract's last sessions
 _REFILL = 1.6
 _USUAL_SESSIONS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class FoundRolls:
-    """A series divided at its rolls; arrays of length n."""
+    """A series split at detected rolls; arrays of length n."""
 
     contract: NDArray[np.int64]
-    """0 before the first mark, 1 before the second ..."""
+    """0 before the first mark, 1 up to the second, and so on."""
     contract_names: tuple[str, ...]
     """Empty if nothing was marked."""
     rolls: int
@@ -43,22 +43,22 @@ class FoundRolls:
 
 @dataclass(frozen=True)
 class RollWindow:
-    """The days around one expiry."""
+    """The sessions around one expiry."""
 
     year: int
     month: int
     expected: float
-    """Expected gap as a share of the price."""
+    """Expected gap as a fraction of the price."""
     edges: NDArray[np.int64]
     """First bars of sessions in the window."""
     jumps: NDArray[np.float64]
-    """Jump at each edge, as a share of the price."""
+    """Jump at each edge, as a fraction of the price."""
     closed_ns: NDArray[np.int64]
-    """Time from the bar before to each edge."""
+    """Time from the previous bar to each edge."""
     inside: NDArray[np.int64]
-    """Bars inside sessions that open a jump of a roll's size away from the bar before them."""
+    """Bars within sessions whose open is a roll-sized jump from the previous bar."""
     whole: bool
-    """Whether the series has most of the window's sessions, each with one before it."""
+    """Whether the series has most of the window's sessions, each with a previous session."""
 
 
 def roll_windows_of(
@@ -68,7 +68,7 @@ def roll_windows_of(
     interval_ns: int,
     schedule: Schedule,
 ) -> list[RollWindow]:
-    """Every roll window that the series meets, with the jumps in it; `ticks` int32[n, 4] in time order."""
+    """Every roll window that the series overlaps, with its jumps; `ticks` int32[n, 4] in time order."""
     first, session = session_edges(open_ns, schedule)
     day = schedule.date.astype("datetime64[D]").astype(np.int64)[session]
     windows = []
@@ -92,7 +92,7 @@ def roll_windows_of(
 
 
 def session_edges(open_ns: NDArray[np.int64], schedule: Schedule) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First bar of each session that has any, and the session's index; bars in closed hours count as the one before."""
+    """First bar and index of each session with bars; bars in closed hours belong to the session before them."""
     starts = np.searchsorted(open_ns, schedule.open_ns)
     held = np.flatnonzero(np.diff(np.append(starts, len(open_ns))) > 0)
     return starts[held], held
@@ -101,7 +101,7 @@ def session_edges(open_ns: NDArray[np.int64], schedule: Schedule) -> tuple[NDArr
 def _inside_jumps(
     open_ns: NDArray[np.int64], ticks: NDArray[np.int32], interval_ns: int, first: NDArray[np.int64], held: slice
 ) -> NDArray[np.int64]:
-    """Bars of the sessions `held` that open a roll's size away from their neighbor, and stay there."""
+    """Bars of the sessions `held` that open a roll-sized jump away from the previous bar and stay there."""
     if held.start >= held.stop:
         return np.empty(0, dtype=np.int64)
     start = int(first[held.start])
@@ -113,7 +113,7 @@ def _inside_jumps(
 
 
 def _stays(ticks: NDArray[np.int32], row: int) -> bool:
-    """Whether prices keep at least half of the jump that opens a bar: a glitch comes back."""
+    """Whether at least half of the jump into a bar persists; a glitch reverts."""
     before = ticks[max(row - 1 - _STAYS_BARS, 0), 3]
     after = ticks[min(row + _STAYS_BARS, len(ticks) - 1), 3]
     jump = int(ticks[row, 0]) - int(ticks[row - 1, 3])
@@ -128,10 +128,10 @@ def find_rolls(
     interval_ns: int,
     schedule: Schedule,
 ) -> FoundRolls:
-    """Mark a change of contract wherever a roll may be: see EDGE_JUMP and INSIDE_JUMP, and `_refilled` for volume.
+    """Mark possible changes of contract: see EDGE_JUMP and INSIDE_JUMP, and `_refilled` for volume.
 
-    Only bars in roll windows are marked. Marks use hindsight like every judgement of sessions; they add no bar and
-    change none. `volume` None: the series has none.
+    Only bars in roll windows are marked. Marks use later data, as all session checks do; they do not add or change
+    bars. `volume` is None for a series without volume.
     """
     windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
     marks: set[int] = set()
@@ -155,7 +155,7 @@ def _seen(window: RollWindow) -> set[int]:
 def _refilled(
     window: RollWindow, open_ns: NDArray[np.int64], volume: NDArray[np.int64] | None, schedule: Schedule
 ) -> set[int]:
-    """First bars of sessions whose volume comes back after that of a contract which traders had left."""
+    """First bars of sessions whose volume recovers after the low of an old contract's last sessions."""
     if volume is None or not len(window.edges):
         return set()
     start = max(int(np.searchsorted(open_ns, open_ns[window.edges[0]] - 45 * 86_400_000_000_000)), 0)
@@ -173,5 +173,5 @@ def _refilled(
 def _findings(unseen: list[str]) -> tuple[Finding, ...]:
     if not unseen:
         return ()
-    done = f"no session opens {100 * EDGE_JUMP:g}% or more from the last close there: nothing to leave out"
-    return (Finding("roll that does not show", "tolerated", len(unseen), ", ".join(unseen), done),)
+    done = f"no session in the roll window opens {100 * EDGE_JUMP:g}% or more from the last close: nothing left out"
+    return (Finding("undetected roll", "tolerated", len(unseen), ", ".join(unseen), done),)

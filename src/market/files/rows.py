@@ -1,4 +1,4 @@
-"""What a file of bars says, as read: nothing here is checked or converted yet."""
+"""The rows of a bar file as read, before any check or conversion."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Stamp = Literal["open", "close"]
-"""Whether a bar's time is that of its open or of its close."""
+"""Whether a bar's time is its open or its close."""
 
 NO_TIME = np.iinfo(np.int64).min
-"""`time_ns` of a row whose time is missing or unreadable."""
+"""`time_ns` of rows whose time is missing or unreadable."""
 
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
 
 @dataclass(frozen=True)
 class ClockClaim:
-    """What a dialect or the times themselves say about the clock; the bars may prove it wrong."""
+    """What a dialect or the times state about the clock; the bars may contradict it."""
 
     instant: bool
     """True: times carry an offset or count from 1970, so `time_ns` is UTC. False: `time_ns` is a wall clock."""
     zone: str | None
-    """Of a wall clock: the IANA zone that the dialect promises; None if it promises none."""
+    """For a wall clock, the IANA zone that the dialect promises; None if it promises none."""
     stamp: Stamp | None
-    """None if the dialect does not say."""
+    """None if unknown."""
     why: str
     """A clause for messages: "NinjaTrader exports UTC and stamps bars at their close"."""
 
@@ -39,16 +39,16 @@ class FileRows:
 
     file: Path
     label: str
-    """What messages call the table: the path, and the member's name for an archive."""
+    """Name in messages: the path, with the member's name for an archive."""
     dialect: str
     """For example "NinjaTrader export" or "CSV with a header"."""
     dialect_why: str
-    """How it was recognised: "semicolons, yyyyMMdd HHmmss times"."""
+    """How it was recognised: "semicolons and yyyyMMdd HHmmss times"."""
     claim: ClockClaim
     time_ns: NDArray[np.int64]
     """Nanoseconds since 1970 of the instant or of the wall clock; NO_TIME where missing or unreadable."""
     time_text: Callable[[int], str]
-    """The time of a row (from 0) as the file gives it, for messages."""
+    """Maps a row (from 0) to its time as written in the file, for messages."""
     prices: NDArray[np.float64]
     """float64[n, 4] in points: open, high, low, close; NaN where missing or not a number."""
     volume: NDArray[np.float64]
@@ -58,11 +58,11 @@ class FileRows:
     instrument: NDArray[np.int32]
     """Index into `instrument_names`, -1 where missing; all -1 if the rows name no instrument."""
     instrument_names: tuple[str, ...]
-    """As the file spells them; empty if its rows name no instrument."""
+    """As spelled in the file; empty if the rows name no instrument."""
     file_instrument: str | None
-    """What the file's name or header says it holds ("ES 12-25", "ESZ25-CME", "ESZ5"); None if nothing."""
+    """Instrument in the file's name or header ("ES 12-25", "ESZ25-CME", "ESZ5"); None if there is none."""
     notes: tuple[str, ...]
-    """What reading had to do, a sentence each: "prices are whole numbers of 1e-9 points"."""
+    """Conversions and omissions, one sentence each: "prices are integers in units of 1e-9 points"."""
 
     def __len__(self) -> int:
         return len(self.time_ns)

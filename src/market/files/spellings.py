@@ -1,4 +1,4 @@
-"""The spellings that vendors use for the columns of bars, as `columns.key` gives them, the best first."""
+"""Vendors' spellings of column names, normalised by `columns.key`, preferred ones first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRICES = (
         "bidclose", "settle", "price", "closingprice", "closevalue",
     ),
 )
-"""Of open, high, low and close."""
+"""For open, high, low and close."""
 VOLUME = (
     "volume", "v", "vol", "realvol", "realvolume", "actualvolume", "actualvol", "totalvolume", "totvolume",
     "tradevolume", "tradedvolume", "volumen", "umsatz", "volumencontratos", "periodvolume", "periodvol",
@@ -45,7 +45,7 @@ WHOLE = (
     "fechahora", "endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end",
     "closedatetime",
 )
-"""A time, or a date and a clock in one column."""
+"""A time, or date and time of day in one column."""
 DATE = (
     "utcdate", "date", "datum", "fecha", "day", "tradedate", "tradingdate", "localdate", "dateutc", "dates", "tag",
     "yyyymmdd", "dtyyyymmdd", "dt", "tradingday", "sessiondate",
@@ -58,11 +58,11 @@ OPENS = (
     "windowstart", "opentime", "timeopen", "starttime", "barstart", "timestart", "timebarstart", "barstarttime",
     "start", "timeleft", "begin", "datetimeopen", "opendatetime",
 )
-"""Time columns that say that they are the bar's open."""
+"""Time columns named for the bar's open."""
 CLOSES = (
     "endtime", "timeend", "barend", "barendtime", "closetime", "timeclose", "timeright", "end", "closedatetime",
 )
-"""Time columns that say that they are the bar's close."""
+"""Time columns named for the bar's close."""
 INSTRUMENT = (
     "contract", "localsymbol", "rawsymbol", "contractname", "contractsymbol", "contractcode", "instrument",
     "symbol", "ticker", "sym", "instrumentname", "product", "security", "code", "ric", "#ric", "secid",
@@ -80,5 +80,5 @@ UP_DOWN = (
     ("buyvolume", "sellvolume"),
     ("u", "d"),
 )
-"""Pairs that add up to the volume."""
+"""Pairs whose sum is the volume."""
 # fmt: on

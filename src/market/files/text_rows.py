@@ -1,4 +1,4 @@
-"""From a text file to its rows: shape, layout, dialect, columns, times."""
+"""Read a text file into rows: shape, layout, dialect, columns, times."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from src.market.files.times import day_numbers
 
 
 def text_rows(content: Content) -> list[FileRows]:
-    """The rows of a text file: one table, or one an instrument where a header gives each its own columns.
+    """The rows of a text file: one table, or one per instrument if each has its own columns.
 
     Raises:
-        BarDataError: the file is no table of bars, or a column cannot be read.
+        BarDataError: the file is not a table of bars, or a column cannot be read.
     """
     content = as_utf8(content)
     shape = shape_of_text(content)
@@ -43,7 +43,7 @@ def text_rows(content: Content) -> list[FileRows]:
 
 
 def _names(shape: TextShape) -> tuple[str, ...]:
-    """The header row with the most names of prices; empty without a header."""
+    """The header row with the most price names; empty without a header."""
     return max(shape.header, key=lambda row: price_roles(list(row)), default=())
 
 
@@ -64,7 +64,7 @@ def _headerless(content: Content, shape: TextShape) -> Layout:
 
 
 def _descends(shape: TextShape, time: tuple[int, ...]) -> bool:
-    """Whether the sample's times run backwards."""
+    """Whether the sample's times are descending."""
     cells = [[row[place].strip().encode() for row in shape.sample] for place in time]
     try:
         ns = read_times([pa.chunked_array([column]) for column in cells], "", day_first=False, comma=False).ns
@@ -144,7 +144,7 @@ def _total(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]
 
 
 def _is_lean(content: Content, shape: TextShape) -> bool:
-    """Whether the file is one of LEAN's: the date in its name, milliseconds since midnight in its first column."""
+    """Whether the file is a LEAN file: date in the name, milliseconds since midnight in the first column."""
     if shape.header or shape.width != 6 or lean_day(content.name, content.archive) is None:
         return False
     fits = [re.fullmatch(r"[0-9]{1,8}", row[0].strip()) is not None for row in shape.sample]
@@ -163,7 +163,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
     ymd = np.array([int(day[:4])]), np.array([int(day[4:6])]), np.array([int(day[6:])])
     days, good = day_numbers(*ymd)
     if not good[0]:
-        raise BarDataError(f"{content.label}: its name gives the date {day}, which does not exist. Rename the file.")
+        raise BarDataError(f"{content.label}: the date {day} in its name does not exist. Rename the file.")
     cells = columns.text[0]
     since = numbers.parsed(cells, numbers.Marks())
     known = (since >= 0) & (since <= 86_400_000)
@@ -184,10 +184,10 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
 
 
 def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | None:
-    """Of a header of several rows, each instrument's name with the names its columns have; None for a plain header.
+    """For a multi-row header, each instrument with its column names; None for a plain header.
 
-    Columns of other instruments have the name "" for it. Yahoo's tables have a row with the prices' names and one with
-    the tickers, in either order, and a third with the index's name.
+    Columns of other instruments are named "". Yahoo's tables have a row of price names and a row of tickers, in either
+    order, and a third row with the index name.
     """
     if len(shape.header) < 2:
         return None
@@ -207,7 +207,7 @@ def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | N
                 mine = {place for place, name in zip(places, tickers, strict=True) if name == ticker}
                 names = [words[place] if place in mine else "" for place in range(shape.width)]
                 if price_roles(names) < 4:
-                    # Units or remarks in the second row, not tickers.
+                    # The second row holds units or remarks, not tickers.
                     return None
                 found.append((ticker, _with_time(names, shape)))
             return found
@@ -215,7 +215,7 @@ def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | N
 
 
 def _with_time(names: list[str], shape: TextShape) -> tuple[str, ...]:
-    """The names with "datetime" for the one column of whole times, which such headers leave unnamed or misname."""
+    """The names with "datetime" for the time column, which such headers leave unnamed or misname."""
     times = [place for place in range(shape.width) if not names[place] and cells_kind(shape.sample, place) == "full"]
     return tuple("datetime" if times and place == times[0] else name for place, name in enumerate(names))
 
@@ -228,12 +228,12 @@ def _wide_rows(content: Content, shape: TextShape, wide: list[tuple[str, tuple[s
         if len(rows) or len(wide) == 1:
             tables.append(rows)
     if not tables:
-        raise BarDataError(f"{content.label}: none of its instruments has a bar. Export it again.")
+        raise BarDataError(f"{content.label}: no instrument has any bars. Export the file again.")
     return tables
 
 
 def _of_one_instrument(rows: FileRows, ticker: str) -> FileRows:
-    """The rows that have any price, all of the ticker: where instruments trade at different times, others are empty."""
+    """The ticker's rows that have a price; rows are empty where only other instruments traded."""
     keep = np.flatnonzero(np.isfinite(rows.prices).any(axis=1) | (rows.time_ns == NO_TIME))
     text = rows.time_text
     return replace(

@@ -1,4 +1,4 @@
-"""The shape of a text table from its first lines: encoding, separator, header, and where the rows begin."""
+"""Detect the shape of a text table from its first lines: encoding, separator, header, start of the rows."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class TextShape:
     """How a text file's table is laid out."""
 
     separator: str
-    """One character; a blank stands for any run of blanks."""
+    """One character; a space stands for any run of spaces."""
     quoted: bool
     width: int
-    """Cells a row."""
+    """Cells per row."""
     header: tuple[tuple[str, ...], ...]
-    """Header rows, cells padded to `width`; empty without a header."""
+    """Header rows, padded to `width`; empty without a header."""
     start: int
-    """Offset of the first row's byte."""
+    """Byte offset of the first row."""
     sample: list[list[str]]
     notes: tuple[str, ...]
 
 
 def as_utf8(content: Content) -> Content:
-    """The content itself, or UTF-16 and Latin-1 text as UTF-8."""
+    """The content, with UTF-16 and Latin-1 text converted to UTF-8."""
     codec = utf16_codec(content.head)
     if codec is None:
         return content if _is_utf8(content) else _from_latin1(content)
-    data = content.read(_MOST_UTF16, "of UTF-16 text that are read. Save the file as UTF-8.")
+    data = content.read(_MOST_UTF16, "for UTF-16 text. Save the file as UTF-8.")
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as error:
         raise BarDataError(
-            f"{content.label}: UTF-16 text that breaks off or is damaged at byte {error.start}. Save it as UTF-8."
+            f"{content.label}: UTF-16 text is truncated or damaged at byte {error.start}. Save it as UTF-8."
         ) from error
     return _with_bytes(content, pa.py_buffer(text.encode("utf-8", errors="replace")))
 
@@ -64,7 +64,7 @@ def _is_utf8(content: Content) -> bool:
     waits = False
     with content.open() as stream:
         while block := stream.read(_BLOCK):
-            # Plain ASCII is seen at memory speed; a block after a cut character is decoded, too.
+            # isascii() is fast; a block after a split character must be decoded as well.
             if waits or not block.isascii():
                 try:
                     decoder.decode(block)
@@ -88,7 +88,7 @@ def _with_bytes(content: Content, buffer: pa.Buffer) -> Content:
 
 
 def decoded(raw: bytes) -> str:
-    """Text of a line: UTF-8, or else Latin-1, whose numbers are the same."""
+    """Decode a line as UTF-8 or, failing that, Latin-1, in which digits are the same."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -96,29 +96,29 @@ def decoded(raw: bytes) -> str:
 
 
 def shape_of_text(content: Content) -> TextShape:
-    """Recognise a text table by its first lines.
+    """Recognise a text table from its first lines.
 
     Raises:
-        NoTable: the lines are not rows of cells.
-        BarDataError: a header without rows, or a header that names more columns than the rows have.
+        NoTable: the lines do not form a table.
+        BarDataError: a header without rows, or with more columns than the rows.
     """
     lines = _lines(content)
     notes: list[str] = []
-    lines, told, comments = _without_preamble(lines)
+    lines, declared, comments = _without_preamble(lines)
     if not lines:
         raise BarDataError(f"{content.label}: the file has no rows. Export it again.")
-    separator = told or _separator([line for _, line in lines])
+    separator = declared or _separator([line for _, line in lines])
     if not separator:
         raise NoTable(
-            f"{content.label}: no table: its lines are not rows of at least {LEAST_CELLS} cells with commas, "
-            f"semicolons, tabs or bars between them (first line: {lines[0][1][:60]!r}). Give --data a file of bars."
+            f"{content.label}: not a table: the lines are not rows of at least {LEAST_CELLS} cells separated by "
+            f"commas, semicolons, tabs or vertical bars (first line: {lines[0][1][:60]!r}). Give --data a file of bars."
         )
     rows = [(start, cells_of(line, separator)) for start, line in lines]
     first = next((k for k, (_, cells) in enumerate(rows) if is_row(cells)), None)
     if first is None:
         if any(price_roles(cells) >= 3 for _, cells in rows):
             raise BarDataError(
-                f"{content.label}: the file has a header but no bars, or its rows hold no numbers. Export it again."
+                f"{content.label}: the file has a header but no bars, or its rows have no numbers. Export it again."
             )
         raise NoTable(
             f"{content.label}: no rows with a time and four prices (first line: {lines[0][1][:60]!r}). Give --data a "
@@ -135,7 +135,7 @@ def shape_of_text(content: Content) -> TextShape:
 
 
 def _lines(content: Content) -> list[tuple[int, str]]:
-    """The first lines with the offset of their first byte; a last line that the head cuts off is left out."""
+    """The first lines with their byte offsets, without a last line cut off at the end of the head."""
     head = content.head
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     lines: list[tuple[int, str]] = []
@@ -151,27 +151,27 @@ def _lines(content: Content) -> list[tuple[int, str]]:
 
 
 def _without_preamble(lines: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], str, list[int]]:
-    """The lines without blank ones and comments, the separator that a line `sep=;` names, and where comments begin."""
-    told = ""
+    """Lines without blanks and comments, the separator declared by a line such as `sep=;`, and offsets of comments."""
+    declared = ""
     kept = []
     comments = []
     for start, line in lines:
         if match := re.fullmatch(r'"?sep=(.)"?', line.strip(), flags=re.IGNORECASE):
-            told = match[1]
+            declared = match[1]
         elif line.strip() and is_comment(line):
             comments.append(start)
         elif line.strip():
             kept.append((start, line))
-    return kept, told, comments
+    return kept, declared, comments
 
 
 def is_comment(line: str) -> bool:
-    """Whether a line is a remark: it begins with a mark of comments, and is no header such as #RIC,..."""
+    """Whether a line is a comment: it starts with a comment mark and is not a header such as #RIC,..."""
     return line.lstrip().startswith(_COMMENT) and price_roles(re.split(r"[,;\t|]", line)) < 3
 
 
 def cells_of(line: str, separator: str) -> list[str]:
-    """The cells of a line, quotes removed; a blank as separator stands for any run of blanks."""
+    """The cells of a line without quotes; the separator " " stands for any run of spaces."""
     if separator == " ":
         return line.split()
     if '"' not in line:
@@ -200,7 +200,7 @@ def _separator(lines: list[str]) -> str:
 
 
 def is_row(cells: list[str]) -> bool:
-    """Whether cells are a row of bars: at least four numbers, and not the numbers 0, 1, 2 ... of a nameless header."""
+    """Whether cells are a row of bars: at least four numbers, but not 0, 1, 2 ... as in a numbered header."""
     stripped = [cell.strip() for cell in cells]
     numeric = [cell for cell in stripped if _NUMBER.fullmatch(cell)]
     if len(numeric) >= LEAST_CELLS and stripped == [str(k) for k in range(len(stripped))]:
@@ -212,7 +212,7 @@ def is_row(cells: list[str]) -> bool:
 def _header(
     rows: list[list[str]], width: int, data: list[list[str]], label: str, notes: list[str]
 ) -> tuple[tuple[str, ...], ...]:
-    """The header rows among those before the first row of bars; other lines there are titles."""
+    """The header rows above the first row of bars; other lines there are titles."""
     found: list[tuple[str, ...]] = []
     titles = 0
     for cells in rows:
@@ -227,23 +227,23 @@ def _header(
         short = len(names) < width and price_roles(names) >= 3 and not _blank_from(data, len(names))
         if short or len(names) > width:
             raise BarDataError(
-                f"{label}: its header names {len(names)} columns, but its rows have {width} cells. If numbers are "
-                f"written with commas, as in 6,850.25 or 6850,25, export it with another separator or with quotes. "
-                f"Otherwise correct the header."
+                f"{label}: the header has {len(names)} columns, but the rows have {width} cells. If numbers contain "
+                f"commas, as in 6,850.25 or 6850,25, export with another separator or with quotes. Otherwise correct "
+                f"the header."
             )
         found.append(tuple(names + [""] * (width - len(names))))
     if titles:
-        notes.append(f"titles above the header left out: {titles}")
+        notes.append(f"title lines above the header left out: {titles}")
     return tuple(found)
 
 
 def _blank_from(data: list[list[str]], place: int) -> bool:
-    """Whether the rows have nothing from a column on, as where each line ends in a separator."""
+    """Whether all cells from a column onward are empty, as when each line ends in a separator."""
     return not any(cell.strip() for row in data for cell in row[place:])
 
 
 def _lacks_index_name(names: list[str], data: list[list[str]]) -> bool:
-    """Whether the rows begin with a cell more than the header: a row's number, or the time that is the index."""
+    """Whether rows have one more leading cell than the header: a row number, or a time used as index."""
     named = [place for place, name in enumerate(names) if key(name) in (*spellings.WHOLE, *spellings.DATE)]
     row = data[0]
     if not named:

@@ -1,4 +1,4 @@
-"""Read the rows of a text table with Arrow's CSV reader; lines that are no rows are noted, never lost."""
+"""Read a text table with Arrow's CSV reader; lines that are not rows are noted, not lost silently."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from src.market.files.text_shape import TextShape, cells_of, decoded, is_comment
 from src.market.files.time_forms import cell_kind
 
 MOST_ROWS = 50_000_000
-"""Rows of one table: 15 years of one-minute bars are 5.3 million."""
+"""Largest number of rows in one table; 15 years of one-minute bars are 5.3 million."""
 
 _BLOCK = 8 << 20
 _MOST_BAD_SHARE = 0.05
@@ -33,11 +33,11 @@ _FOOTER_LINES = 5
 
 @dataclass
 class TextColumns:
-    """The columns that a layout wants, by position."""
+    """The columns of a layout, by position."""
 
     rows: int
     text: dict[int, pa.ChunkedArray]
-    """Times and instruments: binary."""
+    """Times and instruments, as binary."""
     values: dict[int, NDArray[np.float64]]
     marks: Marks
     notes: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class TextColumns:
 
 @dataclass
 class _Odd:
-    """Lines with another number of cells than the rest."""
+    """Lines whose number of cells differs from the rest."""
 
     lines: list[tuple[int | None, str]] = field(default_factory=list)
     count: int = 0
@@ -61,8 +61,7 @@ def read_columns(content: Content, shape: TextShape, layout: Layout) -> TextColu
     """Read the wanted columns of all rows.
 
     Raises:
-        BarDataError: more rows than are read at once, too many lines with another number of cells, or numbers that can
-            be read in two ways.
+        BarDataError: too many rows, too many lines with the wrong number of cells, or an ambiguous number format.
     """
     _refuse_too_many_rows(content, shape)
     if shape.separator == " ":
@@ -100,21 +99,21 @@ def _refuse_too_many_rows(content: Content, shape: TextShape) -> None:
     rows = content.size * lines // max(1, len(content.head))
     if rows > MOST_ROWS:
         raise BarDataError(
-            f"{content.label}: about {rows:,} rows, more than the {MOST_ROWS:,} that are read at once. Split the file "
-            f"by year, or keep the rows of one market."
+            f"{content.label}: about {rows:,} rows, more than the limit of {MOST_ROWS:,}. Split the file by year, or "
+            f"keep the rows of one market."
         )
 
 
 def _tabbed(content: Content, shape: TextShape) -> tuple[Content, TextShape]:
-    """A table with runs of blanks between its cells, with tabs instead."""
-    data = content.read(_MOST_BLANK_SEPARATED, "of text separated by blanks that are read. Export it with commas.")
+    """A space-separated table with each run of spaces replaced by a tab."""
+    data = content.read(_MOST_BLANK_SEPARATED, "for text separated by spaces. Export it with commas.")
     rows = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r?$)", b"", data[shape.start :])
     plain = re.sub(rb"[ \t]+", b"\t", rows)
     return replace(content, buffer=pa.py_buffer(plain), size=len(plain)), replace(shape, separator="\t", start=0)
 
 
 def _sample_marks(shape: TextShape, wanted: list[int], label: str) -> Marks | None:
-    """The marks of the sample's numbers; None if only the whole file can tell, or if they need cleaning."""
+    """The number format of the sample; None if the sample does not decide it."""
     columns = [
         pa.chunked_array([pa.array([row[place].strip().encode() for row in shape.sample], pa.binary())])
         for place in wanted
@@ -128,7 +127,7 @@ def _sample_marks(shape: TextShape, wanted: list[int], label: str) -> Marks | No
 def _table(
     content: Content, shape: TextShape, layout: Layout, odd: _Odd, *, decimal: str | None, threads: bool = True
 ) -> pa.Table:
-    """The wanted columns; numbers as float64 with the given decimal mark, or as text for None."""
+    """The wanted columns, with numbers as float64 for the given decimal mark, or as text for None."""
     names = [str(place) for place in range(shape.width)]
     types: dict[str, pa.DataType] = {str(place): pa.binary() for place in layout.time}
     types |= {str(place): pa.dictionary(pa.int32(), pa.binary()) for place in layout.instrument}
@@ -155,7 +154,7 @@ def _table(
 
 
 def _typed(table: pa.Table, layout: Layout, marks: Marks) -> TextColumns:
-    """The columns of a table whose numbers Arrow has read; each is freed once it is copied."""
+    """The columns of a table whose numbers Arrow has parsed; each is freed once copied."""
     rows = len(table)
     columns = {place: table[str(place)] for place in layout.all}
     del table
@@ -174,7 +173,7 @@ def _cleaned(table: pa.Table, layout: Layout, separator: str, label: str) -> Tex
 
 
 def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, layout: Layout) -> None:
-    """Leave out a last line that has no line end if its last cell matters and may be cut off."""
+    """Drop a last line without a newline if a column that is read may be truncated in it."""
     tail = content.tail()
     if not tail or tail[-1:] in (b"\n", b"\r") or columns.rows == 0:
         return
@@ -190,9 +189,7 @@ def _without_cut_line(columns: TextColumns, content: Content, shape: TextShape, 
         return
     if not (same_width or (place in layout.instrument and cells[place].strip() in known)):
         _drop(columns, np.arange(columns.rows) < columns.rows - 1)
-        columns.notes.append(
-            f"the last line has no line end and may be cut off: it is left out ({last.strip()[:60]!r})"
-        )
+        columns.notes.append(f"last line left out: it has no newline and may be truncated ({last.strip()[:60]!r})")
 
 
 def _drop(columns: TextColumns, keep: NDArray[np.bool_]) -> None:
@@ -203,7 +200,8 @@ def _drop(columns: TextColumns, keep: NDArray[np.bool_]) -> None:
 
 
 def _account_for(odd: _Odd, columns: TextColumns, content: Content, shape: TextShape, layout: Layout) -> None:
-    """Lines with another number of cells: remarks, footers and a cut last line go, the others stay as empty rows."""
+    """Handle lines with the wrong number of cells: drop comments, footers and a cut-off last line; others become empty
+    rows."""
     if any(number is None for number, _ in odd.lines):
         odd.lines.clear()
         odd.count = 0
@@ -232,9 +230,9 @@ def _account_for(odd: _Odd, columns: TextColumns, content: Content, shape: TextS
     if odd.count >= _MOST_BAD or len(kept) > max(3.0, _MOST_BAD_SHARE * total):
         number, line = kept[0]
         raise BarDataError(
-            f"{content.label}: {len(kept):,} of {total:,} rows do not have the {shape.width} cells that the others "
-            f"have (first: row {number}, {line.strip()[:80]!r}). A mark between thousands or in a text may be the "
-            f"same as the separator {shape.separator!r}: export it again with another separator, or with quotes."
+            f"{content.label}: {len(kept):,} of {total:,} rows do not have {shape.width} cells as the others do "
+            f"(first: row {number}, {line.strip()[:80]!r}). The separator {shape.separator!r} may also occur in "
+            f"numbers or text: export the file again with another separator, or with quotes."
         )
     _put_back(columns, [number for number, _ in odd.lines], kept)
     number, line = kept[0]
@@ -249,7 +247,7 @@ def _starts_with_time(text: str, shape: TextShape) -> bool:
 
 
 def _put_back(columns: TextColumns, removed: list[int | None], kept: list[tuple[int, str]]) -> None:
-    """Insert a row without values where each kept line was; its time cell is the line, for messages."""
+    """Insert an empty row at the position of each kept line."""
     earlier = {number: rank for rank, number in enumerate(removed)}
     places = [number - 1 - earlier[number] for number, _ in kept]
     source = np.insert(np.arange(columns.rows), places, -1)
@@ -270,7 +268,7 @@ def _chunked(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
 def without_repeated_headers(
     columns: TextColumns, missing: NDArray[np.bool_], shape: TextShape, layout: Layout
 ) -> bool:
-    """Leave out rows without a time that repeat the header; whether there were any."""
+    """Drop rows without a time that repeat the header; return whether there were any."""
     names = {row[layout.time[0]].strip().lower() for row in shape.header}
     rows = np.flatnonzero(missing)
     if not names or not len(rows) or len(rows) > _MOST_BAD:
@@ -283,7 +281,7 @@ def without_repeated_headers(
     keep = np.ones(columns.rows, dtype=bool)
     keep[again] = False
     _drop(columns, keep)
-    columns.notes.append(f"header repeated between the rows, left out: {len(again)} times")
+    columns.notes.append(f"repeated header rows left out: {len(again)}")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Turn the time column of a table, or its date and its clock column, into nanoseconds."""
+"""Parse a table's time column, or its date and time-of-day columns, into nanoseconds."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _SAMPLE = 500
 
 @dataclass(frozen=True, eq=False)
 class TimeColumn:
-    """Times of a table's rows."""
+    """The times of a table's rows."""
 
     ns: Ints
     instant: bool
     zone: str | None
-    """The zone that the cells name."""
+    """The zone named in the cells."""
     text: Callable[[int], str]
     notes: tuple[str, ...]
     how: str
-    """"an offset in every time", "nanoseconds since 1970", ...; for the claim's words."""
+    """"an offset in every time", "nanoseconds since 1970", ...; used in messages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def chunks_of(column: pa.ChunkedArray) -> list[pa.Array]:
-    """The chunks, dictionaries and string views decoded to what they stand for."""
+    """The chunks, with dictionaries and string views decoded."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
@@ -92,15 +92,15 @@ def cell_text(column: pa.ChunkedArray, row: int) -> str:
 
 
 def read_times(columns: list[pa.ChunkedArray], label: str, *, day_first: bool | None, comma: bool) -> TimeColumn:
-    """The times of a whole column, or of a date and a clock column.
+    """The times of one column, or of a date and a time-of-day column.
 
     Args:
-        day_first: What the dialect promises where a date does not say which of day and month comes first.
-        comma: The file writes decimals with a comma.
+        day_first: The dialect's order of day and month in ambiguous dates; None if unknown.
+        comma: Whether the file uses a decimal comma.
 
     Raises:
-        BarDataError: no time is readable; day and month cannot be told apart; only some times have an offset; the
-            file gives dates only.
+        BarDataError: no time is readable; the order of day and month is ambiguous; only some times have an offset;
+            the file has dates only.
     """
     parts: list[Part] = ["whole"] if len(columns) == 1 else ["date", "clock"]
     read = [
@@ -123,17 +123,17 @@ def read_times(columns: list[pa.ChunkedArray], label: str, *, day_first: bool | 
     _refuse_unreadable(known, text, label)
     if all(part.only_dates for part in read):
         raise BarDataError(
-            f"{label}: its times are dates without a time of day ({text(int(np.argmax(known)))}), so these are daily "
-            f"bars or a column with the time of day is missing. Export intraday bars of 1 to 15 minutes."
+            f"{label}: the times are dates without a time of day ({text(int(np.argmax(known)))}): these are daily "
+            f"bars, or a time-of-day column is missing. Export intraday bars of 1 to 15 minutes."
         )
     zones = frozenset().union(*(part.zones for part in read))
     notes: list[str] = []
     with_offset = int((instant & known).sum())
     if 0 < with_offset < int(known.sum()):
-        ns = _without_the_odd(ns, instant, known, with_offset, text, label, notes)
+        ns = _without_rare_kind(ns, instant, known, with_offset, text, label, notes)
     if len(zones) > 1:
         raise BarDataError(
-            f"{label}: its times name several zones ({', '.join(sorted(zones)[:4])}). Export them in one zone."
+            f"{label}: the times name several zones ({', '.join(sorted(zones)[:4])}). Export them in one zone."
         )
     return TimeColumn(
         ns=ns,
@@ -145,7 +145,7 @@ def read_times(columns: list[pa.ChunkedArray], label: str, *, day_first: bool | 
     )
 
 
-def _without_the_odd(
+def _without_rare_kind(
     ns: Ints,
     instant: NDArray[np.bool_],
     known: NDArray[np.bool_],
@@ -154,16 +154,17 @@ def _without_the_odd(
     label: str,
     notes: list[str],
 ) -> Ints:
-    """Times with and without an offset do not mix: a handful of the rarer kind becomes unreadable, more is refused."""
+    """Handle a mix of times with and without offsets: a few of the rarer kind become unreadable, more are refused."""
     mostly = with_offset * 2 > int(known.sum())
+    most = "have" if mostly else "lack"
     odd = known & (instant != mostly)
     count, row = int(odd.sum()), int(np.argmax(odd))
     if count * 100 > int(known.sum()):
         raise BarDataError(
-            f"{label}: some times have an offset from UTC and {count:,} others have none or the reverse (first: row "
-            f"{row + 1}, {text(row)!r}), so the file has two clocks. Export it again with one."
+            f"{label}: most times {most} an offset from UTC, but {count:,} do not (first: row {row + 1}, "
+            f"{text(row)!r}), so the file has two clocks. Export it again with one."
         )
-    notes.append(f"{count:,} of its times lack or have an offset unlike the others and cannot be read")
+    notes.append(f"most times {most} an offset from UTC, but {count:,} do not: those are treated as unreadable")
     return np.where(odd, NO_TIME, ns)
 
 
@@ -173,12 +174,13 @@ def _refuse_unreadable(known: NDArray[np.bool_], text: Callable[[int], str], lab
         return
     row = int(np.argmin(known))
     count = (
-        f"none of its {missing:,} times" if missing == len(known) else f"{missing:,} of its {len(known):,} times not"
+        f"none of the {missing:,} times can be read"
+        if missing == len(known)
+        else f"{missing:,} of {len(known):,} times cannot be read"
     )
-    words = f"{count} can be read" if missing == len(known) else f"{count} readable"
     raise BarDataError(
-        f"{label}: {words}; the first is {text(row)[:60]!r}. The times that are read lie in 1980 to 2099 and look like "
-        f"{FORMS_READ}. Export the file again with such times."
+        f"{label}: {count} (first: {text(row)[:60]!r}). Times must lie in 1980 to 2099 and look like {FORMS_READ}. "
+        f"Export the file again with such times."
     )
 
 
@@ -248,8 +250,8 @@ def _date_order(chunks: list[pa.Array], sample: list[str], label: str, promised:
     day_first = decide_order(seen, promised)
     if day_first is None:
         raise BarDataError(
-            f"{label}: its dates can be read in two ways (is {sample[0].strip()[:40]!r} day/month or month/day?), and "
-            f"nothing in the file decides. Write the dates as 2025-11-03, or give a file of more days."
+            f"{label}: dates such as {sample[0].strip()[:40]!r} can be day/month or month/day, and nothing in the file "
+            f"decides. Write the dates as 2025-11-03, or use a file with more days."
         )
     return DateOrder(day_first)
 
@@ -276,7 +278,7 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> _Read:
 
 
 def _whole_numbers(values: Ints, part: Part, length: int | None = None) -> _Read:
-    """Whole numbers: a date, a clock, both in one number, or a count since 1970, told apart by their size."""
+    """Integers: a date, a time of day, both in one number, or a count since 1970, distinguished by size."""
     known = values[values != NO_TIME]
     middle = int(np.median(known)) if len(known) else 0
     length = length if length is not None else len(str(abs(middle)))
@@ -294,7 +296,7 @@ def _whole_numbers(values: Ints, part: Part, length: int | None = None) -> _Read
 
 
 def _fractions(floats: NDArray[np.float64], part: Part) -> _Read:
-    """Numbers with a fraction: Excel's days, a fraction of a day, or seconds since 1970."""
+    """Fractional numbers: Excel days, a fraction of a day, or seconds since 1970."""
     none = np.zeros(len(floats), dtype=bool)
     known = floats[np.isfinite(floats)]
     middle = float(np.median(known)) if len(known) else 0.0

@@ -1,4 +1,4 @@
-"""The forms in which files write a time: a cell's shape (digits as 0) is understood once for all cells of it."""
+"""Time formats: each cell shape (digits replaced by 0) is analysed once for all cells that have it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 Span = tuple[int, int]
-"""First position and length of a run of digits in a cell."""
+"""Start and length of a run of digits in a cell."""
 
 CellKind = Literal["full", "date", "clock", "digits", "decimal"]
 
 FORMS_READ = (
-    "2025-11-03 16:40:00 (also with an offset, a Z or a zone's name), 20251103 164000, 11/03/2025 4:40 PM, "
-    "03.11.2025 16:40, 3-Nov-2025 16:40, seconds to nanoseconds since 1970, Excel's day numbers"
+    "2025-11-03 16:40:00 (also with an offset, Z or a zone name), 20251103 164000, 11/03/2025 4:40 PM, "
+    "03.11.2025 16:40, 3-Nov-2025 16:40, seconds to nanoseconds since 1970, Excel day numbers"
 )
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -42,7 +42,7 @@ _ZONE = (
 _FULL = [re.compile(rf"\s*(?:[A-Za-z]{{3,9}},? )?{date}(?:(?:[ T_,;:-]{{1,2}}){_CLOCK}{_ZONE})?\s*") for date in _DATE]
 _ONLY_CLOCK = re.compile(rf"\s*{_CLOCK}{_ZONE}\s*")
 
-# Fixed offsets of the abbreviations in American files, in minutes; an abbreviation with several meanings is not read.
+# Offsets in minutes of abbreviations, as used in American files; ambiguous abbreviations are not read.
 _ABBREVIATIONS = {
     "EST": -300, "EDT": -240, "CST": -360, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420,
     "CET": 60, "CEST": 120, "EET": 120, "EEST": 180, "WET": 0, "WEST": 60, "JST": 540, "MSK": 180,
@@ -52,16 +52,16 @@ _ZONE_WORDS = {"ET": "America/New_York", "CT": "America/Chicago"}
 
 @dataclass(frozen=True)
 class Form:
-    """Where the parts of a time are in cells of one shape."""
+    """Positions of the parts of a time in cells of one shape."""
 
     kind: CellKind
     year: Span | None = None
     month: Span | None = None
     day: Span | None = None
     month_named: int = 0
-    """1 to 12 where the month is a word of the shape; else 0."""
+    """1 to 12 if the month is a word in the shape, else 0."""
     either: tuple[Span, Span] | None = None
-    """Day and month in an order that the cell does not say."""
+    """Day and month in unknown order."""
     dotted: bool = False
     compact: Span | None = None
     """yyyymmdd."""
@@ -72,21 +72,21 @@ class Form:
     clock: Span | None = None
     """hhmm or hhmmss without separators."""
     afternoon: bool | None = None
-    """Of a 12-hour clock."""
+    """PM or AM of a 12-hour clock; None for 24 hours."""
     offset_min: int | None = None
-    """Of an offset that is a word of the shape: Z, UTC, EST."""
+    """Offset given as a word in the shape: Z, UTC, EST."""
     offset_sign: int = 0
     offset_hour: Span | None = None
     offset_minute: Span | None = None
     zone: str | None = None
     """IANA name of the zone in the cell."""
     digits: int = 0
-    """Length of a cell of digits alone."""
+    """Length of a cell that has only digits."""
 
 
 @lru_cache(maxsize=4096)
 def form_of(shape: str) -> Form | None:
-    """The form of a shape (a cell with every digit as 0); None if it is no time."""
+    """The form of a shape (a cell with every digit as 0); None if it is not a time."""
     core = shape.strip()
     if not core or len(core) > 64:
         return None
@@ -144,7 +144,7 @@ def _form(match: re.Match[str]) -> Form | None:
 
 
 def _zone_of(groups: dict[str, str | None]) -> tuple[int | None, str | None] | None:
-    """Fixed offset in minutes and zone name that a cell's words give; None for a word that is no zone."""
+    """Fixed offset in minutes and zone name from a cell's words; None if a word is not a zone."""
     if groups.get("utc"):
         return 0, None
     word = groups.get("zone")
@@ -167,7 +167,7 @@ def is_zone(name: str) -> bool:
 
 
 def month_number(word: str) -> int | None:
-    """1 to 12 for a month's name or abbreviation; None for another word."""
+    """1 to 12 for a month's name or abbreviation; None for other words."""
     start = word.lower()
     if start[:3] in _MONTHS and start[:3] == start[:3]:
         return _MONTHS.index(start[:3]) + 1
@@ -175,11 +175,11 @@ def month_number(word: str) -> int | None:
 
 
 def shape_of(cell: str) -> str:
-    """The cell with every ASCII digit as 0."""
+    """The cell with every ASCII digit replaced by 0."""
     return re.sub(r"[0-9]", "0", cell)
 
 
 def cell_kind(cell: str) -> CellKind | None:
-    """What kind of time a cell may be: a whole one, a date, a clock, digits that may be any of them, a decimal."""
+    """The kind of time in a cell: full time, date, time of day, digits (any of these), or decimal; None for no time."""
     form = form_of(shape_of(cell))
     return form.kind if form else None

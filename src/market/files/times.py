@@ -1,4 +1,4 @@
-"""Times of a whole column at once: text of any form, numbers since 1970 or of Excel, and typed columns."""
+"""Parse whole columns of times: text of any form, counts since 1970, Excel day numbers."""
 
 from __future__ import annotations
 
@@ -33,34 +33,35 @@ EXCEL_EPOCH_DAY = -25_569
 
 @dataclass
 class Parsed:
-    """Times of n cells: nanoseconds since 1970 of an instant (`instant`) or of a wall clock."""
+    """Times of n cells, in nanoseconds since 1970, as instants or wall-clock times."""
 
     ns: Ints
-    """A date's midnight, a clock's nanoseconds since midnight, or both; NO_TIME where unreadable."""
+    """A date's midnight, nanoseconds since midnight, or their sum; NO_TIME if unreadable."""
     instant: NDArray[np.bool_]
     digits: bool = False
-    """Whether the cells wanted are numbers."""
+    """Whether to parse only cells of digits."""
     zones: set[str] = field(default_factory=set)
-    """IANA names that the cells give."""
+    """IANA zone names in the cells."""
 
 
 @dataclass
 class DateOrder:
-    """Which of day and month comes first where a cell does not say; None while unknown."""
+    """Whether the day precedes the month in ambiguous dates; None if unknown."""
 
     day_first: bool | None = None
 
 
 Unordered = dict[tuple[int, int, int], int]
-"""Rows of each (first number, second number, year) in dates whose order is not known."""
+"""Row counts by (first number, second number, year) for dates of unknown order."""
 
 
 def text_times(
     cells: pa.Array, order: DateOrder, *, digits: bool = False, unordered: Unordered | None = None
 ) -> Parsed:
-    """Parse an Arrow binary or string array; with `unordered` only count the dates whose order is open.
+    """Parse an Arrow binary or string array.
 
-    With `digits` cells of digits alone give their number and all others are unreadable, otherwise the other way round.
+    With `unordered`, only count the dates of unknown order. With `digits`, cells of digits give their number and all
+    others are unreadable; without, cells of digits are unreadable.
 
     Shapes: Parsed.ns int64[n].
     """
@@ -91,7 +92,7 @@ def text_times(
 
 
 def _bytes_of(cells: pa.Array) -> tuple[Ints, NDArray[np.uint8]]:
-    """Start of every cell (n + 1) and the bytes they index."""
+    """Offsets of the cells (n + 1 of them) and the bytes they index."""
     wide = pa.types.is_large_string(cells.type) or pa.types.is_large_binary(cells.type)
     _, offsets, data = cells.buffers()
     kind = np.int64 if wide else np.int32
@@ -173,7 +174,7 @@ def _fill(cells: NDArray[np.uint8], rows: Ints, form: Form, parsed: Parsed, orde
 
 
 def _big(cells: NDArray[np.uint8], form: Form) -> Ints:
-    """A number of 19 digits or more: those that do not fit 64 bits are unreadable."""
+    """Numbers of 19 digits or more; NO_TIME if they do not fit in 64 bits."""
     assert form.compact is not None
     start, length = form.compact
     if length > 19:
@@ -184,7 +185,7 @@ def _big(cells: NDArray[np.uint8], form: Form) -> Ints:
 
 
 def _days(cells: NDArray[np.uint8], form: Form, order: DateOrder) -> tuple[Ints, NDArray[np.bool_]]:
-    """Days since 1970, and which are days of the calendar."""
+    """Days since 1970, and whether each date exists."""
     n = len(cells)
     if form.compact is not None:
         date = _number(cells, form.compact)
@@ -206,7 +207,7 @@ def _days(cells: NDArray[np.uint8], form: Form, order: DateOrder) -> tuple[Ints,
 
 
 def day_numbers(year: Ints, month: Ints, day: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Days since 1970 of calendar dates, and which exist and are of the years read."""
+    """Days since 1970 of calendar dates, and whether each exists and lies in the supported years."""
     good = (year >= FIRST_YEAR) & (year <= LAST_YEAR) & (month >= 1) & (month <= 12) & (day >= 1)
     index = np.where(good, (year - FIRST_YEAR) * 12 + month - 1, 0)
     good &= day <= _MONTH_LENGTH[index]
@@ -214,7 +215,7 @@ def day_numbers(year: Ints, month: Ints, day: Ints) -> tuple[Ints, NDArray[np.bo
 
 
 def _clock(cells: NDArray[np.uint8], form: Form) -> tuple[Ints, NDArray[np.bool_]]:
-    """Nanoseconds since midnight, and which are times of a day (24:00 is the next midnight)."""
+    """Nanoseconds since midnight, and whether each is a valid time of day (24:00 is the next midnight)."""
     n = len(cells)
     if form.clock is not None:
         value = _number(cells, form.clock)
@@ -238,9 +239,9 @@ def _clock(cells: NDArray[np.uint8], form: Form) -> tuple[Ints, NDArray[np.bool_
 
 
 def compact_clocks(values: Ints) -> Ints:
-    """Nanoseconds since midnight of hhmm, hhmmss or hhmmssmmm numbers; which of them, the large ones say.
+    """Nanoseconds since midnight of hhmm, hhmmss or hhmmssmmm numbers.
 
-    Not the largest: that may be a damaged cell.
+    The 80% quantile decides which of the three: the maximum may be a damaged cell.
     """
     known = values[values != NO_TIME]
     large = int(np.quantile(known, 0.8)) if len(known) else 0
@@ -254,14 +255,14 @@ def compact_clocks(values: Ints) -> Ints:
 
 
 def compact_dates(values: Ints) -> Ints:
-    """Midnights of yyyymmdd, or of TradeStation's 1yymmdd, numbers."""
+    """Midnights of yyyymmdd numbers, or of TradeStation's 1yymmdd."""
     full = np.where((values >= 1_000_101) & (values <= 1_991_231), values + 19_000_000, values)
     days, good = day_numbers(full // 10_000, full // 100 % 100, full % 100)
     return np.where(good, days * DAY, NO_TIME)
 
 
 def compact_times(values: Ints, digits: int) -> Ints:
-    """Wall clock of yyyymmddhhmm, yyyymmddhhmmss or yyyymmddhhmmssmmm numbers (12, 14 or 17 digits)."""
+    """Wall-clock times of yyyymmddhhmm, yyyymmddhhmmss or yyyymmddhhmmssmmm numbers (12, 14 or 17 digits)."""
     scale = 10 ** (digits - 8)
     dates, clocks = compact_dates(values // scale), values % scale
     padded = clocks * 10 ** (9 - (digits - 8))
@@ -276,7 +277,7 @@ _EPOCH_UNITS = ((100_000_000_000, SECOND), (100_000_000_000_000, 1_000_000), (10
 
 
 def epoch_ns(values: Ints) -> Ints:
-    """Nanoseconds of seconds, milli-, micro- or nanoseconds since 1970, told apart by the size of the middle one."""
+    """Convert seconds, milli-, micro- or nanoseconds since 1970 to nanoseconds; the median's size gives the unit."""
     known = values[values != NO_TIME]
     if not len(known):
         return np.full(len(values), NO_TIME)
@@ -287,24 +288,24 @@ def epoch_ns(values: Ints) -> Ints:
 
 
 def excel_ns(days: NDArray[np.float64]) -> Ints:
-    """Wall clock of Excel's day numbers (days since 1899-12-30), to the second: a day number holds no more."""
+    """Wall-clock times of Excel day numbers (days since 1899-12-30), rounded to their precision of a second."""
     good = np.isfinite(days) & (days >= FIRST_NS // DAY - EXCEL_EPOCH_DAY) & (days < LAST_NS // DAY - EXCEL_EPOCH_DAY)
     seconds = np.rint(np.where(good, days + EXCEL_EPOCH_DAY, 0) * 86_400).astype(np.int64)
     return np.where(good, seconds * SECOND, NO_TIME)
 
 
 def excel_clock_ns(fractions: NDArray[np.float64]) -> Ints:
-    """Nanoseconds since midnight of fractions of a day, to the second."""
+    """Nanoseconds since midnight of fractions of a day, rounded to seconds."""
     good = np.isfinite(fractions) & (fractions >= 0) & (fractions <= 1)
     return np.where(good, np.rint(np.where(good, fractions, 0) * 86_400).astype(np.int64) * SECOND, NO_TIME)
 
 
 def decide_order(seen: Unordered, promised: bool | None) -> bool | None:
-    """Whether the day comes first, from all dates of the file; None if nothing decides.
+    """Whether the day comes first, inferred from all dates of the file; None if undecided.
 
-    A reading with more than 1% of rows outside the calendar is out. If two are possible, the one wins under which the
-    dates have fewer holes of more than 5 days: trading days follow each other, and the wrong order makes one day a
-    month of them. It must not put more than a tenth of the rows on Saturdays, when nearly every market is closed.
+    An order in which more than 1% of rows have invalid dates is rejected. If both remain, the one with fewer gaps of
+    more than 5 days wins: trading days are consecutive, while the wrong order spreads them one per month. The winner
+    must not put more than 10% of the rows on Saturdays, when nearly every market is closed.
     """
     total = sum(seen.values())
     outside, holes, saturdays = {}, {}, {}

@@ -1,13 +1,13 @@
-"""Does measuring the clock ever misread a file? Bars written in many zones, stamps and shapes, and read back.
+"""Study: how often is a file's clock misread? Writes bars in many zones, stamps and shapes, and reads them back.
 
     python -m src.market.files.zone_study [--quick] [--folder FOLDER_OF_REAL_BARS]
 
-Every case writes bars as a vendor would: local times without a zone, stamped at the open or the close, of 1, 5 or 15
-minutes, for two weeks or three months; whole days, with bars missing at night, or the cash session alone; with and
-without volume. The right reading gives back every bar's UTC open. The table counts cases read right, refused with the
-right reading among those named, refused without it, and silently misread. Real bars are read from FOLDER if it is
-there; the others are synthetic with the volume profile of real ones. Exits 1 if a case is misread, or if less than 95%
-of the cases of a month or more with whole days and volume are read right.
+Each case writes bars as a vendor would: local times without a zone, stamped at the open or the close, of 1, 5 or 15
+minutes, for two weeks or three months; whole days, days with overnight bars missing, or the cash session only; with and
+without volume. A case is read right if every bar's UTC open is recovered. The table counts cases read right, refused
+with the right reading among those named, refused without it, and silently misread. Real bars come from FOLDER if it
+exists; the others are synthetic with a realistic volume profile. The exit code is 1 if a case is misread, or if less
+than 95% of the cases of a month or more with whole days and volume are read right.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STAMPS: tuple[Stamp, Stamp] = ("open", "close")
 INTERVALS = (1, 5, 15)
 DAYS = (14, 91)
 STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2025, 2, 24), date(2025, 9, 22))
-"""Mondays: daylight saving changes inside the three months of each of them, and inside the two weeks of 2025-02-24."""
+"""Mondays. Daylight saving changes within three months of each, and within two weeks of 2025-02-24."""
 
 Shape = Literal["whole", "thin", "cash only", "no volume"]
 SHAPES: tuple[Shape, ...] = ("whole", "thin", "cash only", "no volume")
@@ -93,7 +93,7 @@ class Case:
 
 @lru_cache(maxsize=8)
 def synthetic_source(interval_min: int, start: date, sessions: int = 70) -> Source:
-    """Synthetic bars with the sharp step at 09:30 of real ones: the generator's own rises over five minutes."""
+    """Synthetic bars with the sharp volume step of real ones at 09:30; the generator's own takes five minutes."""
     bars = synthetic_bars("ES", sessions, interval_min, seed=interval_min, start=start)
     local = pd.DatetimeIndex(bars.open_ns, tz="UTC").tz_convert("America/New_York")
     minute = local.hour.to_numpy() * 60 + local.minute.to_numpy()
@@ -103,7 +103,7 @@ def synthetic_source(interval_min: int, start: date, sessions: int = 70) -> Sour
 
 
 def real_sources(folder: Path) -> list[Source]:
-    """ES and NQ bars of the folder, 15 minutes made of 5; empty where it is absent."""
+    """ES and NQ bars in the folder, with 15-minute bars made from 5-minute ones; empty if it is absent."""
     sources = []
     for market in ("ES", "NQ"):
         file = folder / f"{market}_5m_2024_2026_ibkr.parquet"
@@ -125,7 +125,7 @@ def _source(name: str, interval_min: int, volume: pd.Series) -> Source:
 
 
 def shaped(source: Source, days: int, first_ns: int, shape: Shape, seed: int) -> Source:
-    """The bars of some days from a time on, cut or thinned."""
+    """The bars of `days` days from `first_ns`, cut or thinned."""
     keep = (source.open_ns >= first_ns) & (source.open_ns < first_ns + days * 86_400 * 1_000_000_000)
     local = pd.DatetimeIndex(source.open_ns, tz="UTC").tz_convert("America/New_York")
     minute = local.hour.to_numpy() * 60 + local.minute.to_numpy()
@@ -140,7 +140,7 @@ def shaped(source: Source, days: int, first_ns: int, shape: Shape, seed: int) ->
 
 
 def written(source: Source, zone: str, stamp: Stamp) -> FileRows:
-    """The bars as a table of local times that promises nothing."""
+    """The bars as a table of local times without any claim about their clock."""
     stamps = source.open_ns + (source.interval_min * MINUTE_NS if stamp == "close" else 0)
     n = len(stamps)
     return FileRows(
@@ -148,7 +148,7 @@ def written(source: Source, zone: str, stamp: Stamp) -> FileRows:
         label="study.csv",
         dialect="study",
         dialect_why="written by the study",
-        claim=ClockClaim(instant=False, zone=None, stamp=None, why="nothing says which clock its times are in"),
+        claim=ClockClaim(instant=False, zone=None, stamp=None, why="the file does not state its clock"),
         time_ns=stamps + offsets_min(parse_zone(zone), stamps) * MINUTE_NS,
         time_text=lambda row: str(row),
         prices=np.full((n, 4), 5000.0),
@@ -162,7 +162,7 @@ def written(source: Source, zone: str, stamp: Stamp) -> FileRows:
 
 
 def outcome(source: Source, zone: str, stamp: Stamp) -> tuple[Outcome, str]:
-    """What happens to the bars written in this zone with this stamp, and what was said."""
+    """The outcome and message for bars written in this zone with this stamp."""
     rows = written(source, zone, stamp)
     interval_ns = source.interval_min * MINUTE_NS
     try:
@@ -175,7 +175,7 @@ def outcome(source: Source, zone: str, stamp: Stamp) -> tuple[Outcome, str]:
 
 
 def _names_the_truth(message: str, rows: FileRows, open_ns: NDArray[np.int64], interval_ns: int) -> bool:
-    """Whether one of the options in a message gives the right instants."""
+    """Whether one of the options in a message gives the right times."""
     parts = message.split("--timezone ")[1:]
     for part in parts:
         words = part.split()
@@ -216,8 +216,8 @@ def _real_windows(sources: list[Source]) -> Iterator[tuple[Source, date]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; exit code 1 if a file is misread or too few are read."""
-    parser = Parser("Is the clock of a file ever misread?")
+    """Run the study; exit code 1 if a file is misread or too few are read right."""
+    parser = Parser("Study how often a file's clock is misread")
     parser.add_argument("--quick", action="store_true", help="a third of the zones, one start, thinned synthetic bars")
     parser.add_argument("--folder", type=Path, default=Path("../shared/data"), help="folder of real bars")
     options = parser.parse_args(argv)
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def table(counts: Counter[Row]) -> Table:
-    """A row for each kind of file: how many were read right, refused with and without the right reading, misread."""
+    """A row per kind of file: counts of read right, refused with or without the right reading, and misread."""
     shown = Table()
     for heading in ("bars", "minutes", "days", "shape", "right", "named", "refused", "misread"):
         shown.add_column(heading, justify="left" if heading in ("bars", "shape") else "right")

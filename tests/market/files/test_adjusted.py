@@ -75,10 +75,16 @@ def test_prices_that_the_market_never_had_in_a_year_are_refused():
     true = np.linspace(1130, 3230, len(days)).round()
     assert check_adjusted(file_rows(true, time_ns=days), ES, accept=False) == ()
     refused(
-        file_rows(true + 700, time_ns=days), ES, r"closes never traded \(1,8\d\d.00 on 2010-01-04; ES cost 1,011 to"
+        file_rows(true + 700, time_ns=days),
+        ES,
+        r"closes are prices that never traded \(1,8\d\d.00 on 2010-01-04; ES traded at 1,011 to",
     )
     # True where it ends, off where it begins: as an adjustment backwards leaves it.
-    refused(file_rows(true + np.linspace(700, 0, len(days)).round(), time_ns=days), ES, "closes never traded")
+    refused(
+        file_rows(true + np.linspace(700, 0, len(days)).round(), time_ns=days),
+        ES,
+        "closes are prices that never traded",
+    )
 
 
 @pytest.mark.parametrize("symbol", ["ES", "NQ"])
@@ -117,7 +123,7 @@ def test_real_bars_whose_gaps_were_taken_out_are_refused_and_as_they_are_accepte
 )  # fmt: skip
 def test_a_name_that_says_adjusted_is_believed(name, adjusted):
     if adjusted:
-        refused(file_rows(WALK, file=name), ES, "its name says so")
+        refused(file_rows(WALK, file=name), ES, "the file name says so")
     else:
         assert check_adjusted(file_rows(WALK, file=name), ES, accept=False) == ()
 

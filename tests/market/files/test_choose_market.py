@@ -48,7 +48,7 @@ def test_the_twin_of_two_markets_keeps_the_rows_of_one(shared_data):
 
 
 def test_the_twin_whose_column_names_another_market_is_refused(shared_data):
-    with pytest.raises(BarDataError, match=r"its rows name NQ \(17 rows\).*use --market NQ"):
+    with pytest.raises(BarDataError, match=r"the rows name NQ \(17 rows\).*use --market NQ"):
         twin(shared_data / "twins" / "wrong_symbol", ES)
     # Its prices are ES's: under NQ the label alone does not make them NQ's.
     with pytest.raises(BarDataError, match=r"look like ES's .*not NQ's"):
@@ -74,7 +74,7 @@ def test_no_row_of_another_market_is_ever_kept_and_every_row_is_accounted_for(co
     mini = market[1:] if market.startswith("M") else market
     wanted = next((root for root in (market, mini, f"M{mini}") if root in roots), None)
     if wanted is None:
-        refused(table, get_contract(market), r"its rows name .*none of them")
+        refused(table, get_contract(market), r"the rows name .*, not ")
         return
     (rows,), reading = choose_market([table], get_contract(market))
     assert reading.root == wanted
@@ -145,7 +145,7 @@ def test_a_file_named_for_another_market_is_refused_and_in_a_folder_left_out():
     own = file_rows([6850.0], file="d/ES_5m.csv")
     rows, reading = choose_market([other, own, file_rows([6850.0], file="d/bars.csv")], ES)
     assert [table.label for table in rows] == ["d/ES_5m.csv"]
-    assert dict(reading.dropped) == {"NQ": 3, "files that name no instrument": 1}
+    assert dict(reading.dropped) == {"NQ": 3, "files without an instrument name": 1}
     refused([other, other], ES, r"d: no file for ES in this folder \(it holds: NQ_5m\.csv\).* ES_5m\.csv")
 
 
@@ -160,7 +160,7 @@ def test_in_a_folder_that_names_nothing_prices_choose():
     [
         ("US500_M5.csv", r"US500 is a cash index or a broker's CFD on it, not the future ES.*begins with ES"),
         ("SPY_5m.csv", r"SPY is an exchange-traded fund, not the future ES"),
-        ("ESH4-ESM4.csv", r"spreads\. Give --data bars of the future"),
+        ("ESH4-ESM4.csv", r"spreads, not a future\. Give --data bars of ES"),
     ],
 )
 def test_what_is_not_the_future_is_named_and_refused(file, says):
@@ -174,7 +174,7 @@ def test_instruments_known_by_number_only_cannot_be_told_unless_one_follows_the_
     says = refused(table, ES, r"2 instruments, named by number only \(118 around 5,527.38, 4358 around 20,014.38\)")
     assert "Download the file with symbols" in says
     near = file_rows([5527.25, 5590.0, 5527.5, 5590.5], names=("118", "119"), codes=codes, start="2024-07-01T23:40")
-    refused(near, ES, "cannot be told")
+    refused(near, ES, "ES cannot be identified")
     apart = file_rows([5527.25, 5590.0], names=("118", "119"), codes=[0, 1], start="2024-07-01T23:40")
     (rows,), reading = choose_market([apart], ES)
     assert (rows.instrument_names, reading.decided_by) == (("id 118", "id 119"), "prices")
@@ -186,7 +186,7 @@ def test_rows_after_a_contract_s_expiry_are_refused():
     names = ("ESZ24", "ESH25")
     times = [at("2025-03-03T15:00"), at("2025-03-03T15:00")]
     refused(
-        file_rows([5900.0, 5950.0], names=names, codes=[0, 1], time_ns=times), ES, r"after it expired on 2024-12-20"
+        file_rows([5900.0, 5950.0], names=names, codes=[0, 1], time_ns=times), ES, r"after its expiry on 2024-12-20"
     )
 
 
@@ -220,7 +220,7 @@ def test_a_merged_series_named_for_its_last_contract_is_taken_as_continuous():
         (685000.0, ES, "100 times ES's .*divide its prices by 100"),
         (68.5, ES, r"1/100 of ES's .*multiply its prices by 100"),
         (6850e9, ES, "1,000,000,000 times ES's"),
-        (6.0, NQ, "no prices of NQ's"),
+        (6.0, NQ, "far from NQ's"),
     ],
 )
 @pytest.mark.parametrize("file", ["bars.csv", "{}_5m.csv"])

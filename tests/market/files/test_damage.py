@@ -185,16 +185,16 @@ def refused_link(folder: Path) -> str:
         (zipped({"[Content_Types].xml": b"<x/>", "xl/workbook.xml": b"<x/>"}), "Excel workbook"),
         (b"datetime,open,high,low,close,volume\n", "no bars"),
         (b'{"status": "ERROR", "error": "Unknown API Key"}', "Unknown API Key"),
-        (b"Dear trader,\nplease find the bars attached.\n", "no table"),
+        (b"Dear trader,\nplease find the bars attached.\n", "not a table"),
         (b"date,open,high,low,close,volume\n20251103,1,2,0.5,1.5,7\n20251104,1,2,0.5,1.5,7\n", "daily bars"),
-        (b"when,open,high,low,close,volume\n" + b"soon,1,2,0.5,1.5,7\n" * 9, "none of its 9 times can be read"),
+        (b"when,open,high,low,close,volume\n" + b"soon,1,2,0.5,1.5,7\n" * 9, "none of the 9 times can be read"),
         (b"date,open,high,low,close,volume\n" + b"03/04/2025 10:00,1,2,0.5,1.5,7\n" * 9, "day/month or month/day"),
         (b"date;open;high;low;close;volume\n" + b"2025-03-04 10:00;6,850;6,851;6,849;6,850;2\n" * 9, "decimal mark"),
         (b"date,open,high,low,close,close,volume\n" + b"2025-03-04 10:00,1,2,0.5,1.5,1,7\n" * 9, "occurs twice"),
         (b"date,open,high,low,close,volume\n" + b"2025-03-04 10:00,6,851,6,852,6,849,6,850,7\n" * 9, "have 10 cells"),
         (b"date,open,high,low,close,volume\n" + b"2025-03-04 10:00,1,2,0.5,1.5,7,9\n" * 9, "rows have 7 cells"),
         (b"date,open,high,volume,n,m\n" + b"2025-03-04 10:00,1,2,0.5,1.5,7\n" * 9, "columns missing: low, close"),
-        (b"2025-03-04 10:00,50,51,52,53,1\n2025-03-04 10:05,53,52,51,50,1\n" * 9, "the order of its four"),
+        (b"2025-03-04 10:00,50,51,52,53,1\n2025-03-04 10:05,53,52,51,50,1\n" * 9, "the order of the four"),
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_bars_is_refused_for_its_own_reason(data: bytes, words: str, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_lines_that_are_no_rows_are_noted_and_a_damaged_row_stays_as_an_empty_on
     assert np.isnan(table.prices[10]).all()
     assert np.isfinite(np.delete(table.prices, 10, axis=0)).all()
     notes = " ".join(table.notes)
-    for word in ("comment", "header repeated", "incomplete last line", "1 rows do not have 8 cells"):
+    for word in ("comment", "repeated header rows", "incomplete last line", "1 rows do not have 8 cells"):
         assert word in notes
 
 
@@ -262,7 +262,7 @@ def test_a_price_cut_off_at_the_end_of_the_file_is_not_read(tmp_path: Path) -> N
     assert len(one(written(tmp_path, "ES.csv", text.rstrip("\n").encode()))) == 9
     cut = one(written(tmp_path, "ES.csv", text[:-2].encode()))
     assert len(cut) == 8
-    assert any("cut off" in note for note in cut.notes)
+    assert any("may be truncated" in note for note in cut.notes)
     volumes = plain().rstrip(b"\n")
     assert len(one(written(tmp_path, "ES.csv", volumes))) == 59
     assert len(one(written(tmp_path, "ES.csv", volumes + b"\n"))) == 60

@@ -60,7 +60,7 @@ def test_however_a_series_is_cut_into_overlapping_files_it_comes_out_whole(cuts,
 def test_files_that_contradict_each_other_are_refused_naming_the_first_place():
     other = CLOSE.copy()
     other[310] += 0.5
-    message = r"b\.csv and a\.csv: they overlap and contradict each other: at 2024-06-04T\d\d:\d\d UTC the first says"
+    message = r"b\.csv and a\.csv: they overlap and disagree: at 2024-06-04T\d\d:\d\d UTC the first has"
     with pytest.raises(BarDataError, match=message):
         join_contracts([part(slice(0, 500), close=other, label="b.csv"), part(slice(300, None))], ES)
     thin = np.full(len(SLOTS), 100.0)
@@ -81,7 +81,7 @@ def test_an_unfinished_last_bar_gives_way_to_the_whole_one():
 
 
 def test_intervals_are_not_mixed():
-    with pytest.raises(BarDataError, match=r"a\.csv and b\.csv: bars of 5 and of 1 minutes cannot be joined"):
+    with pytest.raises(BarDataError, match=r"a\.csv and b\.csv: bars of 5 and 1 minutes cannot be joined"):
         join_contracts([part(slice(0, 300)), part(slice(300, None), label="b.csv", interval_min=1)], ES)
 
 
@@ -133,7 +133,7 @@ def test_every_bar_of_a_join_is_a_row_that_was_given_and_the_order_of_files_does
 
 
 def test_a_series_without_contracts_cannot_be_mixed_with_contracts_that_overlap_it():
-    with pytest.raises(BarDataError, match=r"they overlap .*only one of them says which contract"):
+    with pytest.raises(BarDataError, match=r"they overlap .*only one of them names its contract"):
         join_contracts([part(slice(0, 400)), part(slice(300, None), names=("ESU4",), label="ESU4.csv")], ES)
     joined = join_contracts([part(slice(0, 276)), part(slice(276, None), names=("ESU4",), label="ESU4.csv")], ES)
     assert joined.contract_names == ("unnamed contract 1", "ESU4")

@@ -74,7 +74,7 @@ def test_a_roll_that_is_too_small_to_see_is_said_not_guessed():
     rows, found = marks(series()[0])
     assert rows == []
     (finding,) = found.findings
-    assert (finding.kind, finding.where) == ("roll that does not show", "2024-09")
+    assert (finding.kind, finding.where) == ("undetected roll", "2024-09")
 
 
 def test_a_contract_that_traders_have_left_shows_by_its_volume():

@@ -21,7 +21,7 @@ EXPECTED: dict[str, dict[str, Any]] = json.loads((TWINS / "expected.json").read_
 REFUSED = {
     "ninjatrader_hour_off/NQ 06-25.Last.txt": r"clock of its times changes inside the file.*weeks? of 2025-",
     "tradingview_novolume/CME_MINI_ES1!, 5.csv": r"put the Volume study on the chart before exporting",
-    "wrong_symbol/bars.csv": r"its rows name NQ \(17 rows\).*--market NQ",
+    "wrong_symbol/bars.csv": r"the rows name NQ \(17 rows\).*--market NQ",
     "mt5/US500_M5.csv": r"US500 is a cash index or a broker's CFD.*counts the broker's price changes",
 }
 READ_BY = {
