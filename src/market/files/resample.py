@@ -34,7 +34,7 @@ def resampled(bars: Bars, interval_min: int | None, schedule: Schedule | None = 
     if interval_min is None or len(bars) == 0 or interval_min * 60 == bars.interval_s:
         return bars
     if (interval_min * 60) % bars.interval_s:
-        raise ValueError(f"{interval_min} minutes are no multiple of {bars.interval_s} s")
+        raise ValueError(f"{interval_min} minutes are not a multiple of {bars.interval_s} s")
     schedule = schedule_around(bars.open_ns) if schedule is None else schedule
     session = session_index(schedule, bars.open_ns)
     slot = _slots(bars, schedule, session, interval_min)
