@@ -310,7 +310,7 @@ CASES: Mapping[str, Case] = {
         UNTRAINED,
         {"hardware.vectorized_envs": LEFT_OUT, "hardware.batch_size": LEFT_OUT, "training.timesteps": 256},
     ),
-    "test_mode.market": Case("MES", ("report.arms.random_legal.net_usd", "weights.base"), ("report.data.split",)),
+    "test_mode.market": Case("NQ", ("report.arms.random_legal.net_usd", "weights.base"), ("report.data.split",)),
     "test_mode.seed": Case(7, ("weights.base", "metrics.base", "report.arms.random_legal"), ("report.data",)),
     "test_mode.output_dir": Case("elsewhere", ("files.folder",), (*RESULTS, *TRAINED)),
     "test_mode.quick": budget(True, {}),

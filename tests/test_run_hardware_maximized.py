@@ -196,7 +196,7 @@ def test_bars_that_cannot_be_used(
         ("hardware: {batch_size: many}", ["bad.yaml", "hardware.batch_size", "'many'", "whole number"]),
         ("hardware: {batch_size: 1}", ["bad.yaml", "hardware.batch_size is 1", "2"]),
         ("training: {n_steps: 7}", ["vectorized_envs 32 x n_steps 7", "Set n_steps to 32"]),
-        ("environment: {env_class: 'own_env:NoEnv'}", ["own_env:NoEnv", "no subclass of gymnasium.Env"]),
+        ("environment: {env_class: 'own_env:NoEnv'}", ["own_env:NoEnv", "is not a subclass of gymnasium.Env"]),
         ("environment: {env_class: 'nowhere:Env'}", ["nowhere:Env", "cannot be imported"]),
         ("environment: {rule_profile: nobody}", ["nobody", "apex_50k_eod_2026_03"]),
         ("hardware: [1, 2]", ["bad.yaml", "must be a section"]),

@@ -132,7 +132,7 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
     "pickle as safetensors": (write("model.safetensors", pickle.dumps([1] * 99)), "safetensors weights"),
     "zip as safetensors": (write("model.safetensors", b"PK\x03\x04" + bytes(99)), "safetensors weights"),
     "index of pickles": (index_of_pickles, "'pytorch_model.bin', which is not a safetensors file"),
-    "index of elsewhere": (index_of_elsewhere, "no safetensors file of its folder"),
+    "index of elsewhere": (index_of_elsewhere, "not a safetensors file of its folder"),
     "cut weights": (cut("model.safetensors", 100_000), "it should have"),
     "cut header": (cut("model.safetensors", 100), "header is cut short"),
     "empty weights": (cut("model.safetensors", 0), "header is cut short"),

@@ -344,11 +344,8 @@ def assert_nothing_is_lost(was: dict[str, bytes], home: Path) -> None:
     assert [name for name, raw in was.items() if raw not in kept and not name.endswith(rewritten)] == []
 
 
-def mes(pipelines: Pipelines) -> dict[str, Any]:
-    """Another market with the same bars."""
-    bars = pipelines.folder / "MES.csv"
-    shutil.copy(pipelines.bars["plain"], bars)
-    return {"test_mode.market": "MES", "data.path": str(bars)}
+MINI = {"test_mode.market": "NQ"}
+"""Another market with the same bars: these pipelines trade MNQ."""
 
 
 def test_the_newest_run_of_the_market_is_gone_on_with(pipelines: Pipelines, whole: Path) -> None:
@@ -356,15 +353,10 @@ def test_the_newest_run_of_the_market_is_gone_on_with(pipelines: Pipelines, whol
     older = run_of(home)
     with in_step("base", 8, crash):
         begun = pipelines.run(home)
-    other_market = pipelines.run(home, {**mes(pipelines), "pipeline.auto_advance": False})
-    assert len({older, begun.folder, other_market.folder}) == 3
+    other_market = pipelines.resume(home, {**MINI, "pipeline.auto_advance": False})
+    assert len({older, begun.folder, other_market.folder}) == 3, "there is no run of NQ: a new one begins"
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.folder == begun.folder
-    assert pipelines.resume(home, {"test_mode.market": "NQ", "pipeline.auto_advance": False}).folder not in (
-        older,
-        begun.folder,
-        other_market.folder,
-    ), "there is no run of NQ: a new one begins"
 
 
 # When checkpoints are written
@@ -658,10 +650,10 @@ def test_what_changes_no_result_may_change_while_a_training_is_under_way(
 def test_a_checkpoint_of_another_market_is_refused(pipelines: Pipelines, crashed: Path) -> None:
     home = pipelines.new_home()
     with in_step("base", 8, crash):
-        pipelines.run(home, mes(pipelines))
+        pipelines.run(home, MINI)
     shutil.rmtree(run_of(home) / "phase2", ignore_errors=True)
     shutil.copytree(run_of(crashed) / "phase2", run_of(home) / "phase2")
-    ended = pipelines.resume(home, mes(pipelines))
+    ended = pipelines.resume(home, MINI)
     assert isinstance(ended.error, CheckpointMismatch)
     assert "tables was" in ended.why
     assert entry_of(home, "phase2").status == "failed"

@@ -355,9 +355,9 @@ def test_actions_that_are_not_discrete_are_refused(route: Any) -> None:
         ("broken_module:Env", "SyntaxError"),
         ("failing_module:Env", "ValueError: on the way in"),
         ("leaving_module:Env", "SystemExit(0) when its module was imported"),
-        (f"{MODULE}:not_a_class", "no subclass of gymnasium.Env"),
-        (f"{MODULE}:NUMBER", "no subclass of gymnasium.Env"),
-        ("pathlib:Path", "no subclass of gymnasium.Env"),
+        (f"{MODULE}:not_a_class", "is not a subclass of gymnasium.Env"),
+        (f"{MODULE}:NUMBER", "is not a subclass of gymnasium.Env"),
+        ("pathlib:Path", "is not a subclass of gymnasium.Env"),
     ],
 )
 def test_a_class_that_cannot_be_used_is_said_in_one_paragraph(

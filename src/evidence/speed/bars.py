@@ -42,6 +42,7 @@ FIRST_DAY = date(2010, 1, 4)
 MOST_FIRST_S, MOST_SECOND_S, MOST_GB = 20.0, 1.0, 1.5
 """What is wanted of 5.3 million bars: first load, second load, peak memory."""
 
+_ROOT = Path(__file__).resolve().parents[3]
 _DAY_NS = 86_400_000_000_000
 _SESSION_MINUTES = 1_363  # on average, early closes and halts included
 _QUARTERS = (3, 6, 9, 12)
@@ -128,7 +129,9 @@ def measure(sizes: Sequence[int]) -> list[Load]:
                 for cached in (False, True):
                     command = [sys.executable, "-m", __name__, str(path)]
                     environment = {**os.environ, FOLDER_VARIABLE: str(cache)}
-                    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+                    done = subprocess.run(
+                        command, cwd=_ROOT, env=environment, check=True, capture_output=True, text=True
+                    )
                     took = json.loads(done.stdout.splitlines()[-1])
                     loads.append(Load(form=form, cached=cached, **took))
                 path.unlink()
