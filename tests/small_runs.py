@@ -53,8 +53,6 @@ SMALL: Mapping[str, Any] = {
     "mock_llm": True,
     "log_interval": 20,
     "hardware_interval_s": 0.2,
-    # Collecting garbage of this whole process takes a tenth of such a run.
-    "optimize_memory": False,
     "evidence": {
         "seeds": 1,
         "stress_slippage_ticks": [0, 1],

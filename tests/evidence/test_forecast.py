@@ -251,14 +251,15 @@ def test_every_figure_is_that_of_bars_walked_one_at_a_time(
         assert_same(facts["horizons"][str(horizon)], slow_horizon(market, rows, covered, horizon))
 
 
-def test_a_hole_a_roll_and_the_forced_exit_each_drop_windows() -> None:
+def test_a_hole_and_the_forced_exit_drop_windows_and_a_roll_inside_a_session_drops_the_session() -> None:
     rows = {code: (0.2, 0.5, 0.3) for code in range(CODES)}
     noon = 3 * PER_SESSION + 72  # 12:00 New York of the fourth session, eleven bars after its first decision
     whole, holed = market_with(), market_with(holes=[(noon, 3)])
     silent, rolled = market_with(holes=[(noon, 2)]), market_with(roll=noon)
     for horizon in ("5", "15"):
         at = [forecast_facts(market, table_of(rows))["horizons"][horizon] for market in (whole, holed, silent, rolled)]
-        assert [of["dropped_at_break"] for of in at] == [0, min(int(horizon), 11)] * 2
+        assert [of["dropped_at_break"] for of in at] == [0, min(int(horizon), 11), 0, 0]
+        assert at[3]["windows"] == 2 * (26 - int(horizon)), "its session is left out"
         # 26 bars in each of three sessions, of which the last one's next open is the forced exit.
         assert at[0]["dropped_past_flat"] == 3 * int(horizon)
         assert at[0]["windows"] == 3 * (26 - int(horizon))

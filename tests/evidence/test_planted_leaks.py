@@ -113,7 +113,7 @@ def sign_for_six_bars(minutes_after_the_open: int) -> Callable[[Bars, Any], np.n
 def scaler_of_all_bars(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
     plant(
         monkeypatch,
-        features.window_features,
+        features._window_of,
         "features[~whole] = 0.0",
         "features = (features - features[whole].mean(axis=0)) / features[whole].std(axis=0); features[~whole] = 0.0",
     )
@@ -123,8 +123,8 @@ def atr_of_the_next_range(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
     plant(
         monkeypatch,
         features.atr_ticks,
-        "average_true_range(ranges, columns.run_start)",
-        "average_true_range(np.append(ranges[1:], ranges[-1:]), columns.run_start)",
+        "average_true_range(ranges, columns.run_start, part.carry)",
+        "average_true_range(np.append(ranges[1:], ranges[-1:]), columns.run_start, part.carry)",
     )
 
 

@@ -149,7 +149,7 @@ def test_bars_at_the_wrong_time_of_day_are_not_answered_with_a_call_for_more(mon
         Setting, "tables", property(lambda self: replace(tables, bars=replace(tables.bars, synthetic=False)))
     )
     outcome = data(setting)
-    assert_failed(outcome, "0 of 21 sessions usable", "have to be left out")
+    assert_failed(outcome, "0 of 21 sessions usable", "are unusable")
     assert "more" not in outcome.remedy
     assert outcome.details == quality_lines(outcome.figures)
 
