@@ -35,12 +35,20 @@ def series_fault(rows: BarRows, contract: Contract) -> SeriesFault | None:
         return None
     code = rows.contract[:_MOST_ROWS]
     beside = code[1:] == code[:-1]
-    return _fractions(rows) or _running_total(rows, beside) or _averaged(rows, beside, contract)
+    return _no_counts(rows) or _running_total(rows, beside) or _averaged(rows, beside, contract)
 
 
-def _fractions(rows: BarRows) -> SeriesFault | None:
+def _no_counts(rows: BarRows) -> SeriesFault | None:
     volume = rows.volume[:_MOST_ROWS]
     traded = volume > 0
+    if rows.volume_kind == "contracts" and traded.all() and (volume == volume[0]).all():
+        return SeriesFault(
+            "constant volume",
+            "volume",
+            len(rows),
+            f"not a number of contracts: every volume is {volume[0]:g}",
+            "export each bar's volume; if there is none, write 0, and the file is used without volume",
+        )
     broken = traded & (volume != np.rint(volume))
     count = int(broken.sum())
     if rows.volume_kind != "contracts" or count <= _FRACTIONS * traded.sum():

@@ -279,6 +279,7 @@ def heikin_ashi() -> np.ndarray:
     [
         ({"volume": total_by_session()}, "the column volume is a running total: .*export each bar's own volume"),
         ({"volume": BARS.volume / 1000 + 0.0001}, "the column volume is not a number of contracts: .*multiply"),
+        ({"volume": np.ones(N)}, "the column volume is not a number of contracts: every volume is 1. .*write 0"),
         ({"prices": heikin_ashi()}, "the column open is that of Heikin-Ashi bars: .*switch the chart to candles"),
     ],
 )

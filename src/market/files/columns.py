@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -254,7 +254,7 @@ def _instrument_columns(keys: list[str], sample: list[list[str]]) -> tuple[int, 
     symbol = next((keys.index(name) for name in spellings.INSTRUMENT if name in keys), None)
     expiry = next((keys.index(name) for name in spellings.EXPIRY if name in keys), None)
     if symbol is None:
-        symbol = _named_by_cells(keys, sample)
+        symbol = column_of_futures(sample, range(len(keys)))
     if symbol is None:
         return ()
     names = {row[symbol].strip() for row in sample if symbol < len(row)}
@@ -263,10 +263,10 @@ def _instrument_columns(keys: list[str], sample: list[list[str]]) -> tuple[int, 
     return (symbol, expiry)
 
 
-def _named_by_cells(keys: list[str], sample: list[list[str]]) -> int | None:
+def column_of_futures(sample: list[list[str]], places: Iterable[int]) -> int | None:
     """The column whose cells are names of known futures, whatever its own name; one of contract months is preferred."""
     found = {}
-    for place in range(len(keys)):
+    for place in places:
         cells = set(_cells(sample, place))
         if len(cells) <= _MOST_NAMES:
             known = [one for cell in cells if (one := parse_instrument(cell)) is not None and one.root in CONTRACTS]

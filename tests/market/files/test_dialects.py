@@ -249,12 +249,14 @@ def test_a_time_columns_name_may_promise_a_zone(name: str, zone: str | None, tmp
 @pytest.mark.parametrize("name", ["Root", "Market", "Symbol Name", "Underlying"])
 def test_a_column_of_known_futures_names_the_rows_whatever_its_name(name: str, tmp_path: Path) -> None:
     lines = [
-        f"2025-11-03 14:{k:02d},CME,1,2,0.5,1.5,7,{contract}"
+        f"2025-11-03 14:{k:02d},CME,6850,{6852 + k},6849,{6851 + k},{7 + k},{contract}"
         for k in range(9)
         for contract in ("ESZ5", "MESZ5", "CLZ5")
     ]
     header = f"time,Exchange,open,high,low,close,volume,{name}"
     (tmp_path / "bars.csv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    assert sorted(one(tmp_path / "bars.csv").instrument_names) == ["CLZ5", "ESZ5", "MESZ5"]
+    (tmp_path / "bars.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
     assert sorted(one(tmp_path / "bars.csv").instrument_names) == ["CLZ5", "ESZ5", "MESZ5"]
     (tmp_path / "bars.csv").write_text("\n".join([header, *(line + "X" for line in lines), ""]), encoding="utf-8")
     assert one(tmp_path / "bars.csv").instrument_names == ()
