@@ -89,7 +89,8 @@ def nothing_by_name(label: str, named: Instrument, source: str, market: Contract
     if named.rank:
         return (
             f"{label}: its {source} says {named.root}'s contract number {named.rank + 1}, a later month that few "
-            f"trade. Export the front month (TradingView: {named.root}1!). If the file does hold that, correct the {source}."
+            f"trade. Export the front month (TradingView: {named.root}1!), or correct the {source} if that is what the "
+            f"file holds."
         )
     remedy = f"Use --market {named.root}, or rename" if named.root in CONTRACTS else "Rename"
     return (
