@@ -50,6 +50,7 @@ def key(name: str) -> str:
 
 
 _MOST_NAMES = 100
+_FILLED_FRAC = 0.9  # a column of comments is mostly empty
 _PRICE_WORDS = ("open", "high", "low", "close")
 _EARLIEST = 315_532_800
 """1980 in seconds since 1970; times of day such as 235959999 are smaller, dates with a time of day larger."""
@@ -267,8 +268,9 @@ def column_of_futures(sample: list[list[str]], places: Iterable[int]) -> int | N
     """The column whose cells are names of known futures, whatever its own name; one of contract months is preferred."""
     found = {}
     for place in places:
-        cells = set(_cells(sample, place))
-        if len(cells) <= _MOST_NAMES:
+        filled = _cells(sample, place)
+        cells = set(filled)
+        if len(cells) <= _MOST_NAMES and len(filled) >= _FILLED_FRAC * len(sample):
             known = [one for cell in cells if (one := parse_instrument(cell)) is not None and one.root in CONTRACTS]
             if len(known) * 2 > len(cells):
                 found[place] = any(one.kind == "future" for one in known)

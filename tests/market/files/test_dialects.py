@@ -258,8 +258,10 @@ def test_a_column_of_known_futures_names_the_rows_whatever_its_name(name: str, t
     assert sorted(one(tmp_path / "bars.csv").instrument_names) == ["CLZ5", "ESZ5", "MESZ5"]
     (tmp_path / "bars.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
     assert sorted(one(tmp_path / "bars.csv").instrument_names) == ["CLZ5", "ESZ5", "MESZ5"]
-    (tmp_path / "bars.csv").write_text("\n".join([header, *(line + "X" for line in lines), ""]), encoding="utf-8")
-    assert one(tmp_path / "bars.csv").instrument_names == ()
+    comments = [lines[0], *(line.rpartition(",")[0] + "," for line in lines[1:])]
+    for others in (comments, [line + "X" for line in lines]):
+        (tmp_path / "bars.csv").write_text("\n".join([header, *others, ""]), encoding="utf-8")
+        assert one(tmp_path / "bars.csv").instrument_names == ()
 
 
 class TestSharedFiles:
