@@ -18,6 +18,7 @@ from src.market.bar_rows import BarRows, taken
 from src.market.contracts import Contract
 from src.market.files.reading import Finding
 from src.market.files.rows import NO_TIME
+from src.market.series_faults import series_fault
 
 COLUMN_FRAC = 0.1
 """From this share of rows on, a defect is a fault of the column, not of rows."""
@@ -60,7 +61,8 @@ COLUMN_REMEDIES: Mapping[str, str] = MappingProxyType(
         ),
         "unsorted time": "the rows are in no order of time: sort the file by time",
         "duplicate time": (
-            "several contracts or markets lie in one file: add a `contract` column that names each row's, or keep one"
+            "several contracts or markets, or bid and ask, lie in one file: add a `contract` column that names each "
+            "row's contract, or keep one series"
         ),
         "mixed interval": (
             "the times are not on the grid of one bar interval: export bars of one interval, with times on whole "
@@ -74,6 +76,21 @@ _TIME_REMEDY = (
     "times must be like 2025-11-03T21:40:00Z or 2025-11-03 16:40:00, or a number of seconds since 1970; a date without "
     "a time of day, or a time without a date, is none"
 )
+
+
+_CELL_REMEDIES = {
+    "time": _TIME_REMEDY,
+    "contract": "name the contract in every row, or remove the column if the file is one continuous series",
+}
+HOUR_NS = 3_600_000_000_000
+_STEPS_BACK = {
+    24: (
+        "the dates are those of the trading day, so the bars of an evening are dated a day ahead: export calendar "
+        "dates, or take a day off the dates of bars after 17:00 New York. Sorting would mix up the days"
+    ),
+    12: "hours run from 1 to 12 without AM or PM: export 24-hour times. Sorting would mix up mornings and evenings",
+}
+"""What it means if times usually step back by just under so many hours."""
 
 
 class RowDefects(BarDataError):
@@ -193,6 +210,7 @@ def _refuse_columns(rows: BarRows, found: Findings, contract: Contract, *, repai
         if name not in HARMLESS and _is_column(name, int(bad.sum()), len(rows), repair=repair)
     ]
     if not faults:
+        _refuse_series(rows, contract)
         return
     name, column, bad = faults[0]
     count, first = int(bad.sum()), int(bad.argmax())
@@ -201,9 +219,18 @@ def _refuse_columns(rows: BarRows, found: Findings, contract: Contract, *, repai
     raise RowDefects(
         f"{rows.label}: the column {COLUMNS[column]} has a fault of its own: {name} in {count:,} of {len(rows):,} rows "
         f"(the first is row {first + 1}{when}, {COLUMNS[column]} = {value_text(rows, first, column)}"
-        f"{'; also ' + '; '.join(also) if also else ''}). Remedy: {_column_remedy(name, column, contract)}.",
+        f"{'; also ' + '; '.join(also) if also else ''}). Remedy: {_column_remedy(rows, name, column, contract)}.",
         _fatal(rows, found, contract),
     )
+
+
+def _refuse_series(rows: BarRows, contract: Contract) -> None:
+    fault = series_fault(rows, contract)
+    if fault is not None:
+        raise RowDefects(
+            f"{rows.label}: the column {fault.column} is {fault.words}. Remedy: {fault.remedy}.",
+            [Finding(fault.kind, "fatal", fault.count, f"the column {fault.column}", fault.remedy)],
+        )
 
 
 def _by_column(found: Findings, name: str) -> list[tuple[int, NDArray[np.bool_]]]:
@@ -220,12 +247,24 @@ def _is_column(name: str, count: int, n: int, *, repair: bool = False) -> bool:
     return name == "off-tick price" or many or count > _LOST_FRAC * n
 
 
-def _column_remedy(name: str, column: int, contract: Contract) -> str:
-    if name == "missing or unreadable value" and COLUMNS[column] == "time":
-        return _TIME_REMEDY
+def _column_remedy(rows: BarRows, name: str, column: int, contract: Contract) -> str:
+    if name == "missing or unreadable value" and COLUMNS[column] in _CELL_REMEDIES:
+        return _CELL_REMEDIES[COLUMNS[column]]
+    if name == "unsorted time":
+        return _order_remedy(rows)
     return COLUMN_REMEDIES[name].format(
         column=COLUMNS[column], symbol=contract.symbol, tick=f"{float(contract.tick_size):g}"
     )
+
+
+def _order_remedy(rows: BarRows) -> str:
+    """The fix of times in no order; a usual step back of 12 or 24 hours less a bar is no fault of the order."""
+    steps = np.diff(rows.open_ns[rows.open_ns != NO_TIME])
+    back = -steps[steps < 0] / HOUR_NS
+    for hours, remedy in _STEPS_BACK.items():
+        if ((back < hours) & (back >= hours - 0.25)).sum() * 2 > back.size:
+            return remedy
+    return COLUMN_REMEDIES["unsorted time"]
 
 
 def _first_row(rows: BarRows, found: Findings, contract: Contract) -> RowDefects:
@@ -248,7 +287,7 @@ def _fatal(rows: BarRows, found: Findings, contract: Contract) -> list[Finding]:
     for name, count in found.tally().items():
         bad = found.kind == KINDS.index(name)
         if _is_column(name, count, len(rows)) and name not in HARMLESS:
-            remedy = _column_remedy(name, int(found.column[bad.argmax()]), contract)
+            remedy = _column_remedy(rows, name, int(found.column[bad.argmax()]), contract)
         else:
             remedy = REMEDIES[name]
         findings.append(Finding(name, "tolerated" if name in HARMLESS else "fatal", count, _where(rows, bad), remedy))

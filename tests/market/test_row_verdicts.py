@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.market.bar_defects import _near_medians, check_rows
-from src.market.bar_rows import BarRows
+from src.market.bar_rows import BarRows, taken
 from src.market.contracts import get_contract
 from src.market.files.rows import NO_TIME
 from src.market.row_verdicts import RowDefects, refuse_columns, sound_rows
@@ -254,3 +254,57 @@ def test_the_rolling_median_is_computed_only_where_a_glitch_may_be() -> None:
     computed = ~np.isnan(_near_medians(close, close, close))
     assert computed[50_000]
     assert computed.sum() <= 48
+
+
+def total_by_session() -> np.ndarray:
+    session = np.cumsum(np.concatenate(([0], np.diff(BARS.open_ns) > 1_800_000_000_000)))
+    return pd.Series(BARS.volume).groupby(session).cumsum().to_numpy(dtype=np.float64)
+
+
+def heikin_ashi() -> np.ndarray:
+    """Averaged bars on the tick grid, as charts export them."""
+    table = TICKS.astype(np.float64)
+    close = table.mean(axis=1)
+    opened = close.copy()
+    for row in range(1, N):
+        opened[row] = (opened[row - 1] + close[row - 1]) / 2
+    opened, close = np.rint(opened), np.rint(close)
+    high, low = np.maximum(table[:, 1], np.maximum(opened, close)), np.minimum(table[:, 2], np.minimum(opened, close))
+    return np.column_stack((opened, high, low, close)) * 0.25
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"volume": total_by_session()}, "the column volume is a running total: .*export each bar's own volume"),
+        ({"volume": BARS.volume / 1000 + 0.0001}, "the column volume is not a number of contracts: .*multiply"),
+        ({"volume": np.ones(N)}, "the column volume is not a number of contracts: every volume is 1. .*write 0"),
+        ({"prices": heikin_ashi()}, "the column open is that of Heikin-Ashi bars: .*switch the chart to candles"),
+    ],
+)
+def test_what_only_looks_like_bars_is_refused_for_what_it_is(changed, says: str, repair: bool) -> None:
+    with pytest.raises(RowDefects, match=says) as caught:
+        sound_rows(rows(**changed), ES, repair=repair)
+    assert [finding.verdict for finding in caught.value.findings] == ["fatal"]
+
+
+def test_tick_counts_in_fractions_and_a_short_rise_of_volume_are_bars() -> None:
+    # Ticks may be counted in fractions, and of few bars a rising volume says nothing.
+    sound_rows(rows(volume=BARS.volume / 1000 + 0.0001, volume_kind="ticks"), ES)
+    sound_rows(taken(rows(volume=total_by_session()), np.arange(90)), ES)
+
+
+@pytest.mark.parametrize(
+    ("shown", "says"),
+    [
+        (lambda at: at.dt.normalize() + pd.to_timedelta((at.dt.hour - 1) % 12 + 1, "h"), "1 to 12 without AM or PM"),
+        (lambda at: (at + pd.Timedelta(hours=6)).dt.normalize() + pd.to_timedelta(at.dt.hour, "h"), "trading day"),
+    ],
+)
+def test_times_that_step_back_by_half_a_day_or_a_day_are_not_to_be_sorted(shown, says: str) -> None:
+    wall = pd.Series(pd.DatetimeIndex(BARS.open_ns, tz="UTC").tz_convert("America/New_York").tz_localize(None))
+    minutes = pd.to_timedelta(wall.dt.minute, "min")
+    times = (shown(wall) + minutes).astype("datetime64[ns]").astype(np.int64).to_numpy()
+    with pytest.raises(RowDefects, match=f"unsorted time in .*{says}.*Sorting would mix up"):
+        refuse_columns(rows(open_ns=times), ES)

@@ -30,6 +30,8 @@ _BARS_A_STRAY = 500
 """Real files have at most 0.03% of their bars in closed hours, a wrong reading of a few days 0.5% and more."""
 _MOST_NAMED = 5
 _WEEKS_NAMED = 8
+_MOST_APART = 24
+"""Tables measured one by one where all of them together have no clock."""
 
 
 def measure_clock(
@@ -43,6 +45,18 @@ def measure_clock(
         BarDataError: no reading fits, several do, the clock changes inside the file, or the bars contradict the user.
         ConfigError: an unknown zone.
     """
+    try:
+        return _measured_together(rows, zone, stamp, interval_ns)
+    except BarDataError as error:
+        apart = _clocks_apart(rows, interval_ns) if len(rows) > 1 and zone is None and stamp is None else ""
+        if apart:
+            raise BarDataError(apart) from error
+        raise
+
+
+def _measured_together(
+    rows: Sequence[FileRows], zone: str | None, stamp: Stamp | None, interval_ns: int | None
+) -> ClockReading:
     file = measured(rows, interval_ns)
     wanted = None if zone is None else parse_zone(zone)
     used = None if file.claim.instant else wanted
@@ -140,6 +154,24 @@ def _refuse_changes(file: Measured, best: Scored) -> None:
         )
 
 
+def _clocks_apart(rows: Sequence[FileRows], interval_ns: int | None) -> str:
+    """The message if tables that have no clock in common have different ones each; else empty."""
+    found: dict[str, str] = {}
+    for table in rows[:_MOST_APART]:
+        try:
+            own = _measured_together([table], None, None, interval_ns)
+        except BarDataError:
+            continue  # it has no clock to tell: the message on all tables together stays
+        found.setdefault(f"{own.zone} with stamps at the bar's {own.stamp}", table.label)
+    if len(found) < 2:
+        return ""
+    listed = "; ".join(f"{label} reads as {clock}" for clock, label in list(found.items())[:_MOST_NAMED])
+    return (
+        f"the files do not share one clock: {listed}. Export them again with one time zone and stamp, or give --data "
+        f"files of one clock."
+    )
+
+
 def _weeks(changed: list[ChangedWeek]) -> str:
     shifts = sorted({week.shift_min for week in changed})
     parts = []
@@ -165,7 +197,8 @@ def _none_fits(file: Measured, readings: list[Scored]) -> str:
     return (
         f"{file.label}: no time zone fits its times: with every one, bars fall into hours in which the market is "
         f"closed (17:00 to 18:00 New York, weekends, holidays). The nearest: {_named(readings[:3])}. Check that the "
-        f"bars are of a CME index future and that their times have not been changed, or export them again in UTC."
+        f"bars are of a CME index future, that their times have not been changed and that evening bars have calendar "
+        f"dates, not the trading day's, or export them again in UTC."
     )
 
 

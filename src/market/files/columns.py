@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from src.errors import BarDataError
+from src.market.contracts import CONTRACTS
 from src.market.files import spellings
+from src.market.files.instrument_names import parse_instrument
 from src.market.files.kinds import NoTable
 from src.market.files.rows import Stamp
 from src.market.files.time_forms import CellKind, cell_kind, form_of, shape_of
@@ -47,6 +49,8 @@ def key(name: str) -> str:
     return re.sub(r"[^a-z0-9%äöüéèáíóúñç#]", "", text)
 
 
+_MOST_NAMES = 100
+_FILLED_FRAC = 0.9  # a column of comments is mostly empty
 _PRICE_WORDS = ("open", "high", "low", "close")
 _EARLIEST = 315_532_800
 """1980 in seconds since 1970; times of day such as 235959999 are smaller, dates with a time of day larger."""
@@ -251,8 +255,23 @@ def _instrument_columns(keys: list[str], sample: list[list[str]]) -> tuple[int, 
     symbol = next((keys.index(name) for name in spellings.INSTRUMENT if name in keys), None)
     expiry = next((keys.index(name) for name in spellings.EXPIRY if name in keys), None)
     if symbol is None:
+        symbol = column_of_futures(sample, range(len(keys)))
+    if symbol is None:
         return ()
     names = {row[symbol].strip() for row in sample if symbol < len(row)}
     if expiry is None or any(re.search(r"[0-9]", name) for name in names):
         return (symbol,)
     return (symbol, expiry)
+
+
+def column_of_futures(sample: list[list[str]], places: Iterable[int]) -> int | None:
+    """The column whose cells are names of known futures, whatever its own name; one of contract months is preferred."""
+    found = {}
+    for place in places:
+        filled = _cells(sample, place)
+        cells = set(filled)
+        if len(cells) <= _MOST_NAMES and len(filled) >= _FILLED_FRAC * len(sample):
+            known = [one for cell in cells if (one := parse_instrument(cell)) is not None and one.root in CONTRACTS]
+            if len(known) * 2 > len(cells):
+                found[place] = any(one.kind == "future" for one in known)
+    return max(found, key=lambda place: found[place], default=None)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import BarDataError
-from src.market.files.columns import Layout, is_clock, is_date, is_whole_time
+from src.market.files.columns import Layout, column_of_futures, is_clock, is_date, is_whole_time
 from src.market.files.kinds import NoTable
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,9 @@ def by_contents(
     prices, notes = _prices(numbers, free, label, newest_first=newest_first)
     after = [place for place in free if place > max(prices)]
     volume, volume_notes = _volume(numbers, after)
-    instrument = tuple(place for place in free if place < min(prices) and _is_symbol(sample, numbers, place))[:1]
+    symbols = [place for place in free if place < min(prices) and _is_symbol(sample, numbers, place)]
+    future = column_of_futures(sample, free)
+    instrument = tuple(symbols[:1]) if future is None else (future,)
     if not volume:
         before = [place for place in free if place < min(prices) and place not in instrument]
         volume, volume_notes = _volume(numbers, before) if len(before) == 1 else ((), ())

@@ -147,7 +147,9 @@ def _choose_rows(part: _Part, family: list[str], market: Contract, dropped: Coun
     if of_file is not None:
         part.by = "file"
         part.labels = _agreeing(part, of_file.root)
-        if of_file.kind in ("future", "continuous") and of_file.root in family:
+        if of_file.rank:
+            _drop_if(part, True, f"{of_file.root} of a later month", dropped)
+        elif of_file.kind in ("future", "continuous") and of_file.root in family:
             part.root = of_file.root
         elif of_file.root:
             _drop_if(part, True, KIND_WORDS.get(of_file.kind, of_file.root), dropped)
@@ -182,7 +184,7 @@ def _drop_other_rows(part: _Part, family: list[str], dropped: Counter[str]) -> N
         name = ""
         if root not in wanted:
             name = KIND_WORDS.get(one.kind, root or one.root)
-        elif one.rank > min(ranks):
+        elif one.rank > min(ranks) or (one.rank and not contracts):
             name = f"{root} of a later month"
         elif contracts and one.kind == "continuous":
             name = f"{root} without a contract"

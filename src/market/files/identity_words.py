@@ -86,6 +86,12 @@ def nothing_by_name(label: str, named: Instrument, source: str, market: Contract
             f"{label}: its {source} says {named.root}: {KIND_WORDS[named.kind]}, not a future. Give --data bars of "
             f"{market.symbol}."
         )
+    if named.rank:
+        return (
+            f"{label}: its {source} says {named.root}'s contract number {named.rank + 1}, a later month that few "
+            f"trade. Export the front month (TradingView: {named.root}1!), or correct the {source} if that is what the "
+            f"file holds."
+        )
     remedy = f"Use --market {named.root}, or rename" if named.root in CONTRACTS else "Rename"
     return (
         f"{label}: its {source} says {named.root}, but the market is {market.symbol}, which has a different tick "

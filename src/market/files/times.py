@@ -227,7 +227,7 @@ def _clock(cells: NDArray[np.uint8], form: Form) -> tuple[Ints, NDArray[np.bool_
     else:
         return np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
     if form.afternoon is not None:
-        good = (hour >= 1) & (hour <= 12)
+        good = hour <= 12  # some write 0:30 for 12:30
         hour = hour % 12 + (12 if form.afternoon else 0)
     else:
         good = (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))

@@ -127,6 +127,9 @@ def test_a_later_month_s_continuous_series_is_left_out():
     (rows,), reading = choose_market([file_rows([6850.0, 6900.0], names=("ES.c.0", "ES.c.1"), codes=[0, 1])], ES)
     assert (len(rows), rows.instrument_names) == (1, ())
     assert dict(reading.dropped) == {"ES of a later month": 1}
+    alone = file_rows([6900.0] * 3, names=("ES2!",))
+    refused(alone, ES, "the rows name ES of a later month")
+    refused(file_rows([6900.0] * 3, file="CME_MINI_ES2!, 5.csv"), ES, "contract number 2, a later month .*ES1!")
 
 
 def test_a_continuous_series_beside_its_contracts_is_left_out():

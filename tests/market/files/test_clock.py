@@ -321,6 +321,22 @@ def test_tables_of_one_claim_are_measured_together():
     assert measure_clock(parts).zone == "America/Chicago"
 
 
+def test_files_of_different_clocks_are_refused_with_the_clock_of_each():
+    source = month()
+    half = len(source.open_ns) // 2
+    parts = [
+        replace(table(source.open_ns[rows], source.volume[rows], zone=zone), label=label)
+        for rows, zone, label in (
+            (slice(0, half), "America/New_York", "a.csv"),
+            (slice(half, None), "Europe/Berlin", "b.csv"),
+        )
+    ]
+    with pytest.raises(BarDataError, match="files do not share one clock") as caught:
+        measure_clock(parts)
+    assert "a.csv reads as America/New_York with stamps at the bar's open" in str(caught.value)
+    assert "b.csv reads as Europe/Berlin with stamps at the bar's open" in str(caught.value)
+
+
 ZONE_NAMES = sorted(zone.name for zone in every_zone())
 
 

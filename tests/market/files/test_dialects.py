@@ -246,6 +246,24 @@ def test_a_time_columns_name_may_promise_a_zone(name: str, zone: str | None, tmp
     assert (claim.instant, claim.zone) == (False, zone)
 
 
+@pytest.mark.parametrize("name", ["Root", "Market", "Symbol Name", "Underlying"])
+def test_a_column_of_known_futures_names_the_rows_whatever_its_name(name: str, tmp_path: Path) -> None:
+    lines = [
+        f"2025-11-03 14:{k:02d},CME,6850,{6852 + k},6849,{6851 + k},{7 + k},{contract}"
+        for k in range(9)
+        for contract in ("ESZ5", "MESZ5", "CLZ5")
+    ]
+    header = f"time,Exchange,open,high,low,close,volume,{name}"
+    (tmp_path / "bars.csv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    assert sorted(one(tmp_path / "bars.csv").instrument_names) == ["CLZ5", "ESZ5", "MESZ5"]
+    (tmp_path / "bars.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    assert sorted(one(tmp_path / "bars.csv").instrument_names) == ["CLZ5", "ESZ5", "MESZ5"]
+    comments = [lines[0], *(line.rpartition(",")[0] + "," for line in lines[1:])]
+    for others in (comments, [line + "X" for line in lines]):
+        (tmp_path / "bars.csv").write_text("\n".join([header, *others, ""]), encoding="utf-8")
+        assert one(tmp_path / "bars.csv").instrument_names == ()
+
+
 class TestSharedFiles:
     """Real vendors' files, where the project's sibling folder has them."""
 

@@ -113,6 +113,14 @@ def test_a_time_that_does_not_exist_is_missing(cell: str) -> None:
     assert (read.ns[:-1] != NO_TIME).all()
 
 
+def test_noon_and_midnight_may_be_hour_0_of_a_12_hour_clock() -> None:
+    cells = [f"11/04/2025 {hour}:{minute} {half}" for half in ("AM", "PM") for hour in (0, 9) for minute in (15, 45)]
+    *ns, impossible = times([*cells, "11/04/2025 13:15 PM"], day_first=False).ns.tolist()
+    assert impossible == NO_TIME
+    clock = [str(np.datetime64(moment, "ns"))[11:16] for moment in ns]
+    assert clock == ["00:15", "00:45", "09:15", "09:45", "12:15", "12:45", "21:15", "21:45"]
+
+
 def test_times_with_two_clocks_are_refused() -> None:
     wall = [f"2025-11-04 10:{minute:02d}:00" for minute in range(30)]
     with pytest.raises(BarDataError, match="two clocks"):
