@@ -105,7 +105,11 @@ def test_the_base_model_loads_with_the_stock_library_elsewhere(good_run: tuple[F
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([*LESS, "--vectorized-envs", "64", "--batch-size", "2048", "--timesteps", "4096"], ("NQ", 64, 2048)),
+        pytest.param(
+            [*LESS, "--vectorized-envs", "64", "--batch-size", "2048", "--timesteps", "4096"],
+            ("NQ", 64, 2048),
+            marks=pytest.mark.long,
+        ),
         ([*LESS, "--market", "RTY", "--batch-size", "512", "--vectorized-envs", "16", "--quick"], ("RTY", 16, 512)),
     ],
 )

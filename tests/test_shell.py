@@ -88,7 +88,9 @@ def test_help_loads_no_heavy_library_and_survives_without_docstrings(script: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [*MODULES[:2], *(pytest.param(name, marks=pytest.mark.long) for name in MODULES[2:])]
+)
 def test_a_module_that_runs_shares_the_parser_and_works_without_docstrings(module: str) -> None:
     done = shell("-m", module, "--version", python=("-OO",))
     assert (done.returncode, done.stdout) == (0, "1.0.0\n"), done.stderr
