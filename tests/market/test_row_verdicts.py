@@ -164,7 +164,7 @@ def test_the_limit_of_off_tick_rows_is_a_hundredth_and_one_row_in_any_case() -> 
         table = (TICKS * 0.25)[:n]
         table[:n_off, 1] += 0.1
         return rows(
-            open_ns=BARS.open_ns[:n], prices=table, volume=np.ones(n), contract=np.zeros(n, dtype=np.int32)
+            open_ns=BARS.open_ns[:n], prices=table, volume=np.arange(n) % 7 + 1.0, contract=np.zeros(n, dtype=np.int32)
         )  # fmt: skip
 
     for n, most in ((30, 1), (199, 1), (200, 2), (799, 7), (800, 8)):
