@@ -21,6 +21,7 @@ from src.evidence.evaluation import Arm, ArmResult, SessionPool, begin_count, de
 from src.market.contracts import get_contract
 from src.market.flags import BREAK_AFTER, END_AFTER, FLAT_BAR
 from src.market.sessions import NEW_YORK
+from src.market.units import MINUTE_NS
 from src.trading import kernel
 from src.trading.layout import BUY, HOLD, N_ACTIONS, SELL
 from src.trading.session_batch import SessionBatch
@@ -32,7 +33,6 @@ REASONS = (STOP, TARGET, OPPOSITE, FLAT, BREACH, DAILY_LIMIT, HOLE)
 """Why a trade ended: its stop, its target, the opposite action, the forced exit, the account's threshold or daily limit
 reached within the bar, or bars that do not continue."""
 
-_MINUTE_NS = 60_000_000_000
 _OPEN, _HIGH, _LOW = range(3)
 
 
@@ -279,7 +279,7 @@ def chart_facts(market: Market, logs: Mapping[str, SessionLog], why: str) -> dic
         "date": str(date),
         "why": why,
         "tick_size": float(get_contract(tables.bars.market).tick_size),
-        "minute": ((tables.bars.open_ns[span] - midnight_ns) // _MINUTE_NS).tolist(),
+        "minute": ((tables.bars.open_ns[span] - midnight_ns) // MINUTE_NS).tolist(),
         **{name: column.tolist() for name, column in columns.items()},
         "arms": {name: _arm_facts(of_arm) for name, of_arm in logs.items()},
     }

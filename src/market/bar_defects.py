@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from src.market.bar_rows import BarRows
 from src.market.contracts import Contract
 from src.market.files.rows import NO_TIME, PRICE_COLUMNS
+from src.market.units import MINUTE_NS, MOST_VOLUME, TICK_TOLERANCE
 
-MINUTE_NS = 60_000_000_000
 LONGEST_INTERVAL_MIN = 15
 SAME_STEP_RUN = 20
 """This many equal steps in a row, longer than the bar, mean another interval rather than bars without trades."""
@@ -27,13 +27,11 @@ COLUMNS = ("time", *PRICE_COLUMNS, "volume", "contract")
 _TIME, _OPEN, _HIGH, _CLOSE, _VOLUME, _CONTRACT = 0, 1, 2, 4, 5, 6
 _CHUNK = 1 << 18  # rows: what is computed on the way stays small next to the columns themselves
 _MOST_POINTS = 10_000_000.0
-_MOST_VOLUME = 1e12
 _NEAR_BARS = 31
-_NEAR_FACTOR = 5.0  # no index moves fivefold within 31 bars
+_NEAR_FACTOR = 1.5  # no index moves by half within 31 bars; NQ costs 3 to 4 times as much as ES
 _FILE_FACTOR = 30.0  # nor is it thirtyfold away from a file's median price in the decades these futures have traded
 _BLOCK = 16  # bars; a window of 31 touches at most three blocks
 _MOST_SPANS = 4_000  # above this the whole column costs less than its spans
-_TICK_TOLERANCE = 0.01  # of a tick: what float32 columns lose
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
@@ -41,7 +39,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "zero or negative price": "delete the row",
         "negative volume": "delete the row",
         "impossible volume": "delete the row",
-        "price glitch (factor 100)": "divide or multiply the row's prices back, or delete it",
+        "price glitch": "divide or multiply the row's prices back, or delete it",
         "high below low": "swap or correct the two",
         "open outside [low, high]": "correct the row",
         "close outside [low, high]": "correct the row",
@@ -143,7 +141,7 @@ def check_rows(
     off_tick = _mark_values(marks, rows, contract, no_volume=no_volume)
     if not any_tick and off_tick.sum() > max(1, int(OFF_TICK_FRAC * len(rows))):
         ticks = rows.prices[off_tick] / float(contract.tick_size)
-        marks.column[off_tick] = (np.abs(ticks - np.rint(ticks)) > _TICK_TOLERANCE).argmax(axis=1) + _OPEN
+        marks.column[off_tick] = (np.abs(ticks - np.rint(ticks)) > TICK_TOLERANCE).argmax(axis=1) + _OPEN
         marks.kind[off_tick] = KINDS.index("off-tick price")
     sound = marks.sound()
     marks.among_sound("unsorted time", _out_of_order(rows.open_ns[sound], rows.contract[sound]))
@@ -170,17 +168,17 @@ def _mark_values(marks: _Marks, rows: BarRows, contract: Contract, *, no_volume:
             marks.rows(missing, rows.contract[part] < 0, _CONTRACT, part)
             marks.cells("zero or negative price", prices <= 0, _OPEN, part)
             marks.rows("negative volume", volume < 0, _VOLUME, part)
-            marks.rows("impossible volume", volume > _MOST_VOLUME, _VOLUME, part)
+            marks.rows("impossible volume", volume > MOST_VOLUME, _VOLUME, part)
         row, glitch = _glitches(rows.prices, marks.kind == -1)
         for index, column in zip(row.tolist(), glitch.argmax(axis=1).tolist(), strict=True):
-            marks.kind[index], marks.column[index] = KINDS.index("price glitch (factor 100)"), column + _OPEN
+            marks.kind[index], marks.column[index] = KINDS.index("price glitch"), column + _OPEN
         for part in _parts(len(rows)):
             opened, high, low, close = rows.prices[part].T
             marks.rows("high below low", high < low, _HIGH, part)
             marks.rows("open outside [low, high]", (opened < low) | (opened > high), _OPEN, part)
             marks.rows("close outside [low, high]", (close < low) | (close > high), _CLOSE, part)
             ticks = rows.prices[part] / tick
-            off = np.abs(ticks - np.rint(ticks)) > _TICK_TOLERANCE
+            off = np.abs(ticks - np.rint(ticks)) > TICK_TOLERANCE
             if off.any():
                 off_tick[part] = off.any(axis=1) & (marks.kind[part] == -1)
     return off_tick

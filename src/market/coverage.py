@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from src.market.bars import Bars
 from src.market.sessions import NEW_YORK, Schedule, Sessions, calendar_schedule
+from src.market.units import MINUTE_NS
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 HOURS = 24
@@ -19,8 +20,7 @@ FIRST_HOUR = 18
 MOST_SESSIONS, MOST_WEEKS = 70, 130
 """A map has a column a session up to so many sessions, else a column a week up to so many weeks, else one a month."""
 
-_MINUTE_NS = 60_000_000_000
-_HOUR_NS = 60 * _MINUTE_NS
+_HOUR_NS = 60 * MINUTE_NS
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Coverage:
 def new_york_minutes(open_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """New York wall-clock times as minutes since 1970, int64[n]."""
     local = pd.DatetimeIndex(open_ns, tz="UTC").tz_convert(NEW_YORK).tz_localize(None)
-    return local.as_unit("ns").asi8 // _MINUTE_NS
+    return local.as_unit("ns").asi8 // MINUTE_NS
 
 
 def new_york_text(open_ns: NDArray[np.int64]) -> list[str]:
@@ -100,7 +100,7 @@ def coverage_of(bars: Bars, sessions: Sessions, absent: Schedule | None = None) 
     halt_start = np.concatenate((sessions.halt_start_ns, absent.halt_start_ns))
     halt_end = np.concatenate((sessions.halt_end_ns, absent.halt_end_ns))
     # Hour 0 begins at 18:00 New York whenever the session opens; no clock changes inside a session.
-    zero = opens - (new_york_minutes(opens) - FIRST_HOUR * 60) % (HOURS * 60) * _MINUTE_NS
+    zero = opens - (new_york_minutes(opens) - FIRST_HOUR * 60) % (HOURS * 60) * MINUTE_NS
     edges = zero[:, None] + np.arange(HOURS + 1) * _HOUR_NS
     step = bars.interval_ns
     scheduled = np.diff(_slots_before(edges, opens, closes, step), axis=1)

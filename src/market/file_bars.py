@@ -23,10 +23,10 @@ from src.market.files.read import read_files
 from src.market.files.reading import ClockReading, Finding, MarketReading, Reading
 from src.market.files.rows import NO_TIME, FileRows, Stamp
 from src.market.row_verdicts import SoundRows, refuse_columns, sound_rows
+from src.market.units import MINUTE_NS
 
 MOST_NAMED = 8
 """Files that `Bars.source` names."""
-MINUTE_NS = 60_000_000_000
 _LONGEST_STEP_S = 7 * 86_400
 _PLAIN_STEPS, _PLAIN_FRAC = 20, 0.5
 
@@ -189,7 +189,7 @@ def _clock_of(group: _Group, contract: Contract, options: ReadOptions) -> ClockR
     try:
         return _measured(group.tables, group.interval_ns, options)
     except BarDataError:
-        # Columns, rows and intervals that are wrong have no clock: that is said instead, or the bad rows are dropped.
+        # Bad rows or columns may be why no clock fits: report those instead, or drop them and measure again.
         pairs = zip(group.tables, group.sparse, strict=True)
         kept = [_kept(table, contract, options, group.interval_ns if sparse else None) for table, sparse in pairs]
         if all(len(rows) == len(table) for rows, table in zip(kept, group.tables, strict=True)):

@@ -12,6 +12,7 @@ from src.market.bars import Bars
 from src.market.coverage import WEEKDAYS, new_york_minutes, new_york_text, weekdays
 from src.market.sessions import Sessions
 from src.market.tables import missing_slots
+from src.market.units import MINUTE_NS
 
 PLACES = AT_START, INSIDE, TO_END, FILE_BEGINS, FILE_ENDS = (
     "at the session's start",
@@ -97,7 +98,7 @@ def holes_of(bars: Bars, sessions: Sessions, no_trade_bars: int) -> Holes:
 def _recurring(holes: Holes, sessions: Sessions, interval_ns: int) -> list[dict[str, Any]]:
     """One entry for each time of day at which holes begin on a weekday again and again, those that cost most first."""
     weekday = weekdays(sessions.date)
-    kept = (holes.place < PLACES.index(FILE_BEGINS)) & (holes.bars * interval_ns >= LEAST_MIN * 60_000_000_000)
+    kept = (holes.place < PLACES.index(FILE_BEGINS)) & (holes.bars * interval_ns >= LEAST_MIN * MINUTE_NS)
     session, bars, place = holes.session[kept], holes.bars[kept], holes.place[kept]
     # Minutes from 18:00, so that no session wraps around.
     minute, last, following = (

@@ -62,7 +62,7 @@ def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed
         logger.warning("no bars of %s in %s/: these are SYNTHETIC bars", contract.symbol, DEFAULT_FOLDER)
     tables = build_tables(bars, settings, trading_hours=trading_hours)
     if key is not None and not bars.synthetic and key == _key(settings.path, contract, choices):
-        cache.store(key, tables)  # of a file that changed while it was read nobody knows which content they are of
+        cache.store(key, tables)  # not if a file changed while it was read: its content is then unknown
     return tables
 
 

@@ -43,7 +43,7 @@ COLUMN_REMEDIES: Mapping[str, str] = MappingProxyType(
             "trades"
         ),
         "impossible volume": "{column} does not hold a number of contracts: choose the column that does",
-        "price glitch (factor 100)": (
+        "price glitch": (
             "these prices are written in another unit (whole numbers of 1e-9, cents): convert them to points"
         ),
         "high below low": "the columns high and low are swapped: exchange their names in the header",

@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from src.errors import BarDataError, ConfigError
 from src.market.bars import NO_SESSION, Bars, frozen, select_bars
+from src.market.units import MINUTE_NS
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ OVERRIDES_FILE = Path(__file__).resolve().parents[2] / "config" / "calendar_over
 OUTSIDE_CALENDAR = "outside the calendar"
 TRADING_HOURS = ("rth", "globex")
 
-_MINUTE_NS = 60_000_000_000
 _DAY = np.timedelta64(1, "D")
 
 
@@ -323,7 +323,7 @@ def off_grid_error(bars: Bars, off_grid: NDArray[np.intp]) -> BarDataError:
 def _sessions_of(schedule: Schedule, held: NDArray, bars: Bars, trading_hours: str) -> Sessions:
     """The sessions `held` (indices into the schedule), every one usable until it is judged."""
     dates, open_ns, close_ns = schedule.date[held], schedule.open_ns[held], schedule.close_ns[held]
-    flat_ns = close_ns - _MINUTE_NS
+    flat_ns = close_ns - MINUTE_NS
     trade_open_ns = open_ns
     if trading_hours == "rth":
         trade_open_ns = new_york_ns(dates, time(9, 30))

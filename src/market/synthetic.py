@@ -22,6 +22,7 @@ from src.market.bars import Bars, make_bars
 from src.market.contracts import get_contract
 from src.market.features import WARMUP_BARS
 from src.market.sessions import Schedule, calendar_schedule
+from src.market.units import MINUTE_NS
 from src.market.walks import autoregression, byte_walks, walk_fairly, walk_in_proportion, walk_with_drift
 
 Hours = Literal["globex", "rth"]
@@ -174,7 +175,7 @@ def _slots(n_sessions: int, interval_min: int, start: date, hours: Hours) -> tup
         raise BarDataError(f"synthetic bars: {n_sessions} sessions were asked for, at least 1 is needed.")
     # 252 sessions a year: 1.5 calendar days each plus two weeks always cover enough.
     schedule = calendar_schedule(start, start + timedelta(days=int(1.5 * n_sessions) + 14))
-    step = interval_min * 60_000_000_000
+    step = interval_min * MINUTE_NS
     opens = [_session_slots(schedule, k, step, hours) for k in range(n_sessions)]
     counts = [one.size for one in opens]
     return np.concatenate(opens), np.repeat(np.arange(n_sessions, dtype=np.int64), counts)

@@ -55,7 +55,7 @@ def spoil(table: pd.DataFrame, kind: str, row: int) -> None:
         table.iat[row, put("volume")] = -3
     elif kind == "impossible volume":
         table.iat[row, put("volume")] = 10**15
-    elif kind == "price glitch (factor 100)":
+    elif kind == "price glitch":
         for name in PRICES:
             table.iat[row, put(name)] = table[name].iat[row] / 100
     elif kind == "high below low":
@@ -132,8 +132,8 @@ def test_a_defect_in_a_file_names_file_row_value_and_remedy_and_repair_drops_and
 
 def test_the_value_at_fault_is_shown_as_it_is(tmp_path):
     table = TABLE.copy()
-    table.iat[9, 2] = 1003.25
-    with pytest.raises(BarDataError, match=r"high below low, high = 1003\.25"):
+    table.iat[9, 2] = 4003.25
+    with pytest.raises(BarDataError, match=r"high below low, high = 4003\.25"):
         load_bars(write_csv(table, tmp_path / "ES.csv"), "ES")
     table["datetime"] = table["datetime"].astype(str)
     table.iat[9, 0] = "yesterday"
@@ -148,7 +148,7 @@ def test_a_whole_day_a_hundred_times_too_high_is_a_glitch_in_each_of_its_rows():
     rows = rows_of(table)
     found = list_defects(rows, check_rows(rows, get_contract("ES"), None))
     assert [defect.row for defect in found] == list(range(277, 553))
-    assert {defect.kind for defect in found} == {"price glitch (factor 100)"}
+    assert {defect.kind for defect in found} == {"price glitch"}
 
 
 def test_a_glitch_within_the_range_of_a_long_history_is_seen_beside_its_neighbours():
@@ -159,7 +159,7 @@ def test_a_glitch_within_the_range_of_a_long_history_is_seen_beside_its_neighbou
     table.loc[390, list(PRICES)] = level[390] // 100
     rows = rows_of(table)
     found = list_defects(rows, check_rows(rows, get_contract("ES"), None))
-    assert [(defect.row, defect.kind) for defect in found] == [(391, "price glitch (factor 100)")]
+    assert [(defect.row, defect.kind) for defect in found] == [(391, "price glitch")]
 
 
 def test_one_late_bar_does_not_condemn_the_sorted_bars_after_it():

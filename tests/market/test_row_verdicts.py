@@ -75,7 +75,7 @@ COLUMN_FAULTS = {
     "closes": ({"prices": prices(closes_adjusted)}, "close", "close outside [low, high]", "adjusted or settlement"),
     "adjusted": ({"prices": prices(moved(0.13))}, "open", "off-tick price", "adjusted or averaged series"),
     "negative": ({"prices": prices(moved(-6000.0))}, "open", "zero or negative price", "unadjusted prices of single"),
-    "unit": ({"prices": TICKS * 0.25e9}, "open", "price glitch (factor 100)", "another unit"),
+    "unit": ({"prices": TICKS * 0.25e9}, "open", "price glitch", "another unit"),
     "no volume": ({"volume": np.full(N, -1.0)}, "volume", "negative volume", "Interactive Brokers"),
     "turnover": ({"volume": np.full(N, 1e13)}, "volume", "impossible volume", "not hold a number of contracts"),
     "volume gone": ({"volume": np.where(np.arange(N) < 600, np.nan, 5.0)}, "volume", "missing or", "in volume"),
@@ -233,19 +233,27 @@ def test_glitches_are_those_of_a_rolling_median_of_all_rows(seed: int, spoiled: 
     rng = np.random.default_rng(seed)
     table = np.round(1000 * np.exp(np.cumsum(rng.normal(0, 0.02, N))))[:, None] + np.array([0, 2, -2, 0.0])
     for row in rng.integers(0, N, spoiled):
-        table[row, rng.integers(0, 4)] *= rng.choice([0.01, 0.19, 0.21, 4.9, 5.1, 29, 31, 100, 1e7])
+        table[row, rng.integers(0, 4)] *= rng.choice([0.01, 0.65, 0.68, 1.49, 1.51, 3.7, 29, 31, 100, 1e7])
     table[rng.integers(0, N, missing)] = np.nan
     found = check_rows(rows(prices=table), ES, None, any_tick=True)
     close = pd.Series(np.where(np.isfinite(table).all(axis=1), table[:, 3], np.nan))
     near = close.rolling(31, center=True, min_periods=3).median().to_numpy()[:, None]
     level = np.nanmedian(close)
     with np.errstate(invalid="ignore"):
-        absurd = (table > 1e7) | (table / near >= 5) | (table / near <= 0.2)
+        absurd = (table > 1e7) | (table / near >= 1.5) | (table / near <= 1 / 1.5)
         absurd |= (table / level >= 30) | (table / level <= 1 / 30)
     absurd &= np.isfinite(table).all(axis=1)[:, None]
-    assert found.count("price glitch (factor 100)") == absurd.any(axis=1).sum()
+    assert found.count("price glitch") == absurd.any(axis=1).sum()
     places = found.column[absurd.any(axis=1)]
     assert places.tolist() == (absurd[absurd.any(axis=1)].argmax(axis=1) + 1).tolist()
+
+
+def test_two_rows_at_another_market_s_price_are_glitches() -> None:
+    table = TICKS * 0.25
+    table[[300, 301]] *= 3.7  # NQ among ES
+    found = check_rows(rows(prices=np.round(table * 4) / 4), ES, None)
+    assert np.flatnonzero(found.kind >= 0).tolist() == [300, 301]
+    assert found.count("price glitch") == 2
 
 
 def test_the_rolling_median_is_computed_only_where_a_glitch_may_be() -> None:

@@ -34,6 +34,7 @@ from src.market.load import build_tables, load_market
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
 from src.market.table_cache import FOLDER_VARIABLE
+from src.market.units import DAY_NS
 
 SIZES = (100_000, 1_000_000, 5_300_000)
 QUICK_SIZES = (100_000,)
@@ -43,7 +44,6 @@ MOST_FIRST_S, MOST_SECOND_S, MOST_GB = 20.0, 1.0, 1.5
 """What is wanted of 5.3 million bars: first load, second load, peak memory."""
 
 _ROOT = Path(__file__).resolve().parents[3]
-_DAY_NS = 86_400_000_000_000
 _SESSION_MINUTES = 1_363  # on average, early closes and halts included
 _QUARTERS = (3, 6, 9, 12)
 
@@ -86,7 +86,7 @@ def _scale(open_ns: NDArray[np.int64], opened: NDArray[np.int32], session: NDArr
     years = np.arange(FIRST_DAY.year - 1, FIRST_DAY.year + 20)
     middle = [float(np.sqrt(low * high)) for low, high in (known_range("ES", int(year)) for year in years)]
     first = np.flatnonzero(np.concatenate(([True], session[1:] != session[:-1])))
-    when = open_ns[first] / (365.25 * _DAY_NS) + 1970
+    when = open_ns[first] / (365.25 * DAY_NS) + 1970
     return (np.interp(when, years + 0.5, middle) * 4 / opened[first])[session]
 
 
@@ -96,7 +96,7 @@ def _contracts(open_ns: NDArray[np.int64], session: NDArray[np.int32]) -> tuple[
     months = [Month(year, month, "ES") for year in years for month in _QUARTERS]
     rolls = np.array([third_friday(month.year, month.month) - DAYS_BEFORE_EXPIRY + 2 for month in months])
     first = np.flatnonzero(np.concatenate(([True], session[1:] != session[:-1])))
-    codes = np.searchsorted(rolls, open_ns[first] // _DAY_NS, side="right")
+    codes = np.searchsorted(rolls, open_ns[first] // DAY_NS, side="right")
     return codes[session].astype(np.int32), [month.name(2) for month in months]
 
 

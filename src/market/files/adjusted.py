@@ -15,10 +15,10 @@ from src.market.files.reading import Finding
 from src.market.files.rolls import RollWindow, roll_windows_of, session_edges
 from src.market.files.rows import FileRows
 from src.market.sessions import Schedule
+from src.market.units import TICK_TOLERANCE
 
 OFF_TICK_SHARE = 0.01
 """Above this share of off-tick rows the series is adjusted; below it, single rows are defective (Yahoo: up to 0.2%)."""
-TICK_TOLERANCE = 0.01
 """In ticks: the rounding error of float32 columns."""
 ADJUSTED = "adjusted series"
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from src.errors import ConfigError
 from src.market.files.rows import NO_TIME
+from src.market.units import MINUTE_NS
 
-MINUTE_NS = 60_000_000_000
 _SECOND_NS = 1_000_000_000
 UTC = "UTC"
 

@@ -14,8 +14,8 @@ from datetime import time
 import numpy as np
 from numpy.typing import NDArray
 
-from src.market.files.clock_candidates import MINUTE_NS
 from src.market.sessions import Schedule, new_york_ns
+from src.market.units import MINUTE_NS
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import BarDataError
-from src.market.files.clock_candidates import MINUTE_NS, UTC, Zone, every_zone, offsets_min, parse_zone, rank
+from src.market.files.clock_candidates import UTC, Zone, every_zone, offsets_min, parse_zone, rank
 from src.market.files.clock_evidence import Cycles, Evidence, MinuteGrid, cycles_near, evidence_of
 from src.market.files.reading import Candidate
 from src.market.files.rows import NO_TIME, ClockClaim, FileRows, Stamp
 from src.market.sessions import schedule_around
+from src.market.units import DAY_NS, MINUTE_NS, MOST_VOLUME
 
 STAMPS: tuple[Stamp, Stamp] = ("open", "close")
 PROMISED = 3.0
@@ -22,9 +23,8 @@ PROMISED = 3.0
 OFFSETS_GIVEN = 6.0
 """What an offset in the times counts for."""
 
-_LONGEST_SPAN_NS = 20 * 366 * 86_400_000_000_000
-_MARGIN_NS = 400 * 86_400_000_000_000
-_MOST_VOLUME = 1e12  # more is damage, and sums of it overflow
+_LONGEST_SPAN_NS = 20 * 366 * DAY_NS
+_MARGIN_NS = 400 * DAY_NS
 _OUTSIDE = np.iinfo(np.int64).min
 _MANY_CYCLES, _FEWEST_KEPT, _HOPELESS = 600, 12, 100.0
 
@@ -91,7 +91,7 @@ def measured(rows: Sequence[FileRows], interval_ns: int | None) -> Measured:
     volume = np.concatenate([one.volume for one in rows])
     known = times != NO_TIME
     times, volume = times[known], volume[known]
-    volume = np.where((volume > 0) & (volume <= _MOST_VOLUME), volume, 0.0)
+    volume = np.where((volume > 0) & (volume <= MOST_VOLUME), volume, 0.0)
     if times.size == 0:
         raise BarDataError(f"{label}: none of its rows has a readable time. Export the file again.")
     bars = len(times)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from src.market.files.instrument_names import MONTH_CODES, Instrument
 from src.market.files.rows import NO_TIME
+from src.market.units import DAY_NS
 
-DAY_NS = 86_400_000_000_000
 GRACE_DAYS = 10
 """Rows up to this many days after the third Friday still belong to the contract: stale quotes, time zones."""
 

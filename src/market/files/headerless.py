@@ -13,7 +13,6 @@ from src.market.files.kinds import NoTable
 
 Floats = NDArray[np.float64]
 
-_CONVENTIONAL = (0, 1, 2, 3)
 _ORDERS = tuple(itertools.permutations(range(4)))
 _FIRST_ROWS = "Add a header row with column names (datetime,open,high,low,close,volume) and try again."
 

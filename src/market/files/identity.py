@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market.contracts import CONTRACTS, Contract
-from src.market.files.contract_months import DAY_NS, GRACE_DAYS, Month, canonical_names, is_merged, months_of_rows
+from src.market.files.contract_months import GRACE_DAYS, Month, canonical_names, is_merged, months_of_rows
 from src.market.files.identity_words import (
     KIND_WORDS,
     market_reading,
@@ -29,6 +29,7 @@ from src.market.files.instrument_names import (
 from src.market.files.price_level import PriceLevel, judge_prices
 from src.market.files.reading import MarketReading
 from src.market.files.rows import NO_TIME, FileRows
+from src.market.units import DAY_NS
 
 _MOST_IDS = 200  # 50 years of quarterly contracts; more means a download of all instruments
 _UNDECIDED = ("ambiguous", "unknown")
@@ -95,7 +96,7 @@ def choose_market(rows: list[FileRows], market: Contract) -> tuple[list[FileRows
 
 
 def _family(market: Contract) -> list[str]:
-    """The market and the roots that may stand in for it, the market first."""
+    """The market's root, then those of its micro or mini, whose bars it can use."""
     mini = market.parent or market.symbol
     roots = [symbol for symbol, contract in CONTRACTS.items() if mini in (symbol, contract.parent)]
     roots += PREDECESSORS.get(mini, ())

@@ -16,8 +16,8 @@ from src.market.files.front_month import front_month
 from src.market.files.reading import Finding, Roll
 from src.market.files.rolls import UNNAMED, FoundRolls, find_rolls
 from src.market.sessions import Schedule, schedule_around
+from src.market.units import DAY_NS, MINUTE_NS
 
-MINUTE_NS = 60_000_000_000
 _CHUNK = 1 << 18
 _HOLE_DAYS = 10
 REPEATED = "repeated in another file"
@@ -315,7 +315,7 @@ def _rolls(
     Changes across a hole of more than _HOLE_DAYS are skipped: that gap is not the roll's.
     """
     changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
-    changes = changes[open_ns[changes] - open_ns[changes - 1] <= _HOLE_DAYS * 86_400_000_000_000]
+    changes = changes[open_ns[changes] - open_ns[changes - 1] <= _HOLE_DAYS * DAY_NS]
     place = np.searchsorted(schedule.open_ns, open_ns[changes], side="right") - 1
     tick = float(contract.tick_size)
     shown = ["" if name.startswith(UNNAMED) else name for name in names]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from src.market.bars import NO_SESSION, Bars, make_bars
 from src.market.sessions import Schedule, off_grid_error, schedule_around, session_index
+from src.market.units import MINUTE_NS
 
 CUT_OFF = "before a roll or a halt inside a longer bar"
 """Key in `repairs`: bars dropped because a roll or trading halt follows them within their bucket."""
@@ -79,5 +80,5 @@ def _slots(bars: Bars, schedule: Schedule, session: NDArray[np.int32], interval_
     off_grid = np.flatnonzero(inside & (elapsed % bars.interval_ns != 0))
     if off_grid.size:
         raise off_grid_error(bars, off_grid)
-    step = interval_min * 60_000_000_000
+    step = interval_min * MINUTE_NS
     return np.where(inside, opened + elapsed // step * step, bars.open_ns)

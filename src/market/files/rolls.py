@@ -12,6 +12,7 @@ from src.market.files.contract_months import third_friday
 from src.market.files.reading import Finding
 from src.market.files.roll_calendar import DAYS_AFTER_EXPIRY, DAYS_BEFORE_EXPIRY, expected_gap, roll_windows
 from src.market.sessions import Schedule
+from src.market.units import DAY_NS
 
 EDGE_JUMP = 0.002
 """Smallest jump between sessions marked as a roll, as a fraction of the price. Low, because a false mark costs one
@@ -158,8 +159,8 @@ def _refilled(
     """First bars of sessions whose volume recovers after the low of an old contract's last sessions."""
     if volume is None or not len(window.edges):
         return set()
-    start = max(int(np.searchsorted(open_ns, open_ns[window.edges[0]] - 45 * 86_400_000_000_000)), 0)
-    end = int(np.searchsorted(open_ns, open_ns[window.edges[-1]] + 86_400_000_000_000))
+    start = max(int(np.searchsorted(open_ns, open_ns[window.edges[0]] - 45 * DAY_NS)), 0)
+    end = int(np.searchsorted(open_ns, open_ns[window.edges[-1]] + DAY_NS))
     first, _ = session_edges(open_ns[start:end], schedule)
     mean = np.add.reduceat(volume[start:end], first) / np.diff(np.append(first, end - start))
     marks = set()

@@ -22,6 +22,7 @@ from src.market.files.text_shape import TextShape, as_utf8, decoded, shape_of_te
 from src.market.files.text_tables import TextColumns, read_columns, without_repeated_headers
 from src.market.files.time_columns import TimeColumn, read_times
 from src.market.files.times import day_numbers
+from src.market.units import DAY_NS
 
 
 def text_rows(content: Content) -> list[FileRows]:
@@ -167,9 +168,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
     cells = columns.text[0]
     since = numbers.parsed(cells, numbers.Marks())
     known = (since >= 0) & (since <= 86_400_000)
-    ns = np.where(
-        known, int(days[0]) * 86_400_000_000_000 + np.where(known, since, 0).astype(np.int64) * 1_000_000, NO_TIME
-    )
+    ns = np.where(known, int(days[0]) * DAY_NS + np.where(known, since, 0).astype(np.int64) * 1_000_000, NO_TIME)
     times = TimeColumn(
         ns, False, None, lambda row: f"{day} + {cells[row].as_py()!r} ms", (), "milliseconds since midnight"
     )

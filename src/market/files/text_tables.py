@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -283,6 +282,3 @@ def without_repeated_headers(
     _drop(columns, keep)
     columns.notes.append(f"repeated header rows left out: {len(again)}")
     return True
-
-
-RowText = Callable[[int], str]

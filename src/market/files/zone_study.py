@@ -1,13 +1,13 @@
 """Study: how often is a file's clock misread? Writes bars in many zones, stamps and shapes, and reads them back.
 
-    python -m src.market.files.zone_study [--quick] [--folder FOLDER_OF_REAL_BARS]
+    python -m src.market.files.zone_study [--quick] [--days N ...] [--bars FILE ...]
 
 Each case writes bars as a vendor would: local times without a zone, stamped at the open or the close, of 1, 5 or 15
 minutes, for two weeks or three months; whole days, days with overnight bars missing, or the cash session only; with and
 without volume. A case is read right if every bar's UTC open is recovered. The table counts cases read right, refused
-with the right reading among those named, refused without it, and silently misread. Real bars come from FOLDER if it
-exists; the others are synthetic with a realistic volume profile. The exit code is 1 if a case is misread, or if less
-than 95% of the cases of a month or more with whole days and volume are read right.
+with the right reading among those named, refused without it, and silently misread. Bars are synthetic with a realistic
+volume profile; `--bars` adds files of real ones. The exit code is 1 if a case is misread, or if less than 95% of the
+cases of a month or more with whole days and volume are read right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -28,9 +28,12 @@ from rich.table import Table
 from src.console import PlainConsole
 from src.errors import BarDataError
 from src.market.files.clock import measure_clock, utc_opens
-from src.market.files.clock_candidates import MINUTE_NS, offsets_min, parse_zone
+from src.market.files.clock_candidates import offsets_min, parse_zone
+from src.market.files.identity import market_of_file
 from src.market.files.rows import ClockClaim, FileRows, Stamp
+from src.market.load import load_bars
 from src.market.synthetic import synthetic_bars
+from src.market.units import DAY_NS, MINUTE_NS
 from src.shell import Parser, run_main
 
 ZONES = (
@@ -102,31 +105,28 @@ def synthetic_source(interval_min: int, start: date, sessions: int = 70) -> Sour
     return Source(f"synthetic {start:%Y-%m}", interval_min, bars.open_ns, np.maximum(np.round(volume), 1.0))
 
 
-def real_sources(folder: Path) -> list[Source]:
-    """ES and NQ bars in the folder, with 15-minute bars made from 5-minute ones; empty if it is absent."""
+def real_sources(files: Sequence[Path]) -> list[Source]:
+    """The files' own bars, and 15-minute bars joined from them.
+
+    Raises:
+        BarDataError: the name of a file does not begin with its market, or its bars cannot be used.
+    """
     sources = []
-    for market in ("ES", "NQ"):
-        file = folder / f"{market}_5m_2024_2026_ibkr.parquet"
-        if file.is_file():
-            volume = pd.read_parquet(file, columns=["datetime", "volume"]).groupby("datetime")["volume"].sum()
-            sources.append(_source(f"{market} real", 5, volume))
-            longer = volume.resample("15min").sum()
-            sources.append(_source(f"{market} real", 15, longer[longer > 0]))
-        file = folder / f"{market}_1m_2022_tradingview.csv"
-        if file.is_file():
-            table = pd.read_csv(file, usecols=["datetime", "volume"], parse_dates=["datetime"])
-            sources.append(_source(f"{market} real", 1, table.set_index("datetime")["volume"]))
+    for file in files:
+        market = market_of_file(file)
+        if market is None:
+            raise BarDataError(f"{file}: its name does not say which market it holds. Begin it with ES, NQ, YM or RTY.")
+        for interval_min in (None, INTERVALS[-1]):
+            bars = load_bars(file, market, interval_min=interval_min)
+            if bars is not None:
+                minutes = bars.interval_s // 60
+                sources.append(Source(f"{market} real", minutes, bars.open_ns, bars.volume.astype(np.float64)))
     return sources
-
-
-def _source(name: str, interval_min: int, volume: pd.Series) -> Source:
-    times = pd.DatetimeIndex(volume.index).as_unit("ns").asi8
-    return Source(name, interval_min, times, volume.to_numpy(dtype=np.float64))
 
 
 def shaped(source: Source, days: int, first_ns: int, shape: Shape, seed: int) -> Source:
     """The bars of `days` days from `first_ns`, cut or thinned."""
-    keep = (source.open_ns >= first_ns) & (source.open_ns < first_ns + days * 86_400 * 1_000_000_000)
+    keep = (source.open_ns >= first_ns) & (source.open_ns < first_ns + days * DAY_NS)
     local = pd.DatetimeIndex(source.open_ns, tz="UTC").tz_convert("America/New_York")
     minute = local.hour.to_numpy() * 60 + local.minute.to_numpy()
     cash = (minute >= 570) & (minute < 960)
@@ -190,40 +190,41 @@ def _names_the_truth(message: str, rows: FileRows, open_ns: NDArray[np.int64], i
     return False
 
 
-def cases(folder: Path, quick: bool) -> Iterator[tuple[Case, Source]]:
+def cases(files: Sequence[Path], days_tried: Sequence[int], quick: bool) -> Iterator[tuple[Case, Source]]:
     """Every case with its bars; `quick` keeps one start, every third zone and thinned synthetic bars."""
     zones = ZONES[::3] if quick else ZONES
     starts = STARTS[2:3] if quick else STARTS
-    sources = [] if quick else real_sources(folder)
     windows = [(one, start) for start in starts for one in (synthetic_source(i, start) for i in INTERVALS)]
-    for source, start in [*windows, *_real_windows(sources)]:
+    for source, start in [*windows, *_real_windows(real_sources(files))]:
         first_ns = pd.Timestamp(start).value - 3 * 3600 * 1_000_000_000
-        for days in DAYS:
+        for days in days_tried:
             for shape in SHAPES[1:2] if quick else SHAPES:
                 cut = shaped(source, days, first_ns, shape, seed=days)
-                spanned = len(cut.open_ns) and cut.open_ns[-1] - cut.open_ns[0] > (days - 7) * 86_400 * 1_000_000_000
-                if not spanned:
+                if not len(cut.open_ns) or cut.open_ns[-1] - cut.open_ns[0] <= (days - 7) * DAY_NS:
                     continue
                 for zone in zones:
                     for stamp in STAMPS:
                         yield Case(source.name, source.interval_min, days, shape, zone, stamp), cut
 
 
-def _real_windows(sources: list[Source]) -> Iterator[tuple[Source, date]]:
+def _real_windows(sources: Sequence[Source]) -> Iterator[tuple[Source, date]]:
+    """Real bars from the study's own starts; files that hold none of them from their first Monday."""
     for source in sources:
-        starts = STARTS[2:] if source.interval_min > 1 else (date(2022, 1, 17),)
-        yield from ((source, start) for start in starts)
+        first, last = (pd.Timestamp(int(edge)).date() for edge in source.open_ns[[0, -1]])
+        held = [start for start in STARTS if first <= start <= last]
+        yield from ((source, start) for start in held or [first + timedelta(days=-first.weekday() % 7)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study; exit code 1 if a file is misread or too few are read right."""
     parser = Parser("Study how often a file's clock is misread")
     parser.add_argument("--quick", action="store_true", help="a third of the zones, one start, thinned synthetic bars")
-    parser.add_argument("--folder", type=Path, default=Path("../shared/data"), help="folder of real bars")
+    parser.add_argument("--days", type=int, nargs="+", default=DAYS, help="days of bars in a file (default 14 91)")
+    parser.add_argument("--bars", type=Path, nargs="+", default=(), help="files of real bars, named for their market")
     options = parser.parse_args(argv)
     counts: Counter[Row] = Counter()
     wrong: list[str] = []
-    for case, bars in cases(options.folder, options.quick):
+    for case, bars in cases(options.bars, options.days, options.quick):
         result, words = outcome(bars, case.zone, case.stamp)
         counts[case.source.split()[0], case.interval_min, case.days, case.shape, result] += 1
         if result in ("misread", "refused"):

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from src.errors import BarDataError, ConfigError
 from src.market.files.clock import measure_clock, utc_opens
-from src.market.files.clock_candidates import MINUTE_NS, every_zone, parse_zone, wall_to_utc
+from src.market.files.clock_candidates import every_zone, parse_zone, wall_to_utc
 from src.market.files.rows import NO_TIME, ClockClaim, FileRows, Stamp
 from src.market.files.zone_study import Source, shaped, synthetic_source
 from src.market.sessions import calendar_schedule
+from src.market.units import MINUTE_NS
 
 UNKNOWN = ClockClaim(instant=False, zone=None, stamp=None, why="nothing says which clock its times are in")
 INSTANT = ClockClaim(instant=True, zone=None, stamp=None, why="its times end in Z")
