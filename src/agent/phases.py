@@ -267,7 +267,8 @@ class Trainer:
     def new_base(self, env: VecEnv, plan: RolloutPlan) -> TimedMaskablePPO:
         """A new policy, without advice."""
         seed = phase_seed(self.seed, BASE_PHASE)
-        return build_base(env, self.training, plan, seed, self.device, self.hardware.mixed_precision)
+        hardware = self.hardware
+        return build_base(env, self.training, plan, seed, self.device, hardware.mixed_precision, hardware.learner)
 
     def base(
         self, env: VecEnv, plan: RolloutPlan, callbacks: Sequence[BaseCallback]
@@ -282,7 +283,10 @@ class Trainer:
         """A policy that begins from base weights, `hybrid` where `llm` is given, else `rl_only`, with equal steps,
         seed and rate; and the callbacks its training needs."""
         seed = phase_seed(self.seed, FINETUNE_PHASE)
-        model = build_finetuned(base, env, self.training, plan, seed, self.device, self.hardware.mixed_precision, llm)
+        hardware = self.hardware
+        model = build_finetuned(
+            base, env, self.training, plan, seed, self.device, hardware.mixed_precision, llm, hardware.learner
+        )
         return model, [] if llm is None else [weight_ramp(llm, self.training, plan)]
 
     def finetune(

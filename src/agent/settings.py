@@ -24,6 +24,9 @@ class RunSettings(Section):
     quick_frac: float = Field(0.01, gt=0, le=1, description="share of training.production_timesteps under quick")
 
 
+Learner = Literal["fused", "stock"]
+
+
 class HardwareSettings(Section):
     """How much of the machine a run uses: section `hardware`."""
 
@@ -41,6 +44,9 @@ class HardwareSettings(Section):
     optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of torch; null: 1, which is fastest for networks this small"
+    )
+    learner: Learner | None = Field(
+        None, description="fused: explicit gradients, compiled; stock: the library's; null: fused where it applies"
     )
     stuck_worker_s: float = Field(
         60.0,
