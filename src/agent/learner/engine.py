@@ -90,7 +90,7 @@ class Engine:
         noise = self._noise.exponential_().numpy()
         given = self._all_legal if masks is None else masks
         bias = self.weights.last[0].bias
-        if not kernels.sample(work.logits, bias, self._terms, given, noise, actions, log_probs):
+        if not kernels.sample(work.logits, bias, self._terms, given, noise, self._rows, actions, log_probs):
             raise ValueError("The policy's output is not finite, so no action can be drawn from it.")
         return values
 
@@ -160,23 +160,27 @@ class Engine:
         sums: NDArray[np.float64],
     ) -> None:
         work = self._trains(len(rows))
-        kernels.gather(rollout.observations, rows, *self._blank, work.x)
-        work.forward()
         last_policy, last_value = self.weights.last
-        kernels.policy_gradient(
-            work.logits, last_policy.bias, rollout.terms, rollout.masks, rollout.actions, rollout.log_probs,
-            rollout.advantages, rows, *moments, n, loss.clip, loss.ent_coef,
-            work.d_logits, last_policy.bias_gradient, sums,
-        )  # fmt: skip
-        kernels.value_gradient(
-            work.values, last_value.bias, rollout.returns, rollout.values, rows, n, loss.clip_vf, loss.vf_coef,
-            work.d_values, last_value.bias_gradient, sums,
-        )  # fmt: skip
-        work.backward()
+        self.weights.clear_bias_gradients()
+        for block in work.blocks:
+            some = rows[block.rows]
+            kernels.gather(rollout.observations, some, *self._blank, block.x)
+            block.forward()
+            kernels.policy_gradient(
+                block.logits, last_policy.bias, rollout.terms, rollout.masks, rollout.actions, rollout.log_probs,
+                rollout.advantages, some, *moments, n, loss.clip, loss.ent_coef,
+                block.d_logits, last_policy.bias_gradient, sums,
+            )  # fmt: skip
+            kernels.value_gradient(
+                block.values, last_value.bias, rollout.returns, rollout.values, some, n, loss.clip_vf, loss.vf_coef,
+                block.d_values, last_value.bias_gradient, sums,
+            )  # fmt: skip
+            block.backward()
+        work.finish()
 
     def _trains(self, rows: int) -> Workspace:
         if rows not in self._training:
-            if len(self._training) > 1:  # a whole minibatch and the rest are all there can be
+            if len(self._training) > 9:  # a whole minibatch and the rest are all there can be
                 self._training.clear()
             self._training[rows] = Workspace(self.weights, self._activation, self.library, rows, trains=True)
         return self._training[rows]
@@ -191,7 +195,5 @@ class Engine:
         beta1, beta2 = group["betas"]
         scale = max_norm / (kernels.norm(flat.gradient) + 1e-6)
         scale = 1.0 if scale > 1.0 else scale  # NaN stays NaN
-        kernels.adam(
-            flat.values, flat.gradient, flat.first_moment, flat.second_moment, scale,
-            float(group["lr"]) / (1.0 - beta1**steps), beta1, beta2, group["eps"], 1.0 / math.sqrt(1.0 - beta2**steps),
-        )  # fmt: skip
+        rate, root = float(group["lr"]) / (1.0 - beta1**steps), 1.0 / math.sqrt(1.0 - beta2**steps)
+        flat.adam(scale, rate, beta1, beta2, group["eps"], root)

@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ from torch import nn
 from src.agent.learner import kernels
 from src.agent.learner.products import Floats, Library, Step, aligned, product
 
+KERNELS = {
+    "tanh": (kernels.add_bias_tanh, kernels.tanh_backward),
+    "relu": (kernels.add_bias_relu, kernels.relu_backward),
+}
+BLOCK_ROWS = 1024
 LANES = 16
 """float32 in 64 bytes: every block of weights begins at such an address."""
 
@@ -26,12 +31,13 @@ LANES = 16
 @dataclass(frozen=True)
 class Dense:
     """A layer, or the first layers of both networks one below the other: weights [outputs, inputs] and bias [outputs],
-    and where their gradients go."""
+    and where their gradients go; that of the weights is [inputs, outputs] where `turned`."""
 
     weight: Floats
     bias: Floats
     weight_gradient: Floats
     bias_gradient: Floats
+    turned: bool
 
     @property
     def outputs(self) -> int:
@@ -61,7 +67,8 @@ class FlatWeights:
             array.fill(0.0)
         self.adopt_weights()
         firsts = [network[0] for network in self.networks]
-        self.first = self._dense(firsts)
+        # Turned, the gradient takes a sixth less time where rows of inputs are no whole vectors.
+        self.first = self._dense(firsts, turned=firsts[0].in_features % LANES != 0)
         self.hidden = [[self._dense([layer]) for layer in network[1:]] for network in self.networks]
         self.last = [self._dense([layer]) for layer in outputs]
         self.widths = [layer.out_features for layer in firsts]
@@ -75,16 +82,29 @@ class FlatWeights:
             yield [layer.weight]
             yield [layer.bias]
 
-    def _dense(self, layers: Sequence[nn.Linear]) -> Dense:
+    def _dense(self, layers: Sequence[nn.Linear], *, turned: bool = False) -> Dense:
         start = {id(parameter): place for parameter, place in self._places}
         inputs, outputs = layers[0].in_features, sum(layer.out_features for layer in layers)
         at_weight, at_bias = start[id(layers[0].weight)], start[id(layers[0].bias)]
+        weights = slice(at_weight, at_weight + outputs * inputs)
+        biases = slice(at_bias, at_bias + outputs)
+        return Dense(
+            self.values[weights].reshape(outputs, inputs),
+            self.values[biases],
+            self.gradient[weights].reshape((inputs, outputs) if turned else (outputs, inputs)),
+            self.gradient[biases],
+            turned,
+        )
 
-        def views(flat: Floats) -> tuple[Floats, Floats]:
-            weight = flat[at_weight : at_weight + outputs * inputs].reshape(outputs, inputs)
-            return weight, flat[at_bias : at_bias + outputs]
-
-        return Dense(*views(self.values), *views(self.gradient))
+    def adam(self, scale: float, step_size: float, beta1: float, beta2: float, eps: float, root: float) -> None:
+        """A step of Adam with the gradient that is at hand; see `kernels.adam`."""
+        arrays = (self.values, self.gradient, self.first_moment, self.second_moment)
+        rest = 0
+        if self.first.turned:
+            rest = self.first.weight.size
+            values, _, *moments = (array[:rest] for array in arrays)
+            kernels.adam_turned(values, self.first.weight_gradient, *moments, scale, step_size, beta1, beta2, eps, root)
+        kernels.adam(*(array[rest:] for array in arrays), scale, step_size, beta1, beta2, eps, root)
 
     def adopt_weights(self) -> None:
         """Make the policy's tensors views of the flat vector, with the values they have now, where they are not."""
@@ -115,6 +135,11 @@ class FlatWeights:
             raise ValueError(f"Adam has stepped the policy's tensors {sorted(steps)} times, needs one number")
         return steps.pop()
 
+    def clear_bias_gradients(self) -> None:
+        """Backward adds to them block by block."""
+        for layer in (self.first, *itertools.chain(*self.hidden), *self.last):
+            layer.bias_gradient.fill(0.0)
+
     def set_steps(self, steps: int) -> None:
         """Tell the policy's Adam how many steps it has made."""
         for parameter, _ in self._places:
@@ -130,85 +155,105 @@ def _view(flat: Floats, place: int, shape: torch.Size) -> torch.Tensor:
 
 
 class Workspace:
-    """Memory for `rows` rows going through the networks of `weights`, and back where `trains`.
+    """Memory for `rows` rows that go through the networks of `weights`, and back where `trains`.
 
-    `x` [rows, inputs] is to be filled before `forward`, which leaves sums without bias in `logits` [rows, actions] and
-    `values` [rows, 1]; `d_logits` and `d_values` before `backward`, which leaves the gradients of all weights and of
-    the hidden layers' biases.
+    The rows go in blocks that stay in the second-level cache from the first layer to the last and back; only the
+    weights' gradients are products over all rows. In each block `x` [rows, inputs] is to be filled before `forward`,
+    which leaves sums without bias in `logits` [rows, actions] and `values` [rows, 1]; `d_logits` and `d_values` before
+    `backward`, which adds to the gradients of the hidden layers' biases. `finish` makes the gradients of all weights.
     """
 
-    def __init__(self, weights: FlatWeights, activation: str, library: Library, rows: int, *, trains: bool) -> None:
-        self.rows = rows
-        self._multiply = functools.partial(product, library)
-        self._library = library
-        self._forward: list[Step] = []
-        self._backward: list[Step] = []
-        act, back = {
-            "tanh": (kernels.add_bias_tanh, kernels.tanh_backward),
-            "relu": (kernels.add_bias_relu, kernels.relu_backward),
-        }[activation]
-        first = weights.first
-        self.x = aligned(rows, first.weight.shape[1])
-        joint = aligned(rows, first.outputs)
-        d_joint = aligned(rows, first.outputs) if trains else joint
-        self._forward += [self._multiply(self.x, first.weight.T, joint), functools.partial(act, joint, first.bias)]
-        ends = [0, *itertools.accumulate(weights.widths)]
-        outputs, slopes = [], []
-        for number, last in enumerate(weights.last):
-            part = slice(ends[number], ends[number + 1])
-            out = aligned(rows, last.outputs)
-            d_out = aligned(rows, last.outputs) if trains else out
-            self._add_network(weights.hidden[number], last, (joint[:, part], d_joint[:, part]), (out, d_out), act, back)
-            outputs.append(out)
-            slopes.append(d_out)
-        self.logits, self.values = outputs
-        self.d_logits, self.d_values = slopes
-        if trains:
-            self._backward.append(functools.partial(back, joint, d_joint, first.bias_gradient))
-            self._backward += self._weight_gradient(d_joint, self.x, first.weight_gradient)
-
-    def _add_network(
+    def __init__(
         self,
-        hidden: Sequence[Dense],
-        last: Dense,
-        below: tuple[Floats, Floats],
-        above: tuple[Floats, Floats],
-        act: Any,
-        back: Any,
+        weights: FlatWeights,
+        activation: str,
+        library: Library,
+        rows: int,
+        *,
+        trains: bool,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
-        """One network's layers over its part of the first; pairs are outputs and the loss's derivatives by them."""
-        levels = [below]
-        for layer in hidden:
-            h = aligned(self.rows, layer.outputs)
-            levels.append((h, h if above[0] is above[1] else aligned(self.rows, layer.outputs)))
-            self._forward += [
-                self._multiply(levels[-2][0], layer.weight.T, h),
-                functools.partial(act, h, layer.bias),
-            ]
-        self._forward.append(self._multiply(levels[-1][0], last.weight.T, above[0]))
-        if above[0] is above[1]:
-            return
-        self._backward += self._weight_gradient(above[1], levels[-1][0], last.weight_gradient)
-        self._backward.append(self._input_gradient(above[1], last.weight, levels[-1][1]))
-        for level in range(len(hidden), 0, -1):
-            (h, d), (h_below, d_below), layer = levels[level], levels[level - 1], hidden[level - 1]
-            self._backward.append(functools.partial(back, h, d, layer.bias_gradient))
-            self._backward += self._weight_gradient(d, h_below, layer.weight_gradient)
-            self._backward.append(self._multiply(d, layer.weight, d_below))
+        first = weights.first
+        self.rows = rows
+        self.x, joint = aligned(rows, first.weight.shape[1]), aligned(rows, first.outputs)
+        d_joint = aligned(rows, first.outputs) if trains else None
+        begins = [0, *itertools.accumulate(weights.widths)]
+        towers = []
+        for hidden, last, begin, end in zip(weights.hidden, weights.last, begins, begins[1:], strict=False):
+            sizes = [layer.outputs for layer in (*hidden, last)]
+            h = [joint[:, begin:end], *(aligned(rows, size) for size in sizes)]
+            d = [] if d_joint is None else [d_joint[:, begin:end], *(aligned(rows, size) for size in sizes)]
+            towers.append(_Tower([*hidden, last], h, d))
+        act = _Activation(*KERNELS[activation])
+        self.blocks = [
+            Block(slice(start, min(start + block_rows, rows)), library, act, first, (self.x, joint, d_joint), towers)
+            for start in range(0, rows, block_rows)
+        ]
+        self.logits, self.values = (tower.h[-1] for tower in towers)
+        self._finish: list[Step] = []
+        if d_joint is not None:
+            for tower in towers:
+                for layer, inputs, slopes in zip(tower.layers, tower.h, tower.d[1:], strict=False):
+                    self._finish.append(product(library, slopes.T, inputs, layer.weight_gradient))
+            operands = (self.x.T, d_joint) if first.turned else (d_joint.T, self.x)
+            self._finish.append(product(library, *operands, first.weight_gradient))
 
-    def _weight_gradient(self, d: Floats, inputs: Floats, gradient: Floats) -> list[Step]:
-        """d.T @ inputs. Where rows of `gradient` are no whole vectors, computing the transpose takes a sixth less time,
-        and turning it a fiftieth."""
-        if gradient.shape[1] % LANES == 0 or gradient.shape[0] % LANES:
-            return [self._multiply(d.T, inputs, gradient)]
-        turned = aligned(*gradient.shape[::-1])
-        return [self._multiply(inputs.T, d, turned), functools.partial(kernels.transpose, turned, gradient)]
+    def forward(self) -> None:
+        """All blocks."""
+        for block in self.blocks:
+            block.forward()
 
-    def _input_gradient(self, d: Floats, weight: Floats, out: Floats) -> Step:
-        """d @ weight; of a single output numpy's own product takes twenty times as long as its multiplication."""
-        if self._library == "numpy" and len(weight) == 1:
-            return functools.partial(np.multiply, d, weight, out=out)
-        return self._multiply(d, weight, out)
+    def finish(self) -> None:
+        """The gradients of all weights, when every block went forward and backward."""
+        for step in self._finish:
+            step()
+
+
+class _Activation(NamedTuple):
+    """Kernels of an activation: with bias in place, and backward."""
+
+    forward: Any
+    backward: Any
+
+
+class _Tower(NamedTuple):
+    """One network over its part of the joint first layer: its other layers; outputs `h` of every level, the first one's
+    before them; and the loss's derivatives `d` by these, none where nothing is trained."""
+
+    layers: list[Dense]
+    h: list[Floats]
+    d: list[Floats]
+
+
+class Block:
+    """Some rows of a workspace."""
+
+    def __init__(
+        self,
+        rows: slice,
+        library: Library,
+        act: _Activation,
+        first: Dense,
+        joint: tuple[Floats, Floats, Floats | None],
+        towers: Sequence[_Tower],
+    ) -> None:
+        self.rows = rows
+        x, h_joint, d_joint = joint
+        self.x = x[rows]
+        self.logits, self.values = (tower.h[-1][rows] for tower in towers)
+        h = h_joint[rows]
+        self._forward: list[Step] = [
+            product(library, self.x, first.weight.T, h),
+            functools.partial(act.forward, h, first.bias),
+        ]
+        self._backward: list[Step] = []
+        for tower in towers:
+            self._forward += _forward(tower, rows, library, act)
+        if d_joint is not None:
+            self.d_logits, self.d_values = (tower.d[-1][rows] for tower in towers)
+            for tower in towers:
+                self._backward += _backward(tower, rows, library, act)
+            self._backward.append(functools.partial(act.backward, h, d_joint[rows], first.bias_gradient))
 
     def forward(self) -> None:
         """From `x` to `logits` and `values`."""
@@ -216,6 +261,25 @@ class Workspace:
             step()
 
     def backward(self) -> None:
-        """From `d_logits` and `d_values` to the gradients; `forward` was called with the same `x`."""
+        """From `d_logits` and `d_values` to the first layer; `forward` was called with the same `x`."""
         for step in self._backward:
             step()
+
+
+def _forward(tower: _Tower, rows: slice, library: Library, act: _Activation) -> Iterator[Step]:
+    for level, layer in enumerate(tower.layers):
+        out = tower.h[level + 1][rows]
+        yield product(library, tower.h[level][rows], layer.weight.T, out)
+        if layer is not tower.layers[-1]:
+            yield functools.partial(act.forward, out, layer.bias)
+
+
+def _backward(tower: _Tower, rows: slice, library: Library, act: _Activation) -> Iterator[Step]:
+    for level in reversed(range(len(tower.layers))):
+        layer, d, below = tower.layers[level], tower.d[level + 1][rows], tower.d[level][rows]
+        if layer is not tower.layers[-1]:
+            yield functools.partial(act.backward, tower.h[level + 1][rows], d, layer.bias_gradient)
+        if library == "numpy" and layer.outputs == 1:  # as a product of matrices it takes twenty times as long
+            yield functools.partial(np.multiply, d, layer.weight, out=below)
+        else:
+            yield product(library, d, layer.weight, below)
