@@ -17,7 +17,7 @@ from src.agent.learner import kernels
 from src.agent.learner.buffer import KeptRolloutBuffer
 from src.agent.learner.coverage import why_not_covered, why_not_now
 from src.agent.learner.engine import Engine, LossSettings, Rollout
-from src.agent.learner.products import fastest, limited_threads
+from src.agent.learner.products import fastest, use_threads
 from src.agent.ppo import TimedMaskablePPO
 
 
@@ -57,6 +57,7 @@ class FusedMaskablePPO(TimedMaskablePPO):
             self.products = fastest()
         if self._engine is None or self._engine.library != self.products:
             self._engine = Engine(self.policy, self.products)
+        use_threads(self.products)
         self._engine.weights.adopt_weights()
         return self._engine
 
@@ -64,8 +65,7 @@ class FusedMaskablePPO(TimedMaskablePPO):
         engine = self._fused()
         if engine is None or not isinstance(rollout_buffer, MaskableRolloutBuffer):
             return super()._collect(env, callback, rollout_buffer, *args)
-        with limited_threads(engine.library):
-            return self._collect_fused(engine, env, callback, rollout_buffer, *args)
+        return self._collect_fused(engine, env, callback, rollout_buffer, *args)
 
     def _collect_fused(
         self,
@@ -131,8 +131,7 @@ class FusedMaskablePPO(TimedMaskablePPO):
             super()._update_once()
             return
         try:
-            with limited_threads(engine.library):
-                self._fused_update(engine)
+            self._fused_update(engine)
         except MemoryError:
             engine.forget()
             raise

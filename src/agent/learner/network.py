@@ -98,13 +98,15 @@ class FlatWeights:
 
     def adam(self, scale: float, step_size: float, beta1: float, beta2: float, eps: float, root: float) -> None:
         """A step of Adam with the gradient that is at hand; see `kernels.adam`."""
-        arrays = (self.values, self.gradient, self.first_moment, self.second_moment)
+        settings = (scale, step_size, beta1, beta2, eps, root)
         rest = 0
         if self.first.turned:
             rest = self.first.weight.size
-            values, _, *moments = (array[:rest] for array in arrays)
-            kernels.adam_turned(values, self.first.weight_gradient, *moments, scale, step_size, beta1, beta2, eps, root)
-        kernels.adam(*(array[rest:] for array in arrays), scale, step_size, beta1, beta2, eps, root)
+            values, first, second = (a[:rest] for a in (self.values, self.first_moment, self.second_moment))
+            kernels.adam_turned(values, self.first.weight_gradient, first, second, *settings)
+        flat = (self.values, self.gradient, self.first_moment, self.second_moment)
+        values, gradient, first, second = (array[rest:] for array in flat)
+        kernels.adam(values, gradient, first, second, *settings)
 
     def adopt_weights(self) -> None:
         """Make the policy's tensors views of the flat vector, with the values they have now, where they are not."""
