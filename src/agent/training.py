@@ -181,10 +181,10 @@ def _learner_class(learner: Learner | None, device: torch.device) -> type[TimedM
 
 def _why_learner(model: TimedMaskablePPO) -> str:
     """One line for the report."""
+    if model.device.type != "cpu":
+        return f"the library's own update: the device is {model.device.type}"
     if not isinstance(model, FusedMaskablePPO):
-        return "the library's own update" + (
-            "" if model.device.type == "cpu" else f": the device is {model.device.type}"
-        )
+        return "the library's own update, as hardware.learner says"
     if model.why_stock is not None:
         return f"the library's own update: {model.why_stock}"
     return f"matrix products by {model.products}, the faster library on this processor"

@@ -99,9 +99,7 @@ def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot
     # Last: building the model reseeded the generators, and restarting episodes may have drawn from them.
     unlike += _restore_generators(model, unpack(snapshot.state["generators"], _arrays(snapshot, "generators")))
     if (learner := state.get("learner", "stock")) != model.learner:
-        unlike.append(
-            f"The training was by the {learner} learner and continues by {model.learner}: it rounds otherwise."
-        )
+        unlike.append(f"The {learner} learner trained it and the {model.learner} one continues: it rounds otherwise.")
     if state["device"] != model.device.type:
         unlike.append(
             f"The training was on {state['device']} and continues on {model.device.type}: it rounds otherwise."

@@ -150,7 +150,7 @@ def _softmax(logits, bias, terms, masks, rows, start, n, legal, log_p, p):
     for i in range(n):
         row = rows[start + i]
         for k in range(n_actions):
-            z = np.float64(logits[start + i, k] + bias[k]) + terms[row, k]
+            z = np.float64(logits[start + i, k]) + np.float64(bias[k]) + np.float64(terms[row, k])
             legal[k, i] = 1.0 if masks[row, k] != 0 else 0.0
             log_p[k, i] = z if masks[row, k] != 0 else ILLEGAL
     for i in range(n):

@@ -173,7 +173,9 @@ def test_the_policys_gradient_is_autograds_on_both_sides_of_the_clips_edges(
     np.testing.assert_allclose(d, z.grad, atol=3e-6 / n)
     np.testing.assert_allclose(d_bias, 1.0 + z.grad.sum(0).numpy(), atol=3e-6)
     expected = [-surrogate.sum(), 0.0, entropy.sum(), ((ratio - 1).abs() > clip).sum(), (ratio - 1 - ratio.log()).sum()]
-    np.testing.assert_allclose(sums, [float(value) for value in expected], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        sums, [float(torch.as_tensor(value).detach()) for value in expected], rtol=1e-5, atol=1e-5
+    )
 
 
 @few
