@@ -31,6 +31,7 @@ from src.advisor.tabulation import (
     tabulate_at_once,
     tabulate_stored,
 )
+from src.agent.learner.engine import compile_kernels
 from src.agent.own_cache import CountingCache, share_cache
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO, global_generators_kept
@@ -124,7 +125,7 @@ def situations_of(tables: MarketTables) -> NDArray[np.int32]:
 
 
 def compile_kernel(market: Market) -> None:
-    """Step an account in every way there is, so that nothing of the kernel is compiled later.
+    """Step an account in every way there is, and learn, so that nothing of the kernels is compiled later.
 
     On a machine's first run numba compiles for 10 to 20 s, which is no training time; worker processes started after
     this read the result from the cache, instead of all compiling at once.
@@ -140,6 +141,7 @@ def compile_kernel(market: Market) -> None:
     sessions = SessionBatch(tape, market.session_params, with_tables=False)
     sessions.begin(market.first_bars(market.split.train[:1]))
     sessions.step(hold)
+    compile_kernels()
 
 
 def tabulate_advice(

@@ -3,7 +3,7 @@ YAML file."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,7 @@ class RunSettings(Section):
 
 
 Learner = Literal["fused", "stock"]
+LEARNERS: tuple[Learner, ...] = get_args(Learner)
 
 
 class HardwareSettings(Section):

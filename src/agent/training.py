@@ -237,6 +237,8 @@ def train(
     resumed: bool = False,
 ) -> TrainingRecord:
     """Train the planned rollouts, or where `resumed` what is left of them, and say what all of them took."""
+    if isinstance(model, FusedMaskablePPO):
+        model.make_ready()
     model.learn(
         plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
         callback=CallbackList(list(callbacks)),
@@ -269,6 +271,8 @@ def release(model: TimedMaskablePPO) -> int:
     model.rollout_buffer.__dict__.clear()
     model.env = None
     model._last_obs = None
+    if isinstance(model, FusedMaskablePPO):
+        model.release()
     gc.collect()
     if model.device.type == "cuda":
         torch.cuda.empty_cache()

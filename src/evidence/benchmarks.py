@@ -181,7 +181,6 @@ def environment() -> Iterator[Comparison]:
     )
 
 
-LEARNERS: tuple[Learner, Learner] = ("stock", "fused")
 TRAININGS = (
     ("256 x 32, 5 epochs", plan_rollouts(256 * 32, 256, 1024, 32), TrainingSettings(n_epochs=5), 1.4, 0.75),
     ("defaults, 32 x 64, 10 epochs", plan_rollouts(32 * 64, 32, 1024, 64), TrainingSettings(), 1.4, None),
@@ -208,7 +207,8 @@ def training() -> Iterator[Comparison]:
     torch.set_num_threads(1)
     try:
         for case, plan, settings, gain, share in TRAININGS:
-            stock, fused = (_training(market, plan, settings, learner) for learner in LEARNERS)
+            stock = _training(market, plan, settings, "stock")
+            fused = _training(market, plan, settings, "fused")
             yield Comparison(f"{case}: stock, fused", stock, fused, calls=plan.actual, target=gain)
             layers = [N_OBS, *settings.policy_kwargs.net_arch.pi]
             yield Comparison(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from src.agent.learner import kernels
 from src.agent.learner.coverage import ACTIVATIONS
-from src.agent.learner.network import FlatWeights, Workspace
+from src.agent.learner.network import KERNELS, FlatWeights, Workspace
 from src.agent.learner.products import Floats, Library, aligned
 from src.agent.policy import LOG_P_MIN, FlattenWithoutOpinion, HybridPolicy
 from src.trading.layout import OPINION
@@ -51,7 +52,7 @@ class Engine:
     def __init__(self, policy: Any, library: Library) -> None:
         self.library = library
         self.weights = FlatWeights(policy)
-        self._policy = policy
+        self.policy = policy
         self._activation = ACTIVATIONS[policy.activation_fn]
         blank = type(policy.features_extractor) is FlattenWithoutOpinion
         self._blank = (OPINION.start, OPINION.stop) if blank else (0, 0)
@@ -102,8 +103,8 @@ class Engine:
         return work.values[:, 0] + self.weights.last[1].bias[0]
 
     def _fill_terms(self, observations: NDArray[Any], terms: Floats) -> None:
-        if isinstance(self._policy, HybridPolicy):
-            weight = np.float32(self._policy.llm_weight)
+        if isinstance(self.policy, HybridPolicy):
+            weight = np.float32(self.policy.llm_weight)
             kernels.pool_terms(observations, OPINION.start, weight, LOG_P_MIN, terms)
 
     # ---------------------------------------------------------------- learning
@@ -191,9 +192,30 @@ class Engine:
 
     def step(self, steps: int, max_norm: float) -> None:
         """Clip the gradient and make Adam's `steps`-th step with it."""
-        group, flat = self._policy.optimizer.param_groups[0], self.weights
+        group, flat = self.policy.optimizer.param_groups[0], self.weights
         beta1, beta2 = group["betas"]
         scale = max_norm / (kernels.norm(flat.gradient) + 1e-6)
         scale = 1.0 if scale > 1.0 else scale  # NaN stays NaN
         rate, root = float(group["lr"]) / (1.0 - beta1**steps), 1.0 / math.sqrt(1.0 - beta2**steps)
         flat.adam(scale, rate, beta1, beta2, group["eps"], root)
+
+
+@functools.cache
+def compile_kernels(dtype: str = "float32") -> None:
+    """Call every kernel as the engine does, with observations of this dtype, so that none is compiled in a training: on
+    a machine's first run numba takes seconds for them."""
+    rows, numbers, steps = np.zeros(1, np.int64), np.zeros(1, np.float32), (1.0, 1e-3, 0.9, 0.999, 1e-5, 1.0)
+    table, observations, sums = np.zeros((1, 1), np.float32), np.zeros((1, 1), dtype), np.zeros(kernels.N_SUMS)
+    for forward, backward in KERNELS.values():
+        forward(table, numbers)
+        backward(table, table, numbers)
+    kernels.gather(observations, rows, 0, 0, table)
+    kernels.pool_terms(observations, 0, np.float32(0.0), LOG_P_MIN, table)
+    kernels.sample(table, numbers, table, np.ones((1, 1), np.bool_), table + 1.0, rows, rows.copy(), numbers)
+    kernels.moments(numbers, rows)
+    given = (numbers, numbers, rows, 0.0, 1.0, 1, 0.2, 0.0)
+    kernels.policy_gradient(table, numbers, table, table, rows, *given, table.copy(), numbers.copy(), sums)
+    kernels.value_gradient(table, numbers, numbers, numbers, rows, 1, -1.0, 0.5, table.copy(), numbers.copy(), sums)
+    kernels.norm(numbers)
+    kernels.adam(numbers, numbers.copy(), numbers.copy(), numbers.copy(), *steps)
+    kernels.adam_turned(numbers, table, numbers.copy(), numbers.copy(), *steps)

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.agent.learner import kernels
 from src.agent.learner.buffer import KeptRolloutBuffer
 from src.agent.learner.coverage import why_not_covered, why_not_now
-from src.agent.learner.engine import Engine, LossSettings, Rollout
+from src.agent.learner.engine import Engine, LossSettings, Rollout, compile_kernels
 from src.agent.learner.products import fastest, use_threads
 from src.agent.ppo import TimedMaskablePPO
 
@@ -49,17 +49,28 @@ class FusedMaskablePPO(TimedMaskablePPO):
         """See TimedMaskablePPO."""
         return "stock" if self.why_stock else "fused"
 
+    def make_ready(self) -> None:
+        """Compile and choose what is not yet, so that it takes none of the training's time."""
+        if self.why_stock is None:
+            compile_kernels(str(self.rollout_buffer.observations.dtype))
+            self._fused()
+
+    def release(self) -> None:
+        """Give back the memory that only training needs; a later training takes new."""
+        self._engine = None
+
     def _fused(self) -> Engine | None:
         """The engine, with the policy's weights; None where the library trains now."""
         if self.why_stock is not None or why_not_now(self) is not None:
             return None
         if self.products is None:
             self.products = fastest()
-        if self._engine is None or self._engine.library != self.products:
-            self._engine = Engine(self.policy, self.products)
+        engine = self._engine
+        if engine is None or engine.library != self.products or engine.policy is not self.policy:
+            engine = self._engine = Engine(self.policy, self.products)
         use_threads(self.products)
-        self._engine.weights.adopt_weights()
-        return self._engine
+        engine.weights.adopt_weights()
+        return engine
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         engine = self._fused()
@@ -98,7 +109,8 @@ class FusedMaskablePPO(TimedMaskablePPO):
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
-            self._update_info_buffer(infos, dones)
+            if said := [index for index, info in enumerate(infos) if info]:
+                self._update_info_buffer([infos[index] for index in said], dones[said])
             rollout_buffer.actions[n_steps, :, 0] = actions
             rollout_buffer.rewards[n_steps] = rewards
             rollout_buffer.episode_starts[n_steps] = self._last_episode_starts
