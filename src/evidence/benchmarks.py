@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             not_measured[name] = str(error)
             console.print(f"{name}: not measured. {error}")
     show(console, results)
-    console.print(f"processor: {processor_key()}", soft_wrap=True)
+    console.print(f"Processor: {processor_key()}")
     line = {
         "processor": processor_key(),
         "repeats": repeats,
