@@ -162,7 +162,7 @@ class Engine:
     ) -> None:
         work = self._trains(len(rows))
         last_policy, last_value = self.weights.last
-        self.weights.clear_bias_gradients()
+        self.weights.clear_sums()
         for block in work.blocks:
             some = rows[block.rows]
             kernels.gather(rollout.observations, some, *self._blank, block.x)
@@ -209,6 +209,8 @@ def compile_kernels(dtype: str = "float32") -> None:
     for forward, backward in KERNELS.values():
         forward(table, numbers)
         backward(table, table, numbers)
+    kernels.single_output(table, table, table.copy())
+    kernels.single_backward(table, table, table, table.copy(), table.copy())
     kernels.gather(observations, rows, 0, 0, table)
     kernels.pool_terms(observations, 0, np.float32(0.0), LOG_P_MIN, table)
     kernels.sample(table, numbers, table, np.ones((1, 1), np.bool_), table + 1.0, rows, rows.copy(), numbers)

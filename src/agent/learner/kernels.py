@@ -73,6 +73,28 @@ def relu_backward(h, d, bias_gradient):
             bias_gradient[j] += v
 
 
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def single_output(h, weight, out):
+    """out = h @ weight.T for a single output, [rows, 1]: a third of the time of a product of matrices."""
+    rows, units = h.shape
+    for i in range(rows):
+        total = _ZERO
+        for j in range(units):
+            total += h[i, j] * weight[0, j]
+        out[i, 0] = total
+
+
+@njit(cache=True, error_model="numpy", fastmath=CONTRACT)
+def single_backward(h, d, weight, d_below, weight_gradient):
+    """Backward of `single_output`, both products in one pass; `weight_gradient` is added to."""
+    rows, units = h.shape
+    for i in range(rows):
+        slope = d[i, 0]
+        for j in range(units):
+            d_below[i, j] = slope * weight[0, j]
+            weight_gradient[0, j] += slope * h[i, j]
+
+
 @njit(cache=True)
 def gather(source, rows, blank_from, blank_to, x):
     """x[i] = source[rows[i]], with columns [blank_from, blank_to) zero; `source` may be of any numbers."""

@@ -137,10 +137,12 @@ class FlatWeights:
             raise ValueError(f"Adam has stepped the policy's tensors {sorted(steps)} times, needs one number")
         return steps.pop()
 
-    def clear_bias_gradients(self) -> None:
-        """Backward adds to them block by block."""
+    def clear_sums(self) -> None:
+        """Zero the gradients to which backward adds block by block."""
         for layer in (self.first, *itertools.chain(*self.hidden), *self.last):
             layer.bias_gradient.fill(0.0)
+            if layer.outputs == 1:
+                layer.weight_gradient.fill(0.0)
 
     def set_steps(self, steps: int) -> None:
         """Tell the policy's Adam how many steps it has made."""
@@ -195,8 +197,10 @@ class Workspace:
         self._finish: list[Step] = []
         if d_joint is not None:
             for tower in towers:
-                for layer, inputs, slopes in zip(tower.layers, tower.h, tower.d[1:], strict=False):
-                    self._finish.append(product(library, slopes.T, inputs, layer.weight_gradient))
+                for level, layer in enumerate(tower.layers):
+                    if not tower.is_single(level):
+                        step = product(library, tower.d[level + 1].T, tower.h[level], layer.weight_gradient)
+                        self._finish.append(step)
             operands = (self.x.T, d_joint) if first.turned else (d_joint.T, self.x)
             self._finish.append(product(library, *operands, first.weight_gradient))
 
@@ -225,6 +229,10 @@ class _Tower(NamedTuple):
     layers: list[Dense]
     h: list[Floats]
     d: list[Floats]
+
+    def is_single(self, level: int) -> bool:
+        """Whether the layer above `level` has one output, and inputs of their own, not a part of the joint layer's."""
+        return self.layers[level].outputs == 1 and level > 0
 
 
 class Block:
@@ -270,8 +278,11 @@ class Block:
 
 def _forward(tower: _Tower, rows: slice, library: Library, act: _Activation) -> Iterator[Step]:
     for level, layer in enumerate(tower.layers):
-        out = tower.h[level + 1][rows]
-        yield product(library, tower.h[level][rows], layer.weight.T, out)
+        inputs, out = tower.h[level][rows], tower.h[level + 1][rows]
+        if tower.is_single(level):
+            yield functools.partial(kernels.single_output, inputs, layer.weight, out)
+        else:
+            yield product(library, inputs, layer.weight.T, out)
         if layer is not tower.layers[-1]:
             yield functools.partial(act.forward, out, layer.bias)
 
@@ -281,7 +292,10 @@ def _backward(tower: _Tower, rows: slice, library: Library, act: _Activation) ->
         layer, d, below = tower.layers[level], tower.d[level + 1][rows], tower.d[level][rows]
         if layer is not tower.layers[-1]:
             yield functools.partial(act.backward, tower.h[level + 1][rows], d, layer.bias_gradient)
-        if library == "numpy" and layer.outputs == 1:  # as a product of matrices it takes twenty times as long
+        if tower.is_single(level):
+            inputs, gradient = tower.h[level][rows], layer.weight_gradient
+            yield functools.partial(kernels.single_backward, inputs, d, layer.weight, below, gradient)
+        elif library == "numpy" and layer.outputs == 1:  # as a product of matrices it takes twenty times as long
             yield functools.partial(np.multiply, d, layer.weight, out=below)
         else:
             yield product(library, d, layer.weight, below)

@@ -62,6 +62,19 @@ def test_nan_passes_through_an_activation(name: str) -> None:
     assert np.isnan(h).all()
 
 
+@few
+@given(rows=st.integers(1, 40), units=st.integers(1, 40), seed=seeds)
+def test_a_single_output_and_its_backward_are_the_products(rows: int, units: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, weight, d = normal(rng, rows, units), normal(rng, 1, units), normal(rng, rows, 1)
+    out, d_below, gradient = np.empty((rows, 1), F), np.empty((rows, units), F), np.ones((1, units), F)
+    kernels.single_output(h, weight, out)
+    kernels.single_backward(h, d, weight, d_below, gradient)
+    np.testing.assert_allclose(out, h.astype(float) @ weight.T.astype(float), atol=1e-5)
+    np.testing.assert_allclose(d_below, d.astype(float) @ weight, atol=1e-6)
+    np.testing.assert_allclose(gradient, 1.0 + d.T.astype(float) @ h, atol=2e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
 def test_gathered_rows_are_those_named_with_the_blank_columns_zero(dtype: type) -> None:
     rng = np.random.default_rng(0)
