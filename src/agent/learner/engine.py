@@ -181,7 +181,7 @@ class Engine:
 
     def _trains(self, rows: int) -> Workspace:
         if rows not in self._training:
-            if len(self._training) > 9:  # a whole minibatch and the rest are all there can be
+            if len(self._training) > 1:  # a whole minibatch and the rest are all there can be
                 self._training.clear()
             self._training[rows] = Workspace(self.weights, self._activation, self.library, rows, trains=True)
         return self._training[rows]
