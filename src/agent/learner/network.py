@@ -164,9 +164,10 @@ class Workspace:
     """Memory for `rows` rows that go through the networks of `weights`, and back where `trains`.
 
     The rows go in blocks from the first layer to the last and back, so that a large minibatch stays in the cache; only
-    the weights' gradients are products over all rows. In each block `x` [rows, inputs] is to be filled before `forward`,
-    which leaves sums without bias in `logits` [rows, actions] and `values` [rows, 1]; `d_logits` and `d_values` before
-    `backward`, which adds to the gradients of the hidden layers' biases. `finish` makes the gradients of all weights.
+    the weights' gradients are products over all rows. In each block `x` [rows, inputs] is to be filled before
+    `forward`, which leaves sums without bias in `logits` [rows, actions] and `values` [rows, 1]; `d_logits` and
+    `d_values` before `backward`, which adds to the gradients of the hidden layers' biases. `finish` makes the gradients
+    of all weights.
     """
 
     def __init__(
