@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from src.agent.rollout_plan import plan_rollouts
 from src.evidence import benchmarks
-from src.evidence.benchmarks import Comparison, ListRecency, Result, measure
+from src.evidence.benchmarks import TRAININGS, Comparison, ListRecency, Result, measure
 from src.evidence.speed import bars
 from src.market import table_cache
 from src.market.load import load_bars
@@ -106,9 +107,13 @@ def test_every_part_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
     monkeypatch.setattr(benchmarks, "measure", once)
     monkeypatch.setattr(benchmarks, "ADVICE_MODEL", "tiny")
+    small = [(case, plan_rollouts(256, 8, 128, 32), settings, 1.0, 1.0) for case, _, settings, _, _ in TRAININGS]
+    monkeypatch.setattr(benchmarks, "TRAININGS", small)
     assert benchmarks.main([]) == 0
     summary = json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
     assert {result["part"] for result in summary["results"]} == set(benchmarks.PARTS)
+    assert sum(result["part"] == "training" for result in summary["results"]) == 2 * len(TRAININGS)
+    assert summary["processor"]
     assert {"fusion", "cache"} <= set(benchmarks.PARTS)
 
 

@@ -324,6 +324,9 @@ CASES: Mapping[str, Case] = {
     "hardware.mixed_precision": Case(True, ("bf16_update",), ("device",), CUDA, on_cuda),
     "hardware.optimize_memory": Case(True, ("report.memory_released_mb",), (*RESULTS, *TRAINED)),
     "hardware.torch_threads": Case(2, ("threads",), UNTRAINED),
+    "hardware.learner": Case(
+        "stock", ("report.training.0.learner", "report.training.0.why_learner", "weights.base"), UNTRAINED
+    ),
     "hardware.stuck_worker_s": Case(5.0, ("s",), ("n",), OWN_ENV, workers),
     # training
     "training.production_timesteps": Case(

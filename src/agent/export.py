@@ -20,7 +20,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,10 @@ def _written(model: MaskablePPO, policy_class: type[MaskableActorCriticPolicy], 
     if target.suffix == "":
         target = target.with_suffix(".zip")
     content = io.BytesIO()
-    params = {name: _in_order(value) if name == _OPTIMIZER else value for name, value in model.get_parameters().items()}
+    params = {
+        name: _in_order(value) if name == _OPTIMIZER else _apart(value)
+        for name, value in model.get_parameters().items()
+    }
     save_to_zip_file(content, data=_contents(model, policy_class), params=params)
     write_atomically(target, _reproducible(content))
     return target
@@ -217,10 +220,15 @@ def _in_order(adam: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's state in one order and with one copy of each name: those of a resumed one differ in both, and so
     would the bytes of the file."""
     state = {
-        index: {sys.intern(name): of_parameter[name] for name in sorted(of_parameter)}
+        index: {sys.intern(name): tensor for name, tensor in _apart(dict(sorted(of_parameter.items()))).items()}
         for index, of_parameter in sorted(adam["state"].items())
     }
     return {**adam, "state": state}
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies, each in memory of its own: torch writes views of one vector with all of it."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _reproducible(content: io.BytesIO) -> bytes:

@@ -31,6 +31,7 @@ from src.advisor.tabulation import (
     tabulate_at_once,
     tabulate_stored,
 )
+from src.agent.learner.engine import compile_kernels
 from src.agent.own_cache import CountingCache, share_cache
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO, global_generators_kept
@@ -124,7 +125,7 @@ def situations_of(tables: MarketTables) -> NDArray[np.int32]:
 
 
 def compile_kernel(market: Market) -> None:
-    """Step an account in every way there is, so that nothing of the kernel is compiled later.
+    """Step an account in every way there is, and learn, so that nothing of the kernels is compiled later.
 
     On a machine's first run numba compiles for 10 to 20 s, which is no training time; worker processes started after
     this read the result from the cache, instead of all compiling at once.
@@ -140,6 +141,7 @@ def compile_kernel(market: Market) -> None:
     sessions = SessionBatch(tape, market.session_params, with_tables=False)
     sessions.begin(market.first_bars(market.split.train[:1]))
     sessions.step(hold)
+    compile_kernels()
 
 
 def tabulate_advice(
@@ -267,7 +269,8 @@ class Trainer:
     def new_base(self, env: VecEnv, plan: RolloutPlan) -> TimedMaskablePPO:
         """A new policy, without advice."""
         seed = phase_seed(self.seed, BASE_PHASE)
-        return build_base(env, self.training, plan, seed, self.device, self.hardware.mixed_precision)
+        hardware = self.hardware
+        return build_base(env, self.training, plan, seed, self.device, hardware.mixed_precision, hardware.learner)
 
     def base(
         self, env: VecEnv, plan: RolloutPlan, callbacks: Sequence[BaseCallback]
@@ -282,7 +285,10 @@ class Trainer:
         """A policy that begins from base weights, `hybrid` where `llm` is given, else `rl_only`, with equal steps,
         seed and rate; and the callbacks its training needs."""
         seed = phase_seed(self.seed, FINETUNE_PHASE)
-        model = build_finetuned(base, env, self.training, plan, seed, self.device, self.hardware.mixed_precision, llm)
+        hardware = self.hardware
+        model = build_finetuned(
+            base, env, self.training, plan, seed, self.device, hardware.mixed_precision, llm, hardware.learner
+        )
         return model, [] if llm is None else [weight_ramp(llm, self.training, plan)]
 
     def finetune(

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,11 @@ from torch.utils.checkpoint import checkpoint
 
 from src.agent.divergence import is_finite, raise_if_diverged, raise_if_given_bad
 from src.errors import UserError
+from src.trading.vec_env import BatchedTradingVecEnv
 
 logger = logging.getLogger(__name__)
 
+Library = Literal["torch", "numpy"]
 MIN_MICRO_BATCH = 16
 """Rows below which an update is not split further: the rest of the memory is weights, Adam and the rollout."""
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
@@ -56,19 +58,25 @@ class TimedMaskablePPO(MaskablePPO):
     micro_batch: int | None = None
     split_updates = 0
     after_update: Callable[[], None] | None = None
+    products: Library | None = None
+    """The library that multiplies the fused learner's matrices; None until it is chosen, and for the stock learner."""
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """See MaskablePPO."""
         began = time.perf_counter()
         timed = _TimedVecEnv(env, self.num_timesteps)
         try:
-            return super().collect_rollouts(timed, callback, rollout_buffer, *args)
+            return self._collect(timed, callback, rollout_buffer, *args)
         except (ValueError, RuntimeError) as error:
             raise_if_diverged(self, "acting", self.logger.name_to_value, error)
             raise
         finally:
             self.rollout_s += time.perf_counter() - began
             self.environment_s += timed.seconds
+
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
+        """The rollout itself: the library's."""
+        return super().collect_rollouts(env, callback, rollout_buffer, *args)
 
     def train(self) -> None:
         """See MaskablePPO."""
@@ -79,6 +87,11 @@ class TimedMaskablePPO(MaskablePPO):
             self.update_s += time.perf_counter() - began
         if self.after_update is not None:
             self.after_update()
+
+    @property
+    def learner(self) -> str:
+        """What trains this model: stock, or fused."""
+        return "stock"
 
     @property
     def _minibatch(self) -> int:
@@ -102,17 +115,21 @@ class TimedMaskablePPO(MaskablePPO):
     def _attempt(self, before: _BeforeUpdate) -> str | None:
         """Update; on out-of-memory return the allocator's message (the exception itself would keep tensors alive)."""
         try:
-            with (
-                torch.autocast("cuda", torch.bfloat16, enabled=self.bf16_update),
-                _evaluated_in_parts(self.policy, self.micro_batch),
-            ):
-                super().train()
+            self._update_once()
         except (MemoryError, RuntimeError, ValueError) as error:
             if _is_out_of_memory(error):
                 return str(error).partition("\n")[0] or type(error).__name__
             raise_if_diverged(self, "updating", before.log[0], error)
             raise
         return None
+
+    def _update_once(self) -> None:
+        """The update itself: the library's, `micro_batch` rows at a time."""
+        with (
+            torch.autocast("cuda", torch.bfloat16, enabled=self.bf16_update),
+            _evaluated_in_parts(self.policy, self.micro_batch),
+        ):
+            super().train()
 
     def _halve_micro_batch(self, said: str) -> None:
         """Halve the rows for the next attempt. Raises UserError if they cannot be halved further."""
@@ -160,6 +177,15 @@ class _TimedVecEnv(VecEnvWrapper):
         raise_if_given_bad(result[0], result[1], self._timesteps)
         self._timesteps += self.num_envs
         return result
+
+    def masks_at_once(self) -> np.ndarray | None:
+        """Legal actions of all accounts, bool[n_envs, actions], where they are one batch; else None."""
+        if not isinstance(self.venv, BatchedTradingVecEnv):
+            return None
+        began = time.perf_counter()
+        masks = self.venv.action_masks()
+        self.seconds += time.perf_counter() - began
+        return masks
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """See VecEnv."""

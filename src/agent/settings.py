@@ -3,7 +3,7 @@ YAML file."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -24,6 +24,10 @@ class RunSettings(Section):
     quick_frac: float = Field(0.01, gt=0, le=1, description="share of training.production_timesteps under quick")
 
 
+Learner = Literal["fused", "stock"]
+LEARNERS: tuple[Learner, ...] = get_args(Learner)
+
+
 class HardwareSettings(Section):
     """How much of the machine a run uses: section `hardware`."""
 
@@ -41,6 +45,9 @@ class HardwareSettings(Section):
     optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of torch; null: 1, which is fastest for networks this small"
+    )
+    learner: Learner | None = Field(
+        None, description="fused: explicit gradients, compiled; stock: the library's; null: fused where it applies"
     )
     stuck_worker_s: float = Field(
         60.0,

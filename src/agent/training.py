@@ -14,10 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.settings import LLMSettings
+from src.agent.learner.fused import FusedMaskablePPO
 from src.agent.policy import HybridPolicy, Weights, transfer_weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
-from src.agent.settings import HardwareSettings, NetArch, TrainingSettings
+from src.agent.settings import HardwareSettings, Learner, NetArch, TrainingSettings
 from src.errors import ConfigError
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
@@ -43,6 +44,10 @@ class TrainingRecord:
     steps_per_s: float
     environment_s: float = 0.0
     """Part of `rollout_s`: the environment's steps and masks; the rest is the policy's."""
+    learner: str = "stock"
+    """What trained it: fused or stock."""
+    why_learner: str = ""
+    """Why the stock learner, or which library multiplied the fused one's matrices."""
 
     def to_dict(self) -> dict[str, Any]:
         """The record as it appears in the report."""
@@ -81,11 +86,17 @@ def set_threads(hardware: HardwareSettings) -> int:
 
 
 def build_base(
-    env: VecEnv, training: TrainingSettings, plan: RolloutPlan, seed: int, device: torch.device, mixed_precision: bool
+    env: VecEnv,
+    training: TrainingSettings,
+    plan: RolloutPlan,
+    seed: int,
+    device: torch.device,
+    mixed_precision: bool,
+    learner: Learner | None = None,
 ) -> TimedMaskablePPO:
     """A new PPO with masks on `env`; ValueError from SB3 for an env without action masks."""
     return _build(
-        env, training, plan, seed, device, mixed_precision,
+        env, training, plan, seed, device, mixed_precision, learner,
         policy=MaskableActorCriticPolicy, learning_rate=training.learning_rate, target_kl=training.target_kl,
         net_arch=training.policy_kwargs.net_arch,
     )  # fmt: skip
@@ -100,6 +111,7 @@ def build_finetuned(
     device: torch.device,
     mixed_precision: bool,
     llm: LLMSettings | None,
+    learner: Learner | None = None,
 ) -> TimedMaskablePPO:
     """A PPO that starts from base weights with a new Adam: hybrid where `llm` is given, else RL only.
 
@@ -109,7 +121,7 @@ def build_finetuned(
     if llm is not None:
         extra = {"llm_weight": llm.llm_weight, "use_opinion_features": llm.use_opinion_features}
     model = _build(
-        env, training, plan, seed, device, mixed_precision,
+        env, training, plan, seed, device, mixed_precision, learner,
         policy=MaskableActorCriticPolicy if llm is None else HybridPolicy,
         learning_rate=training.finetune_learning_rate, target_kl=training.finetune_target_kl,
         net_arch=training.policy_kwargs.net_arch, policy_extra=extra,
@@ -125,6 +137,7 @@ def _build(
     seed: int,
     device: torch.device,
     mixed_precision: bool,
+    learner: Learner | None,
     *,
     policy: type[MaskableActorCriticPolicy],
     learning_rate: float,
@@ -132,7 +145,7 @@ def _build(
     net_arch: NetArch,
     policy_extra: dict[str, Any] | None = None,
 ) -> TimedMaskablePPO:
-    model = TimedMaskablePPO(
+    model = _learner_class(learner, device)(
         policy,
         env,
         learning_rate=learning_rate,
@@ -159,6 +172,22 @@ def _build(
     )
     model.bf16_update = mixed_precision and device.type == "cuda"
     return model
+
+
+def _learner_class(learner: Learner | None, device: torch.device) -> type[TimedMaskablePPO]:
+    """The fused learner on the CPU unless `stock` is asked for; it trains stock what it does not cover."""
+    return FusedMaskablePPO if device.type == "cpu" and learner != "stock" else TimedMaskablePPO
+
+
+def _why_learner(model: TimedMaskablePPO) -> str:
+    """One line for the report."""
+    if model.device.type != "cpu":
+        return f"the library's own update: the device is {model.device.type}"
+    if not isinstance(model, FusedMaskablePPO):
+        return "the library's own update, as hardware.learner says"
+    if model.why_stock is not None:
+        return f"the library's own update: {model.why_stock}"
+    return f"matrix products by {model.products}, the faster library on this processor"
 
 
 class WeightRamp(BaseCallback):
@@ -208,6 +237,8 @@ def train(
     resumed: bool = False,
 ) -> TrainingRecord:
     """Train the planned rollouts, or where `resumed` what is left of them, and say what all of them took."""
+    if isinstance(model, FusedMaskablePPO):
+        model.make_ready()
     model.learn(
         plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
         callback=CallbackList(list(callbacks)),
@@ -228,6 +259,8 @@ def train(
         checkpoint_s=model.checkpoint_s,
         steps_per_s=model.num_timesteps / seconds,
         environment_s=model.environment_s,
+        learner=model.learner,
+        why_learner=_why_learner(model),
     )
 
 
@@ -238,6 +271,8 @@ def release(model: TimedMaskablePPO) -> int:
     model.rollout_buffer.__dict__.clear()
     model.env = None
     model._last_obs = None
+    if isinstance(model, FusedMaskablePPO):
+        model.release()
     gc.collect()
     if model.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -53,6 +53,8 @@ def capture(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback]) -> Snaps
     state = {
         "device": model.device.type,
         "n_envs": model.n_envs,
+        "learner": model.learner,
+        "products": model.products,
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "episodes": {name: _plain_entries(getattr(model, name)) for name in EPISODE_BUFFERS},
         "log": _pending_log(model),
@@ -96,6 +98,8 @@ def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot
     unlike = _restore_environment(model, unpack(snapshot.state["environment"], _arrays(snapshot, "environment")))
     # Last: building the model reseeded the generators, and restarting episodes may have drawn from them.
     unlike += _restore_generators(model, unpack(snapshot.state["generators"], _arrays(snapshot, "generators")))
+    if (learner := state.get("learner", "stock")) != model.learner:
+        unlike.append(f"The {learner} learner trained it and the {model.learner} one continues: it rounds otherwise.")
     if state["device"] != model.device.type:
         unlike.append(
             f"The training was on {state['device']} and continues on {model.device.type}: it rounds otherwise."
@@ -141,6 +145,7 @@ def restore_finished(model: TimedMaskablePPO, snapshot: Snapshot) -> None:
 
 
 def _restore_learner(model: TimedMaskablePPO, state: Mapping[str, Any], snapshot: Snapshot) -> None:
+    model.products = state.get("products")  # that of another learner is not used
     model.policy.load_state_dict(snapshot.tensors["policy"])
     _restore_adam(model, snapshot.tensors["optimizer"], state["learning_rate"])
     for name in COUNTERS:

@@ -26,7 +26,7 @@ from src.advisor.table import AdviceTable, empty_table
 from src.agent.phases import Market, Trainer, market_of
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import plan_rollouts
-from src.agent.settings import HardwareSettings, TrainingSettings
+from src.agent.settings import LEARNERS, HardwareSettings, TrainingSettings
 from src.agent.training import set_threads
 from src.console import PlainConsole, live_on, uncut
 from src.evidence.evaluation import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
@@ -210,6 +210,7 @@ def canary_parser(description: str, *, seeds: int) -> Parser:
     # Not the free cores, as in a run: sums of two threads round otherwise, so how busy the machine is would decide
     # what a seed learns (seed 0 of the planted market: .48 with one thread, .75 with two).
     parser.add_argument("--threads", type=int, default=1, help="of torch; another number gives other results")
+    parser.add_argument("--learner", choices=LEARNERS, help="what trains; fused by default")
     return parser
 
 
@@ -262,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--n-steps", type=int)
     args = parser.parse_args(argv)
     training = TrainingSettings(learning_rate=args.learning_rate, n_epochs=args.n_epochs, n_steps=args.n_steps)
-    hardware = HardwareSettings(vectorized_envs=args.vectorized_envs, torch_threads=args.threads)
+    hardware = HardwareSettings(vectorized_envs=args.vectorized_envs, torch_threads=args.threads, learner=args.learner)
     set_threads(hardware)
     environment = EnvironmentSettings(rule_profile=args.rule_profile)
     gate = planted_gate(seeds_of(args, parser), training, hardware, environment, timesteps=args.timesteps)
@@ -281,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "shares": list(gate.shares),
         "seeds": list(gate.seeds),
         "timesteps": args.timesteps,
+        "learner": args.learner or "fused",
     }
     show(table, gate.words, summary)
     return int(not gate.passed)

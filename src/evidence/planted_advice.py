@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.sessions < 1:
         parser.error(f"--sessions is {args.sessions}, it must be at least 1")
-    hardware = HardwareSettings(torch_threads=args.threads)
+    hardware = HardwareSettings(torch_threads=args.threads, learner=args.learner)
     set_threads(hardware)
     environment = EnvironmentSettings(rule_profile=args.rule_profile)
     gate = planted_advice_gate(

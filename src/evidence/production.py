@@ -32,7 +32,10 @@ def estimate_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> Pro
     size = plan.n_envs * plan.n_steps
     one = RolloutPlan(plan.n_envs, plan.n_steps, plan.batch_size, 1, size, size)
     with global_generators_kept():
-        model = build_base(env, production, one, trainer.seed, trainer.device, trainer.hardware.mixed_precision)
+        hardware = trainer.hardware
+        model = build_base(
+            env, production, one, trainer.seed, trainer.device, hardware.mixed_precision, hardware.learner
+        )
         train(model, one, "warm-up", [])
         model.rollout_s = model.environment_s = model.update_s = 0.0
         record = train(model, one, "production", [])

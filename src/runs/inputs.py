@@ -24,6 +24,7 @@ BASE = (
         "hardware.memory_fraction",
         "hardware.optimize_memory",
         "hardware.torch_threads",
+        "hardware.learner",
         "hardware.stuck_worker_s",
         "training.production_timesteps",  # what counts of these three is the plan
         "training.timesteps",

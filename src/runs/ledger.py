@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from src.agent.ppo import Library
 from src.errors import UserError
 from src.evidence.run_folder import plain_json, write_json
 from src.files import read_regular
@@ -51,6 +52,8 @@ class PhaseEntry(BaseModel):
     log_bytes: int = 0
     """Length of metrics.jsonl when the run went on without its end."""
     torch_threads: int | None = None
+    products: Library | None = None
+    """The library that multiplied the fused learner's matrices: phases after it, and a resumed one, keep it."""
     memory_before: dict[str, float] = Field(default_factory=dict)
     memory_after: dict[str, float] = Field(default_factory=dict)
     gpu_utilization: float | None = None

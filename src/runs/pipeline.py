@@ -344,17 +344,17 @@ class _Pipeline:
     ) -> None:
         def saved(log_bytes: int) -> None:
             self._log_kept = log_bytes
-            entry.timesteps[name] = model.num_timesteps
+            entry.timesteps[name], entry.products = model.num_timesteps, model.products
             self._tries.count_time()
 
-        job = self._job(name)
-        self._log_kept = None
+        job, self._log_kept = self._job(name), None
+        model.products = next((e.products for e in self._ledger.phases.values() if e.products), None)
         record = train_resumably(
             self._bench, job, model, plan, callbacks, finished=name in entry.parts,
             log_bytes=self._ledger.log_bytes(job.phase), stop=self._stop, deadline=self._deadline, saved=saved,
             not_bitwise=entry.not_bitwise,
         )  # fmt: skip
-        entry.timesteps[name] = model.num_timesteps
+        entry.timesteps[name], entry.products = model.num_timesteps, model.products
         if record is not None:
             env = None if model.env is None else model.env.unwrapped
             facts = seeded(record.to_dict(), self._trainer.seed) | drawn(env, self._bench.market)

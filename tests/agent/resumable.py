@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.agent.checkpoints import Snapshot
 from src.agent.phases import BASE_PHASE, FINETUNE_PHASE
 from src.agent.ppo import TimedMaskablePPO, generator_states
+from src.agent.settings import Learner
 from src.agent.training import build_base, build_finetuned, phase_seed, weight_ramp
 from src.agent.training_state import capture, restore
 from src.testing_framework import BatchedCallback
@@ -120,7 +121,14 @@ class Training:
 
 
 @contextmanager
-def built(phase: str, route: str = "batched", *, advised: bool | None = None, **training: Any) -> Iterator[Training]:
+def built(
+    phase: str,
+    route: str = "batched",
+    *,
+    advised: bool | None = None,
+    learner: Learner | None = None,
+    **training: Any,
+) -> Iterator[Training]:
     """Everything anew. `phase`: base, rl_only, hybrid, or the name of a class of this module, trained as base."""
     trainer = small_runs.with_vec_env(small_runs.trainer(**training), route)
     plan, cpu = small_runs.plan(ROLLOUTS), torch.device("cpu")
@@ -135,11 +143,11 @@ def built(phase: str, route: str = "batched", *, advised: bool | None = None, **
         sink = Kept()
         callbacks: list[Any] = [BatchedCallback(LOG_INTERVAL, sinks=[sink], total_timesteps=plan.actual, phase=phase)]
         if base is None:
-            model = build_base(env, trainer.training, plan, phase_seed(0, BASE_PHASE), cpu, False)
+            model = build_base(env, trainer.training, plan, phase_seed(0, BASE_PHASE), cpu, False, learner)
         else:
             llm = small_runs.LIVE if phase == "hybrid" else None
             seed = phase_seed(0, FINETUNE_PHASE)
-            model = build_finetuned(base.policy, env, trainer.training, plan, seed, cpu, False, llm)
+            model = build_finetuned(base.policy, env, trainer.training, plan, seed, cpu, False, llm, learner)
             if llm is not None:
                 callbacks.append(weight_ramp(llm, trainer.training, plan))
         yield Training(model, callbacks, sink, env)

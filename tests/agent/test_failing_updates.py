@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from src.agent.training_state import capture, restore
 from src.errors import EXIT_TARGET_MISSED, TrainingDiverged, UserError
 from tests.agent.resumable import ROLLOUT, Training, built, facts
 
+stock = partial(built, learner="stock")
+"""Trained by the library's update, into whose calls these tests reach; tests/agent/learner has those of the other."""
 ROOT = Path(__file__).resolve().parents[2]
 MINIBATCHES = 4  # two epochs of two minibatches of 64
 ALLOCATOR_WORDS = (
@@ -79,7 +82,7 @@ def short_of_memory(
 
 def split_from_the_second_rollout(phase: str) -> dict[str, Any]:
     """The facts of three rollouts of which two are updated 32 rows at a time."""
-    with built(phase) as one:
+    with stock(phase) as one:
         one.learn(1)
         one.model.micro_batch = 32
         return facts(one.learn(3))
@@ -89,7 +92,7 @@ def split_from_the_second_rollout(phase: str) -> dict[str, Any]:
 @pytest.mark.parametrize("at", range(MINIBATCHES))
 def test_memory_that_runs_out_in_any_minibatch_gives_the_split_update_to_the_bit(at: int, part: str) -> None:
     expected = split_from_the_second_rollout("base")
-    with built("base") as one:
+    with stock("base") as one:
         one.learn(1)
         with short_of_memory(one.model, at, part=part) as seen:
             one.learn(3)
@@ -103,28 +106,28 @@ def test_memory_that_runs_out_in_any_minibatch_gives_the_split_update_to_the_bit
 
 def test_a_hybrid_that_runs_out_in_its_first_update_too(caplog: pytest.LogCaptureFixture) -> None:
     """Adam holds nothing then, and must again."""
-    with built("hybrid") as one:
+    with stock("hybrid") as one:
         one.model.micro_batch = 32
         expected = facts(one.learn(2))
-    with built("hybrid") as one, short_of_memory(one.model, 2):
+    with stock("hybrid") as one, short_of_memory(one.model, 2):
         found = facts(one.learn(2))
     assert found == expected
     (said,) = [record.getMessage() for record in caplog.records]
     assert "at timestep 128: from now on a minibatch of 64 rows is evaluated 32 rows at a time" in said
-    with built("hybrid") as one:
+    with stock("hybrid") as one:
         assert facts(one.learn(2))["weights"] != expected["weights"]
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: f"{type(error).__name__} {str(error)[-30:]}")
 def test_every_allocator_is_understood(error: Exception) -> None:
-    with built("base") as one, short_of_memory(one.model, 1, error=error):
+    with stock("base") as one, short_of_memory(one.model, 1, error=error):
         one.learn(1)
         assert (one.model.micro_batch, one.model.split_updates) == (32, 1)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyError("CUDA out")])
 def test_another_error_stays_as_it_is(error: Exception) -> None:
-    with built("base") as one, short_of_memory(one.model, 1, error=error), pytest.raises(type(error)) as caught:
+    with stock("base") as one, short_of_memory(one.model, 1, error=error), pytest.raises(type(error)) as caught:
         one.learn(1)
     assert caught.value is error
     assert one.model.split_updates == 0
@@ -134,10 +137,10 @@ def test_another_error_stays_as_it_is(error: Exception) -> None:
 def test_memory_that_runs_out_while_the_rollout_is_flattened_leaves_its_rows_in_order(
     at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with built("base") as one:
+    with stock("base") as one:
         one.model.micro_batch = 32
         expected = facts(one.learn(1))
-    with built("base") as one:
+    with stock("base") as one:
         buffer, calls = type(one.model.rollout_buffer), []
         flatten = buffer.swap_and_flatten
 
@@ -155,7 +158,7 @@ def test_memory_that_runs_out_while_the_rollout_is_flattened_leaves_its_rows_in_
 
 def test_with_sixteen_rows_it_gives_up_with_the_sizes_and_everything_as_it_was() -> None:
     called: list[int] = []
-    with built("base") as one:
+    with stock("base") as one:
         one.learn(1)
         one.model.after_update = lambda: called.append(1)
         before: list[dict[str, Any]] = []
@@ -268,12 +271,12 @@ def test_where_memory_is_really_short_the_split_update_fits() -> None:
 
 
 def test_a_restarted_training_goes_on_split() -> None:
-    with built("base") as one:
+    with stock("base") as one:
         one.capture_at_every_boundary()
         with short_of_memory(one.model, 2):
             expected = facts(one.learn(3))
     written = one.records_before[1]
-    with built("base") as other:
+    with stock("base") as other:
         assert restore(other.model, other.callbacks, one.snapshots[1]) == []
         assert (other.model.micro_batch, other.model.split_updates) == (32, 2)
         other.sink.records[:0] = [{}] * written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -247,7 +248,7 @@ def test_bf16_is_for_cuda_only(
     monkeypatch: pytest.MonkeyPatch, device: str, mixed_precision: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(training, "TimedMaskablePPO", _NeverBuilt)
-    model = build_base(None, TRAINING, small_runs.plan(1), 0, torch.device(device), mixed_precision)
+    model = build_base(None, TRAINING, small_runs.plan(1), 0, torch.device(device), mixed_precision, "stock")
     assert model.bf16_update is expected
 
 
@@ -259,7 +260,9 @@ def test_the_flag_decides_whether_the_update_runs_under_autocast(monkeypatch: py
         asked.append((device, dtype, enabled))
         return real("cpu", dtype, enabled=enabled)
 
-    model = train_base(rollouts=1)
+    made = small_runs.trainer()
+    made = replace(made, hardware=made.hardware.model_copy(update={"learner": "stock"}))
+    model, _ = made.base(made.make_env(small_runs.market()), small_runs.plan(1), [])
     monkeypatch.setattr(torch, "autocast", recorded)
     for flag in (True, False):
         model.bf16_update = flag

@@ -27,7 +27,7 @@ CHANGES_NO_RESULT = {
         "hardware.stuck_worker_s",
     ),
     "what a report concludes from the policies": ("evidence.",),
-    "last bits only, and those are told": ("hardware.torch_threads",),
+    "last bits only, and those are told": ("hardware.torch_threads", "hardware.learner"),
     "ways to the same result": ("hardware.vec_env", "performance.", "llm.cache_size"),
     "what counts is the plan they make": (
         "training.production_timesteps", "training.timesteps", "training.timesteps_reduction", "training.finetune_frac",

@@ -190,6 +190,8 @@ def provenance_section(report: Report, arrays: Arrays) -> Section:
         ("device", Markup("{}, {} torch threads").format(given(run["device"]), run["torch_threads"])),
         (term("vec_env", "vec env"), Markup("{}: {}").format(given(run["vec_env"]), given(run["why_vec_env"]))),
     ]
+    if learner := next((t for t in report["training"] if "learner" in t), None):
+        pairs.append((term("learner", "learner"), f"{learner['learner']}: {learner['why_learner']}"))
     if "rules" in report:
         rules = report["rules"]
         words = Markup("{}, as of {}; {}").format(given(rules["profile"]), given(rules["as_of"]), given(rules["note"]))

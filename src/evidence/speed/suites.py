@@ -34,11 +34,12 @@ from src.advisor.scoring import LLMScorer
 from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import empty_table
 from src.agent.checkpoints import CheckpointStore
+from src.agent.learner.products import fastest
 from src.agent.log_sink import JsonLinesSink, TensorBoardSink
 from src.agent.phases import Market
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
-from src.agent.settings import NetArch, PolicySettings, TrainingSettings
+from src.agent.settings import Learner, NetArch, PolicySettings, TrainingSettings
 from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
 from src.agent.training_state import capture
 from src.errors import ConfigError
@@ -145,10 +146,11 @@ class Bench:
         self._stack.callback(env.close)
         return env
 
-    def model(self, env: VecEnv, net_arch: NetArch, n_epochs: int) -> TimedMaskablePPO:
-        """A new policy on the CPU."""
+    def model(self, env: VecEnv, net_arch: NetArch, n_epochs: int, learner: Learner | None = None) -> TimedMaskablePPO:
+        """A new policy on the CPU, trained by the mode's learner unless another is named."""
         training = TrainingSettings(n_epochs=n_epochs, policy_kwargs=PolicySettings(net_arch=net_arch))
-        return build_base(env, training, self.plan, 0, torch.device("cpu"), mixed_precision=False)
+        learner = learner or ("fused" if self.after else "stock")
+        return build_base(env, training, self.plan, 0, torch.device("cpu"), mixed_precision=False, learner=learner)
 
     def callback(self, name: str) -> BaseCallback:
         """A run's logging: JSON lines and TensorBoard, in batches or every step."""
@@ -230,15 +232,15 @@ def training(bench: Bench) -> Iterator[Case]:
     plan, n_epochs = bench.plan, bench.scale.n_epochs
     workload = {**bench.training_workload, "epochs": n_epochs}
     whole = bench.model(bench.vec_env, bench.net_arch, n_epochs)
-    way = f"{'batched' if bench.after else 'SubprocVecEnv, every step logged'}, {bench.networks}"
+    way = f"{'batched' if bench.after else 'SubprocVecEnv, every step logged'}, {bench.networks}, {whole.learner}"
     learn = _learn(bench, whole, bench.callback("training"))
     yield Case("training", END_TO_END, "timestep", way, learn, workload, operations=plan.actual)
-    networks = bench.model(bench.batched, bench.net_arch, n_epochs)
+    networks = bench.model(bench.batched, bench.net_arch, n_epochs, "fused")
     facts = {"parameters": sum(weight.numel() for weight in networks.policy.parameters())}
     way = f"batched, {bench.networks}"
     learn = _learn(bench, networks)
     yield Case("training", NETWORKS, "timestep", way, learn, workload, operations=plan.actual, facts=facts)
-    multiply = matrix_products([N_OBS, *bench.net_arch.pi], plan, n_epochs)
+    multiply = matrix_products([N_OBS, *bench.net_arch.pi], plan, n_epochs, fastest())
     yield Case("training", PRODUCTS, "timestep", bench.networks, multiply, workload, operations=plan.actual)
 
 

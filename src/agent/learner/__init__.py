@@ -1,0 +1,1 @@
+"""The fused learner: PPO's update and rollouts with explicit gradients, on the CPU."""

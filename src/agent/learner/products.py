@@ -1,0 +1,160 @@
+"""Which library multiplies matrices: numpy's (OpenBLAS in its wheels) or torch's (MKL), whichever is faster here.
+
+They differ in the last bits. So the choice is measured once on a processor and kept in the user's cache folder, a run
+records it, and a resumed training keeps its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from src.agent.ppo import Library
+from src.numba_cache import user_cache_folder
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES: tuple[Library, ...] = get_args(Library)
+Floats = NDArray[np.float32]
+Step = Callable[[], object]
+
+NAME = "matrix-products.json"
+PROBED = ((1024, 261, 512, True), (1024, 256, 128, True), (32, 261, 512, False))
+"""Rows, inputs, outputs and whether trained: layers of the default networks in an update, and in a rollout."""
+REPEATS = 9
+LEAST_GAIN = 1.08
+"""numpy must be this much faster than torch, or the last bits would depend on noise."""
+
+
+def aligned(*shape: int) -> Floats:
+    """Uninitialized float32 whose memory begins at a multiple of 64 bytes: elsewhere MKL may round otherwise."""
+    raw = np.empty(4 * int(np.prod(shape)) + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + 4 * int(np.prod(shape))].view(np.float32).reshape(shape)
+
+
+def product(library: Library, left: Floats, right: Floats, out: Floats) -> Step:
+    """A call that writes left @ right to `out`."""
+    if library == "numpy":
+        return functools.partial(np.matmul, left, right, out=out)
+    a, b, c = (torch.from_numpy(array) for array in (left, right, out))
+    return functools.partial(torch.mm, a, b, out=c)
+
+
+@functools.cache
+def _pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def use_threads(library: Library) -> None:
+    """Give numpy's products as many threads as torch's have, one by default: equal bits whatever the machine does.
+
+    They stay: to change the number back and forth costs OpenBLAS more than a product.
+    """
+    if library == "torch":
+        return
+    threads = torch.get_num_threads()
+    for pool in _pools().lib_controllers:
+        if pool.user_api == "blas" and pool.num_threads != threads:
+            pool.set_num_threads(threads)
+
+
+@functools.cache
+def fastest() -> Library:
+    """The faster library on this processor, as first measured; measured now where the cache folder has nothing."""
+    path, key = user_cache_folder() / NAME, processor_key()
+    kept = _kept(path)
+    if kept.get(key) in LIBRARIES:
+        return kept[key]
+    found = measured()
+    _keep(path, {**kept, key: found})
+    return _kept(path).get(key, found)
+
+
+def processor_key() -> str:
+    """What the choice depends on: processor and libraries."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{_processor_name()}, {capability}, numpy {version('numpy')}, torch {version('torch')}"
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in reversed(lines)}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"
+
+
+def measured() -> Library:
+    """Measure both, product by product in turns: one thread, in its own processor time, so that a busy machine decides
+    nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for library in LIBRARIES:
+        use_threads(library)
+    try:
+        seconds = {library: 0.0 for library in LIBRARIES}
+        for ways in zip(*(_work(library) for library in LIBRARIES), strict=True):
+            for library, best in zip(LIBRARIES, _best_of(ways), strict=True):
+                seconds[library] += best
+    finally:
+        torch.set_num_threads(threads)
+    return "numpy" if seconds["torch"] > LEAST_GAIN * seconds["numpy"] else "torch"
+
+
+def _best_of(ways: Sequence[Step]) -> list[float]:
+    """The shortest time of each way to do the same."""
+    best = [math.inf] * len(ways)
+    for _ in range(REPEATS):
+        for i, way in enumerate(ways):
+            began = time.thread_time()
+            way()
+            best[i] = min(best[i], time.thread_time() - began)
+    return best
+
+
+def _work(library: Library) -> Iterator[Step]:
+    """Forward, and the gradients of weights and inputs, as `network` multiplies them."""
+    for rows, inputs, outputs, trains in PROBED:
+        x, weight, h = aligned(rows, inputs), aligned(outputs, inputs), aligned(rows, outputs)
+        for array in (x, weight, h):
+            array.fill(0.01)
+        yield product(library, x, weight.T, h)
+        if trains:
+            yield product(library, x.T, h, aligned(inputs, outputs))
+
+
+def _kept(path: Path) -> dict[str, Library]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _keep(path: Path, content: dict[str, Library]) -> None:
+    """Written by the first process only where several measure at once; a folder that cannot be written keeps nothing,
+    and the next process measures again."""
+    passing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        passing.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(passing, path)
+    except OSError as error:
+        logger.debug("The faster library for matrix products is not remembered: %s", error)
