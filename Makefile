@@ -34,11 +34,11 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m pytest -m long
 	$(bin)/python -m src.runs.kills --kills 20
 	$(bin)/python -m src.runs.damage
-	$(bin)/python -m src.evidence.canaries --seeds 10
-	$(bin)/python -m src.evidence.martingale --seeds 3
-	$(bin)/python -m src.evidence.planted_advice --seeds 20
-	$(bin)/python -m src.evidence.planted_advice --seeds 20 --noise
-	$(bin)/python -m src.evidence.coverage
+	$(bin)/python -m src.canaries.planted --seeds 10
+	$(bin)/python -m src.canaries.martingale --seeds 3
+	$(bin)/python -m src.canaries.planted_advice --seeds 20
+	$(bin)/python -m src.canaries.planted_advice --seeds 20 --noise
+	$(bin)/python -m src.statistics.coverage
 	$(bin)/python -m tests.market.files.fuzz --cases 10000
 	$(bin)/python -m src.market.files.zone_study
 

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.evidence.speed.file import LEAST_PROCESSES, MODES, PAIR_REPEATS, QUICK_REPEATS, REPEATS, SUITES
+from src.benchmarks.file import LEAST_PROCESSES, MODES, PAIR_REPEATS, QUICK_REPEATS, REPEATS, SUITES
 from src.shell import Parser, run_command
 
 
@@ -46,7 +46,7 @@ def parser() -> Parser:
 def benchmark(args: argparse.Namespace) -> int:
     """Measure and write; 0."""
     # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
-    from src.evidence.speed.command import Request, measure_one, measure_two
+    from src.benchmarks.command import Request, measure_one, measure_two
 
     request = Request.of(args)
     script = [sys.executable, str(Path(__file__).resolve())]

@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from src.benchmarks.comparison import compare_runs
+from src.benchmarks.file import read_run
+from src.benchmarks.output import FORMATS, rows_below, update_readme, write_comparison
 from src.console import Stream
 from src.errors import EXIT_OK, EXIT_TARGET_MISSED
-from src.evidence.speed.comparison import compare_runs
-from src.evidence.speed.file import read_run
-from src.evidence.speed.output import FORMATS, rows_below, update_readme, write_comparison
 from src.plain_text import foreign
 from src.shell import Parser, run_command
 

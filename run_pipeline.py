@@ -53,9 +53,9 @@ def _file_of_earlier_run(args: argparse.Namespace, overrides: dict[str, Any]) ->
     if not args.auto_resume and args.start_phase == 1:
         return None
     from src.agent.settings import RunSettings
-    from src.evidence.run_folder import CONFIG_NAME, check_seal
     from src.market.contracts import get_contract
     from src.runs.folders import newest_run
+    from src.runs.run_folder import CONFIG_NAME, check_seal
 
     output_dir, market = overrides.get("output_dir", RunSettings().output_dir), overrides.get("market")
     run = newest_run(Path(output_dir), market and get_contract(market).symbol)

@@ -39,10 +39,10 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
-    from src.validation.catalogue import chosen
-    from src.validation.runner import listing
-    from src.validation.runner import validate as run_checks
-    from src.validation.setting import Setting
+    from src.checks.catalogue import chosen
+    from src.checks.runner import listing
+    from src.checks.runner import validate as run_checks
+    from src.checks.setting import Setting
 
     console = PlainConsole()
     if args.list:
@@ -61,8 +61,8 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _parser() -> RunParser:
+    from src.checks.catalogue import NAMES
     from src.market.contracts import CONTRACTS
-    from src.validation.catalogue import NAMES
 
     what = "Validate this installation: named checks for CI and for a new machine, from seconds to minutes."
     parser = RunParser(what, "hardware_maximized")

@@ -37,11 +37,11 @@ from src.configuration_layers import (
     written_out,
 )
 from src.errors import ConfigError
-from src.evidence.settings import EvidenceSettings, MonitoringSettings
-from src.evidence.targets import PHASE_TARGETS, TARGETS, ValidationSettings
+from src.evaluation.settings import EvidenceSettings, MonitoringSettings
 from src.market.contracts import get_contract
 from src.market.settings import DataSettings
 from src.plain_text import foreign
+from src.report.targets import PHASE_TARGETS, TARGETS, ValidationSettings
 from src.settings import Section
 from src.suggestions import did_you_mean
 from src.trading.settings import EnvironmentSettings

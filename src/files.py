@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -102,6 +105,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     finally:
         _remove(partial)
     sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically; a number JSON does not have (NaN, infinities) becomes null."""
+    write_atomically(path, json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n")
+
+
+def plain_json(value: Any) -> Any:
+    """What `write_json` makes of a value: mappings, lists and plain values; null for a number JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _remove(path: Path) -> None:

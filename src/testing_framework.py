@@ -25,8 +25,8 @@ from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
 from src.console import PlainConsole
 from src.errors import ConfigError
-from src.evidence import hardware
 from src.files import write_atomically
+from src.monitoring import hardware
 from src.plain_text import csv_cell
 from src.runs.bench import Bench
 from src.runs.loans import TemporaryLoans
@@ -46,7 +46,7 @@ class HardwareMonitor:
 
     `phase` labels the samples and may be set at any time. `monitor_gpu` False leaves the GPU alone; `nvml` may be an
     object with the functions of `pynvml`, to replay a recorded trace. Fields of a sample:
-    `src.evidence.hardware.SAMPLE_FIELDS`; a failed reading is None, counted in `get_summary()["failed_readings"]`.
+    `src.monitoring.hardware.SAMPLE_FIELDS`; a failed reading is None, counted in `get_summary()["failed_readings"]`.
     ValueError for an interval that is not above 0.
     """
 

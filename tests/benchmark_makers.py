@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from src.evidence.speed.file import BenchmarkRun, Row
+from src.benchmarks.file import BenchmarkRun, Row
 
 IDENTITY: Mapping[str, Any] = {
     "processor": "Slowmatic 2000",

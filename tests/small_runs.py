@@ -19,10 +19,12 @@ from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable
 from src.advisor.tabulation import TabulationRecord
-from src.agent.phases import Market, Trainer, market_of, tabulate_advice
+from src.agent.advising import tabulate_advice
+from src.agent.market import Market, market_of
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.settings import HardwareSettings, NetArch, PolicySettings, TrainingSettings
+from src.agent.trainer import Trainer
 from src.market.contracts import get_contract
 from src.market.load import build_tables
 from src.market.settings import DataSettings

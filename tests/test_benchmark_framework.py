@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 import benchmark_framework
 from src.advisor.encoding import PromptEncoder
 from src.agent.rollout_plan import plan_rollouts
+from src.benchmarks import suites
+from src.benchmarks.command import Request, UsageError
+from src.benchmarks.comparison import SLOWER, compare_runs, is_paired
+from src.benchmarks.file import SUITES, BenchmarkRun, Row, read_run, workload_hash
+from src.benchmarks.machine import revision
+from src.benchmarks.measuring import BenchmarkError, in_fresh_process, measure_pair, measure_suites
+from src.benchmarks.suites import QUICK, SUITE_FUNCTIONS, Bench
+from src.benchmarks.workloads import lookups, matrix_products
 from src.errors import ConfigError, UserError
-from src.evidence.speed import suites
-from src.evidence.speed.command import Request, UsageError
-from src.evidence.speed.comparison import SLOWER, compare_runs, is_paired
-from src.evidence.speed.file import SUITES, BenchmarkRun, Row, read_run, workload_hash
-from src.evidence.speed.machine import revision
-from src.evidence.speed.measuring import BenchmarkError, in_fresh_process, measure_pair, measure_suites
-from src.evidence.speed.suites import QUICK, SUITE_FUNCTIONS, Bench
-from src.evidence.speed.workloads import lookups, matrix_products
 from src.trading.vec_env import BatchedTradingVecEnv
 from src.trading.workers import WorkerVecEnv
 from tests.benchmark_makers import IDENTITY, row, run
@@ -39,7 +39,7 @@ SCRIPT = "benchmark_framework.py"
 
 WRAPPED = f"""
 import functools, pathlib, random, runpy, sys
-import src.evidence.speed.suites as suites
+import src.benchmarks.suites as suites
 import src.testing_framework as framework
 
 # The script as it is, but for its clock, which runs while decisions are fused: 0.2 us each, with the noise of a busy

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from src.agent.rollout_plan import plan_rollouts
-from src.evidence import benchmarks
-from src.evidence.benchmarks import TRAININGS, Comparison, ListRecency, Result, measure
-from src.evidence.speed import bars
+from src.benchmarks import bars, parts
+from src.benchmarks.parts import TRAININGS, Comparison, ListRecency, Result, measure
 from src.market import table_cache
 from src.market.load import load_bars
 from src.market.table_cache import FOLDER_VARIABLE
@@ -73,19 +72,19 @@ def test_the_common_way_may_do_less_in_a_call(clock: Clock) -> None:
 def test_a_part_that_cannot_be_measured_here_is_said_and_ends_with_2_only_if_asked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmarks, "ADVICE_MODEL", "bundled:none")
-    monkeypatch.setattr(benchmarks, "PARTS", {"advice": benchmarks.advice})
-    assert benchmarks.main([]) == 0
+    monkeypatch.setattr(parts, "ADVICE_MODEL", "bundled:none")
+    monkeypatch.setattr(parts, "PARTS", {"advice": parts.advice})
+    assert parts.main([]) == 0
     summary = json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
     assert summary["results"] == []
     assert "there is no such folder" in summary["not_measured"]["advice"]
     with pytest.raises(SystemExit) as ended:
-        benchmarks.main(["advice"])
+        parts.main(["advice"])
     assert ended.value.code == 2
 
 
 def test_it_ends_with_one_line_of_json_and_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmarks.main(["cache", "--quick", "--repeats", "1"]) == 0
+    assert parts.main(["cache", "--quick", "--repeats", "1"]) == 0
     *table, last = capsys.readouterr().out.rstrip("\n").split("\n")
     assert max(map(len, table)) <= 80
     summary = json.loads(last)
@@ -105,16 +104,16 @@ def test_every_part_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         assert comparison.ours() is not None
         return Result(name, comparison.case, 2.0, 1.0, comparison.target)
 
-    monkeypatch.setattr(benchmarks, "measure", once)
-    monkeypatch.setattr(benchmarks, "ADVICE_MODEL", "tiny")
+    monkeypatch.setattr(parts, "measure", once)
+    monkeypatch.setattr(parts, "ADVICE_MODEL", "tiny")
     small = [(case, plan_rollouts(256, 8, 128, 32), settings, 1.0, 1.0) for case, _, settings, _, _ in TRAININGS]
-    monkeypatch.setattr(benchmarks, "TRAININGS", small)
-    assert benchmarks.main([]) == 0
+    monkeypatch.setattr(parts, "TRAININGS", small)
+    assert parts.main([]) == 0
     summary = json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
-    assert {result["part"] for result in summary["results"]} == set(benchmarks.PARTS)
+    assert {result["part"] for result in summary["results"]} == set(parts.PARTS)
     assert sum(result["part"] == "training" for result in summary["results"]) == 2 * len(TRAININGS)
     assert summary["processor"]
-    assert {"fusion", "cache"} <= set(benchmarks.PARTS)
+    assert {"fusion", "cache"} <= set(parts.PARTS)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_bad_usage_ends_with_2_and_says_what_is_meant(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        benchmarks.main(arguments)
+        parts.main(arguments)
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
 

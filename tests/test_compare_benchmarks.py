@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import compare_benchmarks
+from src.benchmarks.file import write_run
+from src.benchmarks.output import BEGIN, END
 from src.errors import UserError
-from src.evidence.speed.file import write_run
-from src.evidence.speed.output import BEGIN, END
 from tests.benchmark_makers import story
 
 ROOT = Path(__file__).resolve().parents[1]

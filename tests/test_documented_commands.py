@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from src.evidence.speed.file import write_run
+from src.benchmarks.file import write_run
+from src.checks.report import write_bars
 from src.market.synthetic import synthetic_bars
-from src.validation.checks_report import write_bars
 from tests.benchmark_makers import story
 from tests.documented import ROOT, commands
 from tests.forked_command import CommandServer
@@ -40,7 +40,7 @@ SHORTER = {
     "run_hardware_maximized.py": SMALL,
     "run_pipeline.py": SMALL,
     "benchmark_framework.py": ["--quick"],
-    "src.evidence.benchmarks": ["--quick", "--repeats", "1"],
+    "src.benchmarks.parts": ["--quick", "--repeats", "1"],
 }
 LONG = {
     "python benchmark_framework.py --pair": "tests/test_benchmark_framework.py",
@@ -48,13 +48,13 @@ LONG = {
     "python benchmark_framework.py --pair --suite steps": "tests/test_benchmark_framework.py",
     "python validate_testing_framework.py --market NQ --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --quick": "tests/test_validate_command.py",
-    "python validate_testing_framework.py --only planted": "tests/validation/test_checks_canaries.py",
-    "python validate_testing_framework.py --only advisor": "tests/validation/test_checks_advisor.py",
-    "python -m src.evidence.benchmarks advice": "tests/test_benchmarks.py",
-    "python -m src.evidence.benchmarks training": "tests/test_benchmarks.py",
-    "python -m src.evidence.canaries --seeds 10": "tests/evidence/test_canaries.py",
-    "python -m src.evidence.martingale --seeds 3": "tests/evidence/test_martingale.py",
-    "python -m src.evidence.planted_advice --seeds 20": "tests/evidence/test_planted_advice.py",
+    "python validate_testing_framework.py --only planted": "tests/checks/test_checks_canaries.py",
+    "python validate_testing_framework.py --only advisor": "tests/checks/test_checks_advisor.py",
+    "python -m src.benchmarks.parts advice": "tests/test_benchmarks.py",
+    "python -m src.benchmarks.parts training": "tests/test_benchmarks.py",
+    "python -m src.canaries.planted --seeds 10": "tests/canaries/test_canaries.py",
+    "python -m src.canaries.martingale --seeds 3": "tests/canaries/test_martingale.py",
+    "python -m src.canaries.planted_advice --seeds 20": "tests/canaries/test_planted_advice.py",
     "python -m src.runs.kills --kills 20": "tests/test_run_pipeline.py",
 }
 """Commands of the README that take too long here, and the test that runs what they run on less."""

@@ -20,12 +20,13 @@ import torch
 from src.advisor import models, scoring
 from src.advisor.choose import LanguageModel, make_advisor
 from src.agent import phases, training
-from src.agent.phases import Trainer, prepare_market
+from src.agent.market import prepare_market
 from src.agent.rollout_plan import plan_rollouts
+from src.agent.trainer import Trainer
 from src.agent.training import build_base, resolve_device
 from src.configuration import flat_paths
-from src.evidence.report import judge_targets
 from src.numba_cache import PROJECT_CACHE
+from src.report.facts import judge_targets
 from src.runs import resources
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets

@@ -21,10 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
-from src.agent.phases import Trainer, tabulate_advice
+from src.agent.advising import tabulate_advice
+from src.agent.trainer import Trainer
 from src.errors import BarDataError, InterruptedRun
-from src.evidence.leak_words import FEATURES
-from src.evidence.look_ahead import LeakCheck
+from src.evaluation.leak_words import FEATURES
+from src.evaluation.look_ahead import LeakCheck
 from src.market.split import ids_of
 from src.runs import results, validation
 from src.testing_framework import TestConfig, TestingFramework

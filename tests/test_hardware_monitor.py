@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from src import testing_framework
-from src.evidence import hardware
+from src.monitoring import hardware
 from src.testing_framework import HardwareMonitor
 from tests.recorded_nvml import RecordedNvml
 

@@ -12,9 +12,9 @@ import pynvml
 import pytest
 
 from src import machine_limits
-from src.evidence import hardware
-from src.evidence.hardware import SAMPLE_FIELDS, Sampler, find_device
-from src.evidence.speed.machine import identity
+from src.benchmarks.machine import identity
+from src.monitoring import hardware
+from src.monitoring.hardware import SAMPLE_FIELDS, Sampler, find_device
 from tests.recorded_nvml import RecordedNvml, read_trace
 
 MIB = 1024 * 1024

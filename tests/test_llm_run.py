@@ -16,10 +16,12 @@ from src.advisor import scoring
 from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import AdviceTable, freeze_table, renormalise
-from src.agent.phases import Market, Trainer, prepare_market, tabulate_advice
+from src.agent.advising import tabulate_advice
+from src.agent.market import Market, prepare_market
 from src.agent.rollout_plan import plan_rollouts
+from src.agent.trainer import Trainer
 from src.agent.training import build_finetuned
-from src.evidence.evaluation import FeatureAssembly
+from src.evaluation.playing import FeatureAssembly
 from src.testing_framework import TestConfig, TestingFramework
 from src.trading.layout import CONTEXT, N_ACTIONS, N_OBS, OPINION
 from tests.agent.opinion_env import random_masks, random_observations

@@ -20,14 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 import src
+from src.benchmarks.comparison import compare_runs
+from src.benchmarks.file import write_run
+from src.benchmarks.output import FORMATS
+from src.benchmarks.progress import Progress, ProgressLine
 from src.command_line import default_words, overrides_of, run_parser
 from src.configuration import build_config
 from src.console import LogFormatter, PlainConsole, Stream
-from src.evidence.hardware import SAMPLE_FIELDS
-from src.evidence.speed.comparison import compare_runs
-from src.evidence.speed.file import write_run
-from src.evidence.speed.output import FORMATS
-from src.evidence.speed.progress import Progress, ProgressLine
+from src.monitoring.hardware import SAMPLE_FIELDS
 from src.plain_text import csv_cell, escaped, foreign, paragraph
 from src.testing_framework import HardwareMonitor
 from tests.benchmark_makers import row, run, story
@@ -35,8 +35,8 @@ from tests.forked_command import ROOT, CommandServer
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 MODULES = (
-    *("src.evidence.benchmarks", "src.evidence.canaries", "src.evidence.coverage", "src.evidence.martingale"),
-    *("src.evidence.page", "src.evidence.planted_advice", "src.evidence.report", "src.runs.kills"),
+    *("src.benchmarks.parts", "src.canaries.planted", "src.statistics.coverage", "src.canaries.martingale"),
+    *("src.report.page", "src.canaries.planted_advice", "src.report.facts", "src.runs.kills"),
     "src.market.files.zone_study",
 )
 GOLDEN = ROOT / "tests" / "golden"
@@ -326,7 +326,7 @@ def test_without_a_terminal_a_measurement_prints_a_line_now_and_then(capsys: pyt
 _ON_A_TERMINAL = """
 import logging, sys, time
 from src.console import PlainConsole
-from src.evidence.display import RunDisplay
+from src.monitoring.display import RunDisplay
 from src.shell import run_command
 def work(args):
     display = RunDisplay(PlainConsole(), lambda: None, lambda: None)

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from src.agent.log_sink import JsonLinesSink
-from src.evidence import hardware
+from src.monitoring import hardware
 from src.testing_framework import (
     BatchedCallback,
     EnvironmentStatePool,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from src.checks.catalogue import NAMES
 from src.market.synthetic import synthetic_bars
-from src.validation.catalogue import NAMES
 from tests.forked_command import ROOT, CommandServer
 from tests.market.bar_makers import bar_table, write_csv
 

@@ -17,18 +17,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.mock import MockAdvisor
 from src.advisor.table import empty_table
+from src.agent.advising import try_advisor
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
+from src.agent.market import Market, prepare_market
 from src.agent.own_cache import add_worker_counts
-from src.agent.phases import Market, Trainer, prepare_market, supports_advice, try_advisor
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
+from src.agent.trainer import Trainer, supports_advice
 from src.agent.training import release, resolve_device
 from src.clean_up import CleanUps
 from src.configuration import Configuration, effective_yaml, gpu_settings
-from src.evidence.display import RunDisplay
-from src.evidence.evaluation import Fusion, SessionPool
-from src.evidence.run_folder import CONFIG_NAME, RunLog, sealed
+from src.evaluation.playing import Fusion, SessionPool
 from src.files import write_atomically
+from src.monitoring.display import RunDisplay
+from src.monitoring.run_log import RunLog
+from src.runs.run_folder import CONFIG_NAME, sealed
 from src.runs.threads import ThreadDeaths
 from src.trading.session_batch import SessionBatch
 

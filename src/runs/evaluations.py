@@ -11,23 +11,24 @@ from typing import Any
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.table import AdviceTable
-from src.agent.phases import EVALUATION_PHASE, Market
+from src.agent.market import Market
+from src.agent.trainer import EVALUATION_PHASE
 from src.agent.training import phase_seed
-from src.evidence.assembly import FeatureAssembly
-from src.evidence.attempts import pass_facts, simulate_attempts
-from src.evidence.conclusions import seed_facts, statistics_facts
-from src.evidence.cost_stress import CostStress, stress_costs
-from src.evidence.evaluation import HybridArm, PolicyArm, evaluate, standard_arms
-from src.evidence.forecast import forecast_facts
-from src.evidence.intervals import block_length
-from src.evidence.placebo import placebo_facts
-from src.evidence.reliance import reliance_arms
-from src.evidence.report import advice_facts
-from src.evidence.seeds import SeededResults, by_arm, seeded_arms
-from src.evidence.trade_log import chart_facts, choose_sessions, record
-from src.evidence.trials import TrialLedger, configuration_hash
+from src.evaluation.assembly import FeatureAssembly
+from src.evaluation.attempts import pass_facts, simulate_attempts
+from src.evaluation.cost_stress import CostStress, stress_costs
+from src.evaluation.forecast import forecast_facts
+from src.evaluation.placebo import placebo_facts
+from src.evaluation.playing import HybridArm, PolicyArm, evaluate, standard_arms
+from src.evaluation.reliance import reliance_arms
+from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
+from src.evaluation.trade_log import chart_facts, choose_sessions, record
+from src.report.conclusions import seed_facts, statistics_facts
+from src.report.facts import advice_facts
 from src.runs.bench import Bench
 from src.runs.inputs import trial_inputs
+from src.statistics.intervals import block_length
+from src.statistics.trials import TrialLedger, configuration_hash
 from src.trading.session_batch import SessionBatch
 
 

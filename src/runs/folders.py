@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.errors import UserError
-from src.evidence.run_folder import OutputError, check_writable
 from src.files import kind_of, read_regular, write_atomically
+from src.outputs import OutputError, check_writable
 from src.runs.ledger import LEDGER_NAME
 
 MODE = "pipeline"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from src.agent.phases import Market
+from src.agent.market import Market
 from src.agent.rollout_plan import RolloutPlan
 from src.configuration import Configuration
 

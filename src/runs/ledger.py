@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from src.agent.ppo import Library
 from src.errors import UserError
-from src.evidence.run_folder import plain_json, write_json
-from src.files import read_regular
+from src.files import plain_json, read_regular, write_json
 from src.runs.run_files import FileFacts
 
 LEDGER_NAME = "ledger.json"

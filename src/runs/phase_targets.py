@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from src.configuration import Configuration
-from src.evidence.report import judge, percent_of
-from src.evidence.targets import GPU_REMEDY, GPU_UTILIZATION
+from src.report.facts import judge, percent_of
+from src.report.targets import GPU_REMEDY, GPU_UTILIZATION
 from src.runs.ledger import Ledger
 
 

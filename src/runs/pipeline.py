@@ -19,20 +19,22 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table, save_table
 from src.advisor.tabulation import TabulationRecord
+from src.agent.advising import tabulate_advice
 from src.agent.export import export_base, export_data, export_hybrid
-from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
+from src.agent.market import Market, compile_kernel
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
+from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.errors import InterruptedRun, UserError
-from src.evidence.console_summary import print_summary
-from src.evidence.page import write_page
-from src.evidence.placebo import placebo_table
-from src.evidence.production import estimate_production
-from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
-from src.evidence.run_folder import output_errors_in_words
+from src.evaluation.placebo import placebo_table
+from src.evaluation.production import estimate_production
 from src.files import read_regular
+from src.outputs import output_errors_in_words
+from src.report.console import print_summary
+from src.report.facts import asking_facts, data_facts, rules_facts, run_facts
+from src.report.page import write_page
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
 from src.runs.folders import EXPORTS, LOG_NAME, TRAININGS, only_run_in

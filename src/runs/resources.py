@@ -10,7 +10,7 @@ import torch
 
 from src.agent.settings import HardwareSettings, PhaseUsage
 from src.agent.training import set_threads
-from src.evidence.report import versions
+from src.report.facts import versions
 
 GB = 1e9
 

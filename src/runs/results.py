@@ -12,18 +12,18 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.table import AdviceTable
 from src.advisor.tabulation import TabulationRecord
-from src.agent.phases import Market
-from src.evidence.answers import answers
-from src.evidence.conclusions import overall
-from src.evidence.leak_words import SEALED
-from src.evidence.leaks import checks_of, leak_facts, with_finding
-from src.evidence.page import write_page
-from src.evidence.report import SCHEMA_VERSION, is_passed, judge_targets
-from src.evidence.run_folder import write_json
-from src.evidence.sealed import check_advice, check_drawn, drawn_sessions
-from src.evidence.targets import GPU_UTILIZATION
-from src.evidence.timelines import hardware_timeline, learning_curves
-from src.evidence.verdict import verdict
+from src.agent.market import Market
+from src.evaluation.leak_words import SEALED
+from src.evaluation.leaks import checks_of, leak_facts, with_finding
+from src.evaluation.sealed import check_advice, check_drawn, drawn_sessions
+from src.files import write_json
+from src.monitoring.timelines import hardware_timeline, learning_curves
+from src.report.answers import answers
+from src.report.conclusions import overall
+from src.report.facts import SCHEMA_VERSION, is_passed, judge_targets
+from src.report.page import write_page
+from src.report.targets import GPU_UTILIZATION
+from src.report.verdict import verdict
 from src.runs.bench import Bench
 from src.runs.cached import cache_facts
 

@@ -12,7 +12,6 @@ from src.agent.checkpoints import CheckpointMismatch
 from src.agent.rollout_plan import RolloutPlan
 from src.configuration import Configuration, build_config, load_config_file
 from src.errors import UserError
-from src.evidence.run_folder import CONFIG_NAME, make_run_folder
 from src.files import read_regular
 from src.runs.bench import Bench, plans_of
 from src.runs.folders import MADE_BESIDES, MODE, newest_run, runs_of, set_aside
@@ -29,6 +28,7 @@ from src.runs.run_files import (
     set_odd_aside,
     write_manifest,
 )
+from src.runs.run_folder import CONFIG_NAME, make_run_folder
 
 PHASES = ("phase1", "phase2", "phase3")
 CHANGING = re.compile(r"metrics\.jsonl$|config\.yaml$|report\.(json|html)$|phase\d/.*/checkpoint-\d+/")

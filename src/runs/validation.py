@@ -10,24 +10,27 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.table import AdviceTable
+from src.agent.advising import tabulate_advice
 from src.agent.export import export_base, export_data, export_hybrid
-from src.agent.phases import Market, Trainer, compile_kernel, tabulate_advice
+from src.agent.market import Market, compile_kernel
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
+from src.agent.trainer import Trainer
 from src.agent.training import set_threads
 from src.clean_up import closing
 from src.errors import InterruptedRun
-from src.evidence.console_summary import print_summary
-from src.evidence.leak_words import SEALED
-from src.evidence.leaks import with_finding
-from src.evidence.placebo import placebo_table
-from src.evidence.production import estimate_production
-from src.evidence.report import asking_facts, data_facts, rules_facts, run_facts
-from src.evidence.run_folder import check_writable, make_run_folder, output_errors_in_words
+from src.evaluation.leak_words import SEALED
+from src.evaluation.leaks import with_finding
+from src.evaluation.placebo import placebo_table
+from src.evaluation.production import estimate_production
+from src.outputs import check_writable, output_errors_in_words
+from src.report.console import print_summary
+from src.report.facts import asking_facts, data_facts, rules_facts, run_facts
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
 from src.runs.results import drawn, finish, look_ahead, seeded, with_sessions_read
 from src.runs.run_files import facts_of, files_in, write_manifest
+from src.runs.run_folder import make_run_folder
 from src.runs.walk_forward import folds_of, walk_forward
 
 

@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from src.agent.phases import EVALUATION_PHASE, Market, Trainer, tabulate_advice
+from src.agent.advising import tabulate_advice
+from src.agent.market import Market
 from src.agent.rollout_plan import RolloutPlan
+from src.agent.trainer import EVALUATION_PHASE, Trainer
 from src.agent.training import phase_seed
 from src.clean_up import closing
 from src.errors import BarDataError
-from src.evidence.assembly import FeatureAssembly
-from src.evidence.evaluation import evaluate, standard_arms
-from src.evidence.intervals import paired_interval
-from src.evidence.sealed import check_advice, check_drawn
+from src.evaluation.assembly import FeatureAssembly
+from src.evaluation.playing import evaluate, standard_arms
+from src.evaluation.sealed import check_advice, check_drawn
 from src.market.bars import frozen
 from src.market.split import Split, embargo_for
 from src.runs.bench import Bench
 from src.runs.results import FOLD
+from src.statistics.intervals import paired_interval
 
 
 def folds_of(market: Market, n_folds: int, embargo: int | None) -> list[Split]:

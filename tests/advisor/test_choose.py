@@ -16,7 +16,7 @@ from src.advisor.models import load_model
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.settings import LLMSettings, budget_s
-from src.agent.phases import try_advisor
+from src.agent.advising import try_advisor
 from src.command_line import overrides_of, run_parser
 from src.errors import ConfigError, UserError
 from src.testing_framework import create_test_config

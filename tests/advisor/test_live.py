@@ -11,7 +11,7 @@ from src.advisor.live import N_ADVICE_FEATURES, LiveFeatures, answer_key
 from src.advisor.mock import MockAdvisor
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, encode
 from src.advisor.table import tabulate
-from src.evidence.look_ahead import first_bars
+from src.evaluation.look_ahead import first_bars
 from src.market.settings import DataSettings
 from src.testing_framework import OptimizedFeatureCache
 from src.trading.layout import ACCOUNT_RISK, CONTEXT, LONG_LOSING, LONG_WINNING, OPINION

@@ -19,9 +19,9 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.agent.checkpoints import Snapshot
-from src.agent.phases import BASE_PHASE, FINETUNE_PHASE
 from src.agent.ppo import TimedMaskablePPO, generator_states
 from src.agent.settings import Learner
+from src.agent.trainer import BASE_PHASE, FINETUNE_PHASE
 from src.agent.training import build_base, build_finetuned, phase_seed, weight_ramp
 from src.agent.training_state import capture, restore
 from src.testing_framework import BatchedCallback

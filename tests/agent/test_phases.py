@@ -11,9 +11,11 @@ import pytest
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import empty_table
-from src.agent.phases import prepare_market, supports_advice, tabulate_advice
+from src.agent.advising import tabulate_advice
+from src.agent.market import prepare_market
+from src.agent.trainer import supports_advice
 from src.errors import ConfigError, MarketError
-from src.evidence.production import estimate_production
+from src.evaluation.production import estimate_production
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
 from src.market.settings import DataSettings
 from src.trading.settings import EnvironmentSettings
@@ -98,11 +100,11 @@ import sys
 sys.path.insert(0, ".")
 from numba.core.dispatcher import Dispatcher
 from src.advisor.table import empty_table
-from src.agent.phases import compile_kernel
-from src.evidence.evaluation import FeatureAssembly, FlatArm, evaluate
+from src.agent.market import compile_kernel
+from src.evaluation.playing import FeatureAssembly, FlatArm, evaluate
 from src.trading import kernel
 from tests import small_runs
-from tests.evidence.test_evaluation import pool_of
+from tests.evaluation.test_evaluation import pool_of
 
 def signatures():
     return {name: len(f.signatures) for name, f in vars(kernel).items() if isinstance(f, Dispatcher)}

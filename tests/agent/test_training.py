@@ -25,7 +25,7 @@ from src.agent.training import (
     weight_ramp,
 )
 from src.errors import ConfigError
-from src.evidence.production import estimate_production
+from src.evaluation.production import estimate_production
 from src.trading.layout import OPINION
 from tests import small_runs
 from tests.agent.opinion_env import random_masks, random_observations

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.evidence.quality_words import by_reason, quality_lines
 from src.market.bars import Bars, make_bars
 from src.market.coverage import HOURS, coverage_of, weekdays
 from src.market.files.reading import Candidate, ClockReading, Finding, MarketReading, Reading, Roll
@@ -25,6 +24,7 @@ from src.market.quality import quality_facts, recurring_words
 from src.market.sessions import Schedule, calendar_schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.tables import MarketTables
+from src.report.quality_words import by_reason, quality_lines
 from tests.market.bar_makers import bar_table, schedule_from, scheduled_slots, walk_bars, write_csv
 
 NEW_YORK = ZoneInfo("America/New_York")

@@ -15,13 +15,14 @@ from rich.console import Console
 
 from src.agent.policy_files import load_policy
 from src.errors import EXIT_BAD_INPUT, EXIT_TARGET_MISSED, UserError
-from src.evidence.run_folder import OutputError, check_seal
+from src.outputs import OutputError
 from src.runs import run_files
 from src.runs.damage import DAMAGES, bait_of, damages_of, fault_of
 from src.runs.damage import Ended as EndedProcess
 from src.runs.kills import results_of
 from src.runs.ledger import seal
 from src.runs.run_files import FilesDamaged, damage, facts_of, files_in, set_odd_aside
+from src.runs.run_folder import check_seal
 from src.testing_framework import TestingFramework
 from tests.runs.pipeline_runs import Pipelines, contents, differing, in_step, pipelines_in, run_of, terminate
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import EXIT_BAD_INPUT, UserError
-from src.evidence.run_folder import OutputError, make_run_folder
+from src.outputs import OutputError
 from src.runs.folders import log_length, newest_run, only_run_in, set_aside
+from src.runs.run_folder import make_run_folder
 from tests.forked_command import ROOT
 from tests.runs.pipeline_runs import Ended, Pipelines, in_step, pipelines_in, run_of
 
@@ -193,7 +194,7 @@ def test_a_clock_that_went_back_makes_no_older_run_the_newest(tmp_path: Path, mo
         def now(cls) -> datetime:
             return cls.at
 
-    monkeypatch.setattr("src.evidence.run_folder.datetime", Clock)
+    monkeypatch.setattr("src.runs.run_folder.datetime", Clock)
     made = []
     for market, hours in (("NQ", 0), ("NQ", -5), ("ES", -3), ("NQ", -9), ("NQ", 1)):
         Clock.at = datetime(2026, 3, 1, 12) + timedelta(hours=hours)

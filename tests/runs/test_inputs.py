@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.agent.phases import Market
+from src.agent.market import Market
 from src.agent.rollout_plan import plan_rollouts
 from src.configuration import Configuration
 from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint

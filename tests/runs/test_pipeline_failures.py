@@ -30,7 +30,7 @@ from src.errors import (
     TrainingDiverged,
     UserError,
 )
-from src.evidence.run_folder import OutputError
+from src.outputs import OutputError
 from src.runs.ledger import seal
 from src.runs.phase_tries import PhaseFailed
 from src.runs.resources import apply_usage, memory_now, release_all

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import EXIT_TARGET_MISSED, ThreadDied
-from src.evidence import hardware
+from src.monitoring import hardware
 from src.runs.threads import ThreadDeaths
 from src.testing_framework import TestingFramework
 from tests.tiny_runs import tiny_config

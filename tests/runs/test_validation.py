@@ -16,14 +16,14 @@ import torch
 from rich.console import Console
 
 from src.advisor.table import AdviceTable
-from src.agent.phases import Trainer
+from src.agent.trainer import Trainer
 from src.errors import BarDataError
-from src.evidence.page.__main__ import main as rebuild_page
-from src.evidence.placebo import placebo_table
-from src.evidence.schema import check_report
-from src.evidence.trials import TrialLedger
+from src.evaluation.placebo import placebo_table
+from src.report.page.__main__ import main as rebuild_page
+from src.report.schema import check_report
+from src.statistics.trials import TrialLedger
 from src.testing_framework import TestingFramework
-from tests.evidence.page_reader import PageReader
+from tests.report.page_reader import PageReader
 from tests.tiny_runs import bar_files, quick_calendar, tiny_config, weights_in
 
 pytestmark = pytest.mark.slow

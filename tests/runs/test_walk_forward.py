@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.agent.phases import Market
+from src.agent.market import Market
 from src.errors import BarDataError
-from src.evidence.schema import check_report
+from src.report.schema import check_report
 from src.runs import walk_forward
 from src.runs.walk_forward import folds_of
 from tests.tiny_runs import Seen, bar_files, quick_calendar, tiny_config, whole_run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from src.checks.report import write_bars
 from src.market.synthetic import synthetic_bars
-from src.validation.checks_report import write_bars
 from tests.forked_command import ROOT, CommandServer, Finished
 
 SHORT_RUN = ("--mock-llm", "--quick", "--timesteps", "64")

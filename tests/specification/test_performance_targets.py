@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from src.evidence.report import is_passed, judge_targets
+from src.report.facts import is_passed, judge_targets
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.results import _measured

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.evidence.hardware import SAMPLE_FIELDS
+from src.monitoring.hardware import SAMPLE_FIELDS
 from tests.specification.python_calls import run
 
 

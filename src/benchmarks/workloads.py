@@ -1,0 +1,88 @@
+"""Workloads of the benchmarks: one market, the same decisions, look-ups and matrix products for both modes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from src.agent.learner.products import use_threads
+from src.agent.market import Market, market_of
+from src.agent.ppo import Library
+from src.agent.rollout_plan import RolloutPlan
+from src.market.contracts import get_contract
+from src.market.load import build_tables
+from src.market.settings import DataSettings
+from src.market.synthetic import synthetic_bars
+from src.trading.layout import N_ACTIONS
+from src.trading.params import make_params
+from src.trading.rules import load_rule_profile
+from src.trading.settings import EnvironmentSettings
+
+
+def synthetic_market(sessions: int = 60) -> Market:
+    """Synthetic 5-minute bars of NQ; files in data/ are not read."""
+    environment, data = EnvironmentSettings(), DataSettings()
+    rules = load_rule_profile(environment.rule_profile)
+    bars = synthetic_bars("NQ", sessions, 5, seed=0)
+    tables = build_tables(bars, data, trading_hours=environment.trading_hours)
+    return market_of(tables, data, rules, make_params(environment, get_contract("NQ"), rules))
+
+
+def decisions(n: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+    """The five arrays of `fuse_batch` for `n` decisions: a seventh of the advice abstains."""
+    rl_actions, llm_actions = rng.integers(0, N_ACTIONS, n), rng.integers(-1, N_ACTIONS, n)
+    rl_confidences, llm_confidences, risk = rng.random((3, n), dtype=np.float32)
+    return rl_actions, rl_confidences, llm_actions, llm_confidences, risk
+
+
+def lookups(capacity: int, batch: int, hit_rate: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows to look up, int64[k, batch]: a cache of `capacity` rows keeps finding the share `hit_rate` of them.
+
+    The hits go to an eighth of the capacity, which is used so often that it hardly ever leaves (for hit rates from 0.3
+    on); the others come round only when ten capacities of other rows have been asked for.
+    """
+    hot, cold = capacity // 8, 10 * capacity
+    n_batches = int(np.ceil(cold / (1.0 - hit_rate) / batch))
+    is_hit = rng.random(n_batches * batch) < hit_rate
+    rows = np.where(is_hit, rng.integers(0, hot, is_hit.size), hot + (np.cumsum(~is_hit) - 1) % cold)
+    return rows.reshape(n_batches, batch)
+
+
+def matrix_products(
+    layers: Sequence[int], plan: RolloutPlan, n_epochs: int, library: Library = "torch"
+) -> Callable[[], object]:
+    """The matrix products of the hidden layers in one rollout and its update, policy and value network both.
+
+    Forward; and in the update the weights' gradients, and the inputs' but for the first layer's: 5.04 MFLOP a timestep
+    for layers 261, 256, 128 and 5 epochs.
+    """
+    forward: list[tuple[torch.Tensor, torch.Tensor]] = []
+    backward: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for rows, pairs in ((plan.n_envs, forward), (plan.batch_size, backward)):
+        for depth, (wide, narrow) in enumerate(itertools.pairwise(layers)):
+            x, weight, gradient = torch.ones(rows, wide), torch.ones(wide, narrow), torch.ones(rows, narrow)
+            pairs.append((x, weight))
+            if pairs is backward:
+                pairs.append((x.t(), gradient))
+                if depth:
+                    pairs.append((gradient, weight.t()))
+    updates = n_epochs * plan.n_envs * plan.n_steps // plan.batch_size
+    work = [*forward * (2 * plan.n_steps), *backward * (2 * updates)]
+    arrays = [(left.numpy(), right.numpy()) for left, right in work]
+
+    def multiply() -> int:
+        if library == "torch":
+            for left, right in work:
+                torch.mm(left, right)
+            return len(work)
+        use_threads(library)
+        for a, b in arrays:
+            np.matmul(a, b)
+        return len(work)
+
+    return multiply

@@ -1,0 +1,1 @@
+"""Markets whose answer is known: what training must learn there, and what it must not."""

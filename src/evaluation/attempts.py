@@ -1,0 +1,338 @@
+"""Simulated attempts at a prop firm's evaluation: does a policy reach the target before a rule ends the account?
+
+Each attempt plays the sealed sessions in a resampled order with one account: balance, peak, threshold, days left and
+streaks carry over from session to session until it passes, breaches or runs out of days. The result is a simulated rule
+check; the caveats of the rule profile say what it leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.evaluation.playing import Arm, begin_count, feed_of
+from src.evaluation.settings import FEWEST_ATTEMPTS
+from src.statistics.samples import FEW_SESSIONS
+from src.trading.layout import OPINION
+from src.trading.rules import RuleProfile
+from src.trading.session_batch import SessionBatch
+
+PASSED, BREACHED, EXPIRED = range(3)
+OUTCOMES = ("passed", "breached", "expired")
+PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
+WAVE = 200
+"""Attempts per batch. Fixed: a policy's last digits depend on its batch size, so a size that followed the machine's
+speed would make the outcomes depend on it too."""
+_CHUNK = 10_000
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True, eq=False)
+class EquityFan:
+    """Percentiles of equity by day: `equity_usd` float64[percentiles, days + 1], day 0 is the start of the attempt.
+
+    A finished attempt keeps its last equity.
+    """
+
+    percentiles: tuple[float, ...]
+    equity_usd: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ArmAttempts:
+    """Outcomes of one arm's attempts.
+
+    `monte_carlo_error_frac` is the binomial standard error of `passed_frac` from the finite number of attempts alone.
+    `session_error_frac` is its standard error over the choice of sealed sessions, `passed_low_frac` to
+    `passed_high_frac` the corresponding 95% interval; None if they are not known, with `session_reason`. `outcome`
+    int8[k] (indices into `OUTCOMES`) and `days` int64[k] are by attempt; `median_days_to_pass` is of those that passed.
+    """
+
+    name: str
+    attempts: int
+    passed_frac: float
+    breached_frac: float
+    expired_frac: float
+    median_days_to_pass: float | None
+    monte_carlo_error_frac: float
+    session_error_frac: float | None
+    passed_low_frac: float | None
+    passed_high_frac: float | None
+    session_reason: str
+    fan: EquityFan
+    outcome: NDArray[np.int8]
+    days: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PassSimulation:
+    """Attempts of several arms on the same resampled orders of sessions; `reason` says why there are none, or is empty.
+
+    `horizon_days` is the profile's time limit, or the given cap if it has none (`is_capped`). `threshold_usd` is the
+    trailing amount, None if there is none. Money is US dollars, days are sessions.
+    """
+
+    profile: str
+    as_of: str
+    sessions: int
+    start_balance_usd: float
+    profit_target_usd: float | None
+    threshold_usd: float | None
+    horizon_days: int
+    is_capped: bool
+    min_days: int
+    block_length: float
+    attempts_asked: int
+    seconds: float = 0.0
+    arms: dict[str, ArmAttempts] = field(default_factory=dict)
+    reason: str = ""
+
+
+def simulate_attempts(
+    arms: Sequence[Arm],
+    make_batch: Callable[[], SessionBatch],
+    first_bars: NDArray[Any],
+    rules: RuleProfile,
+    *,
+    attempts: int,
+    budget_s: float,
+    seed: int,
+    block_length: float,
+    max_days: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> PassSimulation:
+    """Simulate up to `attempts` evaluation attempts per arm within `budget_s` seconds.
+
+    `make_batch` builds a `SessionBatch` with tables, over a tape with the arms' advice and accounts of `rules`;
+    `first_bars` int[n] are the first tradable bars of the sealed sessions in time order, which attempts draw in blocks
+    of mean length `block_length`. Attempt i of a seed plays the same sessions with every arm, whatever the number of
+    attempts: the budget only decides where the sequence stops, and never before FEWEST_ATTEMPTS (or `attempts`).
+
+    An attempt passes, and stops trading, as soon as it is flat with the profit target reached and `min_days` sessions
+    started. A breach ends it at once. It expires after `rules.expiry_days` sessions, or `max_days` if the profile has
+    no time limit. Nothing is simulated with fewer than FEW_SESSIONS sessions or without a profit target.
+
+    Raises: ValueError for accounts of other rules, and for an arm with its own advice (attempts support only the
+    tape's).
+    """
+    target = rules.profit_target_usd
+    horizon = rules.expiry_days or max_days
+    simulation = PassSimulation(
+        profile=rules.name,
+        as_of=rules.as_of.isoformat(),
+        sessions=len(first_bars),
+        start_balance_usd=float(rules.start_balance_usd),
+        profit_target_usd=None if target is None else float(target),
+        threshold_usd=None if rules.trail_usd is None else float(rules.trail_usd),
+        horizon_days=horizon,
+        is_capped=rules.expiry_days is None,
+        min_days=rules.min_days,
+        block_length=block_length,
+        attempts_asked=attempts,
+    )
+    if target is None:
+        return replace(simulation, reason=f"the rule profile {rules.name} has no profit target to pass")
+    if (n := len(first_bars)) < FEW_SESSIONS:
+        return replace(simulation, reason=f"{n} sealed sessions are too few to resample (minimum {FEW_SESSIONS})")
+    if attempts < 1 or max_days < 1 or not block_length >= 1.0:
+        raise ValueError(
+            f"attempts, max_days and block_length must be at least 1, not {attempts}, {max_days} and {block_length}"
+        )
+    tables = [_Attempts(arm, make_batch(), np.asarray(first_bars), rules, horizon) for arm in arms]
+    began, made, waves = clock(), 0, 0
+    orders: list[NDArray[np.int64]] = []
+    while made < attempts:
+        spent = clock() - began
+        if made >= FEWEST_ATTEMPTS and spent + spent / waves > budget_s:
+            break
+        rng = np.random.default_rng([seed, waves])
+        wave = session_orders(len(first_bars), block_length, min(WAVE, attempts - made), horizon, rng)
+        for table in tables:
+            table.live(wave)
+        orders.append(wave)
+        made += len(wave)
+        waves += 1
+    lived = np.concatenate(orders)
+    found = {table.name: table.figures(lived, len(first_bars), block_length) for table in tables}
+    return replace(simulation, arms=found, seconds=clock() - began)
+
+
+def pass_facts(simulation: PassSimulation) -> dict[str, Any]:
+    """Report section `pass_simulation`: everything except the figures by attempt; the fan in whole cents."""
+
+    def of_arm(arm: ArmAttempts) -> dict[str, Any]:
+        fan = {"percentiles": list(arm.fan.percentiles), "equity_usd": np.round(arm.fan.equity_usd, 2).tolist()}
+        facts = {name: value for name, value in vars(arm).items() if name not in ("name", "outcome", "days")}
+        return {**facts, "fan": fan}
+
+    return {**vars(simulation), "arms": {name: of_arm(arm) for name, arm in simulation.arms.items()}}
+
+
+def session_orders(
+    n: int, block_length: float, attempts: int, days: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Session numbers int64[attempts, days] of each attempt: stationary blocks of 0..n-1.
+
+    Each row starts at a random session; with probability 1 / block_length the next day starts a new block, otherwise it
+    follows the day before (the first session after the last). The first rows do not depend on how many are requested.
+
+    References: Politis & Romano, The Stationary Bootstrap, JASA 89, 1994.
+    """
+    draws = rng.random((attempts, days, 2))
+    orders = (draws[:, :, 0] * n).astype(np.int64)
+    for day in range(1, days):
+        follows = draws[:, day, 1] >= 1.0 / block_length
+        orders[:, day] = np.where(follows, (orders[:, day - 1] + 1) % n, orders[:, day])
+    return orders
+
+
+def session_variance(values: NDArray[np.float64], orders: NDArray[np.int64], n: int, block_length: float) -> float:
+    """Sampling variance of the mean of `values` float64[k] over the choice of the n sessions.
+
+    `orders` int64[k, days] are the sessions behind each value. The result may be negative if the true variance is small
+    compared with the noise of few attempts.
+
+    Notes: the infinitesimal jackknife of a resampled mean sums over sessions the squared covariance C_i of a value with
+    the number of times session i occurs in it. Products of covariances exclude pairs of the same attempt, which removes
+    the bias of a finite number of attempts. In blocks, with r = 1 - 1 / block_length, C_i includes neighbours l
+    sessions away with weight r^|l|; the sum becomes C' K^-1 C with K_ij = r^|i-j| around the circle,
+    ((1 + r^2) sum C_i^2 - 2 r sum C_i C_(i+1)) / (1 - r^2), which for a sum over days is the long-run variance of the
+    stationary bootstrap. First order: the effects of sessions are taken to add up over the days.
+
+    References: Efron, Estimation and Accuracy After Model Selection, JASA 109, 2014; Wager, Hastie & Efron, Confidence
+    Intervals for Random Forests, JMLR 15, 2014.
+    """
+    k, days = orders.shape
+    centred = values - values.mean()
+    total = np.zeros(n)
+    same = np.zeros(2)
+    for begun in range(0, k, _CHUNK):
+        rows = orders[begun : begun + _CHUNK]
+        counts = np.zeros((len(rows), n))
+        np.add.at(counts, (np.arange(len(rows))[:, np.newaxis], rows), 1.0)
+        products = centred[begun : begun + _CHUNK, np.newaxis] * (counts - days / n)
+        total += products.sum(axis=0)
+        same += (products**2).sum(), (products * np.roll(products, -1, axis=1)).sum()
+    squares, neighbours = (np.array([total @ total, total @ np.roll(total, -1)]) - same) / (k * (k - 1))
+    r = 1.0 - 1.0 / block_length
+    return float(((1.0 + r**2) * squares - 2.0 * r * neighbours) / (1.0 - r**2))
+
+
+class _Attempts:
+    """One arm's attempts, batch by batch."""
+
+    def __init__(
+        self, arm: Arm, batch: SessionBatch, first_bars: NDArray[Any], rules: RuleProfile, horizon: int
+    ) -> None:
+        _check(arm, batch, rules)
+        begin_count(arm)
+        self.name = arm.name
+        self._arm, self._batch, self._first_bars = arm, batch, first_bars
+        self._horizon, self._min_days = horizon, rules.min_days
+        self._start_cents = int(batch.params["start_balance_cents"])
+        self._goal_cents = self._start_cents + int(batch.params["target_cents"])
+        self._outcome: list[NDArray[np.int8]] = []
+        self._days: list[NDArray[np.int64]] = []
+        self._equity_cents: list[NDArray[np.int64]] = []
+
+    def live(self, orders: NDArray[np.int64]) -> None:
+        """Play attempts over these sessions, int64[k, horizon], in parallel."""
+        k = len(orders)
+        outcome, days = np.full(k, EXPIRED, np.int8), np.full(k, self._horizon)
+        equity = np.full((k, self._horizon + 1), self._start_cents)
+        alive, carried = np.arange(k), None
+        for day in range(1, self._horizon + 1):
+            self._batch.begin(self._first_bars[orders[alive, day - 1]], carried)
+            passed = self._play(day)
+            accounts = self._batch.accounts
+            breached = accounts["breached"] != 0
+            equity[alive, day:] = accounts["cash_cents"][:, np.newaxis]
+            # A trailing threshold may end an account above the target; that is still a breach.
+            for ended, how in ((passed, PASSED), (breached, BREACHED)):
+                outcome[alive[ended]] = how
+                days[alive[ended]] = day
+            goes_on = ~passed & ~breached
+            alive, carried = alive[goes_on], accounts[goes_on]
+            if not len(alive):
+                break
+        self._outcome.append(outcome)
+        self._days.append(days)
+        self._equity_cents.append(equity)
+
+    def _play(self, day: int) -> NDArray[np.bool_]:
+        """Play one session of all live accounts; returns which reached the target and stopped, bool[n]."""
+        batch, arm = self._batch, self._arm
+        passed = self._at_goal(day)
+        while not batch.over.all():
+            opinions = batch.obs[:, OPINION].copy() if arm.sees_advice else None
+            batch.step(arm.act(batch, opinions))
+            passed |= self._at_goal(day)
+        return passed
+
+    def _at_goal(self, day: int) -> NDArray[np.bool_]:
+        accounts = self._batch.accounts
+        if day < self._min_days:
+            return np.zeros(self._batch.n, np.bool_)
+        at_goal = (accounts["position"] == 0) & (accounts["cash_cents"] >= self._goal_cents)
+        self._batch.over |= at_goal
+        return at_goal
+
+    def figures(self, orders: NDArray[np.int64], n: int, block_length: float) -> ArmAttempts:
+        """Pass rates, errors and the fan of all attempts so far; `orders` int64[k, horizon] are their sessions."""
+        outcome, days = np.concatenate(self._outcome), np.concatenate(self._days)
+        equity = np.concatenate(self._equity_cents) / 100.0
+        k, passed = len(outcome), outcome == PASSED
+        p = float(passed.mean())
+        error, low, high, reason = _session_error(passed.astype(np.float64), orders, n, block_length)
+        return ArmAttempts(
+            name=self.name,
+            attempts=k,
+            passed_frac=p,
+            breached_frac=float((outcome == BREACHED).mean()),
+            expired_frac=float((outcome == EXPIRED).mean()),
+            median_days_to_pass=float(np.median(days[passed])) if passed.any() else None,
+            monte_carlo_error_frac=math.sqrt(p * (1.0 - p) / k),
+            session_error_frac=error,
+            passed_low_frac=low,
+            passed_high_frac=high,
+            session_reason=reason,
+            fan=EquityFan(PERCENTILES, np.percentile(equity, PERCENTILES, axis=0)),
+            outcome=outcome,
+            days=days,
+        )
+
+
+def _session_error(
+    passed: NDArray[np.float64], orders: NDArray[np.int64], n: int, block_length: float
+) -> tuple[float | None, float | None, float | None, str]:
+    """Standard error, 95% interval (in log odds, to stay within 0 to 1), and why there is none."""
+    p = float(passed.mean())
+    if p in (0.0, 1.0):
+        return None, None, None, "all attempts had the same outcome, so the effect of other sessions is unknown"
+    variance = session_variance(passed, orders, n, block_length)
+    if variance <= 0.0:
+        return None, None, None, "too small to separate from the noise of so few attempts"
+    error = math.sqrt(variance)
+    odds, reach = math.log(p / (1.0 - p)), _Z95 * error / (p * (1.0 - p))
+    low, high = (1.0 / (1.0 + math.exp(-(odds + side))) for side in (-reach, reach))
+    return error, low, high, ""
+
+
+def _check(arm: Arm, batch: SessionBatch, rules: RuleProfile) -> None:
+    """ValueError for input that would silently simulate something else."""
+    if feed_of(arm) is not None:
+        raise ValueError(f"arm {arm.name} has its own advice, but attempts support only the tape's advice")
+    if not batch.with_tables:
+        raise ValueError("attempts need a SessionBatch with tables, which writes context and opinions")
+    wanted = {**rules.to_params_fields(), "max_episode_steps": 0}
+    # Micros have their own limit; the profile alone does not say which one applies.
+    del wanted["max_contracts"]
+    other = {name: int(batch.params[name]) for name, value in wanted.items() if int(batch.params[name]) != value}
+    if other:
+        raise ValueError(f"the accounts do not follow {rules.name}: {other}, expected {wanted}")

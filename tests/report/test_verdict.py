@@ -1,0 +1,300 @@
+"""The verdict: each sentence from a figure of the report, and none that goes further."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.evaluation.leak_words import WHAT
+from src.report.answers import ENOUGH_TIMESTEPS
+from src.report.verdict import llm_words, verdict
+
+ENOUGH = {"n": 50, "level": "enough", "words": "enough sessions (50)"}
+LOW = {"n": 11, "level": "low", "words": "low power (11 of 40 sessions)"}
+FEW = {"n": 2, "level": "none", "words": "not enough sessions (2 of 40)"}
+Contrasts = dict[tuple[str, str], dict[str, Any]]
+
+
+def contrast(
+    arm: str, against: str, low: float | None, high: float | None, holm: float | None = None
+) -> dict[str, Any]:
+    return {
+        "arm": arm, "against": against, "low_usd": low, "high_usd": high, "level_frac": 0.95, "holm_p_value": holm,
+        "reason": "" if low is not None else "a session has no figure", "words": f"[{arm} and {against}]",
+    }  # fmt: skip
+
+
+def contrasts(
+    placebo: tuple[float | None, float | None] = (-5.0, 5.0),
+    alone: tuple[float | None, float | None] = (-5.0, 5.0),
+    learning: tuple[float | None, float | None] = (-5.0, 5.0),
+    holm: float | None = 0.01,
+) -> Contrasts:
+    made = [
+        contrast("hybrid", "hybrid_placebo", *placebo),
+        contrast("hybrid", "rl_only", *alone, holm=holm),
+        contrast("rl_only", "random_legal", *learning, holm=holm),
+    ]
+    return {(c["arm"], c["against"]): c for c in made}
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    return {
+        "phase": "base", "timesteps": ENOUGH_TIMESTEPS, "timesteps_requested": 49_000, "steps_per_s": 3210.0,
+        "seconds": 4.0, "update_s": 1.0, "checkpoint_s": 0.0, **changes,
+    }  # fmt: skip
+
+
+ARM = {"sessions": 11, "sessions_breached": 1.0, "sessions_daily_locked": 2.5}
+PASSES = {"attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_low_frac": 0.1, "passed_high_frac": 0.45}
+REPORT: dict[str, Any] = {
+    "training": [training()],
+    "look_ahead": {"checks": 4, "passed": True, "found": ""},
+    "hardware": {"phases": {"production": {"peak_gpu_memory_gb": None, "peak_ram_gb": 0.724}}},
+    "production_estimate": {"timesteps": 750_000, "hours": 12.0, "steps_per_s": 987.0},
+    "statistics": {"sample_size": LOW, "contrasts": list(contrasts().values())},
+    "seeds": {"values": [0, 1, 2]},
+    "data": {"synthetic": False},
+    "advice": {
+        "advisor": "mock",
+        "tabulation": {"count_k": 1200, "listed": 3000, "full_precision_agreement": None},
+        "coverage": {"train": 0.9, "sealed": 0.8},
+        "note": None,
+        "quantization": None,
+    },
+    "arms": {name: ARM for name in ("rl_only", "hybrid", "fused")},
+    "rules": {"profile": "apex_50k_eod_2026_03", "as_of": "2026-03-01"},
+    "overall": {"judgement": "No edge shown.", "reason": "Because."},
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The report above with other values at dotted (__) places."""
+    report = copy.deepcopy(REPORT)
+    for path, value in changes.items():
+        section: Any = report
+        *steps, last = path.split("__")
+        for step in steps:
+            section = section[step]
+        section[last] = value
+    return report
+
+
+def told(**changes: Any) -> str:
+    """The verdict on the changed report."""
+    return "\n".join(verdict(changed(**changes)))
+
+
+def of_llm(made: Contrasts, sample: dict[str, Any], seeds: int) -> str:
+    return llm_words(
+        changed(
+            statistics__sample_size=sample, statistics__contrasts=list(made.values()), seeds__values=[*range(seeds)]
+        )
+    )
+
+
+def test_it_says_what_was_trained_and_what_held_it_up() -> None:
+    assert told().startswith(
+        "Training: 50,000 base timesteps (49,000 requested) at 3,210 steps/s. Bottleneck: rollouts (75% of training "
+        "time)."
+    )
+    assert "Bottleneck: PPO update (75%" in told(training=[training(update_s=3.0)])
+    assert "Checkpoints" not in told()
+    assert "Checkpoints: 1.0 s (20.0% of training time)." in told(training=[training(checkpoint_s=1.0)])
+
+
+def test_with_an_environment_of_ones_own_its_share_is_told_apart() -> None:
+    own = {"environment": {"env_class": "my.module:Env"}}
+    text = told(training=[training(environment_s=2.0)], configuration=own)
+    assert "Bottleneck: environment (50% of training time; policy 25%; PPO update 25%)." in text
+    text = told(training=[training(environment_s=0.4)], configuration=own)
+    assert "Bottleneck: policy (65% of training time; PPO update 25%; environment 10%)." in text
+
+
+def test_it_never_says_that_nothing_leaks_only_that_nothing_was_found() -> None:
+    assert "Leaks: none found by these checks: 4 prefix recomputations." in told()
+    leak = {"checks": 1, "passed": False, "found": "window of bar 7"}
+    assert "Leaks: LEAK FOUND: window of bar 7." in told(look_ahead=leak)
+    part = {"passed": True, "found": "", "strata": {}}
+    parts = {name: {**part, "checks": 1_000 * n} for n, name in enumerate(WHAT, start=1)}
+    section = {"checks": 10_000, "passed": True, "found": "", "parts": parts}
+    assert (
+        "Leaks: none found by these checks: 1,000 bars with an altered future, 2,000 decisions, 3,000 fills, 4,000 "
+        "fits and trainings."
+    ) in told(look_ahead=section)
+    report = copy.deepcopy(REPORT)
+    del report["look_ahead"]
+    assert "Leaks" not in "\n".join(verdict(report))
+
+
+def test_how_long_production_takes_is_told_in_hours_or_minutes() -> None:
+    assert "750,000 timesteps would take 12.0 h at the 987 steps/s" in told()
+    assert "would take 3.0 min at" in told(production_estimate__hours=0.05)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [([0], "one seed"), ([4, 5], "2 seeds")])
+def test_it_says_on_how_much_the_evidence_rests(seeds: list[int], words: str) -> None:
+    assert f"Evidence: low power (11 of 40 sessions), {words}." in told(seeds__values=seeds)
+    assert f"Evidence on SYNTHETIC bars: low power (11 of 40 sessions), {words}." in told(
+        seeds__values=seeds, data__synthetic=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "holm", "words"),
+    [
+        ((1.0, 9.0), 0.01, "Learning: yes: [rl_only and random_legal]."),
+        ((1.0, 9.0), 0.06, "Learning: not shown on these sessions: [rl_only and random_legal]."),
+        ((-1.0, 9.0), 0.4, "Learning: not shown on these sessions: [rl_only and random_legal]."),
+        ((-9.0, -1.0), 0.01, "Learning: not shown on these sessions: [rl_only and random_legal]."),
+        ((None, None), None, "Learning: not shown (a session has no figure)."),
+    ],
+)
+def test_it_learns_where_the_difference_to_chance_is_shown(
+    bounds: tuple[float | None, float | None], holm: float | None, words: str
+) -> None:
+    assert words in told(statistics__contrasts=list(contrasts(learning=bounds, holm=holm).values()))
+
+
+def test_a_training_too_short_to_learn_is_not_measured_for_it() -> None:
+    short = told(training=[training(timesteps=ENOUGH_TIMESTEPS - 1)])
+    assert "Learning: not measured: 49,999 base timesteps are too few to learn (at least 50,000)." in short
+    assert "not measured" not in told()
+    assert "LLM (mock): not measured: after so short a training the arms differ only by chance." in short
+    few = told(training=[training(timesteps=ENOUGH_TIMESTEPS - 1)], statistics__sample_size=FEW)
+    assert "LLM (mock): not enough sessions (2 of 40) to tell whether it helps" in few
+    without_base = told(training=[{**training(), "phase": "rl_only"}])
+    assert "Learning: not measured: 0 base timesteps are too few to learn (at least 50,000)." in without_base
+
+
+@pytest.mark.parametrize(
+    ("placebo", "alone", "holm", "said"),
+    [
+        ((1.0, 9.0), (1.0, 9.0), 0.01, "helps"),
+        ((1.0, 9.0), (1.0, 9.0), 0.06, "no evidence either way"),
+        ((1.0, 9.0), (-1.0, 9.0), 0.5, "no evidence either way"),
+        ((-1.0, 9.0), (1.0, 9.0), 0.01, "no evidence either way"),
+        ((-1.0, 9.0), (-1.0, 9.0), 0.5, "no evidence either way"),
+        ((0.0, 0.0), (0.0, 0.0), 1.0, "no evidence either way"),
+        ((-9.0, -1.0), (-1.0, 9.0), 0.5, "hurts"),
+        ((-1.0, 9.0), (-9.0, -1.0), 0.01, "hurts"),
+        ((-1.0, 9.0), (-9.0, -1.0), 0.06, "no evidence either way"),
+        ((1.0, 9.0), (-9.0, -1.0), 0.01, "hurts"),
+        ((None, None), (1.0, 9.0), 0.01, "no evidence either way"),
+    ],
+)
+def test_advice_helps_only_where_both_comparisons_show_it(
+    placebo: tuple[float | None, float | None], alone: tuple[float, float], holm: float, said: str
+) -> None:
+    words = of_llm(contrasts(placebo, alone, holm=holm), ENOUGH, seeds=3)
+    assert words.startswith(f"{said}. Vs placebo: [hybrid and hybrid_placebo]. Vs RL alone: [hybrid and")
+    assert "One seed" not in words
+    assert of_llm(contrasts(placebo, alone, holm=holm), ENOUGH, seeds=1).endswith(
+        ". One seed: this holds for this one training only"
+    )
+
+
+def test_with_too_few_sessions_it_says_how_many_would_do() -> None:
+    words = of_llm(contrasts((None, None), (None, None)), FEW, seeds=1)
+    assert words == (
+        "not enough sessions (2 of 40) to tell whether it helps; a first look needs 40 sealed sessions and 3 seeds"
+    )
+
+
+@given(*[st.floats(-10, 10) for _ in range(4)], st.floats(0, 1))
+def test_it_never_helps_and_hurts_without_a_bound_beyond_zero(
+    a: float, b: float, c: float, d: float, holm: float
+) -> None:
+    placebo, alone = (min(a, b), max(a, b)), (min(c, d), max(c, d))
+    words = of_llm(contrasts(placebo, alone, holm=holm), ENOUGH, seeds=3)
+    if words.startswith("helps"):
+        assert placebo[0] > 0
+        assert alone[0] > 0
+        assert holm <= 0.05
+    if words.startswith("hurts"):
+        assert min(placebo[1], alone[1]) < 0
+
+
+def test_it_says_what_advice_covers_and_what_it_is_worth_as_evidence() -> None:
+    usual = told()
+    assert "Advice covers 1,200 of 3,000 situations: 90% of the training bars and 80% of the sealed bars." in usual
+    assert "Note:" not in usual
+    assert "the advisor abstains. Note: rules of thumb." in told(advice__note="rules of thumb")
+
+
+@pytest.mark.parametrize(
+    ("asking", "words"),
+    [
+        (
+            {"full_precision_agreement": 0.97, "full_precision_compared": 2000},
+            "same first choice as full precision in 97% of 2,000 situations.",
+        ),
+        (
+            {"full_precision_agreement": None, "full_precision_compared": 0, "full_precision_why_not": "no memory"},
+            "not compared with full precision: no memory.",
+        ),
+    ],
+)
+def test_quantized_weights_are_compared_with_whole_ones(asking: dict[str, Any], words: str) -> None:
+    tabulation = {**REPORT["advice"]["tabulation"], **asking}
+    assert f"int8 weights: {words}" in told(advice__quantization="int8", advice__tabulation=tabulation)
+    assert "weights:" not in told(advice__quantization="none", advice__tabulation=tabulation)
+
+
+@pytest.mark.parametrize(("mass", "is_said"), [(0.005, True), (0.0999, True), (0.1, False), (None, False)])
+def test_a_model_that_would_usually_say_something_else_is_told(mass: float | None, is_said: bool) -> None:
+    said = told(advice__tabulation={**REPORT["advice"]["tabulation"], "label_mass": mass})
+    assert ("of the model's probability falls on the answer labels (floor 10%)" in said) == is_said
+    if mass == 0.005:
+        assert "Only 0.5% of the model's probability" in said
+
+
+def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
+    usual = told()
+    assert (
+        "Simulated rule check: apex_50k_eod_2026_03 (as of 2026-03-01), 11 separate sessions: rl_only breached 1 and "
+        "hit its daily limit in 2.5; hybrid breached 1" in usual
+    )
+    assert "Survival" not in usual
+    passes = {"arms": {"rl_only": PASSES, "hybrid": {**PASSES, "passed_low_frac": None}}, "reason": ""}
+    assert told(pass_simulation=passes).splitlines()[-1] == (
+        "Survival: over 2,000 simulated evaluation attempts, rl_only passes 25% (95% CI 10% to 45%) and breaches in "
+        "60%; hybrid passes 25% and breaches in 60%."
+    )
+    none = {"arms": {}, "reason": "2 sealed sessions are too few to resample (minimum 10)"}
+    assert "Survival: not simulated: 2 sealed sessions are too few" in told(pass_simulation=none)
+
+
+def test_without_an_evaluation_it_speaks_of_training_and_time_only() -> None:
+    report = {key: REPORT[key] for key in ("training", "production_estimate", "hardware")}
+    lines = verdict(report)
+    assert [line.split(":")[0] for line in lines] == ["Training", "Production"]
+    assert verdict({"training": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("sampled", "words"),
+    [
+        ({}, "production networks."),
+        (
+            {"production": {"peak_gpu_memory_gb": None, "peak_ram_gb": 0.724}},
+            "production networks, using 0.72 GB of RAM.",
+        ),
+        (
+            {"production": {"peak_gpu_memory_gb": 3.2, "peak_ram_gb": 1.0}},
+            "production networks, using 3.20 GB of GPU memory and 1.00 GB of RAM.",
+        ),
+    ],
+)
+def test_production_takes_the_memory_that_was_sampled(sampled: dict[str, Any], words: str) -> None:
+    assert f"steps/s with the {words}" in told(hardware__phases=sampled)
+
+
+def test_no_word_claims_what_nobody_measured() -> None:
+    for words in (told(), told(statistics__contrasts=list(contrasts((1, 2), (1, 2), (1, 2)).values()))):
+        for word in ("validated", "complete", "guarantee", "does not leak", "achieved", "proven", "will pass"):
+            assert word not in words
