@@ -1,0 +1,63 @@
+"""Names of what is trained and what is evaluated, each said once.
+
+A member is one training of a run. Its fields, not a string made of them, travel from the ledger to the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+
+class Training(StrEnum):
+    """A training of one seed: the base policy, and the three fine-tuned from its weights."""
+
+    BASE = "base"
+    RL_ONLY = "rl_only"
+    HYBRID = "hybrid"
+    PLACEBO = "hybrid_placebo"
+
+
+FINE_TUNED = (Training.RL_ONLY, Training.HYBRID, Training.PLACEBO)
+
+
+class ArmName(StrEnum):
+    """What trades in an evaluation: the trained policies, and the arms they are measured against."""
+
+    FLAT = "flat"
+    RANDOM_LEGAL = "random_legal"
+    RL_ONLY = Training.RL_ONLY
+    HYBRID = Training.HYBRID
+    PLACEBO = Training.PLACEBO
+    FUSED = "fused"
+    ADVISOR_ONLY = "advisor_only"
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """One training. `fold` is 0 for the run's own split and counts walk-forward folds from 1."""
+
+    market: str
+    fold: int
+    seed: int
+    training: Training
+
+    @property
+    def base(self) -> Member:
+        """The member whose weights this one begins from; itself where it is a base."""
+        return replace(self, training=Training.BASE)
+
+    @property
+    def folder(self) -> str:
+        """Its folder below the run's, "/" between the parts."""
+        fold = f"fold-{self.fold}/" if self.fold else ""
+        return f"members/{fold}seed-{self.seed}/{self.training}"
+
+    def __str__(self) -> str:
+        """In words, for the console and for errors: `hybrid, seed 3, fold 2`."""
+        return f"{self.training}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as a row of the report or of the log holds them."""
+        return {"market": self.market, "phase": str(self.training), "seed": self.seed, "fold": self.fold}
