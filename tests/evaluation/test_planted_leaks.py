@@ -13,7 +13,7 @@ import pytest
 
 from src.advisor import tabulation
 from src.advisor.situations import market_codes
-from src.agent import phases
+from src.agent import advising
 from src.agent.market import Market, market_of
 from src.agent.trainer import Trainer
 from src.checks.catalogue import chosen
@@ -200,7 +200,7 @@ def environments_that_begin_in_sealed_sessions(monkeypatch: pytest.MonkeyPatch, 
 def advice_asked_for_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
     plant(
         monkeypatch,
-        phases.tabulate_advice,
+        advising.tabulate_advice,
         "market.bars_of(market.split.train)",
         "market.bars_of(np.concatenate((market.split.train, market.split.test)))",
     )
