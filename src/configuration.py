@@ -222,7 +222,7 @@ def build_config(
         config = _validated(model, values, place)
     _check_phase_targets(config, place(("validation", "required")))
     _check_can_go_on(config, place)
-    _check_one_training(config, place)
+    _check_one_split(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
@@ -281,14 +281,13 @@ def _check_can_go_on(config: Configuration, place: Callable[[KeyPath], str]) -> 
         )
 
 
-def _check_one_training(config: Configuration, place: Callable[[KeyPath], str]) -> None:
-    """ConfigError for several seeds or folds in a pipeline."""
-    for key, only in (("seeds", 1), ("walk_forward", 0)):
-        if config.test_mode.mode == "pipeline" and (value := getattr(config.evidence, key)) != only:
-            raise ConfigError(
-                f"{place(('evidence', key))} is {value}, but the pipeline trains one seed on one split: set it to "
-                f"{only}, or run the hardware-maximized validation."
-            )
+def _check_one_split(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for folds in a pipeline."""
+    if config.test_mode.mode == "pipeline" and (value := config.evidence.walk_forward):
+        raise ConfigError(
+            f"{place(('evidence', 'walk_forward'))} is {value}, but the pipeline trains on one split: set it to 0, or "
+            f"run the hardware-maximized validation."
+        )
 
 
 def changed_keys(config: Configuration, other: Configuration) -> dict[str, tuple[Any, Any]]:

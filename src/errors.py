@@ -52,6 +52,16 @@ class TrainingDiverged(UserError):
     exit_code = EXIT_TARGET_MISSED
 
 
+class WorkerDied(UserError):
+    """The worker process of a task died; the text says which and how."""
+
+    exit_code = EXIT_TARGET_MISSED
+
+
+class TaskFailed(RuntimeError):
+    """An error of a task in a worker that cannot be sent as it is; the text says its type and what it says."""
+
+
 class StopSignal(KeyboardInterrupt):
     """SIGINT or SIGTERM, as opposed to a KeyboardInterrupt raised by a user's own environment."""
 

@@ -28,10 +28,10 @@ from src.errors import ConfigError
 from src.files import write_atomically
 from src.monitoring import hardware
 from src.plain_text import csv_cell
-from src.runs.bench import Bench
+from src.runs.context import RunContext
+from src.runs.hardware_maximized import run_hardware_maximized
 from src.runs.loans import TemporaryLoans
 from src.runs.pipeline import run_pipeline
-from src.runs.validation import run_validation
 from src.trading.row_cache import RowCache
 
 logger = logging.getLogger(__name__)
@@ -643,7 +643,7 @@ class TestingFramework:
         self.config = config
         self.logger = logger
         performance, monitoring = config.performance, config.monitoring
-        self._bench = Bench(
+        self._context = RunContext(
             config,
             console or PlainConsole(),
             hardware_monitor or HardwareMonitor(monitoring.hardware_interval_s, monitor_gpu=monitoring.monitor_gpu),
@@ -652,55 +652,55 @@ class TestingFramework:
             BatchedCallback,
         )
         pool_size = performance.env_pool_size if performance.environment_state_pooling else 0
-        self.env_pool = EnvironmentStatePool(self._bench.session_batch, {}, pool_size)
-        self._bench.pool = self.env_pool
+        self.env_pool = EnvironmentStatePool(self._context.session_batch, {}, pool_size)
+        self._context.pool = self.env_pool
 
     @property
     def hardware_monitor(self) -> HardwareMonitor:
         """Watches the machine during the run."""
-        return cast(HardwareMonitor, self._bench.monitor)
+        return cast(HardwareMonitor, self._context.monitor)
 
     @hardware_monitor.setter
     def hardware_monitor(self, monitor: HardwareMonitor) -> None:
-        self._bench.replace_tool("monitor", monitor)
+        self._context.replace_tool("monitor", monitor)
 
     @property
     def feature_cache(self) -> OptimizedFeatureCache:
         """Keeps what the run would otherwise have to compute or ask again (`src.runs.cached`)."""
-        return cast(OptimizedFeatureCache, self._bench.cache)
+        return cast(OptimizedFeatureCache, self._context.cache)
 
     @feature_cache.setter
     def feature_cache(self, cache: OptimizedFeatureCache) -> None:
-        self._bench.replace_tool("cache", cache)
+        self._context.replace_tool("cache", cache)
 
     @property
     def decision_fusion(self) -> VectorizedDecisionFusion:
         """Decides for the fused arm."""
-        return cast(VectorizedDecisionFusion, self._bench.fusion)
+        return cast(VectorizedDecisionFusion, self._context.fusion)
 
     @decision_fusion.setter
     def decision_fusion(self, fusion: VectorizedDecisionFusion) -> None:
-        self._bench.replace_tool("fusion", fusion)
+        self._context.replace_tool("fusion", fusion)
 
     @property
     def start_time(self) -> float | None:
-        return self._bench.start_time
+        return self._context.start_time
 
     @property
     def total_time(self) -> float:
-        return self._bench.total_time
+        return self._context.total_time
 
     @property
     def total_timesteps(self) -> int:
-        return self._bench.total_timesteps
+        return self._context.total_timesteps
 
     @property
     def phase_times(self) -> dict[str, float]:
-        return self._bench.phase_times
+        return self._context.phase_times
 
     @property
     def run_folder(self) -> Path | None:
-        return self._bench.folder
+        return self._context.folder
 
     def get_summary(self) -> dict[str, Any]:
         """The run in a few figures, also under `summary` of the report; 0 for what has not happened yet.
@@ -708,11 +708,16 @@ class TestingFramework:
         Keys: mode, market, vectorized_envs, duration_seconds, total_timesteps, avg_gpu_utilization (percent),
         peak_gpu_memory_gb (both 0.0 without a GPU), gpu_available, cache_hit_rate (None: not measured).
         """
-        return self._bench.summary()
+        return self._context.summary()
 
-    def run_hardware_maximized_validation(self) -> dict[str, Any]:
-        """The hardware-maximized validation; UserError for invalid input, InterruptedRun when stopped."""
-        return run_validation(self._bench)
+    def run_hardware_maximized_validation(
+        self, *, auto_resume: bool | None = None, command: str = ""
+    ) -> dict[str, Any]:
+        """The hardware-maximized validation, resumable at any instant (`src.runs.hardware_maximized`).
+
+        Arguments and errors are those of `run_automated_pipeline`.
+        """
+        return run_hardware_maximized(self._context, auto_resume=auto_resume, command=command)
 
     def run_automated_pipeline(
         self, *, start_phase: int = 1, auto_resume: bool | None = None, command: str = ""
@@ -722,4 +727,4 @@ class TestingFramework:
         `auto_resume` None leaves it to `checkpoint.auto_resume`, `command` is what a stopped run says to type.
         UserError for invalid input, InterruptedRun when stopped; the report has no arms where it stopped early.
         """
-        return run_pipeline(self._bench, start_phase=start_phase, auto_resume=auto_resume, command=command)
+        return run_pipeline(self._context, start_phase=start_phase, auto_resume=auto_resume, command=command)

@@ -46,6 +46,12 @@ class HardwareSettings(Section):
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of torch; null: 1, which is fastest for networks this small"
     )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="tasks done at a time; null: as many as there are free cores, where it is worth it",
+    )
     learner: Learner | None = Field(
         None, description="fused: explicit gradients, compiled; stock: the library's; null: fused where it applies"
     )

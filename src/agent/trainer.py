@@ -15,12 +15,13 @@ from src.advisor.table import AdviceTable, empty_table
 from src.agent.market import Market
 from src.agent.own_cache import CountingCache, share_cache
 from src.agent.policy import Weights
-from src.agent.ppo import TimedMaskablePPO
+from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.training import TrainingRecord, build_base, build_finetuned, phase_seed, train, weight_ramp
 from src.trading.routes import is_trading_shaped, make_custom_vec_env, make_vec_env
 from src.trading.settings import EnvironmentSettings
+from src.trading.vec_env import BatchedTradingVecEnv
 
 BASE_PHASE, FINETUNE_PHASE, EVALUATION_PHASE = range(3)
 
@@ -78,6 +79,21 @@ class Trainer:
             base, env, self.training, plan, seed, self.device, hardware.mixed_precision, llm, hardware.learner
         )
         return model, [] if llm is None else [weight_ramp(llm, self.training, plan)]
+
+    def policy(self, market: Market, weights: Weights, llm: LLMSettings | None) -> MaskableActorCriticPolicy:
+        """A trained policy from its weights, a hybrid where `llm` is given; without what only training needs."""
+        env = BatchedTradingVecEnv(market.tape(empty_table()), market.params, 1)
+        plan = RolloutPlan(1, 2, 2, 1, 2, 2)
+        with global_generators_kept():
+            if llm is None:
+                model = build_base(env, self.training, plan, 0, self.device, mixed_precision=False, learner="stock")
+            else:
+                model = build_finetuned(
+                    weights, env, self.training, plan, 0, self.device, mixed_precision=False, llm=llm, learner="stock"
+                )
+        model.policy.load_state_dict(dict(weights))
+        model.policy.set_training_mode(False)
+        return model.policy
 
     def finetune(
         self,

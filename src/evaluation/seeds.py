@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.evaluation.playing import Arm, ArmResult
+from src.evaluation.playing import AdviceUse, Arm, ArmResult
 from src.evaluation.summaries import arm_summary
 
 WITHOUT_SEEDS = ("flat", "advisor_only")
 """Arms without randomness or training: one result serves every seed."""
+_KINDS = {"NDArray[np.float64]": np.float64, "NDArray[np.int64]": np.int64, "NDArray[np.bool_]": np.bool_}
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,33 @@ class SeededResults:
         rows = np.array([result.net_usd for result in self.results[arm]])
         return rows if len(rows) == len(self.values) else np.repeat(rows, len(self.values), axis=0)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, from which `from_dict` makes equal results."""
+        return {
+            "seeds": list(self.values),
+            "results": {arm: [asdict(result) for result in results] for arm, results in self.results.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> SeededResults:
+        """The results that `to_dict` made plain, also after they were JSON."""
+        results = {arm: tuple(map(_result_of, of_arm)) for arm, of_arm in facts["results"].items()}
+        return cls(tuple(facts["seeds"]), results)
+
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By arm, the average of the seeds' summaries; advice use and actions are summed over seeds."""
         return {name: _averaged([arm_summary(result) for result in results]) for name, results in self.results.items()}
+
+
+def _result_of(facts: Mapping[str, Any]) -> ArmResult:
+    values: dict[str, Any] = {}
+    for field in fields(ArmResult):
+        value = facts[field.name]
+        kind = _KINDS.get(str(field.type))
+        values[field.name] = value if kind is None else np.array(value, kind)
+    values["actions"] = {int(code): count for code, count in facts["actions"].items()}
+    values["advice"] = None if facts["advice"] is None else AdviceUse(**facts["advice"])
+    return ArmResult(**values)
 
 
 def seeded_arms(arms_by_seed: Mapping[int, Sequence[Arm]]) -> list[Arm]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,14 +19,18 @@ from src.plain_text import paragraph
 logger = logging.getLogger(PROGRESS)
 
 PLAIN_INTERVAL_S = 5.0
-"""Without a terminal, the least time between two progress lines of one phase."""
+"""Without a terminal, the least time between two progress lines, for each line there is."""
+INDENT = " " * 9
+
+
+Member = tuple[Any, ...]
+"""What tells one training from another: `phase`, `seed` and `fold` of its records."""
 
 
 class RunDisplay:
-    """Phase, speed, time left, reward, machine and cache, from the records and readings it is given.
+    """Progress of a run: what is done now, a line for each training under way, the machine and the cache.
 
-    `latest_reading` returns the newest hardware sample or None, `cache_hit_rate` the rate so far or None. Speed and
-    time left are of the current phase.
+    `latest_reading` returns the newest hardware sample or None, `cache_hit_rate` the rate so far or None.
     """
 
     def __init__(
@@ -43,6 +47,10 @@ class RunDisplay:
         self._phase = ""
         self._phase_began = self._run_began = self._printed = time.monotonic()
         self._record: Mapping[str, Any] = {}
+        self._trainings: dict[Member, Mapping[str, Any]] = {}
+        self._titles: dict[Member, str] = {}
+        self._left: dict[Member, int] = {}
+        self._planned = 0
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
@@ -61,30 +69,52 @@ class RunDisplay:
         logger.info(message)
         self._console.print(Text(message), highlight=False, soft_wrap=False)
 
+    def plan(self, trainings: Iterable[tuple[Mapping[str, Any], str, int]]) -> None:
+        """The trainings that are to come: the fields of each, its title and its timesteps."""
+        for fields, title, timesteps in trainings:
+            self._titles[_member(fields)] = title
+            self._left[_member(fields)] = timesteps
+        self._planned = len(self._left)
+
     def begin(self, phase: str, what: str) -> None:
-        """A phase begins; `what` says in words what it does."""
+        """Something begins; `what` says in words what it does."""
         self._phase, self._record = phase, {}
         self._phase_began = self._printed = time.monotonic()
         self.say(f"[{self._clock()}] {phase}: {what}")
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """A training record arrived (a sink of the callback)."""
+        """A record of progress arrived: of a training (it says which), or of what was begun last."""
         self._record = record
+        lines = 1
+        if "seed" in record:
+            self._trainings[_member(record)] = record
+            lines = len(self._trainings)
         now = time.monotonic()
-        if self._live is None and now - self._printed >= PLAIN_INTERVAL_S:
+        if self._live is None and now - self._printed >= PLAIN_INTERVAL_S * lines:
             self._printed = now
             self.say(f"[{self._clock()}]   {self.status()}")
+            if len(self._trainings) > 1:
+                for member, of_member in self._trainings.items():
+                    self.say(f"{INDENT}{self._title(member)}: {_progress(of_member)}")
+
+    def ended(self, fields: Mapping[str, Any]) -> None:
+        """A training is over."""
+        self._trainings.pop(_member(fields), None)
+        self._left.pop(_member(fields), None)
+        self._record = {}
 
     def status(self) -> str:
         """One line of figures; what was not measured yet is left out."""
-        record, reading = self._record, self._latest_reading() or {}
+        reading = self._latest_reading() or {}
         hit_rate = self._cache_hit_rate()
+        done = self._planned - len(self._left)
+        first = _progress(self._record, self._seconds_left())
+        if len(self._trainings) > 1:
+            first = f"{done} of {self._planned} trainings done"
+            if (left := self._total_left()) is not None:
+                first += f", total ETA {_duration(left)}"
         parts = [
-            _given(record.get("fraction_done"), lambda v: f"{v:.0%}"),
-            _given(record.get("steps_per_s"), lambda v: f"{v:,.0f} steps/s"),
-            _given(record.get("advices_per_s"), lambda v: f"{v:.1f} advices/s"),
-            _given(self._seconds_left(), lambda v: f"ETA {_duration(v)}"),
-            _given(record.get("mean_episode_reward"), lambda v: f"reward {v:+.2f}"),
+            first,
             _given(reading.get("tree_cpu_percent"), lambda v: f"CPU {v:.0f}%"),
             _given(reading.get("gpu_percent"), lambda v: f"GPU {v:.0f}%"),
             _given(reading.get("tree_rss_gb"), lambda v: f"RAM {v:.2f} GB"),
@@ -93,6 +123,7 @@ class RunDisplay:
         return ", ".join(part for part in parts if part)
 
     def _seconds_left(self) -> float | None:
+        """Of what was begun last, where it is one thing."""
         if "seconds_left" in self._record:
             return self._record["seconds_left"]
         done = self._record.get("fraction_done")
@@ -100,13 +131,51 @@ class RunDisplay:
             return None
         return (time.monotonic() - self._phase_began) * (1.0 - done) / done
 
+    def _total_left(self) -> float | None:
+        """Seconds until the last planned training is over, at the speed of those under way."""
+        speed = sum(record.get("steps_per_s") or 0.0 for record in self._trainings.values())
+        left = sum(
+            timesteps * (1.0 - (self._trainings.get(member, {}).get("fraction_done") or 0.0))
+            for member, timesteps in self._left.items()
+        )
+        return left / speed if speed else None
+
+    def _title(self, member: Member) -> str:
+        return self._titles.get(member, str(member[0]))
+
     def _clock(self) -> str:
         return _duration(time.monotonic() - self._run_began)
 
     def _panel(self) -> Table:
         table = Table.grid(padding=(0, 1))
-        table.add_row(Text(f"[{self._clock()}]", style="dim"), Text(self._phase, style="bold"), Text(self.status()))
+        several = len(self._trainings) > 1
+        table.add_row(
+            Text(f"[{self._clock()}]", style="dim"),
+            Text("training" if several else self._phase, style="bold"),
+            Text(self.status()),
+        )
+        for member, record in list(self._trainings.items()) if several else ():
+            table.add_row("", Text(self._title(member)), Text(_progress(record)))
         return uncut(table)
+
+
+def _member(fields: Mapping[str, Any]) -> Member:
+    return fields["phase"], fields["seed"], fields["fold"]
+
+
+def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> str:
+    """The figures of one training, or of what else gives records."""
+    if seconds_left is None and record.get("steps_per_s") and record.get("fraction_done"):
+        done = record["fraction_done"]
+        seconds_left = record["num_timesteps"] * (1.0 - done) / done / record["steps_per_s"]
+    parts = [
+        _given(record.get("fraction_done"), lambda v: f"{v:.0%}"),
+        _given(record.get("steps_per_s"), lambda v: f"{v:,.0f} steps/s"),
+        _given(record.get("advices_per_s"), lambda v: f"{v:.1f} advices/s"),
+        _given(seconds_left, lambda v: f"ETA {_duration(v)}"),
+        _given(record.get("mean_episode_reward"), lambda v: f"reward {v:+.2f}"),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _given(value: Any, show: Callable[[Any], str]) -> str:

@@ -1,154 +1,268 @@
-"""What the trained policies of every seed are put through on sessions they never saw: report sections."""
+"""What trained policies are put through on sessions they never saw: tasks of a run, and the sections made of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+import numpy as np
+from numpy.typing import NDArray
 
-from src.advisor.table import AdviceTable
+from src.advisor.table import AdviceTable, empty_table
 from src.agent.market import Market
-from src.agent.trainer import EVALUATION_PHASE
+from src.agent.members import Training
+from src.agent.trainer import EVALUATION_PHASE, Trainer
 from src.agent.training import phase_seed
+from src.configuration import Configuration
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.attempts import pass_facts, simulate_attempts
 from src.evaluation.cost_stress import CostStress, stress_costs
 from src.evaluation.forecast import forecast_facts
-from src.evaluation.placebo import placebo_facts
-from src.evaluation.playing import HybridArm, PolicyArm, evaluate, standard_arms
+from src.evaluation.placebo import placebo_facts, placebo_table
+from src.evaluation.playing import Arm, FreshBatches, HybridArm, PolicyArm, evaluate, standard_arms
 from src.evaluation.reliance import reliance_arms
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
 from src.report.conclusions import seed_facts, statistics_facts
 from src.report.facts import advice_facts
-from src.runs.bench import Bench
+from src.runs.context import RunContext
 from src.runs.inputs import trial_inputs
-from src.statistics.intervals import block_length
+from src.runs.member_work import Advice, load_weights
+from src.runs.watch import Watch
+from src.statistics.intervals import block_length, paired_interval
 from src.statistics.trials import TrialLedger, configuration_hash
 from src.trading.session_batch import SessionBatch
 
+ROLE = {Training.RL_ONLY: "rl_only", Training.HYBRID: "hybrid", Training.PLACEBO: "placebo"}
+
 
 @dataclass(frozen=True)
-class Trained:
-    """The fine-tuned policies of one seed, and the permuted advice its placebo was trained on."""
+class EvaluationJob:
+    """Trained members of some seeds, by seed and training their folders, and the advice the hybrids heard."""
 
-    rl_only: MaskableActorCriticPolicy
-    hybrid: MaskableActorCriticPolicy
-    placebo: MaskableActorCriticPolicy
-    placebo_table: AdviceTable
+    config: Configuration
+    trainer: Trainer
+    members: Mapping[int, Mapping[Training, Path]]
+    advice: Advice
 
+    def policy(self, market: Market, seed: int, training: Training) -> Any:
+        """A trained policy, from the weights it left."""
+        llm = None if training == Training.RL_ONLY else self.config.llm
+        return self.trainer.policy(market, load_weights(self.members[seed][training]), llm)
 
-def evaluated(bench: Bench, market: Market, table: AdviceTable, trained: Mapping[int, Trained]) -> dict[str, Any]:
-    """Every arm and seed on the validation and on the sealed sessions, what that allows to be concluded, and the advice
-    as a forecast: report sections."""
-    bench.fusion.counts[:] = 0.0  # of a try that failed
-    assembly = FeatureAssembly(market.tables.context, table)
-    results = {
-        part: _played(bench, market, part, sessions, assembly, trained)
-        for part, sessions in (("validation", market.split.validation), ("sealed", market.split.test))
-    }
-    sealed = results["sealed"]
-    report: dict[str, Any] = {
-        "arms": sealed.summaries(),
-        "validation_arms": results["validation"].summaries(),
-        # Before what follows looks opinions up as well.
-        "advice": advice_facts(market, table, assembly),
-        "forecaster": forecast_facts(market, table),
-        "session_dates": [str(market.tables.sessions.date[i]) for i in market.split.test],
-        "seeds": seed_facts(sealed),
-        "placebo": placebo_facts(
-            table,
-            next(iter(trained.values())).placebo_table,
-            market.situation[market.bars_of(market.split.test)],
-        ),
-    }
-    plain = FeatureAssembly(market.tables.context, table)
-    stress = _stressed(bench, market, table, plain, trained)
-    report["statistics"] = statistics_facts(
-        sealed,
-        bench.config.test_mode.seed,
-        stress,
-        TrialLedger(bench.config.evidence.trials_path),
-        _sealed_fingerprint(market),
-        configuration_hash(trial_inputs(bench.config, bench.plans())),
-    )
-    report["reliance"] = _reliance(bench, market, table, plain, trained, sealed)
-    report["sessions"] = _charted(bench, market, plain, next(iter(trained.values())), sealed)
-    if not bench.config.test_mode.quick:
-        report["pass_simulation"] = _attempted(bench, market, table, next(iter(trained.values())), sealed)
-    return report
-
-
-def _played(
-    bench: Bench,
-    market: Market,
-    part: str,
-    sessions: Any,
-    assembly: FeatureAssembly,
-    trained: Mapping[int, Trained],
-) -> SeededResults:
-    arms = seeded_arms(
-        {
-            seed: standard_arms(
-                of_seed.rl_only,
-                of_seed.hybrid,
-                bench.fusion,
-                phase_seed(seed, EVALUATION_PHASE),
-                (of_seed.placebo, of_seed.placebo_table),
-            )
-            for seed, of_seed in trained.items()
-        }
-    )
-    with bench.phase("evaluation", f"{len(arms)} arms on {len(sessions)} {part} sessions"):
-        return by_arm(list(trained), evaluate(arms, market.first_bars(sessions), bench.pool, assembly))
-
-
-def _stressed(
-    bench: Bench, market: Market, table: AdviceTable, assembly: FeatureAssembly, trained: Mapping[int, Trained]
-) -> list[CostStress]:
-    first_bars, ticks = market.first_bars(market.split.test), bench.config.evidence.stress_slippage_ticks
-    with bench.phase("costs", f"the trained arms at {', '.join(map(str, ticks))} ticks of slippage"):
+    def trained_arms(self, market: Market, seed: int) -> list[Arm]:
+        """RL alone and the hybrid of a seed."""
+        rl_only = self.policy(market, seed, Training.RL_ONLY)
         return [
-            stress_costs(
-                [PolicyArm("rl_only", of_seed.rl_only, sees_advice=False), HybridArm(of_seed.hybrid)],
-                first_bars,
-                market.tape(table),
-                market.session_params,
-                assembly,
-                ticks,
-            )
-            for of_seed in trained.values()
+            PolicyArm("rl_only", rl_only, sees_advice=False),
+            HybridArm(self.policy(market, seed, Training.HYBRID)),
         ]
 
 
-def _reliance(
-    bench: Bench,
-    market: Market,
-    table: AdviceTable,
-    assembly: FeatureAssembly,
-    trained: Mapping[int, Trained],
-    sealed: SeededResults,
+# Tasks in a worker
+
+
+def stress_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
+    """The trained arms of the job's one seed under other slippage."""
+    (seed,) = job.members
+    table = job.advice.load()
+    stress = stress_costs(
+        job.trained_arms(market, seed),
+        market.first_bars(market.split.test),
+        market.tape(table),
+        market.session_params,
+        FeatureAssembly(market.tables.context, table),
+        job.config.evidence.stress_slippage_ticks,
+    )
+    return asdict(stress)
+
+
+def reliance_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
+    """The trained hybrid of one seed on other advice than its own, at evaluation only: how it leans on advice, not what
+    advice is worth."""
+    (seed,) = job.members
+    table = job.advice.load()
+    hybrid = job.policy(market, seed, Training.HYBRID)
+    arms = reliance_arms(hybrid, table, seed, late_decisions=job.config.evidence.late_decisions)
+    assembly = FeatureAssembly(market.tables.context, table)
+    results = evaluate(list(arms.values()), market.first_bars(market.split.test), _fresh(market), assembly)
+    facts: dict[str, Any] = {}
+    for fed, arm in arms.items():
+        use = results[arm.name].advice
+        assert use is not None
+        net = float(results[arm.name].net_usd.mean())
+        facts[fed] = {"net_usd_per_session": net, "changed": use.changed, "choices": use.choices}
+    return facts
+
+
+def attempts_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
+    """Attempts of one seed's policies at the rule profile's evaluation."""
+    (seed,) = job.members
+    table, settings = job.advice.load(), job.config.evidence
+    first_bars, tape = market.first_bars(market.split.test), market.tape(table)
+    rl_only, hybrid = job.trained_arms(market, seed)
+    played = evaluate([hybrid], first_bars, _fresh(market), FeatureAssembly(market.tables.context, table))
+    simulation = simulate_attempts(
+        [rl_only, PolicyArm("hybrid", job.policy(market, seed, Training.HYBRID), sees_advice=True)],
+        lambda: SessionBatch(tape, market.session_params),
+        first_bars,
+        market.rules,
+        attempts=settings.pass_attempts,
+        budget_s=settings.pass_budget_s,
+        seed=job.config.test_mode.seed,
+        block_length=block_length(played["hybrid"].net_usd),
+        max_days=settings.pass_max_days,
+    )
+    return pass_facts(simulation)
+
+
+def _fresh(market: Market) -> FreshBatches:
+    return FreshBatches(market.tape(empty_table()), market.session_params)
+
+
+# Tasks in the run's own process, with its pool and its fusion
+
+
+def evaluation_task(context: RunContext, job: EvaluationJob) -> dict[str, Any]:
+    """Every arm and seed on the validation and on the sealed sessions, and a few sealed sessions bar by bar."""
+    market = context.market
+    assert market is not None
+    table = job.advice.load()
+    context.fusion.counts[:] = 0.0  # of a try that failed
+    assembly = FeatureAssembly(market.tables.context, table)
+    arms_of = {seed: _standard_arms(context, market, job, seed, table) for seed in job.members}
+    played = {}
+    for part, sessions in (("validation", market.split.validation), ("sealed", market.split.test)):
+        arms = seeded_arms({seed: arms_of[seed]() for seed in job.members})
+        results = evaluate(arms, market.first_bars(sessions), context.pool, assembly)
+        played[part] = by_arm(list(job.members), results)
+    sealed, first = played["sealed"], next(iter(job.members))
+    facts: dict[str, Any] = {
+        "played": {part: results.to_dict() for part, results in played.items()},
+        # Before what follows looks opinions up as well.
+        "advice": advice_facts(market, table, assembly),
+        "forecaster": forecast_facts(market, table),
+        "placebo": placebo_facts(
+            table, placebo_table(table, first), market.situation[market.bars_of(market.split.test)]
+        ),
+        "sessions": _charted(context, market, job, first, table, sealed),
+    }
+    return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": context.pool.get_stats()}
+
+
+def fold_task(context: RunContext, job: EvaluationJob, own: Market, k: int) -> dict[str, Any]:
+    """The arms of a walk-forward fold on its test sessions; the run's fusion counts stay those of its own arms."""
+    counted = context.fusion.counts.copy()
+    table = job.advice.load()
+    (seed,) = job.members
+    arms = _standard_arms(context, own, job, seed, table)()
+    assembly = FeatureAssembly(own.tables.context, table)
+    results = evaluate(arms, own.first_bars(own.split.test), context.pool, assembly)
+    context.fusion.counts[:] = counted
+    difference = paired_interval(
+        results["hybrid"].net_usd - results["hybrid_placebo"].net_usd, seed=job.config.test_mode.seed
+    )
+    return {
+        "fold": k,
+        "train": _part(own, own.split.train),
+        "test": _part(own, own.split.test),
+        "net_usd_per_session": {name: float(result.net_usd.mean()) for name, result in results.items()},
+        "difference_usd": difference.mean,
+        "low_usd": difference.low,
+        "high_usd": difference.high,
+    }
+
+
+def _standard_arms(context: RunContext, market: Market, job: EvaluationJob, seed: int, table: AdviceTable) -> Any:
+    """Makes the arms of a seed new each time: some count what they do."""
+    policies = {training: job.policy(market, seed, training) for training in ROLE}
+
+    def make() -> list[Arm]:
+        return standard_arms(
+            policies[Training.RL_ONLY],
+            policies[Training.HYBRID],
+            context.fusion,
+            phase_seed(seed, EVALUATION_PHASE),
+            (policies[Training.PLACEBO], placebo_table(table, seed)),
+        )
+
+    return make
+
+
+def _part(market: Market, sessions: NDArray[np.int32]) -> dict[str, Any]:
+    dates = market.tables.sessions.date
+    return {"sessions": len(sessions), "first": str(dates[sessions[0]]), "last": str(dates[sessions[-1]])}
+
+
+def _charted(
+    context: RunContext, market: Market, job: EvaluationJob, first: int, table: AdviceTable, sealed: SeededResults
+) -> list[dict[str, Any]]:
+    """A few sealed sessions of the first seed bar by bar."""
+    chosen = choose_sessions(sealed.results["hybrid"][0], context.config.evidence.chart_sessions)
+    if not chosen:
+        return []
+    first_bars = market.first_bars(market.split.test)[[place for place, _ in chosen]]
+    rl_only, hybrid = job.trained_arms(market, first)
+    logs = record([hybrid, rl_only], first_bars, context.pool, FeatureAssembly(market.tables.context, table))
+    return [
+        chart_facts(market, {name: of_arm[i] for name, of_arm in logs.items()}, why)
+        for i, (_, why) in enumerate(chosen)
+    ]
+
+
+# Sections of the report
+
+
+def evaluation_sections(
+    context: RunContext,
+    facts: Mapping[str, Any],
+    stress: Sequence[Mapping[str, Any]],
+    reliance: Sequence[Mapping[str, Any]],
+    attempts: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The trained hybrid on other advice than its own, at evaluation only: how it leans on advice, not what advice is
-    worth."""
-    first_bars = market.first_bars(market.split.test)
-    net: dict[str, list[float]] = {}
-    changed: dict[str, list[int]] = {}
-    choices: dict[str, list[int]] = {}
-    with bench.phase("reliance", "the hybrid on late, shuffled, constant and no advice"):
-        for seed, of_seed in trained.items():
-            arms = reliance_arms(of_seed.hybrid, table, seed, late_decisions=bench.config.evidence.late_decisions)
-            results = evaluate(list(arms.values()), first_bars, bench.pool, assembly)
-            for fed, arm in arms.items():
-                use = results[arm.name].advice
-                assert use is not None
-                net.setdefault(fed, []).append(float(results[arm.name].net_usd.mean()))
-                changed.setdefault(fed, []).append(use.changed)
-                choices.setdefault(fed, []).append(use.choices)
+    """What the evaluation allows to be concluded. `stress` and `reliance` have an entry a seed."""
+    market, config = context.market, context.config
+    assert market is not None
+    sealed = SeededResults.from_dict(facts["played"]["sealed"])
+    validation = SeededResults.from_dict(facts["played"]["validation"])
+    context.fusion.counts[:] = facts["fusion_counts"]
+    report: dict[str, Any] = {
+        "arms": sealed.summaries(),
+        "validation_arms": validation.summaries(),
+        "advice": dict(facts["advice"]),
+        "forecaster": facts["forecaster"],
+        "session_dates": [str(market.tables.sessions.date[i]) for i in market.split.test],
+        "seeds": seed_facts(sealed),
+        "placebo": facts["placebo"],
+        "statistics": statistics_facts(
+            sealed,
+            config.test_mode.seed,
+            [_cost_stress(of_seed) for of_seed in stress],
+            TrialLedger(config.evidence.trials_path),
+            sealed_fingerprint(market),
+            configuration_hash(trial_inputs(config, context.plans())),
+        ),
+        "reliance": _reliance(sealed, reliance),
+        "sessions": facts["sessions"],
+    }
+    return report if attempts is None else {**report, "pass_simulation": attempts}
+
+
+def _cost_stress(facts: Mapping[str, Any]) -> CostStress:
+    rows = {
+        name: {arm: np.array(of_arm) for arm, of_arm in facts[name].items()} for name in ("net_usd", "slippage_usd")
+    }
+    fills = {arm: tuple(counts) for arm, counts in facts["slipped_fills"].items()}
+    return CostStress(
+        tuple(facts["slippage_ticks"]), rows["net_usd"], rows["slippage_usd"], fills, facts["position_tick_usd"]
+    )
+
+
+def _reliance(sealed: SeededResults, by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     own = sealed.net_usd("hybrid").mean(axis=1)
     rows: list[dict[str, Any]] = [
         {
@@ -158,13 +272,15 @@ def _reliance(
             "seed_values_usd": own.tolist(),
         }
     ]
-    for fed, values in net.items():
-        total = sum(choices[fed])
+    for fed in by_seed[0] if by_seed else ():
+        values = [of_seed[fed]["net_usd_per_session"] for of_seed in by_seed]
+        total = sum(of_seed[fed]["choices"] for of_seed in by_seed)
+        changed = sum(of_seed[fed]["changed"] for of_seed in by_seed)
         rows.append(
             {
                 "advice": fed,
                 "net_usd_per_session": sum(values) / len(values),
-                "changed_frac": sum(changed[fed]) / total if total else None,
+                "changed_frac": changed / total if total else None,
                 "seed_values_usd": values,
             }
         )
@@ -172,48 +288,7 @@ def _reliance(
     return {"arm": "hybrid", "rows": rows, "words": words}
 
 
-def _charted(
-    bench: Bench, market: Market, assembly: FeatureAssembly, first: Trained, sealed: SeededResults
-) -> list[dict[str, Any]]:
-    """A few sealed sessions of the first seed bar by bar."""
-    chosen = choose_sessions(sealed.results["hybrid"][0], bench.config.evidence.chart_sessions)
-    if not chosen:
-        return []
-    first_bars = market.first_bars(market.split.test)[[place for place, _ in chosen]]
-    arms = [HybridArm(first.hybrid), PolicyArm("rl_only", first.rl_only, sees_advice=False)]
-    logs = record(arms, first_bars, bench.pool, assembly)
-    return [
-        chart_facts(market, {name: of_arm[i] for name, of_arm in logs.items()}, why)
-        for i, (_, why) in enumerate(chosen)
-    ]
-
-
-def _attempted(
-    bench: Bench, market: Market, table: AdviceTable, first: Trained, sealed: SeededResults
-) -> dict[str, Any]:
-    """Attempts of the first seed's policies at the rule profile's evaluation."""
-    settings = bench.config.evidence
-    first_bars = market.first_bars(market.split.test)
-    tape = market.tape(table)
-    with bench.phase("attempts", f"simulating evaluation attempts (limit {settings.pass_budget_s:g} s)"):
-        simulation = simulate_attempts(
-            [
-                PolicyArm("rl_only", first.rl_only, sees_advice=False),
-                PolicyArm("hybrid", first.hybrid, sees_advice=True),
-            ],
-            lambda: SessionBatch(tape, market.session_params),
-            first_bars,
-            market.rules,
-            attempts=settings.pass_attempts,
-            budget_s=settings.pass_budget_s,
-            seed=bench.config.test_mode.seed,
-            block_length=block_length(sealed.net_usd("hybrid")[0]),
-            max_days=settings.pass_max_days,
-        )
-    return pass_facts(simulation)
-
-
-def _sealed_fingerprint(market: Market) -> str:
+def sealed_fingerprint(market: Market) -> str:
     """What trials are counted on: the sealed sessions' bars under the rules they were played with."""
     facts = [market.tables.bars.fingerprint, market.rules.name, market.split.test.tolist()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,63 +1,38 @@
-"""Folders of pipeline runs, and the lock that lets one pipeline at a time work below an output folder."""
+"""Folders of earlier runs, and the lock that lets one run at a time work in a folder."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import kind_of, read_regular, write_atomically
+from src.files import read_regular, write_atomically
 from src.outputs import OutputError, check_writable
 from src.runs.ledger import LEDGER_NAME
 
-MODE = "pipeline"
-LOG_NAME = "metrics.jsonl"
-TRAININGS: dict[str, tuple[str, ...]] = {
-    "phase1": (),
-    "phase2": ("base",),
-    "phase3": ("rl_only", "hybrid", "hybrid_placebo"),
-}
-"""The trainings of a phase, in order."""
-EXPORTS = {
-    "phase1": (),
-    "phase2": ("base.zip", "base.policy.safetensors", "base.policy.json"),
-    "phase3": ("hybrid.zip", "hybrid.policy.safetensors", "hybrid.policy.json"),
-}
-"""The models a phase exports; of environments of a user's own there may be fewer."""
-MADE_BESIDES = {
-    "phase2": (*EXPORTS["phase2"], "tensorboard/base"),
-    "phase3": (
-        *EXPORTS["phase3"],
-        *(f"tensorboard/{name}" for name in ("rl_only", "hybrid", "hybrid_placebo")),
-        "report.json",
-        "report.html",
-    ),
-}
-"""Files of a phase outside its own folder."""
-NAME = re.compile(rf"{MODE}_([A-Z0-9]+)_(\d{{8}}-\d{{6}})(?:-(\d+))?")
+MODES = ("hardware_maximized", "pipeline")
+NAME = re.compile(r"([a-z_]+)_([A-Z0-9]+)_(\d{8}-\d{6})(?:-(\d+))?")
 _LOCK, _HOLDER = ".pipeline.lock", ".pipeline.holder"
 
 
 @contextmanager
-def only_run_in(output_dir: Path) -> Iterator[None]:
-    """UserError when another pipeline is at work there.
+def only_run_in(folder: Path) -> Iterator[None]:
+    """UserError when another run is at work in this folder.
 
     The lock is the kernel's and on the folder itself: a dead process holds none, and deleting a file does not free it.
     """
-    check_writable(output_dir)
-    holder = output_dir / _HOLDER
-    handle = _locked(output_dir)
+    check_writable(folder)
+    holder = folder / _HOLDER
+    handle = _locked(folder)
     if handle is None:
         raise UserError(
-            f"Another pipeline (process {_number_in(holder)}) is at work in {output_dir}. Wait for it, stop it, or "
-            f"name another folder with --output-dir."
+            f"Another run (process {_number_in(holder)}) is at work in {folder}. Wait for it, stop it, or name another "
+            f"folder with --output-dir."
         )
     try:
         try:
@@ -94,7 +69,7 @@ def _locked(folder: Path) -> int | None:
     except OSError as error:
         os.close(handle)
         raise OutputError(
-            f"{folder} cannot be locked ({error.strerror or error}), so two pipelines could write to it at once. Name "
+            f"{folder} cannot be locked ({error.strerror or error}), so two runs could write to it at once. Name "
             f"a folder on a local disk with --output-dir."
         ) from error
     return handle
@@ -109,19 +84,19 @@ def _number_in(holder: Path) -> str:
     return text if text.isdigit() else "unknown"
 
 
-def newest_run(output_dir: Path, market: str | None) -> Path | None:
-    """The newest pipeline run of a market (None: of any), or None. Raises UserError as `runs_of`."""
-    return next(iter(runs_of(output_dir, market)), None)
+def newest_run(output_dir: Path, mode: str, market: str | None) -> Path | None:
+    """The newest run of a mode and market (None: of any), or None. Raises UserError as `runs_of`."""
+    return next(iter(runs_of(output_dir, mode, market)), None)
 
 
-def runs_of(output_dir: Path, market: str | None) -> Iterator[Path]:
-    """The pipeline runs of a market (None: of any), newest first.
+def runs_of(output_dir: Path, mode: str, market: str | None) -> Iterator[Path]:
+    """The runs of a mode and market (None: of any), newest first.
 
     Raises UserError when the next one is a symlink, or has files and no ledger: an older one is never taken instead.
     """
     if not os.path.isdir(output_dir):  # also a name too long for any folder, for which Path.glob raises OSError
         return
-    found = [path for path in output_dir.glob(f"{MODE}_{market or '*'}_*") if NAME.fullmatch(path.name)]
+    found = [path for path in output_dir.glob(f"{mode}_{market or '*'}_*") if NAME.fullmatch(path.name)]
     for folder in sorted((path for path in found if path.is_dir()), key=_begun, reverse=True):
         if folder.is_symlink():
             raise UserError(
@@ -141,33 +116,5 @@ def runs_of(output_dir: Path, market: str | None) -> Iterator[Path]:
 
 def _begun(folder: Path) -> tuple[str, int]:
     """Start time of a run, from its name, and the number that distinguishes runs of the same second."""
-    _, when, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
+    _, _, when, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
     return when, int(number or 1)
-
-
-def log_length(run: Path) -> int:
-    """Bytes in the log of a run's trainings; 0 before the first row."""
-    log = run / LOG_NAME
-    return log.stat().st_size if log.exists() else 0
-
-
-def set_aside(run: Path, phase: str) -> Path | None:
-    """Move what a phase left to a folder next to it, with a copy of the log; None if it left nothing."""
-    left = [path for name in MADE_BESIDES.get(phase, ()) if os.path.lexists(path := run / name)]
-    own = run / phase
-    if not os.path.lexists(own) and not left:
-        return None
-    taken = {path.name for path in run.glob(f"{phase}.before-*")}
-    aside = next(path for n in itertools.count(1) if (path := run / f"{phase}.before-{n}").name not in taken)
-    if own.is_dir() and not own.is_symlink():
-        own.rename(aside)
-    else:
-        aside.mkdir()
-    for path in left:
-        kept = aside / path.relative_to(run)
-        kept.parent.mkdir(exist_ok=True)
-        path.rename(kept)
-    log = run / LOG_NAME
-    if os.path.lexists(log) and not kind_of(log):
-        shutil.copy2(log, aside / LOG_NAME)
-    return aside

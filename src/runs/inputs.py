@@ -1,4 +1,4 @@
-"""What the result of each phase depends on: the keys of the configuration that matter to it, and fingerprints."""
+"""What the result of each task depends on: the keys of the configuration that matter to it, and fingerprints."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ BASE = (
         "hardware.torch_threads",
         "hardware.learner",
         "hardware.stuck_worker_s",
+        "hardware.workers",
         "training.production_timesteps",  # what counts of these three is the plan
         "training.timesteps",
         "training.timesteps_reduction",
@@ -33,34 +34,46 @@ BASE = (
         "training.weight_ramp_rollouts",
     ),
 )
-HYBRID = (
-    ("training.finetune", "training.weight_ramp_rollouts", "llm", "fusion"),
-    ("training.finetune_frac", "llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads"),
+FINETUNE = (("training.finetune",), ("training.finetune_frac",))
+HEAR = (("training.weight_ramp_rollouts", "llm.llm_weight", "llm.use_opinion_features"), ())
+ADVISE = (
+    ("llm",),
+    ("llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads", *HEAR[0][1:]),
 )
+FUSE = (("fusion",), ())
 
 
-def data_inputs(config: Configuration, market: Market | None) -> dict[str, str]:
-    """Of phase 1: the bars, and what is made of them."""
-    inputs = _chosen(config, *DATA)
-    if market is None:
-        return {"test_mode.market": inputs["test_mode.market"]}
-    bars = market.tables.bars
-    return {**inputs, "bars": bars.fingerprint}
+def data_inputs(config: Configuration, market: Market) -> dict[str, str]:
+    """Of the checks of the data: the bars, and what is made of them."""
+    return {**_chosen(config, *DATA), "bars": market.tables.bars.fingerprint, "tables": tables_fingerprint(market)}
 
 
-def base_inputs(config: Configuration, plan: RolloutPlan, device: str, data_result: str) -> dict[str, str]:
-    """Of phase 2: how the base policy is trained, and the tables it reads."""
-    return {**_chosen(config, *BASE), **_planned(plan), "device": device, "tables": data_result}
+def base_inputs(config: Configuration, plan: RolloutPlan, device: str, seed: int, tables: str) -> dict[str, str]:
+    """Of a base training: how it is trained, and the tables it reads."""
+    chosen = _chosen(config, *BASE) | {"test_mode.seed": str(seed)}
+    return {**chosen, **_planned(plan), "device": device, "tables": tables}
 
 
-def hybrid_inputs(config: Configuration, plan: RolloutPlan, base_result: str) -> dict[str, str]:
-    """Of phase 3: who advises, how the advice is used, and the weights it begins with."""
-    return {
-        **_chosen(config, *HYBRID),
-        **_planned(plan),
-        "test_mode.quick": str(config.test_mode.quick),
-        "base weights": base_result,
-    }
+def finetune_inputs(config: Configuration, plan: RolloutPlan, base_weights: str, advice: str) -> dict[str, str]:
+    """Of a fine-tuning: the weights it begins with, and the advice it hears ("" for none)."""
+    heard = {**_chosen(config, *HEAR), "advice table": advice} if advice else {}
+    return {**_chosen(config, *FINETUNE), **heard, **_planned(plan), "base weights": base_weights}
+
+
+def advice_inputs(config: Configuration, tables: str) -> dict[str, str]:
+    """Of the advice table: who advises, on what."""
+    return {**_chosen(config, *ADVISE), "test_mode.quick": str(config.test_mode.quick), "tables": tables}
+
+
+def evaluation_inputs(config: Configuration, keys: Sequence[str], read: Mapping[str, str]) -> dict[str, str]:
+    """Of what trained policies are put through: settings of section `evidence` that matter to it, and the weights and
+    advice it reads, by name."""
+    return {**_chosen(config, tuple(f"evidence.{key}" for key in keys), ()), **read}
+
+
+def fusion_inputs(config: Configuration) -> dict[str, str]:
+    """Of the fused arm."""
+    return _chosen(config, *FUSE)
 
 
 def trial_inputs(config: Configuration, plans: Sequence[RolloutPlan]) -> dict[str, str]:
@@ -72,7 +85,11 @@ def trial_inputs(config: Configuration, plans: Sequence[RolloutPlan]) -> dict[st
 
 def run_inputs(config: Configuration, plans: Sequence[RolloutPlan]) -> dict[str, str]:
     """Of a whole run: every setting that decides what is trained, advised and traded; the bars aside."""
-    chosen = _chosen(config, *DATA) | _chosen(config, *BASE) | _chosen(config, *HYBRID)
+    chosen = {
+        key: value
+        for keys in (DATA, BASE, FINETUNE, HEAR, ADVISE, FUSE)
+        for key, value in _chosen(config, *keys).items()
+    }
     trained = {f"{key} of training {i}": value for i, plan in enumerate(plans) for key, value in _planned(plan).items()}
     return {**chosen, **trained, "test_mode.quick": str(config.test_mode.quick)}
 

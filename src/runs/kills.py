@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src.console import PlainConsole
-from src.runs.folders import EXPORTS
+from src.runs.exports import NAMES
+from src.runs.tasks import TASK_NAME
 from src.shell import Parser, run_main
 
 SCRIPT = Path(__file__).resolve().parents[2] / "run_pipeline.py"
@@ -84,6 +85,7 @@ OF_THE_PROCESS = frozenset(
         "scoring",
         "answers",
         "verdict",
+        "workers",
         "validation_passed",
     }
 )
@@ -221,18 +223,16 @@ class _Pipeline:
         return None
 
     def _is_writing(self, behind: int) -> bool:
-        partial = self.folder.glob("logs/*/phase?/*/.*.partial")
+        partial = self.folder.glob("logs/*/members/**/.checkpoint-*.partial")
         return any(len([*path.parent.glob("checkpoint-*")]) >= behind for path in partial)
 
     def is_within_a_training(self) -> bool:
         """Whether a training has a checkpoint to resume from and has not ended."""
-        ledgers = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("logs/*/ledger.json")]
-        finished = {name for ledger in ledgers for phase in ledger["phases"].values() for name in phase["parts"]}
-        begun = {path.parent.name for path in self.folder.glob("logs/*/phase?/*/checkpoint-*")}
-        return bool(begun - finished)
+        begun = {path.parent for path in self.folder.glob("logs/*/members/**/checkpoint-*")}
+        return any(not (member / TASK_NAME).exists() for member in begun)
 
     def _is_asking(self, asked_before: int) -> bool:
-        asked_to_the_end = any(self.folder.glob("logs/*/phase3/advice.safetensors"))
+        asked_to_the_end = any(self.folder.glob("logs/*/tasks/advice/advice.safetensors"))
         return _answers(self._store) > asked_before and not asked_to_the_end
 
 
@@ -250,24 +250,29 @@ def results_of(folder: Path) -> dict[str, str]:
     """Digests, by name, of everything that must not depend on kills."""
     (run,) = (path.parent for path in folder.glob("logs/*/report.json"))
     found: dict[str, str] = {}
-    for name in (name for exports in EXPORTS.values() for name in exports if (run / name).exists()):
+    for name in (name for name in NAMES if (run / name).exists()):
         if name.endswith(".zip"):
             with zipfile.ZipFile(run / name) as archive:
                 found |= {f"{name} {member}": _digest(archive.read(member)) for member in archive.namelist()}
         else:
             found[name] = _digest((run / name).read_bytes())
-    for training in sorted(path for path in run.glob("phase?/*/") if ".damaged-" not in path.name):
-        newest = max(training.glob("checkpoint-*"))
+    for newest in map(max, _checkpoints(run)):
         for part in sorted(newest.glob("*.safetensors")):
             if part.name == "log.safetensors":  # rows with their times: compared below, without
                 continue
-            found[f"{training.name} {newest.name} {part.name}"] = _digest(part.read_bytes())
+            found[f"{newest.relative_to(run)} {part.name}"] = _digest(part.read_bytes())
     for number, line in enumerate((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         found[f"metrics row {number}"] = _digest(json.dumps(_compared(json.loads(line))).encode())
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     for name, value in _compared(report).items():
         found[f"report {name}"] = _digest(json.dumps(value).encode())
     return found
+
+
+def _checkpoints(run: Path) -> list[list[Path]]:
+    """The checkpoints of each member that has any."""
+    members = sorted({path.parent for path in run.glob("members/**/checkpoint-*") if ".before-" not in str(path)})
+    return [list(member.glob("checkpoint-*")) for member in members if ".damaged-" not in member.name]
 
 
 def _compared(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The pipeline's ledger: inputs, results, time and memory of each phase. One JSON file, written atomically."""
+"""The ledger of a run: how far its tasks and phases are, and what they took. One JSON file, written atomically."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ LEDGER_NAME = "ledger.json"
 Status = Literal["pending", "running", "done", "failed", "timed_out", "interrupted"]
 
 
-class Part(BaseModel):
-    """Something a phase has finished: one training, the advice."""
+class TaskEntry(BaseModel):
+    """A task that was begun. What it made, and whether that holds, its own folder says."""
 
     model_config = ConfigDict(extra="forbid")
 
-    facts: dict[str, Any]
-    """What the report says of it."""
-    log_bytes: int
-    """Length of metrics.jsonl behind it: rows after belong to what was not finished."""
-    log_tail: str = ""
-    """Rows of a training after its last checkpoint, which holds the others."""
+    status: Status = "pending"
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """What it was begun with, by key."""
+    tries: int = 0
+    failures: list[str] = Field(default_factory=list)
 
 
 class PhaseEntry(BaseModel):
@@ -38,18 +37,11 @@ class PhaseEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: Status = "pending"
-    inputs: dict[str, str] = Field(default_factory=dict)
-    """Inputs its result depends on, by key."""
-    result: str = ""
-    """Fingerprint of what it made; an input of the phase after it."""
-    parts: dict[str, Part] = Field(default_factory=dict)
     timesteps: dict[str, int] = Field(default_factory=dict)
-    """Timesteps done by training, up to the newest checkpoint of one that is not finished."""
+    """Timesteps done by member, up to the newest checkpoint of one that is not finished."""
     seconds: float = 0.0
     tries: int = 0
     failures: list[str] = Field(default_factory=list)
-    log_bytes: int = 0
-    """Length of metrics.jsonl when the run went on without its end."""
     torch_threads: int | None = None
     products: Library | None = None
     """The library that multiplied the fused learner's matrices: phases after it, and a resumed one, keep it."""
@@ -64,11 +56,12 @@ class PhaseEntry(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     phases: dict[str, PhaseEntry]
+    tasks: dict[str, TaskEntry] = Field(default_factory=dict)
     files: dict[str, FileFacts] = Field(default_factory=dict)
-    sha256: str | None = None
-    """Of all the rest as compact JSON; ledgers of earlier versions have none."""
+    sha256: str
+    """Of all the rest as compact JSON."""
 
 
 def seal(content: Mapping[str, Any]) -> str:
@@ -83,8 +76,9 @@ class Ledger:
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self.path = folder / LEDGER_NAME
         self.phases = {name: PhaseEntry() for name in names}
+        self.tasks: dict[str, TaskEntry] = {}
         self.files: dict[str, FileFacts] = {}
-        """Files the run has made, by path in its folder; empty in a ledger of an earlier version."""
+        """Files the run has made, by path in its folder."""
 
     @classmethod
     def read(cls, folder: Path, names: tuple[str, ...]) -> Ledger:
@@ -92,8 +86,10 @@ class Ledger:
         ledger = cls(folder, names)
         try:
             raw = json.loads(read_regular(ledger.path).decode("utf-8"))
+            if isinstance(raw, dict) and raw.get("format") == 1:
+                raise ValueError("an earlier version of the toolkit wrote it")
             content = _File.model_validate(raw)
-            if content.sha256 is not None and content.sha256 != seal(raw):
+            if content.sha256 != seal(raw):
                 raise ValueError("it was changed: its content differs from its own SHA-256")
         except (OSError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
             reason = str(error).splitlines()[0]
@@ -107,27 +103,19 @@ class Ledger:
                 f"--auto-resume and --start-phase to begin a new run."
             )
         ledger.phases = {name: content.phases[name] for name in names}
-        ledger.files = content.files
+        ledger.tasks, ledger.files = content.tasks, content.files
         return ledger
 
     def save(self) -> None:
         """Write the ledger atomically. UserError if that fails."""
         try:
-            content = plain_json(_File(phases=self.phases, files=self.files).model_dump())
+            content = plain_json(_File(phases=self.phases, tasks=self.tasks, files=self.files, sha256="").model_dump())
             write_json(self.path, {**content, "sha256": seal(content)})
         except OSError as error:
             raise UserError(
                 f"The ledger {self.path} cannot be written ({error.strerror or error}). Free space on that disk, or "
                 f"see that the folder can be written, then continue with --auto-resume: what the ledger held is kept."
             ) from error
-
-    def log_bytes(self, phase: str) -> int:
-        """Length of metrics.jsonl where this phase continues: after all it has finished and after the phases before
-        it, failed ones too."""
-        names = list(self.phases)
-        before = names[: names.index(phase)]
-        parts = [part for name in (*before, phase) for part in self.phases[name].parts.values()]
-        return max([0, *(part.log_bytes for part in parts), *(self.phases[name].log_bytes for name in before)])
 
 
 def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

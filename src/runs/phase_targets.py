@@ -12,7 +12,7 @@ from src.runs.ledger import Ledger
 
 def phase_facts(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """The ledger by phase, without what is elsewhere in the report; GPU utilisation in percent."""
-    facts = {name: entry.model_dump(exclude={"parts", "inputs", "log_bytes"}) for name, entry in ledger.phases.items()}
+    facts = {name: entry.model_dump() for name, entry in ledger.phases.items()}
     return {name: {**of, GPU_UTILIZATION: percent_of(of[GPU_UTILIZATION])} for name, of in facts.items()}
 
 

@@ -31,7 +31,7 @@ def memory_now() -> dict[str, float]:
     return memory
 
 
-def apply_usage(usage: PhaseUsage, hardware: HardwareSettings, recorded: int | None, *, reallocate: bool) -> int:
+def apply_usage(usage: PhaseUsage | None, hardware: HardwareSettings, recorded: int | None, *, reallocate: bool) -> int:
     """Set threads, and on CUDA the share of its memory; returns the threads.
 
     Where the configuration leaves the threads open, those that an earlier process began the phase with (`recorded`) are
@@ -54,8 +54,8 @@ def gpu_share(usage: PhaseUsage, hardware: HardwareSettings, *, reallocate: bool
     return _own(usage, reallocate).memory_fraction or hardware.memory_fraction
 
 
-def _own(usage: PhaseUsage, reallocate: bool) -> PhaseUsage:
-    return usage if reallocate else PhaseUsage()
+def _own(usage: PhaseUsage | None, reallocate: bool) -> PhaseUsage:
+    return usage if reallocate and usage is not None else PhaseUsage()
 
 
 def freed_words(before: Mapping[str, float], after: Mapping[str, float]) -> str:

@@ -8,42 +8,118 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv
-
 from src.advisor.table import AdviceTable
+from src.advisor.table_file import load_table
 from src.advisor.tabulation import TabulationRecord
 from src.agent.market import Market
+from src.agent.members import Training
+from src.agent.trainer import Trainer
 from src.evaluation.leak_words import SEALED
-from src.evaluation.leaks import checks_of, leak_facts, with_finding
-from src.evaluation.sealed import check_advice, check_drawn, drawn_sessions
+from src.evaluation.leaks import with_finding
+from src.evaluation.sealed import check_advice, check_drawn
 from src.files import write_json
 from src.monitoring.timelines import hardware_timeline, learning_curves
 from src.report.answers import answers
 from src.report.conclusions import overall
-from src.report.facts import SCHEMA_VERSION, is_passed, judge_targets
+from src.report.facts import (
+    SCHEMA_VERSION,
+    asking_facts,
+    data_facts,
+    is_passed,
+    judge_targets,
+    rules_facts,
+    run_facts,
+)
 from src.report.page import write_page
 from src.report.targets import GPU_UTILIZATION
 from src.report.verdict import verdict
-from src.runs.bench import Bench
 from src.runs.cached import cache_facts
+from src.runs.context import RunContext
+from src.runs.evaluations import evaluation_sections
+from src.runs.ledger import Ledger
+from src.runs.phase_targets import phase_facts, phase_targets
+from src.runs.plan import ADVICE_NAME, Plan
+from src.runs.tasks import Results
 
+PIPELINE_PHASES = ("phase1", "phase2", "phase3")
 REPORT_NAME, PAGE_NAME = "report.json", "report.html"
-FOLD = "fold"
-"""How the names of a walk-forward fold's phases begin."""
 
 
-def look_ahead(bench: Bench, market: Market) -> dict[str, Any]:
-    """The report's section on leaks: whether anything a decision reads, a fill or a fit depends on later bars."""
-    config = bench.config
-    checks = checks_of(market, config.data, config.environment.trading_hours)
-    with bench.phase("look-ahead", f"leak checks of {', '.join(checks)}"):
-        return leak_facts([check() for check in checks.values()])
+def report_of(
+    context: RunContext,
+    plan: Plan,
+    results: Results,
+    ledger: Ledger,
+    trainer: Trainer,
+    test_name: str,
+    workers: int,
+) -> dict[str, Any]:
+    """The report of a run from what its tasks have left, written with its page."""
+    config, market, folder = context.config, context.market, ledger.path.parent
+    threads = max((entry.torch_threads or 0 for entry in ledger.phases.values()), default=0)
+    run = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
+    report: dict[str, Any] = {"run": run | {"workers": workers}, "training": _rows(plan, results), "arms": {}}
+    if "tasks/production" in results:
+        report["production_estimate"] = results["tasks/production"].facts
+    advised = None
+    if market is not None:
+        if all(task.name in results for task in plan.evaluations()):
+            report |= {"data": data_facts(market, config.data.no_trade_bars), "rules": rules_facts(market)}
+            report |= _evaluated(context, plan, results)
+            advised = _advised(results, 0)
+            report["advice"] |= asking_facts(advised[1], config.llm)
+        if "tasks/look-ahead" in results:
+            found = results["tasks/look-ahead"].facts
+            report["look_ahead"] = with_sessions_read(found, market, report["training"], advised)
+        if plan.folds:
+            report["walk_forward"], leaks = _walk_forward(plan, results)
+            report["look_ahead"] = with_finding(report["look_ahead"], SEALED, len(plan.folds), "; ".join(leaks))
+    device, own_targets = str(trainer.device), {}
+    if set(ledger.phases) == set(PIPELINE_PHASES):
+        report["phases"] = phase_facts(ledger)
+        gpu_counts, no_gpu = gpu_use(context, device)
+        own_targets = phase_targets(config, ledger, gpu_counts=gpu_counts, why_not=no_gpu)
+    return finish(context, test_name, report, device, folder, own_targets)
 
 
-def drawn(env: VecEnv | None, market: Market | None) -> dict[str, Any]:
-    """What a training's row of the report says of the sessions it drew; nothing for a user's own environments."""
-    found = None if env is None or market is None else drawn_sessions(env, market)
-    return {} if found is None else {"sessions_drawn": found.to_dict()}
+def _rows(plan: Plan, results: Results, fold: int = 0) -> list[dict[str, Any]]:
+    """The trainings' rows, by seed, in the order they begin."""
+    names = plan.member_names(tuple(Training), fold)
+    return [dict(results[name].facts["row"]) for name in names if name in results]
+
+
+def _evaluated(context: RunContext, plan: Plan, results: Results) -> dict[str, Any]:
+    def of_seeds(name: str) -> list[Mapping[str, Any]]:
+        return [results[f"tasks/seed-{seed}/{name}"].facts for seed in plan.seeds]
+
+    attempts = results.get(f"tasks/seed-{plan.seeds[0]}/attempts")
+    return evaluation_sections(
+        context,
+        results["tasks/evaluation"].facts,
+        of_seeds("costs"),
+        of_seeds("reliance"),
+        None if attempts is None else attempts.facts,
+    )
+
+
+def _advised(results: Results, fold: int) -> tuple[AdviceTable, TabulationRecord]:
+    done = results[f"tasks/fold-{fold}/advice" if fold else "tasks/advice"]
+    asking = dict(done.facts["asking"])
+    return load_table(done.folder / ADVICE_NAME, done.facts["sha256"]), TabulationRecord(**asking)
+
+
+def _walk_forward(plan: Plan, results: Results) -> tuple[dict[str, Any], list[str]]:
+    """The section, and a sentence for each fold that trained or asked for advice outside of its training sessions."""
+    leaks = []
+    for fold in plan.folds:
+        own = plan.markets[fold]
+        if leak := check_advice(own, *_advised(results, fold)) or check_drawn(own, _rows(plan, results, fold)):
+            leaks.append(f"fold {fold}: {leak}")
+    section = {
+        "folds": [results[f"tasks/fold-{fold}/evaluation"].facts for fold in plan.folds],
+        "words": "Each fold trains from scratch on earlier sessions, first seed only. Difference: hybrid - placebo.",
+    }
+    return section, leaks
 
 
 def with_sessions_read(
@@ -59,7 +135,7 @@ def with_sessions_read(
 
 
 def finish(
-    bench: Bench,
+    context: RunContext,
     test_name: str,
     report: Mapping[str, Any],
     device: str,
@@ -68,17 +144,17 @@ def finish(
 ) -> dict[str, Any]:
     """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json and the
     page made of it."""
-    bench.stop_clock()
+    context.stop_clock()
     rows = folder / "metrics.jsonl"
     lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
     complete = {
         "test_name": test_name,
-        **_measured(bench, report, device, own_targets or {}),
+        **_measured(context, report, device, own_targets or {}),
         "log_writes": len(lines),
         **report,
-        "learning": {"curves": _curves([json.loads(line) for line in lines], bench.config.test_mode.seed)},
-        "hardware_timeline": hardware_timeline(bench.monitor.metrics_history),
-        "configuration": bench.config.to_dict(),
+        "learning": {"curves": _curves([json.loads(line) for line in lines])},
+        "hardware_timeline": hardware_timeline(context.monitor.metrics_history),
+        "configuration": context.config.to_dict(),
     }
     complete["overall"] = overall(complete)
     complete["answers"] = [asdict(answer) for answer in answers(complete)]
@@ -88,30 +164,27 @@ def finish(
     return complete
 
 
-def _curves(records: Sequence[Mapping[str, Any]], first_seed: int) -> list[dict[str, Any]]:
-    """Learning curves by phase and seed; rows of other seeds than the first carry theirs behind an @. Folds have none:
-    they train as the run does, on less."""
-    by_seed: dict[int, list[dict[str, Any]]] = {}
+def _curves(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Learning curves by phase and seed. Folds have none: they train as the run does, on less."""
+    by_seed: dict[int, list[Mapping[str, Any]]] = {}
     for row in records:
-        phase, _, seed = str(row["phase"]).partition("@")
-        if phase.startswith(FOLD):
-            continue
-        by_seed.setdefault(int(seed) if seed else first_seed, []).append({**row, "phase": phase})
+        if not row["fold"]:
+            by_seed.setdefault(row["seed"], []).append(row)
     return [curve for seed, rows in by_seed.items() for curve in learning_curves(rows, seed)]
 
 
 def _measured(
-    bench: Bench, report: Mapping[str, Any], device: str, own_targets: Mapping[str, dict[str, Any]]
+    context: RunContext, report: Mapping[str, Any], device: str, own_targets: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    monitor, training = bench.monitor, report["training"]
+    monitor, training = context.monitor, report["training"]
     summary = monitor.get_summary()
-    gpu_counts, no_gpu = gpu_use(bench, device)
+    gpu_counts, no_gpu = gpu_use(context, device)
     on_gpu = gpu_counts and summary["gpu_available"]
-    cache = cache_facts(bench)
+    cache = cache_facts(context)
     hit_rate = cache["hit_rate"]
-    bench.total_timesteps = sum(r["timesteps"] for r in training)
+    context.total_timesteps = sum(r["timesteps"] for r in training)
     measured = {
-        "execution_time": bench.total_time,
+        "execution_time": context.total_time,
         "peak_memory": monitor.get_peak_memory_usage() if on_gpu else monitor.get_peak_ram_usage(),
         "gpu_utilization": monitor.get_average_gpu_utilization() if on_gpu else None,
         "cache_hit_rate": hit_rate,
@@ -123,14 +196,14 @@ def _measured(
         "steps_per_s": "no training was finished",
     }
     inapplicable = () if gpu_counts else (GPU_UTILIZATION,)
-    targets = {**judge_targets(bench.config.validation, measured, why_not, inapplicable), **own_targets}
+    targets = {**judge_targets(context.config.validation, measured, why_not, inapplicable), **own_targets}
     first = training[0].get("seed") if training else None
     return {
         "schema_version": SCHEMA_VERSION,
         "validation_passed": is_passed(targets)
         and report.get("look_ahead", {}).get("passed", True)
         and all(phase["status"] == "done" for phase in report.get("phases", {}).values()),
-        "execution_time": bench.total_time,
+        "execution_time": context.total_time,
         "gpu_utilization": measured["gpu_utilization"],
         "cache_hit_rate": hit_rate,
         "peak_memory_gb": measured["peak_memory"],
@@ -138,29 +211,24 @@ def _measured(
         "timesteps_completed": sum(
             r["timesteps"] for r in training if r["phase"] in ("base", "hybrid") and r.get("seed") == first
         ),
-        "timesteps_total": bench.total_timesteps,
+        "timesteps_total": context.total_timesteps,
         "targets": targets,
-        "phase_times": bench.phase_times,
+        "phase_times": context.phase_times,
         "hardware": summary,
-        "summary": bench.summary(),
+        "summary": context.summary(),
         "cache": cache,
-        "fusion": bench.fusion.get_stats(),
-        "env_pool": bench.pool.get_stats(),
-        "memory_released_mb": bench.released_bytes / 1e6,
+        "fusion": context.fusion.get_stats(),
+        "env_pool": context.pool.get_stats(),
+        "memory_released_mb": context.released_bytes / 1e6,
     }
 
 
-def gpu_use(bench: Bench, device: str) -> tuple[bool, str]:
+def gpu_use(context: RunContext, device: str) -> tuple[bool, str]:
     """Whether GPU utilisation counts in this run (it trains on one that is to be watched), and why there may be no
     figure of it."""
-    summary = bench.monitor.get_summary()
+    summary = context.monitor.get_summary()
     if not device.startswith("cuda"):
         return False, "trained on the CPU" if summary["gpu_available"] else "no GPU"
-    if not bench.config.monitoring.monitor_gpu:
+    if not context.config.monitoring.monitor_gpu:
         return False, "monitoring.monitor_gpu is false"
     return True, summary["gpu_reason"] or "NVML read nothing"
-
-
-def seeded(record_facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """A training record as the report shows it."""
-    return {**record_facts, "seed": seed}

@@ -136,7 +136,7 @@ def _in_worker(make_env: Callable[[], gym.Env], record: Path, index: int) -> Cal
         end_with_fork_server()
         # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Here too: a fork server that somebody else has started knows nothing of `_server_environment`.
+        # Here too: a fork server that somebody else has started knows nothing of `server_environment`.
         _set_environ({"CUDA_VISIBLE_DEVICES": "", **own})
         # Forked from one server, all would draw the same from numpy's global generator.
         np.random.seed(index)  # noqa: NPY002
@@ -154,7 +154,7 @@ _SERVER_ONLY = ("PYTHONPATH", "PYTHONSAFEPATH", worker_server.MAIN)
 
 
 @contextmanager
-def _server_environment() -> Iterator[None]:
+def server_environment() -> Iterator[None]:
     """The environment variables in which the fork server starts.
 
     Its children see no CUDA device: a context in each worker would cost hundreds of MB of GPU memory. Its import path
@@ -220,7 +220,7 @@ class WorkerVecEnv(SubprocVecEnv):
         multiprocessing.set_forkserver_preload([*PRELOAD, *preload, PRELOAD_LAST])
         fns = [_in_worker(fn, self._record_of[i], i) for i, fn in enumerate(env_fns)]
         try:
-            with _explained(self), _server_environment():
+            with _explained(self), server_environment():
                 super().__init__(fns, start_method="forkserver")
         except BaseException:
             self.close()

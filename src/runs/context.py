@@ -18,13 +18,11 @@ from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.mock import MockAdvisor
 from src.advisor.table import empty_table
 from src.agent.advising import try_advisor
-from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
 from src.agent.market import Market, prepare_market
 from src.agent.own_cache import add_worker_counts
-from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.trainer import Trainer, supports_advice
-from src.agent.training import release, resolve_device
+from src.agent.training import resolve_device
 from src.clean_up import CleanUps
 from src.configuration import Configuration, effective_yaml, gpu_settings
 from src.evaluation.playing import Fusion, SessionPool
@@ -103,7 +101,7 @@ def plans_of(config: Configuration) -> tuple[RolloutPlan, RolloutPlan]:
     return base, finetune
 
 
-class Bench:
+class RunContext:
     """The tools of one run. `open()` starts what has to be stopped again; `folder` is set once the input is known to be
     good."""
 
@@ -133,11 +131,13 @@ class Bench:
         self.total_timesteps = 0
         self.released_bytes = 0
         self.display = RunDisplay(console, self._latest_reading, self.cache_hit_rate)
-        self._make_callback = make_callback
+        self.make_callback = make_callback
+        self.count_time: Callable[[], None] = lambda: None
+        """Brings the time that the phase at work took to the disk."""
         self._log = RunLog()
         self._threads = ThreadDeaths()
         self._stack = CleanUps()
-        self._began = 0.0
+        self._began = self._stage_began = 0.0
 
     @contextmanager
     def open(self) -> Iterator[CleanUps]:
@@ -177,6 +177,7 @@ class Bench:
 
     def stop_clock(self) -> None:
         """Nothing after this is measured."""
+        self.enter_stage("")
         self.monitor.stop_monitoring()
         self._threads.check()
         self.total_time = self.spent_before_s + time.perf_counter() - self._began
@@ -240,54 +241,26 @@ class Bench:
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
-        """Shown, timed under `name`, and what the hardware samples are labelled with."""
-        self._threads.check()
+        """A stage with one thing in it: shown, timed under `name`, and what the hardware samples are labelled with."""
+        self.enter_stage(name)
         self.display.begin(name, what)
-        self.monitor.phase = name
-        began = time.perf_counter()
-        try:
-            yield
-            self._threads.check()
-        finally:
-            self.phase_times[name] = self.phase_times.get(name, 0.0) + time.perf_counter() - began
+        yield
+        self._threads.check()
 
-    @contextmanager
-    def logged(
-        self,
-        phase: str,
-        plan: RolloutPlan,
-        *,
-        keep_bytes: int | None = None,
-        purge_step: int | None = None,
-        shown_only: bool = False,
-    ) -> Iterator[tuple[Any, JsonLinesSink | None]]:
-        """The callback that logs one training, and where its rows go; what is pending is written however it ends.
-
-        Resumed: rows after `keep_bytes` and TensorBoard's points from `purge_step` on are dropped. `shown_only`: the
-        files hold the rows already and stay as they are.
-        """
-        assert self.folder is not None
-        rows = None if shown_only else JsonLinesSink(self.folder / "metrics.jsonl", keep_bytes=keep_bytes)
-        sinks: list[Sink] = [DisplaySink(self.record)] if rows is None else [rows, DisplaySink(self.record)]
-        if self.config.monitoring.tensorboard and not shown_only:
-            sinks.append(TensorBoardSink(self.folder / "tensorboard" / phase, purge_step=purge_step))
-        interval = self.config.monitoring.log_interval if self.config.performance.batched_logging else 1
-        callback = self._make_callback(interval, sinks=sinks, total_timesteps=plan.actual, phase=phase)
-        with CleanUps() as stack:
-            for sink in sinks:
-                stack.call(sink.close)
-            stack.call(callback.flush)
-            yield callback, rows
+    def enter_stage(self, name: str) -> None:
+        """From now on the time counts for `name`, and so do the hardware samples."""
+        self._threads.check()
+        now = time.perf_counter()
+        if self.monitor.phase:
+            self.phase_times[self.monitor.phase] = (
+                self.phase_times.get(self.monitor.phase, 0.0) + now - self._stage_began
+            )
+        self.monitor.phase, self._stage_began = name, now
 
     def record(self, record: Any) -> None:
         """Show a record of progress; ThreadDied where a thread has died since the last."""
         self._threads.check()
         self.display.record(record)
-
-    def release(self, model: TimedMaskablePPO) -> None:
-        """Drop what only training needed, where the configuration says so."""
-        if self.config.hardware.optimize_memory:
-            self.released_bytes += release(model)
 
     def kept_features(self) -> Cache | None:
         """The cache for what is dear to ask or compute; None where the configuration keeps nothing."""

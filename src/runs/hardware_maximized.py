@@ -1,0 +1,34 @@
+"""The hardware-maximized validation: every seed, arm and fold at once, as many at a time as there are cores for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from src.runs.context import RunContext
+from src.runs.phase_runner import Phase
+from src.runs.plan import Plan
+from src.runs.run import Mode, run
+
+
+def run_hardware_maximized(
+    context: RunContext, *, auto_resume: bool | None = None, command: str = ""
+) -> dict[str, Any]:
+    """From bars to report, or on from where a run was stopped, as `src.runs.run.run` says."""
+    command = command or "run_hardware_maximized_validation(auto_resume=True)"
+    return run(context, MODE, auto_resume=auto_resume, command=command)
+
+
+def _phases(plan: Plan, context: RunContext) -> list[Phase]:
+    tasks = [
+        *plan.production(),
+        *plan.advice(),
+        *plan.bases(),
+        *plan.fine_tuned(),
+        *plan.evaluations(),
+        *(task for fold in plan.folds for task in plan.fold(fold)),
+        *plan.look_ahead(),
+    ]
+    return [Phase("run", "the run", tasks)]
+
+
+MODE = Mode("hardware_maximized", "Hardware-Maximized Validation", {"run": "the run"}, _phases)

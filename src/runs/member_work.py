@@ -1,0 +1,259 @@
+"""One training, in whatever process: it writes checkpoints, resumes from the newest, and leaves weights and exports.
+
+A member's folder holds its checkpoints, its log rows, `weights.safetensors`, and the policy as a zip and as data. Every
+checkpoint holds the rows that were logged up to it, so a log that is lost or damaged is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as tensor_bytes
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.advisor.table import AdviceTable
+from src.advisor.table_file import load_table
+from src.agent.checkpoints import CheckpointStore, Loaded
+from src.agent.export import export_base, export_data, export_hybrid
+from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
+from src.agent.market import Market
+from src.agent.members import Member, Training
+from src.agent.policy import Weights
+from src.agent.ppo import TimedMaskablePPO
+from src.agent.rollout_plan import RolloutPlan
+from src.agent.trainer import Trainer
+from src.agent.training import release, train
+from src.agent.training_state import capture, restore
+from src.clean_up import CleanUps, closing
+from src.configuration import Configuration
+from src.evaluation.placebo import placebo_table
+from src.evaluation.sealed import drawn_sessions
+from src.files import kind_of, read_regular, write_atomically
+from src.market.split import Split
+from src.runs.inputs import weights_fingerprint
+from src.runs.resources import machine_facts
+from src.runs.watch import Watch
+
+ROWS_NAME, WEIGHTS_NAME = "metrics.jsonl", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A frozen table on disk."""
+
+    path: Path
+    sha256: str
+
+    def load(self) -> AdviceTable:
+        """UserError where it is not the one that was frozen."""
+        return load_table(self.path, self.sha256)
+
+
+@dataclass(frozen=True)
+class MemberJob:
+    """All that a training needs besides the market. It pickles, but for `own_env` and `after`."""
+
+    config: Configuration
+    member: Member
+    trainer: Trainer
+    plan: RolloutPlan
+    folder: Path
+    inputs: Mapping[str, str]
+    threads: int
+    make_callback: Callable[..., Any]
+    base: Path | None = None
+    """Folder of the member whose weights this one begins from."""
+    advice: Advice | None = None
+    tensorboard: Path | None = None
+    split: Split | None = None
+    """Of the market's sessions, where it is not the run's own: a walk-forward fold."""
+    own_env: VecEnv | None = None
+    after: Callable[[VecEnv], None] | None = None
+    """Called with the environment once the training is over."""
+
+    @property
+    def exports(self) -> Path:
+        """The zip that is exported; the policy as data lies beside it."""
+        return self.folder / f"{self.member.training}.zip"
+
+
+def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[str, Any]:
+    """Train what is left of a member, write its files and return its row of the report.
+
+    A signal or a timeout ends it at a rollout's end, with a checkpoint (`watch.check` raises).
+    """
+    torch.set_num_threads(job.threads)
+    if market is not None and job.split is not None:
+        market = replace(market, split=job.split)
+    heard = _heard(job)
+    with closing(job.own_env or job.trainer.make_env(market, heard)) as env:
+        model, callbacks = _model(job, env)
+        not_bitwise: list[str] = []
+        record = _train(job, model, callbacks, watch, not_bitwise)
+        drawn = {} if market is None else {"sessions_drawn": drawn_sessions(env, market)}
+        if job.after is not None:
+            job.after(env)
+    files = _written(job, model)
+    if model.split_updates:
+        not_bitwise.append(f"{model.split_updates} updates of {job.member} were split to fit into memory")
+    row = {**record.to_dict(), **job.member.to_dict()}
+    row |= {name: found.to_dict() for name, found in drawn.items() if found is not None}
+    facts = {"row": row, "weights": weights_fingerprint(model.policy.state_dict()), "not_bitwise": not_bitwise}
+    released = release(model) if job.config.hardware.optimize_memory else 0
+    return {**facts, "files": [path.name for path in files], "released_bytes": released}
+
+
+def load_weights(folder: Path) -> Weights:
+    """The weights a member left. Copied: the alignment of foreign memory changes what a product rounds to."""
+    tensors = read_tensors(read_regular(folder / WEIGHTS_NAME))
+    return {name: torch.empty_like(tensor).copy_(tensor) for name, tensor in tensors.items()}
+
+
+def gather_rows(run: Path, members: Iterable[str]) -> None:
+    """Write the run's metrics.jsonl: the rows of these members, folders below the run's, in their order."""
+    rows = b"".join(read_regular(path) for name in members if (path := run / name / ROWS_NAME).exists())
+    path = run / ROWS_NAME
+    if rows and (not path.exists() or kind_of(path) or read_regular(path) != rows):
+        write_atomically(path, rows)
+
+
+def _heard(job: MemberJob) -> AdviceTable | None:
+    if job.advice is None:
+        return None
+    table = job.advice.load()
+    return placebo_table(table, job.member.seed) if job.member.training == Training.PLACEBO else table
+
+
+def _model(job: MemberJob, env: VecEnv) -> tuple[TimedMaskablePPO, list[BaseCallback]]:
+    if job.base is None:
+        return job.trainer.new_base(env, job.plan), []
+    llm = None if job.advice is None else job.config.llm
+    return job.trainer.new_finetuned(load_weights(job.base), env, job.plan, llm)
+
+
+def _train(
+    job: MemberJob, model: TimedMaskablePPO, callbacks: list[BaseCallback], watch: Watch, not_bitwise: list[str]
+) -> Any:
+    settings = job.config.checkpoint
+    machine = machine_facts(job.threads)
+    store = CheckpointStore(job.folder, job.inputs, keep_last=settings.keep_last, machine=machine)
+    loaded = store.newest(watch.say) if settings.enabled else None
+    rows = b"" if loaded is None else loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.folder / ROWS_NAME, rows)
+    purge = None if loaded is None else _first_step_not_kept(rows, loaded.snapshot.step)
+    with CleanUps() as stack:
+        logged = JsonLinesSink(job.folder / ROWS_NAME, keep_bytes=len(rows))
+        stack.call(logged.close)
+        logging = _logging(job, logged, watch, purge, stack)
+        resumables = [logging, *callbacks]
+        if loaded is not None:
+            not_bitwise += [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
+            watch.saved(loaded.snapshot.step)
+        model.after_update = _Boundary(job, model, resumables, logged, store if settings.enabled else None, watch)
+        try:
+            with watch.deferred():
+                return train(model, job.plan, str(job.member.training), resumables, resumed=loaded is not None)
+        finally:
+            model.after_update = None
+
+
+def _logging(job: MemberJob, rows: JsonLinesSink, watch: Watch, purge: int | None, stack: CleanUps) -> Any:
+    """The callback that logs; what is pending is written however the training ends."""
+    member = job.member.to_dict()
+    sinks: list[Sink] = [_Labelled(rows, member), _Labelled(DisplaySink(watch.record), member)]
+    if job.tensorboard is not None:
+        sinks.append(TensorBoardSink(job.tensorboard, purge_step=purge))
+        stack.call(sinks[-1].close)
+    interval = job.config.monitoring.log_interval if job.config.performance.batched_logging else 1
+    phase = str(job.member.training)
+    callback = job.make_callback(interval, sinks=sinks, total_timesteps=job.plan.actual, phase=phase)
+    stack.call(callback.flush)
+    return callback
+
+
+class _Labelled:
+    """A sink whose records say which member they are of."""
+
+    def __init__(self, sink: Sink, member: Mapping[str, Any]) -> None:
+        self._sink = sink
+        self._member = member
+        self.close = sink.close
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._sink.write({**record, **self._member})
+
+
+def _written(job: MemberJob, model: TimedMaskablePPO) -> list[Path]:
+    """Weights for the members that begin from them, and the policy for everybody else."""
+    weights = job.folder / WEIGHTS_NAME
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.policy.state_dict().items()}
+    write_atomically(weights, tensor_bytes(state))
+    export = export_base if job.advice is None else export_hybrid
+    zipped = export(model, job.exports)
+    return [weights, zipped, *export_data(model, zipped), job.folder / ROWS_NAME]
+
+
+def _first_step_not_kept(rows: bytes, step: int) -> int:
+    """Of TensorBoard's points, which cannot be cut by bytes: one at the checkpoint's own step was logged before it, or
+    when the stopped process wrote what was pending."""
+    last = json.loads(rows.splitlines()[-1]) if rows else {}
+    return step + 1 if last.get("num_timesteps") == step else step
+
+
+def _restored(model: TimedMaskablePPO, resumables: list[Any], loaded: Loaded) -> list[str]:
+    snapshot = replace(loaded.snapshot, state=loaded.snapshot.state["training"])
+    return restore(model, resumables, snapshot)
+
+
+class _Boundary:
+    """Called after each update: the clean instant at which a checkpoint may be taken and a run may stop."""
+
+    def __init__(
+        self,
+        job: MemberJob,
+        model: TimedMaskablePPO,
+        resumables: list[Any],
+        rows: JsonLinesSink,
+        store: CheckpointStore | None,
+        watch: Watch,
+    ) -> None:
+        self._settings = job.config.checkpoint
+        self._planned = job.plan.actual
+        self._model = model
+        self._resumables = resumables
+        self._rows = rows
+        self._store = store
+        self._watch = watch
+        self._saved_at = model.num_timesteps
+
+    def __call__(self) -> None:
+        if self._store is not None and (self._watch.ends or self._is_due()):
+            self._save(self._store)
+        self._watch.check()
+
+    def _is_due(self) -> bool:
+        step, every = self._model.num_timesteps, self._settings.interval_steps
+        if step >= self._planned:
+            return True
+        return self._settings.strategy == "interval" and step // every > self._saved_at // every
+
+    def _save(self, store: CheckpointStore) -> None:
+        began = time.perf_counter()
+        snapshot = capture(self._model, self._resumables)
+        rows = read_regular(self._rows.path)[: self._rows.offset]
+        log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
+        state = {"training": snapshot.state}
+        store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log}))
+        self._saved_at = self._model.num_timesteps
+        self._model.checkpoint_s += time.perf_counter() - began
+        self._watch.saved(self._saved_at)

@@ -1,0 +1,343 @@
+"""The tasks of a run: which there are, what each needs and reads. Both modes are made of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from src.advisor.table_file import save_table
+from src.agent.advising import tabulate_advice
+from src.agent.market import Market
+from src.agent.members import FINE_TUNED, Member, Training
+from src.agent.trainer import Trainer
+from src.clean_up import closing
+from src.evaluation.leaks import checks_of, leak_facts
+from src.evaluation.production import estimate_production
+from src.runs.context import RunContext
+from src.runs.evaluations import (
+    EvaluationJob,
+    attempts_task,
+    evaluation_task,
+    fold_task,
+    reliance_task,
+    stress_task,
+)
+from src.runs.inputs import (
+    advice_inputs,
+    base_inputs,
+    data_inputs,
+    evaluation_inputs,
+    finetune_inputs,
+    fusion_inputs,
+    tables_fingerprint,
+)
+from src.runs.member_work import Advice, MemberJob, train_member
+from src.runs.tasks import Results, Task
+from src.runs.walk_forward import folds_of
+from src.runs.watch import Watch
+
+ADVICE_NAME = "advice.safetensors"
+TRAINING_STAGE, EVALUATION_STAGE = "training", "evaluation"
+
+
+class Plan:
+    """Makes the tasks of one run; `place` says below which folder. `threads` are torch's in a training."""
+
+    def __init__(self, context: RunContext, trainer: Trainer, own_env: VecEnv | None = None) -> None:
+        self._context = context
+        self._config = context.config
+        self._trainer = trainer
+        self._plans = context.plans()
+        self._run = Path()
+        self.threads = 1
+        self._own_env = own_env
+        self._tables: dict[int, str] = {}
+        config = self._config
+        first = config.test_mode.seed
+        self.seeds = list(range(first, first + config.evidence.seeds)) if context.market is not None else [first]
+        self.markets: dict[int, Market] = {}
+        """By fold; 0 is the run's own split."""
+        if context.market is not None:
+            self.markets[0] = context.market
+            splits = folds_of(context.market, config.evidence.walk_forward, config.data.embargo_sessions)
+            self.markets |= {k: replace(context.market, split=split) for k, split in enumerate(splits, start=1)}
+
+    def place(self, run: Path) -> None:
+        """The run's folder."""
+        self._run = run
+
+    @property
+    def folds(self) -> list[int]:
+        """The walk-forward folds, from 1."""
+        return [fold for fold in self.markets if fold]
+
+    # Tasks
+
+    def look_ahead(self) -> list[Task]:
+        """Whether anything a decision reads, a fill or a fit depends on later bars."""
+        if not self.markets:
+            return []
+        config, market = self._config, self.markets[0]
+        checks = ", ".join(checks_of(market, config.data, config.environment.trading_hours))
+        return [
+            Task(
+                "tasks/look-ahead", "look-ahead", "look-ahead", f"leak checks of {checks}", look_ahead_task,
+                inputs=lambda _: data_inputs(config, market), job=lambda _: config,
+            )
+        ]  # fmt: skip
+
+    def production(self) -> list[Task]:
+        """How long production would take: measured with nothing beside it."""
+
+        def work(_: Any, market: Market | None, watch: Watch) -> Mapping[str, Any]:
+            with closing(self._trainer.make_env(market)) as env:
+                return asdict(estimate_production(self._trainer, env, self._plans[0]))
+
+        def work_own(env: VecEnv, market: Market | None, watch: Watch) -> Mapping[str, Any]:
+            return asdict(estimate_production(self._trainer, env, self._plans[0]))
+
+        return [
+            Task(
+                "tasks/production", "production", "production", "a rollout with the production networks",
+                work if self._own_env is None else work_own,
+                inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
+                job=lambda _: self._own_env, here=True, alone=True,
+            )
+        ]  # fmt: skip
+
+    def bases(self, fold: int = 0) -> list[Task]:
+        """Base training of every seed, or of the first in a fold."""
+        return [self._member_task(self._member(Training.BASE, seed, fold)) for seed in self._seeds(fold)]
+
+    def advice(self, fold: int = 0) -> list[Task]:
+        """The frozen table of advice."""
+        if not self.markets:
+            return []
+        advisor, market = self._context.advisor, self.markets[fold]
+        assert advisor is not None
+        of_fold = f"fold-{fold}/" if fold else ""
+        return [
+            Task(
+                f"tasks/{of_fold}advice", "advice", f"advice{_of_fold(fold)}",
+                f"{advisor.name} on the training sessions' situations",
+                partial(_advise, self._context, market),
+                inputs=lambda _: advice_inputs(self._config, self._tables_of(fold)) | {"advisor": advisor.identity},
+                job=lambda _: self._run / f"tasks/{of_fold}advice", here=True, alone=True,
+            )
+        ]  # fmt: skip
+
+    def fine_tuned(self, fold: int = 0) -> list[Task]:
+        """RL alone, hybrid and placebo of every seed, from the same base weights."""
+        if not self.markets:
+            return []
+        return [
+            self._member_task(self._member(training, seed, fold))
+            for seed in self._seeds(fold)
+            for training in FINE_TUNED
+        ]
+
+    def evaluations(self) -> list[Task]:
+        """What the trained policies are put through; tasks of a seed need the members of that seed alone."""
+        if not self.markets:
+            return []
+        stressed = ", ".join(map(str, self._config.evidence.stress_slippage_ticks))
+        tasks = []
+        if not self._config.test_mode.quick:
+            limit_s = self._config.evidence.pass_budget_s
+            tasks.append(
+                self._seed_task(
+                    self.seeds[0], "attempts", f"simulating evaluation attempts (limit {limit_s:g} s)", attempts_task,
+                    ("pass_budget_s", "pass_attempts", "pass_max_days"),
+                )
+            )  # fmt: skip
+        for seed in self.seeds:
+            tasks += [
+                self._seed_task(
+                    seed, "costs", f"the trained arms at {stressed} ticks of slippage", stress_task,
+                    ("stress_slippage_ticks",),
+                ),
+                self._seed_task(
+                    seed, "reliance", "the hybrid on late, shuffled, constant and no advice", reliance_task,
+                    ("late_decisions",),
+                ),
+            ]  # fmt: skip
+        sessions = sum(len(part) for part in (self.markets[0].split.validation, self.markets[0].split.test))
+        tasks.append(self._joint_task(0, f"every arm on {sessions} validation and sealed sessions"))
+        return tasks
+
+    def fold(self, k: int) -> list[Task]:
+        """Everything of a walk-forward fold."""
+        split = self.markets[k].split
+        what = f"every arm on its {len(split.test)} test sessions, trained on {len(split.train)}"
+        return [*self.advice(k), *self.bases(k), *self.fine_tuned(k), self._joint_task(k, what)]
+
+    # Parts
+
+    def member_names(self, trainings: Sequence[Training], fold: int = 0) -> list[str]:
+        """Names of the members' tasks, in the order of the report."""
+        return [self._member(training, seed, fold).folder for seed in self._seeds(fold) for training in trainings]
+
+    def _seeds(self, fold: int) -> list[int]:
+        return self.seeds[:1] if fold else self.seeds
+
+    def _member(self, training: Training, seed: int | None = None, fold: int = 0) -> Member:
+        return Member(self._config.test_mode.market, fold, self.seeds[0] if seed is None else seed, training)
+
+    def _member_task(self, member: Member) -> Task:
+        is_base = member.training == Training.BASE
+        plan = self._plans[0 if is_base else 1]
+        advice = f"tasks/{f'fold-{member.fold}/' if member.fold else ''}advice"
+        needs = [] if is_base else [member.base.folder]
+        needs += [advice] if member.training in (Training.HYBRID, Training.PLACEBO) else []
+        what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps"
+        if not is_base:
+            what = f"fine-tuning from base weights, {plan.actual:,} timesteps"
+
+        def inputs(results: Results) -> dict[str, str]:
+            if is_base:
+                return self._base_inputs(member)
+            heard = results[advice].facts["sha256"] if advice in needs else ""
+            own = finetune_inputs(self._config, plan, results[member.base.folder].facts["weights"], heard)
+            return {**own, "training": str(member.training)}
+
+        def job(results: Results) -> MemberJob:
+            own = self._context.market is None
+            own_env, self._own_env = self._own_env, None  # a second try makes its own
+            tensorboard = self._run / "tensorboard" / member.folder.removeprefix("members/")
+            return MemberJob(
+                config=self._config,
+                member=member,
+                trainer=replace(
+                    self._trainer, seed=member.seed, feature_cache=self._trainer.feature_cache if own else None
+                ),
+                plan=plan,
+                folder=self._run / member.folder,
+                inputs=inputs(results),
+                threads=self.threads,
+                make_callback=self._context.make_callback,
+                base=None if is_base else results[member.base.folder].folder,
+                advice=_advice_of(results, advice) if advice in needs else None,
+                tensorboard=tensorboard if self._config.monitoring.tensorboard else None,
+                own_env=own_env,
+                after=self._context.count_lookups if own else None,
+                split=None if member.fold == 0 else self.markets[member.fold].split,
+            )
+
+        title = str(member) if len(self.seeds) > 1 or self.folds else str(member.training)
+        return Task(
+            member.folder,
+            TRAINING_STAGE,
+            title,
+            what,
+            train_member,
+            inputs,
+            job,
+            tuple(needs),
+            member=member,
+            timesteps=plan.actual,
+        )
+
+    def _seed_task(self, seed: int, name: str, what: str, work: Any, keys: Sequence[str]) -> Task:
+        names = {training: self._member(training, seed).folder for training in FINE_TUNED}
+        title = name if len(self.seeds) == 1 else f"{name}, seed {seed}"
+        return Task(
+            f"tasks/seed-{seed}/{name}", EVALUATION_STAGE, title, what, work,
+            lambda results: evaluation_inputs(self._config, keys, self._read([seed], results)),
+            lambda results: self._evaluation_job({seed: names}, results), (*names.values(), "tasks/advice"),
+        )  # fmt: skip
+
+    def _joint_task(self, fold: int, what: str) -> Task:
+        """Every arm of a fold, or of the run and its seeds: with the run's own fusion and pool, so in its process."""
+        seeds = self._seeds(fold)
+        names = {seed: {t: self._member(t, seed, fold).folder for t in FINE_TUNED} for seed in seeds}
+        advice = f"tasks/{f'fold-{fold}/' if fold else ''}advice"
+
+        def work(job: EvaluationJob, market: Market, watch: Watch) -> Mapping[str, Any]:
+            if fold:
+                return fold_task(self._context, job, self.markets[fold], fold)
+            return evaluation_task(self._context, job)
+
+        def inputs(results: Results) -> Mapping[str, str]:
+            read = self._read(seeds, results, fold)
+            keys = () if fold else ("chart_sessions",)
+            return {**evaluation_inputs(self._config, keys, read), **fusion_inputs(self._config)}
+
+        return Task(
+            f"tasks/{f'fold-{fold}/' if fold else ''}evaluation", EVALUATION_STAGE, f"evaluation{_of_fold(fold)}",
+            what, work, inputs, lambda results: self._evaluation_job(names, results, advice),
+            (*(name for of_seed in names.values() for name in of_seed.values()), advice), here=True,
+        )  # fmt: skip
+
+    def _evaluation_job(
+        self, names: Mapping[int, Mapping[Training, str]], results: Results, advice: str = "tasks/advice"
+    ) -> EvaluationJob:
+        folders = {
+            seed: {training: results[name].folder for training, name in of_seed.items()}
+            for seed, of_seed in names.items()
+        }
+        trainer = replace(self._trainer, feature_cache=None)
+        return EvaluationJob(self._config, trainer, folders, _advice_of(results, advice))
+
+    def _read(self, seeds: Sequence[int], results: Results, fold: int = 0) -> dict[str, str]:
+        """The weights and the advice that an evaluation reads."""
+        advice = f"tasks/{f'fold-{fold}/' if fold else ''}advice"
+        names = [self._member(training, seed, fold).folder for seed in seeds for training in FINE_TUNED]
+        weights = {f"weights of {name}": results[name].facts["weights"] for name in names}
+        return {**weights, "advice table": results[advice].facts["sha256"], "tables": self._tables_of(fold)}
+
+    def _base_inputs(self, member: Member) -> dict[str, str]:
+        tables = self._tables_of(member.fold)
+        return base_inputs(self._config, self._plans[0], str(self._trainer.device), member.seed, tables)
+
+    def _production_inputs(self) -> dict[str, str]:
+        training = self._config.training
+        return {"production timesteps": str(training.production_timesteps), "share": str(training.finetune_frac)}
+
+    def _tables_of(self, fold: int) -> str:
+        if not self.markets:
+            return "own environments"
+        if fold not in self._tables:
+            self._tables[fold] = tables_fingerprint(self.markets[fold])
+        return self._tables[fold]
+
+
+def look_ahead_task(config: Any, market: Market, watch: Watch) -> dict[str, Any]:
+    """The report's section on leaks, but for what trainings read."""
+    checks = checks_of(market, config.data, config.environment.trading_hours)
+    return leak_facts([check() for check in checks.values()])
+
+
+def _advise(context: RunContext, market: Market, folder: Path, whole: Market, watch: Watch) -> dict[str, Any]:
+    """Ask for the advice and freeze it."""
+
+    def progress(record: Any) -> None:
+        watch.record(record)
+        watch.check()  # a batch is stored by now
+
+    advisor, config = context.advisor, context.config
+    assert advisor is not None
+    with watch.deferred():
+        table, asking = tabulate_advice(
+            market,
+            advisor,
+            config.llm,
+            quick=config.test_mode.quick,
+            say=watch.say,
+            progress=progress,
+            cache=context.kept_features(),
+        )
+    save_table(table, folder / ADVICE_NAME)
+    return {"asking": asking.to_dict(), "sha256": table.sha256, "files": [ADVICE_NAME]}
+
+
+def _advice_of(results: Results, name: str) -> Advice:
+    return Advice(results[name].folder / ADVICE_NAME, results[name].facts["sha256"])
+
+
+def _of_fold(fold: int) -> str:
+    return f", fold {fold}" if fold else ""

@@ -1,0 +1,231 @@
+"""A run of either mode, from configuration to report: begun, or resumed wherever it was killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from src.agent.market import compile_kernel
+from src.agent.members import FINE_TUNED
+from src.agent.trainer import Trainer
+from src.errors import InterruptedRun, UserError
+from src.machine_limits import free_cores
+from src.outputs import check_writable, output_errors_in_words
+from src.report.console import print_summary
+from src.report.page import write_page
+from src.runs.context import RunContext
+from src.runs.engine import Engine
+from src.runs.executors import start_server
+from src.runs.exports import publish
+from src.runs.folders import only_run_in
+from src.runs.ledger import Ledger
+from src.runs.phase_runner import Phase, PhaseRunner, apply_phase
+from src.runs.phase_targets import phase_facts
+from src.runs.plan import Plan
+from src.runs.results import PAGE_NAME, REPORT_NAME, report_of
+from src.runs.state import RunState
+from src.runs.stopping import StopRequest
+
+WORTH_WORKERS = 100_000
+"""Timesteps of all trainings together from which on worker processes save more than the seconds they take to start."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What distinguishes the two modes: how a run's tasks are grouped."""
+
+    name: str
+    test_name: str
+    titles: dict[str, str]
+    """By phase."""
+    phases: Callable[[Plan, RunContext], list[Phase]]
+    one_at_a_time: bool = False
+    """Whether one run at a time may work below an output folder, not in its own folder alone."""
+
+
+def run(
+    context: RunContext, mode: Mode, *, start_phase: int = 1, auto_resume: bool | None = None, command: str
+) -> dict[str, Any]:
+    """Do a run's phases from `start_phase` on, or with `auto_resume` from where the newest run below the output folder
+    stopped. With None `checkpoint.auto_resume` decides: then only an unfinished run of the same settings is resumed.
+
+    Returns the report, or where the run stops after a phase {"stopped_after", "phases", "validation_passed"}.
+
+    Raises UserError for invalid input and for phases that failed, InterruptedRun when stopped.
+    """
+    output_dir = Path(context.config.test_mode.output_dir)
+    then = f"everything up to the newest checkpoint is kept. Resume with:\n{command}"
+    with output_errors_in_words(output_dir, then), ExitStack() as locks, StopRequest() as stop:
+        if mode.one_at_a_time:
+            locks.enter_context(only_run_in(output_dir))
+        process = _Process(context, mode, stop, start_phase, auto_resume, command, locks)
+        try:
+            report = process.to_the_end(output_dir)
+            process.record_files()
+            if context.folder is not None and "stopped_after" not in report:
+                print_summary(context.console, report, context.folder)
+            process.state.check_all_restored()
+            return report
+        except UserError:
+            with suppress(OSError, UserError):  # what ended the run is to be heard, not this
+                process.record_files()
+            raise
+        except KeyboardInterrupt:
+            process.interrupted()
+            with suppress(OSError, UserError):
+                process.record_files()
+            if context.folder is None and not auto_resume:
+                raise
+            kept = f"nothing below {output_dir} was changed"
+            if context.folder is not None:
+                kept = f"everything up to the newest checkpoint is kept in {context.folder}"
+            raise InterruptedRun(f"Stopped; {kept}. Resume with:\n{command}") from None
+
+
+class _Process:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        mode: Mode,
+        stop: StopRequest,
+        start_phase: int,
+        auto_resume: bool | None,
+        command: str,
+        locks: ExitStack,
+    ) -> None:
+        self._context = context
+        self._mode = mode
+        self._stop = stop
+        self._command = command
+        self._locks = locks
+        self._say = context.display.say
+        self.state = RunState(context, mode.name, list(mode.titles), start_phase, auto_resume)
+        self._runner: PhaseRunner | None = None
+        self._wrote = False
+
+    def to_the_end(self, output_dir: Path) -> dict[str, Any]:
+        context, state = self._context, self.state
+        trainer = context.trainer()
+        earlier = state.earlier_run(output_dir)
+        check_writable(output_dir)
+        with context.open():
+            context.warn_of_gpu_settings(trainer)
+            own_env = context.own_env(trainer)
+            began = time.perf_counter()
+            if (workers := self._workers(trainer)) > 1:
+                start_server()
+            context.load_market(own_env)
+            loading_s = time.perf_counter() - began
+            plan = Plan(context, trainer, own_env)
+            state.open(
+                earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1)), output_dir
+            )
+            if not self._mode.one_at_a_time:
+                self._locks.enter_context(only_run_in(state.folder))
+            first = state.entry(state.first)
+            plan.threads = first.torch_threads or context.config.hardware.torch_threads or 1
+            engine = self._engine(plan, state.ledger, workers)
+            phases = self._mode.phases(plan, context)
+            state.check_what_is_there(engine, [phase.tasks for phase in phases])
+            state.find_damage()
+            if state.is_complete() and all(engine.take(task) for task in engine.all_tasks):
+                context.folder = state.folder
+                self._say(f"every task of {state.folder} is done: nothing is left to do")
+                return state.report()
+            # Not before: a run that refuses to resume leaves the earlier run's options unchanged.
+            context.write_to(state.folder)
+            self._wrote = True
+            context.spent_before_s = sum(entry.seconds for entry in state.ledger.phases.values())
+            if first.status != "done":
+                first.seconds += loading_s
+            self._runner = PhaseRunner(context, engine, state, self._command)
+            with engine.open():
+                if stopped_after := self._phases(phases, engine, workers):
+                    return stopped_after
+                if state.report_is_kept():
+                    report = state.report()
+                    write_page(report, state.folder / PAGE_NAME)
+                    return report
+                for phase in phases:
+                    apply_phase(context, phase, state.entry(phase.name))
+            return self._report(plan, engine, trainer, workers)
+
+    def _engine(self, plan: Plan, ledger: Ledger, workers: int) -> Engine:
+        plan.place(ledger.path.parent)
+        engine = Engine(self._context, ledger, self._stop, workers)
+        engine.all_tasks = [task for phase in self._mode.phases(plan, self._context) for task in phase.tasks]
+        return engine
+
+    def _workers(self, trainer: Trainer) -> int:
+        """How many tasks to do at a time: as asked for, else as many as there are free cores, where it is worth it."""
+        config = self._context.config
+        if trainer.device.type != "cpu" or config.environment.env_class is not None:
+            return 1  # on a GPU members share one device; environments of a user's own are workers themselves
+        if config.hardware.workers is not None:
+            return config.hardware.workers
+        base, finetune = self._context.plans()
+        if config.evidence.seeds * (base.actual + len(FINE_TUNED) * finetune.actual) < WORTH_WORKERS:
+            return 1
+        return min(free_cores(), config.evidence.seeds * len(FINE_TUNED))
+
+    def _phases(self, phases: Sequence[Phase], engine: Engine, workers: int) -> dict[str, Any] | None:
+        """Do what is not done; a report where the run is to stop after a phase."""
+        context, state = self._context, self.state
+        assert self._runner is not None
+        compiled = context.market is None
+        for phase in phases:
+            entry = state.entry(phase.name)
+            if entry.status == "done" and all(engine.take(task) for task in phase.tasks):
+                publish(engine, state, phase.tasks, self._say)
+                if len(phases) > 1:
+                    self._say(f"{phase.name} ({phase.title}) is done: {entry.seconds:,.0f} s, tries: {entry.tries}")
+                continue
+            state.outdate_report()
+            if not compiled and context.market is not None:
+                with context.phase("compile", "the account kernel: slow on a machine's first run only"):
+                    compile_kernel(context.market)
+                compiled = True
+                if workers > 1:
+                    self._say(f"up to {workers} tasks at a time, each in a process of its own")
+            self._runner.run(phase)
+            publish(engine, state, phase.tasks, self._say)
+            if phase is not phases[-1]:
+                pipeline = context.config.pipeline
+                if not pipeline.auto_advance:
+                    return self._stopped_after(phase)
+                if pipeline.pause_between_phases:
+                    self._say(f"pausing {pipeline.pause_between_phases:g} s")
+                    time.sleep(pipeline.pause_between_phases)
+        return None
+
+    def _stopped_after(self, phase: Phase) -> dict[str, Any]:
+        self._say(f"{phase.name} is done; pipeline.auto_advance is false. Resume with:")
+        self._context.console.print(Text(self._command), soft_wrap=True)  # broken, a line would be another command
+        phases = phase_facts(self.state.ledger)
+        return {"stopped_after": phase.name, "phases": phases, "validation_passed": True}
+
+    def _report(self, plan: Plan, engine: Engine, trainer: Trainer, workers: int) -> dict[str, Any]:
+        report = report_of(
+            self._context, plan, engine.results, self.state.ledger, trainer, self._mode.test_name, workers
+        )
+        self.state.record([REPORT_NAME, PAGE_NAME])
+        self.state.ledger.save()
+        return report
+
+    def record_files(self) -> None:
+        """Once nothing of the run is open any more: take its files into the ledger and manifest.json."""
+        if self._wrote:
+            self.state.record_all()
+
+    def interrupted(self) -> None:
+        """Mark the phase that was at work."""
+        if self._runner is not None:
+            self._runner.interrupted()
