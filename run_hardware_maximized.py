@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Hardware-maximized validation: from bars to a verdict, in minutes.
+"""Hardware-maximized validation: from bars to a verdict, in minutes. If it is killed, --auto-resume continues it.
 
     python run_hardware_maximized.py --market NQ --data my_bars.csv
 
@@ -10,28 +10,28 @@ Exit codes: 0 required targets met, 1 one missed, 2 invalid input, 3 interrupted
 from __future__ import annotations
 
 import argparse
+import sys
 
-from src.command_line import RunParser, overrides_of, run_command, run_parser
+from src.command_line import RunParser, command_to_go_on, config_of, run_command, run_parser
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Run the validation; 0 when every required target was met."""
+    """Run or resume the validation; 0 when every required target was met."""
     # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
+    from src.console import PlainConsole
     from src.errors import EXIT_OK, EXIT_TARGET_MISSED
-    from src.testing_framework import TestConfig, TestingFramework, create_test_config
+    from src.testing_framework import TestingFramework
 
-    overrides = overrides_of(args)
-    mode = "hardware_maximized"
-    config = (
-        TestConfig.from_file(args.config, mode, **overrides) if args.config else create_test_config(mode, **overrides)
+    console = PlainConsole()
+    framework = TestingFramework(config_of(args, "hardware_maximized", console), console)
+    report = framework.run_hardware_maximized_validation(
+        auto_resume=args.auto_resume, command=command_to_go_on(sys.argv)
     )
-    report = TestingFramework(config).run_hardware_maximized_validation()
     return EXIT_OK if report["validation_passed"] else EXIT_TARGET_MISSED
 
 
 def _parser() -> RunParser:
     parser = run_parser("Hardware-maximized validation: from bars to a verdict, in minutes.", "hardware_maximized")
-    parser.key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
     parser.key("--walk-forward", type=int, metavar="K", help="folds trained and tested forward in time")
     return parser
 

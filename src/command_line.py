@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
 
 from src.market.contracts import CONTRACTS
 from src.shell import Parser, run_command
 
 if TYPE_CHECKING:
     from src.configuration import Configuration
+    from src.testing_framework import TestConfig
 
-__all__ = ["RunParser", "overrides_of", "run_command", "run_parser"]
+__all__ = ["RunParser", "command_to_go_on", "config_of", "overrides_of", "run_command", "run_parser"]
 
-NOT_CONFIGURATION = ("config", "debug")
+NOT_CONFIGURATION = ("config", "debug", "auto_resume", "start_phase")
 WITHOUT_VALUE = {
     "data": "data/, else synthetic bars",
     "interval": "as in the file",
     "stamp": "measured from the bars",
     "timesteps": "10% of production",
     "timezone": "measured from the bars",
+    "workers": "as many as there are free cores, where it is worth it",
 }
 
 
@@ -110,6 +116,15 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--device", choices=("auto", "cpu", "cuda"), help="where the networks train")
     key("--seed", type=int, metavar="N", help="of every random stream of the run")
     key("--output-dir", metavar="FOLDER", help="gets one folder a run")
+    key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")
+    key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
+    option(
+        "--auto-resume",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="resume the newest run of the output folder with its settings; --no-auto-resume: begin a new run "
+        "(default: resume only an unfinished one of the same settings)",
+    )
     option("--debug", action="store_true", help="show tracebacks and debug messages")
     return parser
 
@@ -117,3 +132,34 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
 def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by the names the configuration knows."""
     return {name: value for name, value in vars(args).items() if name not in NOT_CONFIGURATION and value is not None}
+
+
+def config_of(args: argparse.Namespace, mode: str, console: Console) -> TestConfig:
+    """The configuration of a run: the options over the file they name, over the settings of the run to resume, over
+    the defaults. What is taken over from an earlier run is said on the console."""
+    from src.runs.inheritance import earlier_settings, inherited_words
+    from src.testing_framework import TestConfig, create_test_config
+
+    overrides = overrides_of(args)
+    resumes = args.auto_resume or getattr(args, "start_phase", 1) > 1
+    earlier = None
+    if not args.config and resumes:
+        earlier = earlier_settings(overrides.get("output_dir"), mode, overrides.get("market"))
+    file = args.config or earlier
+    config = TestConfig.from_file(file, mode, **overrides) if file else create_test_config(mode, **overrides)
+    if earlier is not None:
+        words = inherited_words(earlier, TestConfig.from_file(earlier, mode), config)
+        console.print(Text(words), highlight=False)
+    return config
+
+
+def command_to_go_on(argv: list[str]) -> str:
+    """The command to type after a stop: the same one with --auto-resume and without options that restart a phase."""
+    kept: list[str] = []
+    options = iter(argv[1:])
+    for option in options:
+        if option == "--start-phase":
+            next(options, None)
+        elif option not in ("--auto-resume", "--no-auto-resume") and not option.startswith("--start-phase="):
+            kept.append(option)
+    return shlex.join(["python", argv[0], *kept, "--auto-resume"])

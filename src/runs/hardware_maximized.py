@@ -21,7 +21,7 @@ def run_hardware_maximized(
 def _phases(plan: Plan, context: RunContext) -> list[Phase]:
     tasks = [
         *plan.production(),
-        *plan.advice(),
+        *(task for fold in (0, *plan.folds) for task in plan.advice(fold)),
         *plan.bases(),
         *plan.fine_tuned(),
         *plan.evaluations(),

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from src.agent.settings import RunSettings
 from src.configuration import Configuration, build_config, changed_keys
 from src.configuration_errors import shown
+from src.market.contracts import get_contract
+from src.runs.folders import newest_run
+from src.runs.run_folder import CONFIG_NAME, check_seal
 
 MOST_NAMED = 6
 NAMED_FIRST = ("test_mode.quick", "training.timesteps", "training.timesteps_reduction", "llm.model", "data.path")
 NOT_SAID = ("test_mode.output_dir",)
 """Where the earlier run was looked for: it may have been moved since."""
+
+
+def earlier_settings(output_dir: str | None, mode: str, market: str | None) -> Path | None:
+    """The settings file of the run to resume, None where there is none. UserError for one that was changed."""
+    folder = Path(RunSettings().output_dir if output_dir is None else output_dir)
+    run = newest_run(folder, mode, None if market is None else get_contract(market).symbol)
+    if run is None:
+        return None
+    check_seal(run / CONFIG_NAME)
+    return run / CONFIG_NAME
 
 
 def inherited_words(file: Path, inherited: Configuration, config: Configuration) -> str:

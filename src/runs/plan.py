@@ -10,6 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from src.advisor.choose import LanguageModel
 from src.advisor.table_file import save_table
 from src.agent.advising import tabulate_advice
 from src.agent.market import Market
@@ -127,7 +128,7 @@ class Plan:
                 f"{advisor.name} on the training sessions' situations",
                 partial(_advise, self._context, market),
                 inputs=lambda _: advice_inputs(self._config, self._tables_of(fold)) | {"advisor": advisor.identity},
-                job=lambda _: self._run / f"tasks/{of_fold}advice", here=True, alone=True,
+                job=lambda _: self._run / f"tasks/{of_fold}advice", here=True, alone=isinstance(advisor, LanguageModel),
             )
         ]  # fmt: skip
 
@@ -171,10 +172,10 @@ class Plan:
         return tasks
 
     def fold(self, k: int) -> list[Task]:
-        """Everything of a walk-forward fold."""
+        """What a walk-forward fold does with its advice."""
         split = self.markets[k].split
         what = f"every arm on its {len(split.test)} test sessions, trained on {len(split.train)}"
-        return [*self.advice(k), *self.bases(k), *self.fine_tuned(k), self._joint_task(k, what)]
+        return [*self.bases(k), *self.fine_tuned(k), self._joint_task(k, what)]
 
     # Parts
 
