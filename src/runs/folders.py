@@ -15,9 +15,8 @@ from src.files import read_regular, write_atomically
 from src.outputs import OutputError, check_writable
 from src.runs.ledger import LEDGER_NAME
 
-MODES = ("hardware_maximized", "pipeline")
 NAME = re.compile(r"([a-z_]+)_([A-Z0-9]+)_(\d{8}-\d{6})(?:-(\d+))?")
-_LOCK, _HOLDER = ".pipeline.lock", ".pipeline.holder"
+_LOCK, _HOLDER = ".run.lock", ".run.holder"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from rich.console import Console
 from src.errors import InterruptedRun, UserError
 from src.runs.kills import results_of
 from src.runs.ledger import Ledger, PhaseEntry
-from src.runs.pipeline import PHASES
+from src.runs.pipeline import TITLES
 from src.testing_framework import BatchedCallback, TestConfig, TestingFramework
 from tests.tiny_runs import CountingEnv, bar_files, quick_calendar, tiny_config
 
@@ -137,12 +137,17 @@ def run_of(home: Path) -> Path:
 
 def entry_of(home: Path, phase: str) -> PhaseEntry:
     """What the ledger says of a phase."""
-    return Ledger.read(run_of(home), PHASES).phases[phase]
+    return Ledger.read(run_of(home), tuple(TITLES)).phases[phase]
+
+
+def member_of(home: Path, training: str, seed: int = 0) -> Path:
+    """The folder of a training."""
+    return run_of(home) / f"members/seed-{seed}/{training}"
 
 
 def steps_of(home: Path, training: str) -> list[int]:
     """Timesteps of its checkpoints."""
-    folder = run_of(home) / TRAININGS[training] / training
+    folder = member_of(home, training)
     return sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
 
 
@@ -155,7 +160,11 @@ def differing(one: Path, other: Path) -> list[str]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder but those of the lock."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if ".pipeline." not in path.name}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.name not in (".run.lock", ".run.holder")
+    }
 
 
 # Instants, and what strikes then

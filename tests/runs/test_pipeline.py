@@ -30,7 +30,7 @@ from src.agent.ppo import TimedMaskablePPO
 from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InterruptedRun, UserError
 from src.runs.kills import results_of
 from src.runs.ledger import seal
-from src.runs.resumable import _Boundary
+from src.runs.member_work import _Boundary
 from src.trading.vec_env import BatchedTradingVecEnv
 from tests.advisor.fake_model import AMPLE_S, FakeModel
 from tests.runs.pipeline_runs import (
