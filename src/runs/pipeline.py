@@ -35,6 +35,7 @@ from src.outputs import output_errors_in_words
 from src.report.console import print_summary
 from src.report.facts import asking_facts, data_facts, rules_facts, run_facts
 from src.report.page import write_page
+from src.report.schema import check_report
 from src.runs.bench import Bench
 from src.runs.evaluations import Trained, evaluated
 from src.runs.folders import EXPORTS, LOG_NAME, TRAININGS, only_run_in
@@ -67,7 +68,7 @@ def run_pipeline(
             report = run.to_the_end(output_dir)
             run.record_files()
             if bench.folder is not None and "stopped_after" not in report:
-                print_summary(bench.console, report, bench.folder)
+                print_summary(bench.console, check_report(report, REPORT_NAME), bench.folder)
             run.check_all_restored()
             return report
         except UserError:
@@ -148,7 +149,7 @@ class _Pipeline:
                     return self._stopped_after(name)
             if standing.report_is_kept():
                 report = standing.report()
-                write_page(report, self._folder / PAGE_NAME)
+                write_page(check_report(report, REPORT_NAME), self._folder / PAGE_NAME)
                 return report
             return self._report()
 
@@ -399,4 +400,4 @@ class _Pipeline:
         complete = finish(bench, "Automated Pipeline", report, device, self._folder, targets)
         self._standing.record([REPORT_NAME, PAGE_NAME])
         ledger.save()
-        return complete
+        return complete.to_json_dict()

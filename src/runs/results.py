@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from src.evaluation.leaks import checks_of, leak_facts, with_finding
 from src.evaluation.sealed import check_advice, check_drawn, drawn_sessions
 from src.files import write_json
 from src.monitoring.timelines import hardware_timeline, learning_curves
-from src.report.answers import answers
-from src.report.conclusions import overall
+from src.report.complete import complete_report
 from src.report.facts import SCHEMA_VERSION, is_passed, judge_targets
+from src.report.model.report import Report
 from src.report.page import write_page
+from src.report.schema import ReportError
 from src.report.targets import GPU_UTILIZATION
-from src.report.verdict import verdict
 from src.runs.bench import Bench
 from src.runs.cached import cache_facts
 
@@ -65,13 +64,13 @@ def finish(
     device: str,
     folder: Path,
     own_targets: Mapping[str, dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json and the
-    page made of it."""
+    page made of it. Sections without their shape are a ReportError; report.json then has them as they are."""
     bench.stop_clock()
     rows = folder / "metrics.jsonl"
     lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
-    complete = {
+    facts = {
         "test_name": test_name,
         **_measured(bench, report, device, own_targets or {}),
         "log_writes": len(lines),
@@ -80,11 +79,13 @@ def finish(
         "hardware_timeline": hardware_timeline(bench.monitor.metrics_history),
         "configuration": bench.config.to_dict(),
     }
-    complete["overall"] = overall(complete)
-    complete["answers"] = [asdict(answer) for answer in answers(complete)]
-    complete["verdict"] = verdict(complete)
-    write_json(folder / REPORT_NAME, complete)
-    write_page(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")), folder / PAGE_NAME)
+    try:
+        complete = complete_report(facts)
+    except ReportError:
+        write_json(folder / REPORT_NAME, facts)
+        raise
+    write_json(folder / REPORT_NAME, complete.to_json_dict())
+    write_page(complete, folder / PAGE_NAME)
     return complete
 
 

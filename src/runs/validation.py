@@ -74,9 +74,9 @@ def _to_the_end(bench: Bench) -> dict[str, Any]:
             _with_advice(bench, bench.market, trainer, plans, base, report)
         else:
             bench.release(base)
-        report = finish(bench, "Hardware-Maximized Validation", report, str(trainer.device), folder)
-    print_summary(bench.console, report, folder)
-    return report
+        complete = finish(bench, "Hardware-Maximized Validation", report, str(trainer.device), folder)
+    print_summary(bench.console, complete, folder)
+    return complete.to_json_dict()
 
 
 def _first_base(
