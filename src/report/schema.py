@@ -21,7 +21,6 @@ from src.files import write_atomically
 from src.report.model.report import SCHEMA_VERSION, Report
 
 SCHEMA_FILE = Path(__file__).with_name("report_schema.json")
-WIDTH = 120
 
 
 class ReportError(UserError):
@@ -112,18 +111,18 @@ def schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """What report_schema.json holds: an object on a line where it fits."""
+    """What report_schema.json holds: a property on a line."""
     return f"{_laid_out(schema())}\n"
 
 
-def _laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
-    """JSON text of a value that begins `before` characters into its line."""
-    flat = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict) or before + len(flat) < WIDTH:
-        return flat
-    names = [f"{' ' * (indent + 2)}{json.dumps(key)}: " for key in value]
-    items = [name + _laid_out(of, indent + 2, len(name)) for name, of in zip(names, value.values(), strict=True)]
-    return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
+def _laid_out(part: dict[str, Any], indent: str = "\n", name: str = "") -> str:
+    def text(key: str, value: Any) -> str:
+        if isinstance(value, dict) and name != "properties":
+            return _laid_out(value, f"{indent}  ", key)
+        return json.dumps(value, ensure_ascii=False)
+
+    items = [f"{indent}  {json.dumps(key)}: {text(key, value)}" for key, value in part.items()]
+    return f"{{{','.join(items)}{indent}}}"
 
 
 if __name__ == "__main__":

@@ -22,26 +22,28 @@ from src.report.model.report import Report
 from src.report.page.blocks import charts_of, given, glossary
 from src.report.page.drawing import Arrays
 from src.report.schema import ReportError, check_report, read_report
-from src.report.sections.advice import advice_section
-from src.report.sections.arms import arms_section
-from src.report.sections.attempts import pass_section
-from src.report.sections.contrast import contrast_section
-from src.report.sections.equity import equity_section
-from src.report.sections.hardware import machine_section
-from src.report.sections.learning import learning_section
-from src.report.sections.provenance import provenance_section
-from src.report.sections.quality import quality_section
-from src.report.sections.reliance import reliance_section
-from src.report.sections.targets import targets_section
-from src.report.sections.trades import trades_section
-from src.report.sections.verdict import verdict_section
+from src.report.sections import (
+    advice,
+    arms,
+    attempts,
+    contrast,
+    equity,
+    hardware,
+    learning,
+    provenance,
+    quality,
+    reliance,
+    targets,
+    trades,
+    verdict,
+)
 
 PARTS = Path(__file__).parent
 SECTIONS = (
-    *(verdict_section, equity_section, contrast_section, arms_section, trades_section, learning_section),
-    *(machine_section, advice_section, pass_section, reliance_section, quality_section, provenance_section),
-    targets_section,
+    *(verdict, equity, contrast, arms, trades, learning, hardware, advice, attempts, reliance, quality, provenance),
+    targets,
 )
+"""In the order of the page."""
 PAGE_FILE, REPORT_FILE = "report.html", "report.json"
 
 
@@ -70,7 +72,7 @@ def render(report: Report) -> str:
     """The page as text, without lone surrogates."""
     safe = check_report(foreign_values(report.to_json_dict(), LONGEST_LINE), "The report")
     arrays = Arrays()
-    sections = [build(safe, arrays) for build in SECTIONS]
+    sections = [part.section(safe, arrays) for part in SECTIONS]
     charts = {chart.id: chart.to_dict() for section in sections for chart in charts_of(section.blocks)}
     scripts = {"plotly_js": plotly_js(), "page_js": _part("page.js")}
     html = (

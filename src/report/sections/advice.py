@@ -15,7 +15,7 @@ from src.report.page.drawing import Arrays, Style, bars_across, legend_entry, li
 from src.wording import NOTHING, percent, plain, signed
 
 
-def advice_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     blocks: list[Any] = []
     if report.advice is not None:

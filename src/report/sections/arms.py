@@ -22,7 +22,7 @@ class _Row(NamedTuple):
     iqm: FigureWithReason | None
 
 
-def arms_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     statistics = report.statistics
     series = (statistics.arms if statistics is not None else None) or {}

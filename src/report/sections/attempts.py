@@ -14,7 +14,7 @@ from src.report.page.drawing import Arrays, legend_entry, line, role, style_of, 
 from src.wording import AXIS_USD, HOVER_USD, NOTHING, percent, plain, usd
 
 
-def pass_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     title = "Would it pass a prop-firm evaluation?"
     simulation = report.pass_simulation

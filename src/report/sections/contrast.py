@@ -42,7 +42,7 @@ ROLES = {"primary": "primary, pre-registered", "secondary": "secondary", "explor
 SEED_STYLE = Style("ink", "solid", "circle-open")
 
 
-def contrast_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     blocks: list[Any] = []
     if report.statistics is not None and report.statistics.contrasts:

@@ -25,7 +25,7 @@ from src.report.page.drawing import (
 from src.wording import AXIS_USD, HOVER_USD, plain, signed_usd, usd
 
 
-def equity_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     title = "Equity and drawdown"
     arms = {name: arm for name, arm in report.arms.items() if arm.net_usd_by_session}

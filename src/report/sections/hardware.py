@@ -24,7 +24,7 @@ PHASE_LABEL_LEAST = 0.075
 """Smallest fraction of the time axis at which a phase has room for its name."""
 
 
-def machine_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     hardware, timeline = report.hardware, report.hardware_timeline
     blocks: list[Any] = [Text(_machine_words(hardware))]

@@ -29,7 +29,7 @@ METRIC_TERMS = {"entropy": "policy_entropy"}
 """Where the glossary has a metric under another key."""
 
 
-def learning_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     blocks: list[Any] = []
     # Folds train as the run does, on less.

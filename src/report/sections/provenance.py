@@ -15,7 +15,7 @@ from src.report.page.drawing import Arrays
 from src.wording import plain
 
 
-def provenance_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     blocks: list[Any] = []
     if report.data is not None:

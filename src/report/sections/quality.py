@@ -55,7 +55,7 @@ _SCALE = {
 }
 
 
-def quality_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     title, data = "Data quality", report.data
     if data is None or data.quality is None:

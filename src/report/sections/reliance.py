@@ -13,7 +13,7 @@ from src.report.page.drawing import Arrays, role, zero_line
 from src.wording import AXIS_USD, HOVER_SIGNED_USD, percent, signed_usd
 
 
-def reliance_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     title = "Does the trained policy rely on the advice?"
     reliance = report.reliance

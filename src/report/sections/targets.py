@@ -24,7 +24,7 @@ TARGET_UNITS = {  # %: kept as a fraction; percent: kept in percent
 }
 
 
-def targets_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     blocks: list[Any] = []
     if report.targets:

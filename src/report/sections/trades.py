@@ -19,7 +19,7 @@ from src.wording import NOTHING, plain, signed_usd
 NO_TRADES = SessionArm(net_usd=0.0, trades=[])
 
 
-def trades_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     title = "Trades on the price chart"
     charted = [session for session in report.sessions if session.arms]

@@ -11,7 +11,7 @@ from src.report.page.blocks import Answers, Bullets, Heading, Section, given
 from src.report.page.drawing import Arrays
 
 
-def verdict_section(report: Report, arrays: Arrays) -> Section:
+def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     blocks: list[Any] = [Answers(report.answers)] if report.answers else []
     if sentences := [_lead(sentence) for sentence in report.verdict]:
