@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from src.report.model.base import (
+    Columns,
     Count,
     Date,
     Figure,
@@ -16,7 +17,6 @@ from src.report.model.base import (
     Number,
     Part,
     Positive,
-    check_columns,
     check_length,
     check_rows,
 )
@@ -50,7 +50,9 @@ class SessionArm(Part):
     advice: Maybe[AdviceByBar] = None
 
 
-class ChartedSession(Part):
+class ChartedSession(Columns):
+    INDEX = "minute"
+
     date: Date
     why: Maybe[str] = None
     """Why this session is shown."""
@@ -65,7 +67,6 @@ class ChartedSession(Part):
 
     @model_validator(mode="after")
     def _bars_are_those_of_the_session(self) -> ChartedSession:
-        check_columns(self, "minute")
         n_bars = len(self.minute)
         for name, arm in self.arms.items():
             if arm.advice is not None:

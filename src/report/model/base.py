@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 T = TypeVar("T")
@@ -20,22 +20,19 @@ class Part(BaseModel):
 class _Number:
     """A number as JSON has it: whole or not, kept as it was given, never a truth value."""
 
+    WORDS: ClassVar = {"ge": ("minimum", "at least"), "le": ("maximum", "at most"), "gt": ("exclusiveMinimum", "over")}
+
     def __init__(self, **bounds: float) -> None:
         self._bounds = bounds
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        known: Any = self._bounds
-        kinds = [core_schema.int_schema(strict=True, **known), core_schema.float_schema(strict=True, **known)]
-        words = " and ".join(
-            f"{ {'ge': 'at least', 'le': 'at most', 'gt': 'more than'}[name] } {bound:g}"
-            for name, bound in self._bounds.items()
-        )
-        said = f"Input should be a number{f', {words}' if words else ''}"
-        return core_schema.union_schema([*kinds], custom_error_type="number", custom_error_message=said)
+        bounds: Any = self._bounds
+        kinds = [core_schema.int_schema(strict=True, **bounds), core_schema.float_schema(strict=True, **bounds)]
+        said = ["Input should be a number", *(f"{self.WORDS[name][1]} {bound:g}" for name, bound in bounds.items())]
+        return core_schema.union_schema([*kinds], custom_error_type="number", custom_error_message=", ".join(said))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        names = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum"}
-        return {"type": "number", **{names[name]: bound for name, bound in self._bounds.items()}}
+        return {"type": "number", **{self.WORDS[name][0]: bound for name, bound in self._bounds.items()}}
 
 
 class _Absent:
@@ -80,15 +77,18 @@ def check_rows(where: str, rows: Mapping[str, Sequence[Any]] | Sequence[Sequence
 
 
 class Columns(Part):
-    """A table by column."""
+    """A table by column: every list is as long as the column `INDEX`, but those that are no columns."""
+
+    INDEX: ClassVar[str]
+    NO_COLUMNS: ClassVar[tuple[str, ...]] = ()
 
     def column(self, name: str) -> list[float | None]:
         """The values of a column; empty if the table does not have it."""
         return getattr(self, name) or []
 
-
-def check_columns(part: Part, index: str, skip: Sequence[str] = ()) -> None:
-    """Raise unless every list of a part is as long as its column `index`."""
-    for name, values in part:
-        if isinstance(values, list) and name not in skip:
-            check_length(name, values, len(getattr(part, index)))
+    @model_validator(mode="after")
+    def _columns_are_alike(self) -> Self:
+        for name, values in self:
+            if isinstance(values, list) and name not in self.NO_COLUMNS:
+                check_length(name, values, len(getattr(self, self.INDEX)))
+        return self

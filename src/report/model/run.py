@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from src.evaluation.leak_words import FEATURES, WHAT, WRONG
 from src.report.model.advice import RuleCounts
-from src.report.model.base import Columns, Count, Figure, Frac, Maybe, Number, Part, Percent, Span, check_columns
+from src.report.model.base import Columns, Count, Figure, Frac, Maybe, Number, Part, Percent, Span
 
 
 class Run(Part):
@@ -72,6 +72,8 @@ class ProductionEstimate(Part):
 class Curve(Columns):
     """Learning curve of one training; a column has an entry a record."""
 
+    INDEX = "timesteps"
+
     phase: str
     market: Maybe[str] = None
     seed: int
@@ -84,11 +86,6 @@ class Curve(Columns):
     value_loss: Maybe[list[Figure]] = None
     steps_per_s: Maybe[list[Figure]] = None
     entropy: Maybe[list[Figure]] = None
-
-    @model_validator(mode="after")
-    def _columns_are_alike(self) -> Curve:
-        check_columns(self, "timesteps")
-        return self
 
 
 class Learning(Part):
@@ -149,6 +146,8 @@ class PhaseInterval(Part):
 
 
 class HardwareTimeline(Columns):
+    INDEX, NO_COLUMNS = "elapsed_s", ("phases",)
+
     elapsed_s: list[Number]
     """At most 600 samples; CPU and GPU are means over a sample's interval, memory its peak."""
     machine_cpu_percent: list[Figure]
@@ -158,11 +157,6 @@ class HardwareTimeline(Columns):
     gpu_percent: Maybe[list[Figure]] = None
     gpu_memory_used_gb: Maybe[list[Figure]] = None
     phases: list[PhaseInterval]
-
-    @model_validator(mode="after")
-    def _columns_are_alike(self) -> HardwareTimeline:
-        check_columns(self, "elapsed_s", skip=("phases",))
-        return self
 
 
 class Summary(Part):
