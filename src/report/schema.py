@@ -45,13 +45,22 @@ def check_report(report: object, source: str) -> Report:
             "one; use that, or update this one."
         )
     try:
-        return Report.model_validate(report)
+        return Report.model_validate(_without_half_characters(report))
     except ValidationError as error:
         first: Any = error.errors(include_url=False)[0]
     where = place((*first["loc"], *([first["ctx"]["where"]] if "where" in first.get("ctx", {}) else [])))
     found = "" if first["type"] in ("missing", "length", "bar") else f", found {reprlib.repr(first['input'])}"
     what = f"at {_short(where)}: {_short(first['msg'])}{found}"
     raise ReportError(f"{source} is damaged or was edited: {what}; restore it, or run again.")
+
+
+def _without_half_characters(value: Any) -> Any:
+    """The same with half a surrogate pair (from a file name that is no UTF-8) written as an escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_without_half_characters(key): _without_half_characters(of) for key, of in value.items()}
+    return [_without_half_characters(of) for of in value] if isinstance(value, list) else value
 
 
 def place(steps: tuple[str | int, ...]) -> str:

@@ -22,7 +22,7 @@ from src.report.console import print_summary
 from src.report.facts import MET, MISSED, NOT_APPLICABLE, is_passed, judge_targets, main, versions
 from src.report.quality_words import quality_lines
 from src.report.targets import TARGETS, ValidationSettings
-from tests.report.page_report import full_report
+from tests.report.page_report import full_report, typed
 from tests.small_runs import finished
 
 LIMITS = {
@@ -137,7 +137,7 @@ def test_without_sessions_or_trades_there_is_no_rate() -> None:
 def summary_of(**changes: Any) -> str:
     run = finished("plain")
     console = Console(file=StringIO(), width=80)
-    print_summary(console, {**run.report, **changes}, Path("logs/some_run"))
+    print_summary(console, typed({**run.report, **changes}), Path("logs/some_run"))
     return console.file.getvalue()
 
 
@@ -207,15 +207,19 @@ def test_versions_name_every_library_a_result_depends_on() -> None:
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_word_of_the_summary_is_cut(width: int) -> None:
-    report = full_report(12, 2)
+    report = typed(full_report(12, 2))
+    assert report.data is not None
+    assert report.data.quality is not None
+    assert report.overall is not None
     console = Console(file=StringIO(), width=width)
     print_summary(console, report, Path("logs/run"))
     printed = console.file.getvalue()
     assert "…" not in printed
     assert max(map(len, printed.splitlines()[:-2])) <= width
     letters = "".join(printed.split())
-    for line in [*quality_lines(report["data"], brief=True), report["overall"]["reason"], *report["verdict"]]:
+    told = quality_lines(report.data, report.data.quality, brief=True)
+    for line in [*told, report.overall.reason, *report.verdict]:
         assert "".join(line.split()) in letters
-    for name, target in report["targets"].items():
-        for word in (*name.split("_"), target["status"]):
+    for name, target in report.targets.items():
+        for word in (*name.split("_"), target.status):
             assert word in letters or width == 40  # a narrow column continues within a word

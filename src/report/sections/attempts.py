@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from src.agent.members import ArmName
-from src.report.model.accounts import Fan, PassArm, PassSimulation
+from src.report.model.accounts import PassArm, PassSimulation
 from src.report.model.report import Report
 from src.report.page.blocks import Chart, Choice, Column, Figure, Named, Section, Table, Text, given, named, term
 from src.report.page.drawing import Arrays, legend_entry, line, role, style_of, zero_line
@@ -39,15 +39,15 @@ def section(report: Report, arrays: Arrays) -> Section:
     if simulation.words:
         blocks.append(Text(given(simulation.words)))
     blocks.append(Table("Simulated attempts", _pass_columns(), named(simulation.arms)))
-    fans = {name: arm.fan for name, arm in simulation.arms.items() if arm.fan is not None}
+    fans = [name for name, arm in simulation.arms.items() if arm.fan is not None]
+    fans.sort(key=lambda name: name != ArmName.HYBRID)
     if fans:
-        names = sorted(fans, key=lambda name: name != ArmName.HYBRID)
         caption = Markup("{} of equity at each trading day's close; finished attempts keep their last value.").format(
             term("percentile_fan", "Percentiles")
         )
-        figures = [fan_figure(simulation, name, fans[name]) for name in names]
-        says = "; ".join(f"{name} passes {percent(simulation.arms[name].passed_frac)}" for name in names)
-        blocks.append(Chart("fan-chart", caption, says, 400, figures, [Choice("Arm", names)]))
+        figures = [fan_figure(simulation, name) for name in fans]
+        says = "; ".join(f"{name} passes {percent(simulation.arms[name].passed_frac)}" for name in fans)
+        blocks.append(Chart("fan-chart", caption, says, 400, figures, [Choice("Arm", fans)]))
     return Section("pass", title, blocks)
 
 
@@ -69,9 +69,10 @@ def _pass_columns() -> list[Column[Named[PassArm]]]:
     ]
 
 
-def fan_figure(simulation: PassSimulation, arm: str, fan: Fan) -> Figure:
+def fan_figure(simulation: PassSimulation, arm: str) -> Figure:
     """Percentiles of equity over the days of an attempt, with the target and the initial threshold."""
-    rows = sorted(zip(fan.percentiles, fan.equity_usd, strict=True))
+    fan = simulation.arms[arm].fan
+    rows = sorted(zip(fan.percentiles, fan.equity_usd, strict=True)) if fan is not None else []
     style = style_of(arm, list(simulation.arms))
     common = {"x": list(range(len(rows[0][1]) if rows else 0)), "mode": "lines"}
     traces: list[dict[str, Any]] = []
