@@ -186,8 +186,8 @@ class Statistics(Part):
     cost_stress: Maybe[CostStress] = None
 
     def contrast(self, arm: str, against: str) -> Contrast:
-        """The contrast of two arms; StopIteration if the run did not compute it."""
-        return next(c for c in self.contrasts if (c.arm, c.against) == (arm, against))
+        """The contrast of two arms; KeyError if the run did not compute it."""
+        return {(c.arm, c.against): c for c in self.contrasts}[arm, against]
 
 
 class Fold(Part):
