@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,7 @@ from src.report.model.run import (
     TrainingRow,
 )
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION = 1
 Mark = Literal["pass", "fail", "unknown"]
 
 
@@ -56,7 +56,7 @@ class Report(Part):
     """Everything one run measured. Arrays by session, seed, bar or sample are as long as what they run over."""
 
     test_name: str
-    schema_version: Literal[1]
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
     validation_passed: bool
     execution_time: Number
     """Seconds."""
