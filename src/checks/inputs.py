@@ -15,6 +15,7 @@ from src.checks.outcome import RESTORE, Outcome, failed, not_applicable, passed
 from src.checks.setting import Setting
 from src.configuration import Configuration, build_config, effective_yaml, flat_paths, load_config_file
 from src.errors import BarDataError, UserError
+from src.files import plain_json
 from src.market.contracts import get_contract
 from src.market.quality import quality_facts
 from src.market.row_verdicts import RowDefects
@@ -22,6 +23,7 @@ from src.market.sessions import load_overrides
 from src.market.settings import DataSettings
 from src.market.split import split_sessions
 from src.market.tables import MarketTables
+from src.report.model.bars import Bars, Quality
 from src.report.quality_words import quality_lines, verdict_words
 from src.trading.params import make_params
 from src.trading.rules import available_rule_profiles, load_rule_profile
@@ -79,7 +81,7 @@ def data(setting: Setting) -> Outcome:
         tables = setting.tables
     except RowDefects as error:
         figures = {"findings": [asdict(finding) for finding in error.findings]}
-        details = [verdict_words(finding) for finding in figures["findings"]]
+        details = [verdict_words(finding) for finding in error.findings]
         return replace(failed("the bars cannot be used", str(error), **figures), details=details)
     except BarDataError as error:
         return failed("the bars cannot be used", str(error))
@@ -105,7 +107,8 @@ def _judged(tables: MarketTables, settings: DataSettings) -> Outcome:
         "sessions_left_out": dict(left_out),
         "quality": quality_facts(tables, settings.no_trade_bars),
     }
-    details = quality_lines(figures)
+    read = Bars(**{name: figures[name] for name in Bars.model_fields})
+    details = quality_lines(read, Quality.model_validate(plain_json(figures["quality"])))
     # Before the split: bars of more sessions like these would not help.
     if usable < USABLE_FRAC_MIN * len(sessions):
         reason, count = left_out.most_common(1)[0]

@@ -53,7 +53,7 @@ def report(setting: Setting) -> Outcome:
             framework.run_hardware_maximized_validation()
             assert framework.run_folder is not None
             content = json.loads((framework.run_folder / "report.json").read_text(encoding="utf-8"))
-            check_report(content, "report.json")
+            check_report(content, "The report")
         except ReportError as error:
             return failed("report.json does not match the schema", f"{error} {RESTORE}")
         except (FileNotFoundError, OutputError) as error:

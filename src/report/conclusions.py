@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from src.agent.members import ArmName, Training
 from src.evaluation.cost_stress import CostStress
-from src.evaluation.leak_words import wrong_words
 from src.evaluation.seeds import SeededResults
+from src.report.model.report import Overall, Report
 from src.statistics.intervals import Interval, paired_interval
 from src.statistics.performance import deflated_sharpe, series_figures, sharpe_ratio, trade_figures
 from src.statistics.samples import (
@@ -29,11 +30,11 @@ ENOUGH_TIMESTEPS = 50_000
 """Base timesteps in which the defaults learn a planted edge (`src.canaries.planted`)."""
 
 CONTRASTS = (
-    ("hybrid", "hybrid_placebo", PRIMARY),
-    ("hybrid", "rl_only", SECONDARY),
-    ("hybrid", "flat", EXPLORATORY),
-    ("rl_only", "random_legal", EXPLORATORY),
-    ("fused", "rl_only", EXPLORATORY),
+    (ArmName.HYBRID, ArmName.PLACEBO, PRIMARY),
+    (ArmName.HYBRID, ArmName.RL_ONLY, SECONDARY),
+    (ArmName.HYBRID, ArmName.FLAT, EXPLORATORY),
+    (ArmName.RL_ONLY, ArmName.RANDOM_LEGAL, EXPLORATORY),
+    (ArmName.FUSED, ArmName.RL_ONLY, EXPLORATORY),
 )
 """Arm, comparison arm and role of each contrast; fixed before any run."""
 
@@ -72,17 +73,6 @@ def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def shown(contrast: Mapping[str, Any]) -> int:
-    """Whether a contrast of the report counts as a difference: 1 more, -1 less, 0 neither.
-
-    It does if its interval excludes zero and, for an adjusted contrast, its Holm-adjusted p-value is small enough too.
-    """
-    low, high, adjusted = contrast["low_usd"], contrast["high_usd"], contrast["holm_p_value"]
-    if low is None or low <= 0 <= high or (adjusted is not None and adjusted > 1.0 - contrast["level_frac"]):
-        return 0
-    return 1 if low > 0 else -1
-
-
 def contrast_words(arm: str, against: str, interval: Interval, holm_p_value: float | None = None) -> str:
     """What an interval says about a difference, in US dollars per session, after Holm's adjustment if there is one."""
     if interval.low is None or interval.high is None or interval.mean is None:
@@ -118,7 +108,7 @@ def statistics_facts(
     configuration: str,
 ) -> dict[str, Any]:
     """The whole section. `stress` has one entry per seed. Records the selectable arms as trials on these sessions."""
-    n = sealed.net_usd("flat").shape[1]
+    n = sealed.net_usd(ArmName.FLAT).shape[1]
     facts: dict[str, Any] = {
         "sample_size": asdict(sample_size(n)),
         "contrasts": contrast_facts(sealed, seed),
@@ -190,42 +180,60 @@ def seed_facts(sealed: SeededResults) -> dict[str, Any]:
     return {"values": list(sealed.values), "net_usd_by_session": seeded}
 
 
-def base_timesteps(report: Mapping[str, Any]) -> int:
+def base_timesteps(report: Report) -> int:
     """Timesteps that base training of the first seed really took; 0 where there was none."""
-    return next((record["timesteps"] for record in report.get("training", ()) if record["phase"] == "base"), 0)
+    return next((row.timesteps for row in report.training if row.phase == Training.BASE), 0)
 
 
-def overall(report: Mapping[str, Any]) -> dict[str, str]:
+def overall(report: Report) -> Overall:
     """Report section `overall`: whether the production run is worth its hours, and the figure that decides."""
-    leak = report.get("look_ahead")
-    if leak is not None and not leak["passed"]:
-        return _judged("missed", f"Not worth the production run: {wrong_words(leak)}.", f"{leak['found']}.")
-    statistics = report.get("statistics")
+    leak, statistics = report.look_ahead, report.statistics
+    if leak is not None and not leak.passed:
+        return _judged("missed", f"Not worth the production run: {leak.wrong}.", f"{leak.found}.")
     if statistics is None:
         return _judged(
             "not_measured",
             "Cannot say: nothing was evaluated.",
             "A run on your own environments has no advice to evaluate.",
         )
-    sample, trained = statistics["sample_size"], base_timesteps(report)
+    sample, trained = statistics.sample_size, base_timesteps(report)
     too_short = trained < ENOUGH_TIMESTEPS
-    if too_short and report["run"]["quick"]:
+    if too_short and report.run.quick:
         return _judged("not_measured", "Cannot say yet: a quick run is too short to learn.", "Run it without --quick.")
-    if sample["level"] == "none":
-        return _judged("not_measured", "Cannot say: not enough sessions.", f"{sample['words'].capitalize()}.")
+    if sample.level == "none":
+        return _judged("not_measured", "Cannot say: not enough sessions.", f"{sample.words.capitalize()}.")
     if too_short:
         said = f"Cannot say yet: {trained:,} base timesteps are too few to learn."
         return _judged("not_measured", said, f"Train {ENOUGH_TIMESTEPS:,} or more.")
-    edge = next(c for c in statistics["contrasts"] if (c["arm"], c["against"]) == ("hybrid", "flat"))
-    reason = f"Hybrid vs not trading: {edge['words']}."
-    if shown(edge) > 0:
+    edge = statistics.contrast(ArmName.HYBRID, ArmName.FLAT)
+    reason = f"Hybrid vs not trading: {edge.words}."
+    if edge.sign > 0:
         return _judged("met", "Worth the production run: it makes money on unseen sessions.", reason)
-    if shown(edge) < 0:
+    if edge.sign < 0:
         return _judged(
             "missed", "Not worth the production run as configured: it loses money on unseen sessions.", reason
         )
     return _judged("not_measured", "No edge shown: nothing here supports the production run.", reason)
 
 
-def _judged(status: str, judgement: str, reason: str) -> dict[str, str]:
-    return {"status": status, "judgement": judgement, "reason": reason}
+def _judged(status: Literal["met", "missed", "not_measured"], judgement: str, reason: str) -> Overall:
+    return Overall(status=status, judgement=judgement, reason=reason)
+
+
+def missed(report: Report) -> list[str]:
+    """What the exit code was decided by: required targets, phases and leak checks that did not pass."""
+    names = [name for name, target in report.targets.items() if target.required and target.status != "met"]
+    names += [name for name, phase in report.phases.items() if phase.status != "done"]
+    return [*names, "the leak checks"] if report.leaked else names
+
+
+def overall_of(report: Report) -> Overall:
+    """The judgement of the whole run, from `overall` or else from its required targets and the leak checks."""
+    if report.overall is not None:
+        return report.overall
+    checks = [name for name, target in report.targets.items() if target.required]
+    checks += ["the leak checks"] if report.look_ahead is not None else []
+    reason = f"Judged by {', '.join(checks)}." if checks else "No target was required."
+    if report.validation_passed:
+        return _judged("met", "All required targets met.", reason)
+    return _judged("missed", f"Missed: {', '.join(missed(report))}.", reason)

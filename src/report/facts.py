@@ -26,11 +26,11 @@ from src.agent.settings import HardwareSettings, RunSettings
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.forecast import advice_mix
 from src.market.quality import quality_facts
+from src.report.model.report import SCHEMA_VERSION as SCHEMA_VERSION
 from src.report.targets import GPU_REMEDY, GPU_UTILIZATION, TARGETS, ValidationSettings
 from src.shell import run_main
 from src.trading.routes import WHY
 
-SCHEMA_VERSION = 1
 MET, MISSED, NOT_APPLICABLE = "met", "missed", "not_applicable"
 LIBRARIES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "numba", "pandas")
 

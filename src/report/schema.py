@@ -1,17 +1,24 @@
-"""Validation of report.json against report_schema.json (JSON Schema 2020-12)."""
+"""report.json as the models of `src.report.model` have it: checked, read, and written down as a JSON Schema.
+
+    python -m src.report.schema
+
+writes report_schema.json, for readers of report.json that are not this toolkit, from the models.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import cache
+import reprlib
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from jsonschema.exceptions import best_match  # type: ignore[import-untyped]
+from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from src.errors import UserError
+from src.files import write_atomically
+from src.report.model.report import SCHEMA_VERSION, Report
 
 SCHEMA_FILE = Path(__file__).with_name("report_schema.json")
 
@@ -20,119 +27,112 @@ class ReportError(UserError):
     """A report.json that is missing, damaged, of another program or of a newer version."""
 
 
-@cache
-def schema() -> Mapping[str, Any]:
-    """The schema of the whole report.json."""
-    content: Mapping[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    return content
+def check_report(report: object, source: str) -> Report:
+    """The report that `report` (what JSON gives: dicts, lists, text, numbers) holds; `source` names it in errors.
 
-
-def version_read() -> int:
-    """The schema version that this code reads and writes."""
-    return int(schema()["properties"]["schema_version"]["const"])
-
-
-def check_report(report: object, source: str) -> None:
-    """ReportError unless `report` (what JSON gives: dicts, lists, text, numbers) has the schema's shape and every
-    array is as long as what it runs over; `source` names it in the error."""
+    Raises: ReportError naming the place, unless all sections have their shape and every array is as long as what it
+    runs over.
+    """
     if not isinstance(report, dict) or not {"schema_version", "test_name"} <= report.keys():
         raise ReportError(
             f"{source} is not a report of this toolkit: it has no schema_version and test_name; name the folder of a "
             "run, one that run_hardware_maximized.py made."
         )
     version = report["schema_version"]
-    if isinstance(version, int) and version > version_read():
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ReportError(
-            f"{source} has schema_version {version}, this toolkit reads {version_read()}: it was written by a newer "
+            f"{source} has schema_version {version}, this toolkit reads {SCHEMA_VERSION}: it was written by a newer "
             "one; use that, or update this one."
         )
-    error = best_match(Draft202012Validator(schema()).iter_errors(report))
-    if error is not None:
-        raise ReportError(_damaged(source, error.json_path.removeprefix("$."), _short(error.message)))
-    for where, found, wanted in _lengths(report):
-        if found != wanted:
-            raise ReportError(_damaged(source, where, f"{found} entries where {wanted} belong"))
+    try:
+        return Report.model_validate(_without_half_characters(report))
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False)[0]
+    where = place((*first["loc"], *([first["ctx"]["where"]] if "where" in first.get("ctx", {}) else [])))
+    found = "" if first["type"] in ("missing", "length", "bar") else f", found {reprlib.repr(first['input'])}"
+    what = f"at {_short(where)}: {_short(first['msg'])}{found}"
+    raise ReportError(f"{source} is damaged or was edited: {what}; restore it, or run again.")
 
 
-def _damaged(source: str, where: str, what: str) -> str:
-    return f"{source} is damaged or was edited: at {_short(where)}: {what}; restore it, or run again."
+def _without_half_characters(value: Any) -> Any:
+    """The same with half a surrogate pair (from a file name that is no UTF-8) written as an escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_without_half_characters(key): _without_half_characters(of) for key, of in value.items()}
+    return [_without_half_characters(of) for of in value] if isinstance(value, list) else value
+
+
+def place(steps: tuple[str | int, ...]) -> str:
+    """`sessions[0].arms.hybrid.trades`: the keys and indices that lead to a value."""
+    named = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps if step != "[key]")
+    return "".join(named).removeprefix(".")
 
 
 def _short(text: str, most: int = 300) -> str:
-    """Without the middle of a long text: a value quoted in an error can be megabytes."""
+    """Without the middle of a long text: a key quoted in an error can be megabytes."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
-Length = tuple[str, int, int]
+def read_report(path: Path) -> Report:
+    """The report of a run's report.json. A number JSON does not have counts as null. ReportError as `check_report`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ReportError(
+            f"There is no {path.name} in {path.parent}: name the folder of a finished run, such as logs/<run>."
+        ) from error
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is damaged: it is not JSON ({error}); restore it, or rerun.") from error
+    return check_report(content, str(path))
 
 
-def _lengths(report: Mapping[str, Any]) -> Iterator[Length]:
-    """(where, length found, length wanted) of every array that must be as long as something else."""
-    for part in ("arms", "validation_arms"):
-        for name, arm in report.get(part, {}).items():
-            yield f"{part}.{name}.net_usd_by_session", len(arm["net_usd_by_session"]), arm["sessions"]
-    if "quality" in report.get("data", {}):
-        yield from _map_lengths(report["data"]["quality"]["coverage"])
-    yield from _sealed_lengths(report)
-    yield from _chart_lengths(report)
-    for i, session in enumerate(report.get("sessions", [])):
-        yield from _session_lengths(f"sessions[{i}]", session)
+class _Generator(GenerateJsonSchema):
+    """Without titles and defaults, which say nothing of report.json: a key that is left out is not there."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        made = super().model_schema(schema)
+        made.pop("title", None)
+        return made
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        inner = self.generate_inner(schema["schema"])
+        if isinstance(inner.get("type"), str) and "enum" not in inner:
+            return {**inner, "type": [inner["type"], "null"]}
+        return super().nullable_schema(schema)
 
 
-def _map_lengths(coverage: Mapping[str, Any]) -> Iterator[Length]:
-    for rows, columns in (("by_period", "periods"), ("by_weekday", "weekdays")):
-        where = f"data.quality.coverage.{rows}"
-        yield where, len(coverage[rows]), len(coverage["hours"])
-        for k, row in enumerate(coverage[rows]):
-            yield f"{where}[{k}]", len(row), len(coverage[columns])
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the whole report.json, generated from the models."""
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "title": "report.json",
+        **Report.model_json_schema(schema_generator=_Generator),
+    }
 
 
-def _sealed_lengths(report: Mapping[str, Any]) -> Iterator[Length]:
-    sealed = {name: arm["sessions"] for name, arm in report["arms"].items()}
-    n_sealed = next(iter(sealed.values()), 0)
-    for name, sessions in sealed.items():
-        yield f"arms.{name}.sessions", sessions, n_sealed
-    if "session_dates" in report:
-        yield "session_dates", len(report["session_dates"]), n_sealed
-    if "seeds" in report:
-        for name, rows in report["seeds"]["net_usd_by_session"].items():
-            where = f"seeds.net_usd_by_session.{name}"
-            yield where, len(rows), len(report["seeds"]["values"])
-            for k, row in enumerate(rows):
-                yield f"{where}[{k}]", len(row), n_sealed
+def schema_text() -> str:
+    """What report_schema.json holds: a property on a line."""
+    return f"{_laid_out(schema())}\n"
 
 
-def _chart_lengths(report: Mapping[str, Any]) -> Iterator[Length]:
-    stress = report.get("statistics", {}).get("cost_stress")
-    if stress is not None:
-        for name, row in stress["net_usd_per_session"].items():
-            where = f"statistics.cost_stress.net_usd_per_session.{name}"
-            yield where, len(row), len(stress["slippage_ticks"])
-    for name, arm in report.get("pass_simulation", {}).get("arms", {}).items():
-        if "fan" in arm:
-            fan, where = arm["fan"], f"pass_simulation.arms.{name}.fan.equity_usd"
-            yield where, len(fan["equity_usd"]), len(fan["percentiles"])
-            for k, row in enumerate(fan["equity_usd"]):
-                yield f"{where}[{k}]", len(row), len(fan["equity_usd"][0])
-    for i, curve in enumerate(report.get("learning", {}).get("curves", [])):
-        yield from _columns(f"learning.curves[{i}]", curve, "timesteps")
-    if "hardware_timeline" in report:
-        yield from _columns("hardware_timeline", report["hardware_timeline"], "elapsed_s", skip=("phases",))
+def _laid_out(part: dict[str, Any], indent: str = "\n", name: str = "") -> str:
+    def text(key: str, value: Any) -> str:
+        if isinstance(value, dict) and name != "properties":
+            return _laid_out(value, f"{indent}  ", key)
+        return json.dumps(value, ensure_ascii=False)
+
+    items = [f"{indent}  {json.dumps(key)}: {text(key, value)}" for key, value in part.items()]
+    return f"{{{','.join(items)}{indent}}}"
 
 
-def _session_lengths(where: str, session: Mapping[str, Any]) -> Iterator[Length]:
-    yield from _columns(where, session, "minute")
-    n_bars = len(session["minute"])
-    for name, arm in session["arms"].items():
-        for column, values in arm.get("advice", {}).items():
-            yield f"{where}.arms.{name}.advice.{column}", len(values), n_bars
-        for k, trade in enumerate(arm["trades"]):
-            bars = [trade["entry_bar"], trade["exit_bar"], *(bar for bar, _ in trade["stops"])]
-            beyond = [bar for bar in bars if not 0 <= bar < n_bars or bar != int(bar)]
-            yield f"{where}.arms.{name}.trades[{k}] (bars outside the session)", len(beyond), 0
-
-
-def _columns(where: str, table: Mapping[str, Any], index: str, skip: tuple[str, ...] = ()) -> Iterator[Length]:
-    for name, values in table.items():
-        if isinstance(values, list) and name not in skip:
-            yield f"{where}.{name}", len(values), len(table[index])
+if __name__ == "__main__":
+    write_atomically(SCHEMA_FILE, schema_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from src.evaluation.leaks import with_finding
 from src.evaluation.sealed import check_advice, check_drawn
 from src.files import write_json
 from src.monitoring.timelines import hardware_timeline, learning_curves
-from src.report.answers import answers
-from src.report.conclusions import overall
+from src.report.complete import complete_report
 from src.report.facts import (
     SCHEMA_VERSION,
     asking_facts,
@@ -30,9 +28,10 @@ from src.report.facts import (
     rules_facts,
     run_facts,
 )
+from src.report.model.report import Report
 from src.report.page import write_page
+from src.report.schema import ReportError
 from src.report.targets import GPU_UTILIZATION
-from src.report.verdict import verdict
 from src.runs.cached import cache_facts
 from src.runs.context import RunContext
 from src.runs.evaluations import evaluation_sections
@@ -53,7 +52,7 @@ def report_of(
     trainer: Trainer,
     test_name: str,
     workers: int,
-) -> dict[str, Any]:
+) -> Report:
     """The report of a run from what its tasks have left, written with its page."""
     config, market, folder = context.config, context.market, ledger.path.parent
     threads = max((entry.torch_threads or 0 for entry in ledger.phases.values()), default=0)
@@ -141,13 +140,13 @@ def finish(
     device: str,
     folder: Path,
     own_targets: Mapping[str, dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json and the
-    page made of it."""
+    page made of it. Sections without their shape are a ReportError; report.json then has them as they are."""
     context.stop_clock()
     rows = folder / "metrics.jsonl"
     lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
-    complete = {
+    facts = {
         "test_name": test_name,
         **_measured(context, report, device, own_targets or {}),
         "log_writes": len(lines),
@@ -156,11 +155,13 @@ def finish(
         "hardware_timeline": hardware_timeline(context.monitor.metrics_history),
         "configuration": context.config.to_dict(),
     }
-    complete["overall"] = overall(complete)
-    complete["answers"] = [asdict(answer) for answer in answers(complete)]
-    complete["verdict"] = verdict(complete)
-    write_json(folder / REPORT_NAME, complete)
-    write_page(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")), folder / PAGE_NAME)
+    try:
+        complete = complete_report(facts)
+    except ReportError:
+        write_json(folder / REPORT_NAME, facts)
+        raise
+    write_json(folder / REPORT_NAME, complete.to_json_dict())
+    write_page(complete, folder / PAGE_NAME)
     return complete
 
 

@@ -19,6 +19,7 @@ from src.machine_limits import free_cores
 from src.outputs import check_writable, output_errors_in_words
 from src.report.console import print_summary
 from src.report.page import write_page
+from src.report.schema import check_report
 from src.runs.context import RunContext
 from src.runs.engine import Engine
 from src.runs.executors import start_server
@@ -69,7 +70,7 @@ def run(
             report = process.to_the_end(output_dir)
             process.record_files()
             if context.folder is not None and "stopped_after" not in report:
-                print_summary(context.console, report, context.folder)
+                print_summary(context.console, check_report(report, REPORT_NAME), context.folder)
             process.state.check_all_restored()
             return report
         except UserError:
@@ -152,7 +153,7 @@ class _Process:
                     return stopped_after
                 if state.report_is_kept():
                     report = state.report()
-                    write_page(report, state.folder / PAGE_NAME)
+                    write_page(check_report(report, REPORT_NAME), state.folder / PAGE_NAME)
                     return report
                 for phase in phases:
                     apply_phase(context, phase, state.entry(phase.name))
@@ -218,7 +219,7 @@ class _Process:
         )
         self.state.record([REPORT_NAME, PAGE_NAME])
         self.state.ledger.save()
-        return report
+        return report.to_json_dict()
 
     def record_files(self) -> None:
         """Once nothing of the run is open any more: take its files into the ledger and manifest.json."""

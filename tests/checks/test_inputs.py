@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,10 @@ from src.checks import inputs as checks_inputs
 from src.checks.inputs import config, data
 from src.checks.outcome import NOT_APPLICABLE, PASSED, Blocked
 from src.checks.setting import Setting
+from src.files import plain_json
 from src.market.load import build_tables
 from src.market.synthetic import synthetic_bars
+from src.report.model.bars import Bars, Quality
 from src.report.quality_words import quality_lines
 from tests.checks.settings import assert_failed, copied_root, edit
 from tests.market.bar_makers import bar_table, write_csv
@@ -112,6 +115,11 @@ def test_a_defective_row_fails_with_row_value_and_remedy(bars: Path) -> None:
     assert "high below low" in outcome.remedy
 
 
+def lines_of(figures: dict[str, Any]) -> list[str]:
+    bars = Bars(**{name: figures[name] for name in ("source", "synthetic", "fingerprint", "bars", "interval_min")})
+    return quality_lines(bars, Quality.model_validate(plain_json(figures["quality"])))
+
+
 def test_the_quality_of_the_bars_is_told_below_the_line(bars: Path) -> None:
     table = pd.read_csv(bars)
     at = pd.to_datetime(table["datetime"]).dt.tz_convert("America/New_York")
@@ -120,7 +128,7 @@ def test_the_quality_of_the_bars_is_told_below_the_line(bars: Path) -> None:
     outcome = data(Setting(data=bars))
     quality = outcome.figures["quality"]
     assert len(quality["sessions"]["left_out"]) == 20 - quality["sessions"]["usable"] >= 3
-    assert outcome.details == quality_lines(outcome.figures)
+    assert outcome.details == lines_of(outcome.figures)
     assert any("Wednesdays stop at 03:45 New York" in line for line in outcome.details)
 
 
@@ -151,7 +159,7 @@ def test_bars_at_the_wrong_time_of_day_are_not_answered_with_a_call_for_more(mon
     outcome = data(setting)
     assert_failed(outcome, "0 of 21 sessions usable", "are unusable")
     assert "more" not in outcome.remedy
-    assert outcome.details == quality_lines(outcome.figures)
+    assert outcome.details == lines_of(outcome.figures)
 
 
 def test_rows_that_repair_leaves_out_are_counted(bars: Path, tmp_path: Path) -> None:

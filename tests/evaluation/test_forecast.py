@@ -44,6 +44,7 @@ from src.trading.params import make_params
 from src.trading.rules import load_rule_profile
 from src.trading.settings import EnvironmentSettings
 from tests.market.bar_makers import scheduled_slots
+from tests.report.page_report import full_report, typed
 from tests.tiny_runs import bar_files, quick_calendar, tiny_config, whole_run
 
 INTERVAL_MIN, PER_SESSION, N_SESSIONS = 15, 92, 5
@@ -421,7 +422,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def printed(report: Mapping[str, Any]) -> str:
     console = Console(file=StringIO(), width=80)
-    print_summary(console, report, Path("logs/run"))
+    print_summary(console, typed(report), Path("logs/run"))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -453,27 +454,32 @@ def test_the_summary_shows_the_forecast_within_eighty_columns(report: dict[str, 
 
 
 def test_the_summary_of_a_run_without_a_market_has_no_forecast(report: dict[str, Any]) -> None:
-    without = {name: section for name, section in report.items() if name not in ("forecaster", "advice")} | {"arms": {}}
+    of_arms = ("forecaster", "advice", "session_dates", "seeds")
+    without = {name: section for name, section in report.items() if name not in of_arms} | {"arms": {}}
     assert "forecast" not in printed(without)
 
 
 def test_the_summary_says_what_the_advice_did() -> None:
-    by_side = {"flat": {"bars": 50, "entropy": 0.5, "likeliest": {"HOLD": 0.9, "BUY": 0.1, "SELL": 0.0}}}
-    arms: dict[str, Any] = {
-        "flat": {},
-        "hybrid": {"advice": {"choices": 1_200, "advised": 1_000, "changed": 30, "changed_frac": 0.025}},
-        "fused": {
-            "advice": {"choices": 0, "advised": 0, "changed": 0, "changed_frac": None, "rules": {"a": 0, "b": 12}}
-        },
+    made = full_report(3, 1, bars_a_session=24, n_charted=0, n_samples=2, n_records=2)
+    heard = {"choices": 1_200, "advised": 1_000, "changed": 30, "changed_frac": 0.025}
+    deaf = {"choices": 0, "advised": 0, "changed": 0, "changed_frac": None}
+    rules = {**dict.fromkeys(made["arms"]["fused"]["advice"]["rules"], 0), "agreement": 12}
+    flat = made["advice"]["by_side"]["flat"] | {"entropy": 0.5, "likeliest": {"HOLD": 0.9, "BUY": 0.1, "SELL": 0.0}}
+    made["advice"]["by_side"]["flat"] = flat
+    made["arms"] = {
+        "flat": made["arms"]["flat"],
+        "hybrid": {**made["arms"]["hybrid"], "advice": heard},
+        "fused": {**made["arms"]["fused"], "advice": {**deaf, "rules": rules}},
     }
-    assert advice_lines({"advice": {"by_side": by_side}, "arms": arms}) == [
+    assert advice_lines(typed(made)) == [
         "Advice on sealed bars while flat: HOLD 90%, BUY 10%, SELL 0%; entropy 50% of maximum.",
         "Advice changed 30 of hybrid's 1,200 decisions (2.5%).",
         "Advice changed 0 of fused's 0 decisions.",
-        "Rules that decided in fused: b 12.",
+        "Rules that decided in fused: agreement 12.",
     ]
-    silent = {"flat": {"bars": 0, "entropy": None, "likeliest": None}}
-    assert advice_lines({"advice": {"by_side": silent}, "arms": {}}) == ["Advice on sealed bars while flat: none."]
+    flat |= {"bars": 0, "entropy": None, "likeliest": None}
+    del made["session_dates"], made["seeds"]
+    assert advice_lines(typed({**made, "arms": {}})) == ["Advice on sealed bars while flat: none."]
 
 
 def test_figures_that_could_not_be_taken_are_a_dash(report: dict[str, Any]) -> None:

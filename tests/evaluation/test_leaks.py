@@ -15,11 +15,12 @@ from src.agent.training_state import capture, restore
 from src.evaluation import leaks
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.decisions import check_decisions, check_fills, probe_table
-from src.evaluation.leak_words import DECISIONS, FEATURES, FILLS, SEALED, compared_words, wrong_words
+from src.evaluation.leak_words import DECISIONS, FEATURES, FILLS, SEALED
 from src.evaluation.leaks import leak_facts, with_finding
 from src.evaluation.look_ahead import LeakCheck
 from src.evaluation.sealed import check_advice, check_drawn, drawn_sessions
 from src.market.split import ids_of
+from src.report.model.run import LookAhead
 from src.trading.accounts import AccountBlock
 from src.trading.layout import ACCOUNT
 from src.trading.routes import make_vec_env
@@ -185,8 +186,9 @@ def test_the_section_tells_the_first_leak_and_adds_up_the_checks() -> None:
         [LeakCheck(FEATURES, 200), LeakCheck(DECISIONS, 50, "mask of bar 3"), LeakCheck(SEALED, 6, "x")]
     )
     assert (section["checks"], section["passed"], section["found"]) == (256, False, "mask of bar 3")
-    assert wrong_words(section) == "a decision uses future data"
-    assert compared_words(section) == "200 bars with an altered future, 50 decisions, 6 fits and trainings"
+    read = LookAhead(**section)
+    assert read.wrong == "a decision uses future data"
+    assert read.compared == "200 bars with an altered future, 50 decisions, 6 fits and trainings"
 
 
 def test_what_training_shows_is_added_to_its_check() -> None:

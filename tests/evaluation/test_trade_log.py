@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from src.advisor.table import empty_table
@@ -28,7 +27,8 @@ from src.evaluation.trade_log import (
     choose_sessions,
     record,
 )
-from src.report.schema import schema
+from src.files import plain_json
+from src.report.model.accounts import ChartedSession
 from src.trading.layout import BUY, HOLD, SELL
 from src.trading.session_batch import SessionBatch
 from tests import small_runs
@@ -222,10 +222,9 @@ def test_a_chart_has_the_reports_shape_and_the_files_bars() -> None:
     hybrid = arms_of()[4]
     with pool_of(market) as pool:
         logs = record([RandomLegalArm(1), hybrid], market.first_bars(sessions), pool, assembly)
-    definitions = schema()["$defs"]
     for place, session in enumerate(sessions):
         chart = chart_facts(market, {name: of_arm[place] for name, of_arm in logs.items()}, "best")
-        Draft202012Validator({**definitions["session"], "$defs": definitions}).validate(chart)
+        assert ChartedSession(**plain_json(chart)).date == chart["date"]
         assert chart["date"] == str(market.tables.sessions.date[session])
         # 15-minute bars: the first decision at the close of 09:30, the forced exit at an open before 16:00.
         assert chart["minute"][0] == 555

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.files import plain_json
 from src.market.bars import Bars, make_bars
 from src.market.coverage import HOURS, coverage_of, weekdays
 from src.market.files.reading import Candidate, ClockReading, Finding, MarketReading, Reading, Roll
@@ -24,6 +25,8 @@ from src.market.quality import quality_facts, recurring_words
 from src.market.sessions import Schedule, calendar_schedule, place_in_sessions
 from src.market.settings import DataSettings
 from src.market.tables import MarketTables
+from src.report.model.bars import Bars as BarsOfReport
+from src.report.model.bars import LeftOut, Quality
 from src.report.quality_words import by_reason, quality_lines
 from tests.market.bar_makers import bar_table, schedule_from, scheduled_slots, walk_bars, write_csv
 
@@ -237,9 +240,10 @@ def test_absent_trade_dates_are_listed() -> None:
 # ---------------------------------------------------------------- odd bars
 
 
-def lines_of(found: dict[str, Any]) -> list[str]:
-    data = {"quality": found, "synthetic": False, "bars": found["coverage"]["present"], "interval_min": 15}
-    return quality_lines(data)
+def lines_of(found: dict[str, Any], *, synthetic: bool = False, brief: bool = False) -> list[str]:
+    present = found["coverage"]["present"]
+    bars = BarsOfReport(source="", synthetic=synthetic, fingerprint="", bars=present, interval_min=15)
+    return quality_lines(bars, Quality.model_validate(plain_json(found)), brief=brief)
 
 
 @pytest.mark.parametrize("kind", ["spike", "range", "jump"])
@@ -348,8 +352,7 @@ def test_what_the_file_was_taken_to_be_is_told_with_what_was_done() -> None:
         "Repaired: 2 off-tick price: row 41 (t), row 97 (t); rounded to multiples of 0.25.",
         "Repaired: 3 repeated row; left out.",
     ]
-    data = {"quality": found, "synthetic": True, "bars": len(SLOTS), "interval_min": 15}
-    brief = quality_lines(data, brief=True)
+    brief = lines_of(found, synthetic=True, brief=True)
     assert brief[0].startswith(f"Bars: {len(SLOTS):,} SYNTHETIC bars of 15 min")
     assert len(brief) == 9
 
@@ -374,7 +377,7 @@ def test_reasons_that_differ_in_a_number_are_one_line() -> None:
         "2024-06-05": "a hole of 7 bars in the trading hours (at most 6)",
         "2024-06-06": "a hole of 120 bars in the trading hours (at most 6)",
     }
-    grouped = by_reason([{"date": day, "reason": reason} for day, reason in reasons.items()])
+    grouped = by_reason([LeftOut(date=day, reason=reason) for day, reason in reasons.items()])
     assert grouped == {
         "a hole of 7 to 120 bars in the trading hours (at most 6)": ["2024-06-03", "2024-06-05", "2024-06-06"],
         "closes before the trading hours": ["2024-06-04"],

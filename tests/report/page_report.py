@@ -6,11 +6,14 @@ Nothing here is measured; the market drifts nowhere and the arms differ by a few
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from src.files import plain_json
+from src.report.model.report import Report
+from src.report.schema import check_report
 from tests.report.page_quality import made_quality
 
 ARMS = ("flat", "random_legal", "advisor_only", "rl_only", "hybrid", "hybrid_placebo", "fused", "base")
@@ -23,6 +26,11 @@ SIDES = ("flat", "long winning", "long losing", "short winning", "short losing")
 PHASES = ("data", "compile", "base", "production", "advice", "rl_only", "hybrid", "hybrid_placebo", "evaluation")
 PHASE_S = (14.2, 6.1, 1260.0, 22.4, 118.9, 640.0, 702.5, 699.1, 96.3)
 HASH = "3f2a9c5d" * 8
+
+
+def typed(report: Mapping[str, Any]) -> Report:
+    """A report as the page and the console get it."""
+    return check_report(plain_json(report), "The report")
 
 
 def full_report(

@@ -13,14 +13,15 @@ from rich.console import Console
 
 from src.report.answers import ENOUGH_TIMESTEPS, FAIL, PASS, UNKNOWN, answers, llm_effect
 from src.report.console import answers_table, print_summary
+from src.report.model.report import Answer
 from src.report.page import render
 from tests.report.page_reader import PageReader
-from tests.report.page_report import full_report
-from tests.report.test_verdict import ENOUGH, FEW, LOW, PASSES, changed, contrasts, training
+from tests.report.page_report import full_report, typed
+from tests.report.test_verdict import ENOUGH, FEW, LOW, PASSES, changed, contrasts, sampled, simulated, training
 
 KEYS = ["trains", "leaks", "production", "survives", "llm"]
 BETTER, WORSE, OPEN = (1.0, 9.0), (-9.0, -1.0), (-1.0, 9.0)
-NO_ADVICE = {"arms": {"hybrid": PASSES}, "reason": ""}
+NO_ADVICE = simulated({"hybrid": PASSES})
 
 
 def report_of(**changes: Any) -> dict[str, Any]:
@@ -37,17 +38,17 @@ def report_of(**changes: Any) -> dict[str, Any]:
 
 
 def answer(key: str, **changes: Any) -> tuple[str, str]:
-    (found,) = (a for a in answers(report_of(**changes)) if a.key == key)
+    (found,) = (a for a in answers(typed(report_of(**changes))) if a.key == key)
     return found.mark, found.answer
 
 
 def passing(passed: float, low: float | None, high: float | None) -> dict[str, Any]:
     arm = {**PASSES, "passed_frac": passed, "passed_low_frac": low, "passed_high_frac": high}
-    return {"arms": {"rl_only": PASSES, "hybrid": arm}, "reason": ""}
+    return simulated({"rl_only": PASSES, "hybrid": arm})
 
 
 def test_there_are_five_in_the_order_of_the_questions() -> None:
-    found = answers(report_of())
+    found = answers(typed(report_of()))
     assert [a.key for a in found] == KEYS
     assert all(a.question.endswith("?") and a.answer.endswith(".") for a in found)
 
@@ -83,13 +84,11 @@ def test_it_leaks_where_a_check_found_a_leak_and_is_unknown_where_none_was_made(
         ({"training": [training(update_s=3.0)]}, PASS, "12.0 h, 0.7 GB RAM; bottleneck: PPO update (75%)."),
         ({"hardware__phases": {}}, UNKNOWN, "12.0 h, memory unknown; bottleneck: rollouts (75%)."),
         (
-            {"hardware__phases": {"production": {"peak_gpu_memory_gb": 30.0, "peak_ram_gb": 1.0}},
-             "targets": {"peak_memory": {"target": 24.0}}},
+            {"hardware__phases": sampled(30.0, 1.0), "targets__peak_memory__target": 24.0},
             FAIL, "30.0 GB GPU, over the 24 GB limit; bottleneck",
         ),
         (
-            {"hardware__phases": {"production": {"peak_gpu_memory_gb": 30.0, "peak_ram_gb": 1.0}},
-             "run": {"device": "cpu"}, "targets": {"peak_memory": {"target": 24.0}}},
+            {"hardware__phases": sampled(30.0, 1.0), "run__device": "cpu", "targets__peak_memory__target": 24.0},
             PASS, "12.0 h, 1.0 GB RAM;",
         ),
         ({"production_estimate": None}, UNKNOWN, "Not measured."),
@@ -112,7 +111,7 @@ def test_production_passes_where_its_time_and_memory_were_measured(
         (passing(0.6, 0.4, 0.75), UNKNOWN, "60% of attempts pass"),
         (passing(1.0, None, None), UNKNOWN, "100% of attempts pass (no CI), 60% breach."),
         (passing(0.0, None, None), FAIL, "0% of attempts pass (no CI), 60% breach."),
-        ({"arms": {}, "reason": "the rule profile x has no profit target to pass"}, UNKNOWN, "Not simulated: the rule"),
+        (simulated({}, "the rule profile x has no profit target to pass"), UNKNOWN, "Not simulated: the rule"),
         (None, UNKNOWN, "Not simulated in this run."),
     ],
 )
@@ -150,26 +149,27 @@ bounds = st.tuples(st.floats(-10, 10), st.floats(-10, 10)).map(sorted)
 def test_nothing_is_marked_that_too_few_sessions_or_too_short_a_training_leave_open(
     placebo: Any, alone: Any, learning: Any, sample: dict[str, Any], trained: int, passes: Any
 ) -> None:
-    report = report_of(
+    report = typed(report_of(
         contrasts={"placebo": placebo, "alone": alone, "learning": learning}, statistics__sample_size=sample,
         training=[training(timesteps=trained)], pass_simulation=passing(passes[1], passes[0], passes[2]),
-    )  # fmt: skip
+    ))  # fmt: skip
+    assert report.statistics is not None
     marks = {a.key: a.mark for a in answers(report)}
     if sample is FEW or trained < ENOUGH_TIMESTEPS:
         assert {marks["trains"], marks["survives"], marks["llm"]} == {UNKNOWN}
     else:
         assert (marks["trains"] == PASS) == (learning[0] > 0)
-        assert marks["llm"] == {1: PASS, -1: FAIL, 0: UNKNOWN}[llm_effect(report)]
+        assert marks["llm"] == {1: PASS, -1: FAIL, 0: UNKNOWN}[llm_effect(report.statistics)]
         assert marks["survives"] != PASS or passes[0] > 0.5
         assert marks["survives"] != FAIL or passes[2] < 0.5 or passes[1] == 0.0
 
 
 def test_own_environments_answer_what_they_can() -> None:
-    report = {key: report_of()[key] for key in ("training", "production_estimate", "hardware")}
-    assert [a.mark for a in answers(report)] == [UNKNOWN, UNKNOWN, PASS, UNKNOWN, UNKNOWN]
+    own = typed(changed(statistics=None, advice=None, look_ahead=None))
+    assert [a.mark for a in answers(own)] == [UNKNOWN, UNKNOWN, PASS, UNKNOWN, UNKNOWN]
 
 
-def shown_on(encoding: str, found: list[dict[str, str]]) -> list[str]:
+def shown_on(encoding: str, found: list[Answer]) -> list[str]:
     out = BytesIO()
     console = Console(file=TextIOWrapper(out, encoding=encoding, write_through=True), width=80)
     unicode = encoding == "utf-8"
@@ -179,7 +179,7 @@ def shown_on(encoding: str, found: list[dict[str, str]]) -> list[str]:
 
 def test_each_answer_has_one_line_of_eighty_columns_with_or_without_unicode() -> None:
     report = report_of(contrasts={"learning": BETTER}, pass_simulation=passing(0.25, 0.14, 0.41))
-    found = [vars(a) for a in answers(report)]
+    found = answers(typed(report))
     assert shown_on("utf-8", found) == [
         "✓ pass     Trains?        Yes: beats random trading by $170/session.",
         "✓ pass     Leaks?         No leak found in 4 checks.",
@@ -193,17 +193,18 @@ def test_each_answer_has_one_line_of_eighty_columns_with_or_without_unicode() ->
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_console_and_page_begin_with_the_answers_of_the_report(encoding: str) -> None:
-    report = full_report(12, 1)
+    report = typed(full_report(12, 1))
+    assert report.overall is not None
     out = BytesIO()
     console = Console(file=TextIOWrapper(out, encoding=encoding, errors="strict", write_through=True), width=80)
     print_summary(console, report, Path("logs/run"))
     lines = out.getvalue().decode(encoding).splitlines()
     first = next(i for i, line in enumerate(lines) if line.strip())
-    assert lines[first] == report["overall"]["judgement"]
-    for a in report["answers"]:
-        assert any(a["mark"] in line and a["answer"] in line for line in lines[first : first + 8])
+    assert lines[first] == report.overall.judgement
+    for a in report.answers:
+        assert any(a.mark in line and a.answer in line for line in lines[first : first + 8])
     assert lines[-1] == "Report: logs/run/report.html"
     ((_, verdict),) = PageReader(render(report)).of("section", id="verdict")
-    places = [verdict.index(text) for a in report["answers"] for text in (a["question"], a["mark"], a["answer"])]
+    places = [verdict.index(text) for a in report.answers for text in (a.question, a.mark, a.answer)]
     assert places == sorted(places)
-    assert places[-1] < verdict.index(report["verdict"][0])
+    assert places[-1] < verdict.index(report.verdict[0])

@@ -20,14 +20,16 @@ from src.report.conclusions import (
     contrast_words,
     overall,
     seed_facts,
-    shown,
     statistics_facts,
 )
+from src.report.model.arms import Contrast
 from src.statistics.intervals import Interval, paired_interval
 from src.statistics.samples import sample_size
 from src.statistics.trials import TrialLedger
 from tests.evaluation.made_results import seeded
+from tests.report.page_report import full_report, typed
 
+FULL = full_report(3, 1, bars_a_session=24, n_charted=0, n_samples=2, n_records=2)
 ARMS = ("flat", "random_legal", "advisor_only", "rl_only", "hybrid", "hybrid_placebo", "fused")
 
 
@@ -46,6 +48,7 @@ def contrast(
     mean: float, low: float | None, high: float | None, holm: float | None = None, **more: Any
 ) -> dict[str, Any]:
     return {
+        **FULL["statistics"]["contrasts"][0],
         "arm": "hybrid", "against": "flat", "mean_usd": mean, "low_usd": low, "high_usd": high, "level_frac": 0.95,
         "holm_p_value": holm, "words": "some words", "reason": "", **more,
     }  # fmt: skip
@@ -107,8 +110,8 @@ def test_what_excludes_zero_alone_and_not_among_many_is_called_no_difference() -
     assert fact["p_value"] < 0.05 < fact["holm_p_value"]
     assert fact["words"].startswith("no difference shown after adjusting for several comparisons")
     assert f"Holm p {fact['holm_p_value']:.2f}" in fact["words"]
-    assert shown(fact) == 0
-    assert shown({**fact, "holm_p_value": None}) == 1
+    assert Contrast(**fact).sign == 0
+    assert Contrast(**{**fact, "holm_p_value": None}).sign == 1
 
 
 @settings(max_examples=30)
@@ -116,7 +119,7 @@ def test_what_excludes_zero_alone_and_not_among_many_is_called_no_difference() -
 def test_words_and_sign_say_the_same(mean: float, adjusted: float | None) -> None:
     interval = paired_interval(noise(20, mean, 3), seed=0, replications=199)
     words = contrast_words("hybrid", "flat", interval, adjusted)
-    sign = shown(contrast(interval.mean or 0.0, interval.low, interval.high, adjusted))
+    sign = Contrast(**contrast(interval.mean or 0.0, interval.low, interval.high, adjusted)).sign
     assert words.startswith("hybrid earns more than flat") == (sign > 0)
     assert words.startswith("hybrid earns less than flat") == (sign < 0)
     assert words.startswith("no difference shown") == (sign == 0)
@@ -206,18 +209,20 @@ def test_the_seeds_section_holds_every_session_of_every_seed() -> None:
     assert facts["net_usd_by_session"]["flat"] == [[0.0] * 3] * 2
 
 
-SHORT = [{"phase": "base", "timesteps": ENOUGH_TIMESTEPS - 1}]
+SHORT = [{**FULL["training"][0], "timesteps": ENOUGH_TIMESTEPS - 1}]
+QUICK = {**FULL["run"], "quick": True}
 
 
 def a_report(edge: dict[str, Any], level: str = "enough", **more: Any) -> dict[str, Any]:
     sample = {"n": 50, "level": level, "words": "enough sessions (50)" if level == "enough" else "not enough (2 of 40)"}
-    return {
-        "run": {"quick": False},
-        "training": [{"phase": "base", "timesteps": ENOUGH_TIMESTEPS}],
+    report = {
+        **FULL,
+        "training": [{**FULL["training"][0], "timesteps": ENOUGH_TIMESTEPS}],
         "look_ahead": {"checks": 4, "passed": True, "found": ""},
         "statistics": {"sample_size": sample, "contrasts": [edge]},
         **more,
     }
+    return {name: section for name, section in report.items() if section is not None}
 
 
 def leaking(check: str) -> dict[str, Any]:
@@ -236,10 +241,10 @@ def leaking(check: str) -> dict[str, Any]:
         (a_report(contrast(-9.0, -13.0, -5.0, 0.08)), "not_measured", "No edge shown"),
         (a_report(contrast(9.0, None, None)), "not_measured", "No edge shown"),
         (a_report(contrast(9.0, None, None), level="none"), "not_measured", "Cannot say: not enough sessions."),
-        (a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}), "met", "Worth the production run: it"),
+        (a_report(contrast(9.0, 5.0, 13.0, 0.01), run=QUICK), "met", "Worth the production run: it"),
         (a_report(contrast(9.0, 5.0, 13.0, 0.01), training=SHORT), "not_measured", "Cannot say yet: 49,999 base"),
         (
-            a_report(contrast(9.0, 5.0, 13.0, 0.01), run={"quick": True}, training=SHORT),
+            a_report(contrast(9.0, 5.0, 13.0, 0.01), run=QUICK, training=SHORT),
             "not_measured",
             "Cannot say yet: a quick run",
         ),
@@ -262,15 +267,13 @@ def leaking(check: str) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_whether_the_production_run_is_worth_it(report: dict[str, Any], status: str, judgement: str) -> None:
-    told = overall(report)
-    assert told["status"] == status
-    assert told["judgement"].startswith(judgement)
-    assert told["reason"]
+    told = overall(typed(report))
+    assert told.status == status
+    assert told.judgement.startswith(judgement)
+    assert told.reason
     if "edge" in judgement or "makes" in judgement or "configured" in judgement:
-        assert told["reason"] == "Hybrid vs not trading: some words."
+        assert told.reason == "Hybrid vs not trading: some words."
 
 
 def test_a_run_that_made_no_check_of_leaks_is_judged_by_the_rest() -> None:
-    report = a_report(contrast(9.0, 5.0, 13.0, 0.01))
-    del report["look_ahead"]
-    assert overall(report)["status"] == "met"
+    assert overall(typed(a_report(contrast(9.0, 5.0, 13.0, 0.01), look_ahead=None))).status == "met"

@@ -23,18 +23,22 @@ from markupsafe import Markup
 from src import wording
 from src.errors import UserError
 from src.plain_text import LONGEST_LINE, foreign
+from src.report.model.accounts import PassSimulation
+from src.report.model.run import Curve
 from src.report.page import rebuild, render, write_page
 from src.report.page.__main__ import main
 from src.report.page.blocks import given as marked
 from src.report.page.blocks import glossary, term
-from src.report.page.charts_results import drawdowns, equity_figure, fan_figure, session_figure
-from src.report.page.charts_run import learning_figure
 from src.report.page.document import embedded_json
 from src.report.page.drawing import ARM_STYLES, Arrays
 from src.report.schema import ReportError, schema
+from src.report.sections.attempts import fan_figure
+from src.report.sections.equity import drawdowns, equity_figure
+from src.report.sections.learning import learning_figure
+from src.report.sections.trades import session_figure
 from src.trading.layout import ACTIONS
 from tests.report.page_reader import PageReader
-from tests.report.page_report import ARMS, full_report
+from tests.report.page_report import ARMS, full_report, typed
 from tests.small_runs import finished
 
 OPTIONAL = [name for name in schema()["properties"] if name not in schema()["required"]]
@@ -57,7 +61,7 @@ def full() -> dict[str, Any]:
 
 @cache
 def read_full() -> PageReader:
-    return PageReader(render(full()))
+    return PageReader(render(typed(full())))
 
 
 def poisoned(text: str) -> dict[str, Any]:
@@ -129,12 +133,12 @@ def test_the_verdict_stands_word_for_word() -> None:
     ],
 )
 def test_a_sentence_begins_with_its_subject(sentence: str, lead: str) -> None:
-    assert lead in re.sub(r"</?bdi[^>]*>", "", render({**full(), "verdict": [sentence]}))
+    assert lead in re.sub(r"</?bdi[^>]*>", "", render(typed({**full(), "verdict": [sentence]})))
 
 
 def test_every_element_is_closed() -> None:
     assert read_full().unclosed == []
-    assert PageReader(render(poisoned(HOSTILE["attribute"]))).unclosed == []
+    assert PageReader(render(typed(poisoned(HOSTILE["attribute"])))).unclosed == []
 
 
 def test_the_page_asks_nobody_for_anything() -> None:
@@ -161,7 +165,7 @@ def test_the_policy_allows_the_pages_own_scripts_by_hash_and_nothing_else() -> N
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_text_is_shown_and_does_nothing(text: str) -> None:
-    page, clean = PageReader(render(poisoned(text))), read_full()
+    page, clean = PageReader(render(typed(poisoned(text)))), read_full()
     text = foreign(text, LONGEST_LINE)
     assert page.text.count(text) >= 20
     assert page.text.replace("\n", "").isprintable()
@@ -200,7 +204,7 @@ def test_lone_surrogates_and_numbers_json_has_not_do_no_harm(tmp_path: Path) -> 
     report["statistics"]["arms"]["hybrid"]["sharpe"] = float("nan")
     report["statistics"]["arms"]["rl_only"]["sortino"] = math.inf
     report["arms"]["hybrid"]["net_usd_by_session"] = np.array(report["arms"]["hybrid"]["net_usd_by_session"])
-    write_page(report, tmp_path / "report.html")
+    write_page(typed(report), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert r"half \ud800 a pair" in text
     assert not re.search(r">(nan|inf|None)<", text)
@@ -210,7 +214,7 @@ def test_lone_surrogates_and_numbers_json_has_not_do_no_harm(tmp_path: Path) -> 
 @pytest.mark.parametrize("absent", OPTIONAL)
 def test_without_an_optional_section_the_page_says_so_in_one_sentence(absent: str) -> None:
     report = {name: value for name, value in full().items() if name != absent}
-    page = PageReader(render(report))
+    page = PageReader(render(typed(report)))
     assert sections_of(page) == sections_of(read_full())
     for attributes, text in page.of("section"):
         words = text.replace("\n", " ").strip()
@@ -221,7 +225,7 @@ def test_without_an_optional_section_the_page_says_so_in_one_sentence(absent: st
 
 def test_the_least_report_makes_a_page() -> None:
     least = {name: full()[name] for name in schema()["required"]} | {"arms": {}, "training": [], "verdict": []}
-    page = PageReader(render({**least, "targets": {}, "phase_times": {}}))
+    page = PageReader(render(typed({**least, "targets": {}, "phase_times": {}})))
     assert page.charts["charts"] == {}
     assert "All required targets met" in page.text
     assert "This run evaluated no arm" in page.text
@@ -229,7 +233,7 @@ def test_the_least_report_makes_a_page() -> None:
 
 def test_the_page_of_a_real_run_shows_its_figures() -> None:
     run = finished("plain")
-    page = PageReader(render(run.report))
+    page = PageReader(render(typed(run.report)))
     assert run.folder.name in page.text
     assert "SYNTHETIC bars." in page.text
     for sentence in run.report["verdict"]:
@@ -305,7 +309,7 @@ def test_a_drawdown_is_the_distance_below_the_best_so_far(net: list[int]) -> Non
 
 def test_equity_is_the_seeds_mean_within_their_band() -> None:
     report, arrays = full(), Arrays()
-    figure = equity_figure(report, arrays)
+    figure = equity_figure(typed(report), arrays)
     drawn = [trace for trace in figure.traces if trace["legendgroup"] == "hybrid"]
     low, high, mean, fall = (np.array(arrays.kept[trace["y"]["ref"]]) for trace in drawn)
     rows = np.cumsum(report["seeds"]["net_usd_by_session"]["hybrid"], axis=1)
@@ -319,9 +323,9 @@ def test_equity_is_the_seeds_mean_within_their_band() -> None:
 
 def test_no_interval_is_drawn_where_there_is_none() -> None:
     report = copy.deepcopy(full())
-    with_one = PageReader(render(report)).charts["charts"]["contrast-chart"]["figures"][0]["traces"]
+    with_one = PageReader(render(typed(report))).charts["charts"]["contrast-chart"]["figures"][0]["traces"]
     report["statistics"]["contrasts"][0] |= {"low_usd": None, "high_usd": None, "reason": "not enough sessions (9)"}
-    page = PageReader(render(report))
+    page = PageReader(render(typed(report)))
     without = page.charts["charts"]["contrast-chart"]["figures"][0]["traces"]
     assert len(without) == len(with_one) - 1
     assert "No interval for hybrid − hybrid_placebo: not enough sessions (9)." in page.text
@@ -332,7 +336,8 @@ def test_no_interval_is_drawn_where_there_is_none() -> None:
 
 def test_a_session_is_drawn_with_its_trades_and_stops_at_their_prices() -> None:
     session, arrays = full()["sessions"][0], Arrays()
-    figure = session_figure(session, "hybrid", ACTIONS, arrays)
+    charted = typed(full()).sessions[0]
+    figure = session_figure(charted, charted.arms["hybrid"], ACTIONS, arrays)
     bars, stops, *trades = figure.traces
     advice = trades.pop()
     made = session["arms"]["hybrid"]["trades"]
@@ -350,7 +355,7 @@ def test_a_session_is_drawn_with_its_trades_and_stops_at_their_prices() -> None:
 
 def test_learning_goes_on_where_base_training_ended() -> None:
     curves, arrays = full()["learning"]["curves"], Arrays()
-    figure = learning_figure(curves, "mean_episode_reward", arrays)
+    figure = learning_figure([Curve(**curve) for curve in curves], "mean_episode_reward", arrays)
     starts = {trace["name"]: arrays.kept[trace["x"]["ref"]][0] for trace in figure.traces}
     assert starts["base, seed 0"] < 512_000 < starts["hybrid, seed 0"]
     mean = next(trace for trace in figure.traces if trace["name"] == "hybrid, mean")
@@ -360,7 +365,8 @@ def test_learning_goes_on_where_base_training_ended() -> None:
 
 def test_the_fan_draws_every_percentile_once() -> None:
     simulation = full()["pass_simulation"]
-    figure = fan_figure(simulation, "hybrid")
+    made = PassSimulation(**simulation)
+    figure = fan_figure(made, "hybrid")
     rows = {trace["name"]: trace["y"] for trace in figure.traces}
     fan = simulation["arms"]["hybrid"]["fan"]
     assert rows == {f"percentile {p:g}": row for p, row in zip(fan["percentiles"], fan["equity_usd"], strict=True)}
@@ -436,7 +442,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_run_folder_gets_its_page_again_and_only_from_the_report(tmp_path: Path) -> None:
     page = rebuild(written(tmp_path, json.dumps(full())))
     assert page == tmp_path / "report.html"
-    assert page.read_text(encoding="utf-8") == render(full())
+    assert page.read_text(encoding="utf-8") == render(typed(full()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
@@ -478,7 +484,7 @@ def test_a_folder_without_a_report_is_an_error_to_mend(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_an_error_to_mend(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="cannot be written"):
-        write_page(full(), tmp_path / "file" / "report.html")
+        write_page(typed(full()), tmp_path / "file" / "report.html")
 
 
 def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -490,8 +496,8 @@ def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_large_report_is_built_fast_and_stays_small() -> None:
     report = full_report(553, 3, bars_a_session=390, n_charted=6)
-    render(full())
+    render(typed(full()))
     began = time.process_time()
-    html = render(report)
+    html = render(typed(report))
     assert time.process_time() - began < 3.0
     assert len(html.encode()) < 6e6

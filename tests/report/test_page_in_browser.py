@@ -12,7 +12,7 @@ import pytest
 from src.report.page import write_page
 from src.report.schema import schema
 from tests.report.browser import Browser, browser, find_chromium
-from tests.report.page_report import full_report
+from tests.report.page_report import full_report, typed
 from tests.report.test_page import HOSTILE, poisoned
 
 ALL_DRAWN = "[...document.querySelectorAll('figure.chart')].every(f => 'drawn' in f.dataset)"
@@ -42,12 +42,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pages: full, large, least, and one for each hostile text."""
     folder = tmp_path_factory.mktemp("pages")
     report = full_report(60, 3)
-    write_page(report, folder / "full.html")
-    write_page(full_report(553, 3, bars_a_session=390, n_charted=6), folder / "large.html")
+    write_page(typed(report), folder / "full.html")
+    write_page(typed(full_report(553, 3, bars_a_session=390, n_charted=6)), folder / "large.html")
     least = {name: report[name] for name in schema()["required"]}
-    write_page({**least, "arms": {}, "training": [], "verdict": []}, folder / "least.html")
+    write_page(typed({**least, "arms": {}, "training": [], "verdict": []}), folder / "least.html")
     for name in ("attribute", "plotly", "end of script", "long"):
-        write_page(poisoned(HOSTILE[name]), folder / f"hostile {name}.html")
+        write_page(typed(poisoned(HOSTILE[name])), folder / f"hostile {name}.html")
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from src.report.console import print_summary
 from src.report.facts import MET, MISSED, NOT_APPLICABLE, is_passed, judge_targets, main, versions
 from src.report.quality_words import quality_lines
 from src.report.targets import TARGETS, ValidationSettings
-from tests.report.page_report import full_report
+from src.runs import results
+from tests.report.page_report import full_report, typed
 from tests.small_runs import finished
+from tests.tiny_runs import tiny_config, whole_run
 
 LIMITS = {
     "max_execution_time_s": st.floats(1e-3, 1e6),
@@ -137,7 +140,7 @@ def test_without_sessions_or_trades_there_is_no_rate() -> None:
 def summary_of(**changes: Any) -> str:
     run = finished("plain")
     console = Console(file=StringIO(), width=80)
-    print_summary(console, {**run.report, **changes}, Path("logs/some_run"))
+    print_summary(console, typed({**run.report, **changes}), Path("logs/some_run"))
     return console.file.getvalue()
 
 
@@ -165,6 +168,18 @@ def test_the_command_makes_the_page_of_a_run_again(tmp_path: Path, capsys: pytes
     assert main([str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_bytes() == (run.folder / "report.html").read_bytes()
     assert capsys.readouterr().out == f"Report: {tmp_path / 'report.html'}\n"
+
+
+def test_a_section_without_its_shape_is_named_and_what_was_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "hardware_timeline", lambda history: {"elapsed_s": "soon"})
+    own = {"environment.env_class": "tests.tiny_runs:CountingEnv", "hardware.vec_env": "dummy"}
+    outcome = str(whole_run(tiny_config({**own, "test_mode.output_dir": str(tmp_path / "logs")}))["outcome"])
+    assert "at hardware_timeline.elapsed_s: Input should be a valid list, found 'soon'" in outcome
+    (kept,) = tmp_path.glob("logs/*/report.json")
+    assert json.loads(kept.read_text())["hardware_timeline"] == {"elapsed_s": "soon"}
+    assert main([str(kept.parent)]) == 2
 
 
 def test_without_a_report_the_command_ends_with_code_2_and_says_so(
@@ -207,15 +222,19 @@ def test_versions_name_every_library_a_result_depends_on() -> None:
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_no_word_of_the_summary_is_cut(width: int) -> None:
-    report = full_report(12, 2)
+    report = typed(full_report(12, 2))
+    assert report.data is not None
+    assert report.data.quality is not None
+    assert report.overall is not None
     console = Console(file=StringIO(), width=width)
     print_summary(console, report, Path("logs/run"))
     printed = console.file.getvalue()
     assert "…" not in printed
     assert max(map(len, printed.splitlines()[:-2])) <= width
     letters = "".join(printed.split())
-    for line in [*quality_lines(report["data"], brief=True), report["overall"]["reason"], *report["verdict"]]:
+    told = quality_lines(report.data, report.data.quality, brief=True)
+    for line in [*told, report.overall.reason, *report.verdict]:
         assert "".join(line.split()) in letters
-    for name, target in report["targets"].items():
-        for word in (*name.split("_"), target["status"]):
+    for name, target in report.targets.items():
+        for word in (*name.split("_"), target.status):
             assert word in letters or width == 40  # a narrow column continues within a word

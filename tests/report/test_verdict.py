@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from src.evaluation.leak_words import WHAT
 from src.report.answers import ENOUGH_TIMESTEPS
 from src.report.verdict import llm_words, verdict
+from tests.report.page_report import full_report, typed
 
 ENOUGH = {"n": 50, "level": "enough", "words": "enough sessions (50)"}
 LOW = {"n": 11, "level": "low", "words": "low power (11 of 40 sessions)"}
 FEW = {"n": 2, "level": "none", "words": "not enough sessions (2 of 40)"}
+FULL = full_report(11, 1, bars_a_session=24, n_charted=0, n_samples=2, n_records=2)
 Contrasts = dict[tuple[str, str], dict[str, Any]]
 
 
@@ -23,7 +25,8 @@ def contrast(
     arm: str, against: str, low: float | None, high: float | None, holm: float | None = None
 ) -> dict[str, Any]:
     return {
-        "arm": arm, "against": against, "low_usd": low, "high_usd": high, "level_frac": 0.95, "holm_p_value": holm,
+        **FULL["statistics"]["contrasts"][0],
+        "arm": arm, "against": against, "low_usd": low, "high_usd": high, "holm_p_value": holm,
         "reason": "" if low is not None else "a session has no figure", "words": f"[{arm} and {against}]",
     }  # fmt: skip
 
@@ -44,36 +47,50 @@ def contrasts(
 
 def training(**changes: Any) -> dict[str, Any]:
     return {
-        "phase": "base", "timesteps": ENOUGH_TIMESTEPS, "timesteps_requested": 49_000, "steps_per_s": 3210.0,
-        "seconds": 4.0, "update_s": 1.0, "checkpoint_s": 0.0, **changes,
+        **FULL["training"][0],
+        "timesteps": ENOUGH_TIMESTEPS, "timesteps_requested": 49_000, "steps_per_s": 3210.0, "seconds": 4.0,
+        "update_s": 1.0, "checkpoint_s": 0.0, **changes,
     }  # fmt: skip
 
 
-ARM = {"sessions": 11, "sessions_breached": 1.0, "sessions_daily_locked": 2.5}
-PASSES = {"attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_low_frac": 0.1, "passed_high_frac": 0.45}
+def sampled(gpu: float | None, ram: float) -> dict[str, Any]:
+    """What was sampled while the production networks trained."""
+    return {"production": {**FULL["hardware"]["phases"]["base"], "peak_gpu_memory_gb": gpu, "peak_ram_gb": ram}}
+
+
+def simulated(arms: dict[str, Any], reason: str = "") -> dict[str, Any]:
+    return {**FULL["pass_simulation"], "arms": arms, "reason": reason}
+
+
+ARM = {**FULL["arms"]["hybrid"], "sessions_breached": 1.0, "sessions_daily_locked": 2.5}
+PASSES = {
+    **FULL["pass_simulation"]["arms"]["hybrid"],
+    "attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_low_frac": 0.1, "passed_high_frac": 0.45,
+}  # fmt: skip
 REPORT: dict[str, Any] = {
+    **{name: value for name, value in FULL.items() if name not in ("pass_simulation", "session_dates")},
+    "run": {**FULL["run"], "device": "cuda:0"},
     "training": [training()],
     "look_ahead": {"checks": 4, "passed": True, "found": ""},
-    "hardware": {"phases": {"production": {"peak_gpu_memory_gb": None, "peak_ram_gb": 0.724}}},
-    "production_estimate": {"timesteps": 750_000, "hours": 12.0, "steps_per_s": 987.0},
+    "hardware": {**FULL["hardware"], "phases": sampled(None, 0.724)},
+    "production_estimate": {**FULL["production_estimate"], "timesteps": 750_000, "hours": 12.0, "steps_per_s": 987.0},
     "statistics": {"sample_size": LOW, "contrasts": list(contrasts().values())},
-    "seeds": {"values": [0, 1, 2]},
-    "data": {"synthetic": False},
+    "seeds": {"values": [0, 1, 2], "net_usd_by_session": {}},
     "advice": {
+        **FULL["advice"],
         "advisor": "mock",
-        "tabulation": {"count_k": 1200, "listed": 3000, "full_precision_agreement": None},
+        "tabulation": {**FULL["advice"]["tabulation"], "count_k": 1200, "listed": 3000},
         "coverage": {"train": 0.9, "sealed": 0.8},
         "note": None,
         "quantization": None,
     },
     "arms": {name: ARM for name in ("rl_only", "hybrid", "fused")},
-    "rules": {"profile": "apex_50k_eod_2026_03", "as_of": "2026-03-01"},
-    "overall": {"judgement": "No edge shown.", "reason": "Because."},
+    "rules": {**FULL["rules"], "profile": "apex_50k_eod_2026_03", "as_of": "2026-03-01"},
 }
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """The report above with other values at dotted (__) places."""
+    """The report above with other values at dotted (__) places; a section that is None is left out."""
     report = copy.deepcopy(REPORT)
     for path, value in changes.items():
         section: Any = report
@@ -81,20 +98,18 @@ def changed(**changes: Any) -> dict[str, Any]:
         for step in steps:
             section = section[step]
         section[last] = value
-    return report
+    return {name: section for name, section in report.items() if section is not None}
 
 
 def told(**changes: Any) -> str:
     """The verdict on the changed report."""
-    return "\n".join(verdict(changed(**changes)))
+    return "\n".join(verdict(typed(changed(**changes))))
 
 
 def of_llm(made: Contrasts, sample: dict[str, Any], seeds: int) -> str:
-    return llm_words(
-        changed(
-            statistics__sample_size=sample, statistics__contrasts=list(made.values()), seeds__values=[*range(seeds)]
-        )
-    )
+    report = typed(changed(statistics__sample_size=sample, statistics__contrasts=list(made.values())))
+    assert report.statistics is not None
+    return llm_words(report.statistics, seeds)
 
 
 def test_it_says_what_was_trained_and_what_held_it_up() -> None:
@@ -126,9 +141,7 @@ def test_it_never_says_that_nothing_leaks_only_that_nothing_was_found() -> None:
         "Leaks: none found by these checks: 1,000 bars with an altered future, 2,000 decisions, 3,000 fills, 4,000 "
         "fits and trainings."
     ) in told(look_ahead=section)
-    report = copy.deepcopy(REPORT)
-    del report["look_ahead"]
-    assert "Leaks" not in "\n".join(verdict(report))
+    assert "Leaks" not in told(look_ahead=None)
 
 
 def test_how_long_production_takes_is_told_in_hours_or_minutes() -> None:
@@ -260,38 +273,31 @@ def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
         "hit its daily limit in 2.5; hybrid breached 1" in usual
     )
     assert "Survival" not in usual
-    passes = {"arms": {"rl_only": PASSES, "hybrid": {**PASSES, "passed_low_frac": None}}, "reason": ""}
+    passes = simulated({"rl_only": PASSES, "hybrid": {**PASSES, "passed_low_frac": None}})
     assert told(pass_simulation=passes).splitlines()[-1] == (
         "Survival: over 2,000 simulated evaluation attempts, rl_only passes 25% (95% CI 10% to 45%) and breaches in "
         "60%; hybrid passes 25% and breaches in 60%."
     )
-    none = {"arms": {}, "reason": "2 sealed sessions are too few to resample (minimum 10)"}
+    none = simulated({}, "2 sealed sessions are too few to resample (minimum 10)")
     assert "Survival: not simulated: 2 sealed sessions are too few" in told(pass_simulation=none)
 
 
 def test_without_an_evaluation_it_speaks_of_training_and_time_only() -> None:
-    report = {key: REPORT[key] for key in ("training", "production_estimate", "hardware")}
-    lines = verdict(report)
-    assert [line.split(":")[0] for line in lines] == ["Training", "Production"]
-    assert verdict({"training": []}) == []
+    bare: dict[str, Any] = {"statistics": None, "advice": None, "look_ahead": None}
+    assert [line.split(":")[0] for line in told(**bare).splitlines()] == ["Training", "Production"]
+    assert told(**bare, training=[], production_estimate=None) == ""
 
 
 @pytest.mark.parametrize(
-    ("sampled", "words"),
+    ("phases", "words"),
     [
         ({}, "production networks."),
-        (
-            {"production": {"peak_gpu_memory_gb": None, "peak_ram_gb": 0.724}},
-            "production networks, using 0.72 GB of RAM.",
-        ),
-        (
-            {"production": {"peak_gpu_memory_gb": 3.2, "peak_ram_gb": 1.0}},
-            "production networks, using 3.20 GB of GPU memory and 1.00 GB of RAM.",
-        ),
+        (sampled(None, 0.724), "production networks, using 0.72 GB of RAM."),
+        (sampled(3.2, 1.0), "production networks, using 3.20 GB of GPU memory and 1.00 GB of RAM."),
     ],
 )
-def test_production_takes_the_memory_that_was_sampled(sampled: dict[str, Any], words: str) -> None:
-    assert f"steps/s with the {words}" in told(hardware__phases=sampled)
+def test_production_takes_the_memory_that_was_sampled(phases: dict[str, Any], words: str) -> None:
+    assert f"steps/s with the {words}" in told(hardware__phases=phases)
 
 
 def test_no_word_claims_what_nobody_measured() -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import yaml
 from markupsafe import Markup, escape
 
+from src.report.model.report import Answer
 from src.wording import NOTHING
 
+T = TypeVar("T")
+Words = Markup | str
 LONG = 400
 """Length from which external text gets a scroll box."""
 WIDE = 36
@@ -74,45 +77,56 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Answers:
-    """The run's questions, each with its mark (pass, fail or unknown) and answer: dicts of `mark`, `question` and
-    `answer`."""
+    """The run's questions, each with its mark and answer."""
 
     kind: ClassVar = "answers"
-    items: Sequence[Mapping[str, str]]
+    items: Sequence[Answer]
+
+
+class Named(NamedTuple, Generic[T]):
+    """A row of a table: what the report keeps under a name."""
+
+    name: str
+    of: T
+
+
+def named(parts: Mapping[str, T]) -> list[Named[T]]:
+    """A row for each part, in order."""
+    return [Named(name, of) for name, of in parts.items()]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column: its heading, how to get the cell from a row's facts, and whether it holds numbers."""
+class Column(Generic[T]):
+    """One column: its heading, how to get the cell from a row, and whether it holds numbers."""
 
-    heading: Markup | str
-    cell: Callable[[Any], Markup | str]
+    heading: Words
+    cell: Callable[[T], Words]
     numeric: bool = True
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Generic[T]):
     """Rows of text; an empty column is left out."""
 
     kind: ClassVar = "table"
-    caption: Markup | str
-    columns: Sequence[Column]
-    facts: Sequence[Any]
-    note: Markup | str = ""
+    caption: Words
+    columns: Sequence[Column[T]]
+    rows: Sequence[T]
+    note: Words = ""
     chosen_by: str = ""
     """Id of the chart whose select boxes show this table; `choice` is their combined index."""
     choice: int = 0
 
     @cached_property
-    def kept(self) -> list[Column]:
+    def kept(self) -> list[Column[T]]:
         """The first column and every one that is not empty; all columns if there are no rows."""
         first, *others = self.columns
-        return [first, *(c for c in others if not self.facts or any(c.cell(fact) != NOTHING for fact in self.facts))]
+        return [first, *(c for c in others if not self.rows or any(c.cell(row) != NOTHING for row in self.rows))]
 
     @cached_property
-    def cells(self) -> list[list[Markup | str]]:
+    def cells(self) -> list[list[Words]]:
         """Text by row, for the columns kept."""
-        return [[column.cell(fact) for column in self.kept] for fact in self.facts]
+        return [[column.cell(row) for column in self.kept] for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class Facts:
     """Names and values, one line each."""
 
     kind: ClassVar = "facts"
-    pairs: Sequence[tuple[Markup | str, Markup | str]]
+    pairs: Sequence[tuple[Words, Words]]
 
 
 @dataclass(frozen=True)
@@ -203,7 +217,7 @@ class Section:
     id: str
     title: str
     blocks: Sequence[Any] = ()
-    absent: Markup | str = ""
+    absent: Words = ""
 
 
 def charts_of(blocks: Sequence[Any]) -> list[Chart]:

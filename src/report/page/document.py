@@ -9,47 +9,46 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from src.files import write_atomically
 from src.plain_text import LONGEST_LINE, foreign_values
+from src.report.conclusions import overall_of
+from src.report.model.report import Report
 from src.report.page.blocks import charts_of, given, glossary
 from src.report.page.drawing import Arrays
-from src.report.schema import ReportError, check_report
-from src.report.sections.accounts import pass_section, reliance_section, trades_section
-from src.report.sections.advice import advice_section
-from src.report.sections.quality import quality_section
-from src.report.sections.results import (
-    arms_section,
-    contrast_section,
-    equity_section,
-    overall_of,
-    verdict_section,
-)
-from src.report.sections.run import (
-    learning_section,
-    machine_section,
-    provenance_section,
-    targets_section,
+from src.report.schema import ReportError, check_report, read_report
+from src.report.sections import (
+    advice,
+    arms,
+    attempts,
+    contrast,
+    equity,
+    hardware,
+    learning,
+    provenance,
+    quality,
+    reliance,
+    targets,
+    trades,
+    verdict,
 )
 
 PARTS = Path(__file__).parent
 SECTIONS = (
-    *(verdict_section, equity_section, contrast_section, arms_section, trades_section, learning_section),
-    *(machine_section, advice_section, pass_section, reliance_section, quality_section, provenance_section),
-    targets_section,
+    *(verdict, equity, contrast, arms, trades, learning, hardware, advice, attempts, reliance, quality, provenance),
+    targets,
 )
+"""In the order of the page."""
 PAGE_FILE, REPORT_FILE = "report.html", "report.json"
 
 
-def write_page(report: Mapping[str, Any], path: str | Path) -> None:
-    """Write the page of a report (from `report.json` or as a run returns it); ReportError if its shape is wrong."""
+def write_page(report: Report, path: str | Path) -> None:
+    """Write the page of a report; ReportError if it cannot be written."""
     try:
         write_atomically(Path(path), render(report))
     except OSError as error:
@@ -64,41 +63,26 @@ def rebuild(run_dir: str | Path) -> Path:
 
     Raises: ReportError (a UserError) if report.json is missing, damaged, from another program or a newer version.
     """
-    source = Path(run_dir) / REPORT_FILE
-    try:
-        report = json.loads(source.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ReportError(
-            f"There is no {REPORT_FILE} in {run_dir}: name the folder of a finished run, such as logs/<run>."
-        ) from error
-    except OSError as error:
-        raise ReportError(f"{source} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{source} is damaged: it is not JSON ({error}); restore it, or rerun.") from error
-    check_report(report, str(source))
     page = Path(run_dir) / PAGE_FILE
-    write_page(report, page)
+    write_page(read_report(Path(run_dir) / REPORT_FILE), page)
     return page
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """The page as text, without lone surrogates."""
-    # Through JSON: arrays become lists, and a number that JSON does not have becomes null as in report.json.
-    plain = json.loads(json.dumps(report, default=lambda value: value.tolist()), parse_constant=lambda _: None)
-    content = foreign_values(plain, LONGEST_LINE)
-    check_report(content, "The report")
+    safe = check_report(foreign_values(report.to_json_dict(), LONGEST_LINE), "The report")
     arrays = Arrays()
-    sections = [build(content, arrays) for build in SECTIONS]
+    sections = [part.section(safe, arrays) for part in SECTIONS]
     charts = {chart.id: chart.to_dict() for section in sections for chart in charts_of(section.blocks)}
     scripts = {"plotly_js": plotly_js(), "page_js": _part("page.js")}
     html = (
         _environment()
         .get_template("report.html.j2")
         .render(
-            kind=content["test_name"].replace("_", " "),
-            run=content["run"],
-            synthetic=content.get("data", {}).get("synthetic", False),
-            overall=overall_of(content),
+            kind=safe.test_name.replace("_", " "),
+            run=safe.run,
+            synthetic=safe.data is not None and safe.data.synthetic,
+            overall=overall_of(safe),
             sections=sections,
             glossary=glossary(),
             given=given,

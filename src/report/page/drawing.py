@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from src.agent.members import ArmName, Training
 from src.report.page.blocks import Figure
 
 TEXT_MOST = 40
@@ -25,16 +26,16 @@ class Style(NamedTuple):
 
 
 ARM_STYLES: Mapping[str, Style] = {
-    "hybrid": Style("blue", "solid", "circle"),
-    "hybrid_placebo": Style("purple", "dot", "diamond"),
-    "rl_only": Style("vermillion", "dash", "square"),
-    "fused": Style("green", "dashdot", "triangle-up"),
-    "advisor_only": Style("orange", "longdash", "triangle-down"),
-    "random_legal": Style("grey", "longdashdot", "x"),
-    "base": Style("ink", "5px,2px", "cross"),
-    "flat": Style("grey", "solid", "circle-open"),
+    ArmName.HYBRID: Style("blue", "solid", "circle"),
+    ArmName.PLACEBO: Style("purple", "dot", "diamond"),
+    ArmName.RL_ONLY: Style("vermillion", "dash", "square"),
+    ArmName.FUSED: Style("green", "dashdot", "triangle-up"),
+    ArmName.ADVISOR_ONLY: Style("orange", "longdash", "triangle-down"),
+    ArmName.RANDOM_LEGAL: Style("grey", "longdashdot", "x"),
+    Training.BASE: Style("ink", "5px,2px", "cross"),
+    ArmName.FLAT: Style("grey", "solid", "circle-open"),
 }
-MAIN_ARMS = ("hybrid", "hybrid_placebo", "rl_only", "fused")
+MAIN_ARMS = (ArmName.HYBRID, ArmName.PLACEBO, ArmName.RL_ONLY, ArmName.FUSED)
 """Visible from the start. The controls can be switched on in the legend; some would dominate the scale."""
 SPARE = (
     Style("ink", "2px,2px", "star"),
@@ -57,7 +58,7 @@ def role(name: str, alpha: float = 1.0) -> dict[str, Any]:
     return {"role": name, "alpha": alpha}
 
 
-def shown(text: str, most: int = TEXT_MOST) -> str:
+def chart_text(text: str, most: int = TEXT_MOST) -> str:
     """Text escaped for plotly, which interprets tags; long text is cut."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return html.escape(cut, quote=False)
@@ -135,7 +136,7 @@ def bars_across(
                 "type": "bar",
                 "orientation": "h",
                 "x": list(values),
-                "y": [shown(name) for name in names],
+                "y": [chart_text(name) for name in names],
                 "text": list(texts),
                 "textposition": "outside",
                 "cliponaxis": False,

@@ -1,0 +1,1 @@
+"""The sections of report.json as types: `report` has the whole, the other modules its sections."""

@@ -1,0 +1,122 @@
+"""Sections about the advice: what was asked and said, what the placebo changed, how well it forecasts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from src.report.model.base import Action, Count, Figure, Frac, Maybe, Number, Part, Span
+
+
+class RuleCounts(Part):
+    """Decisions by the fusion rule that made them."""
+
+    risk_veto: Count
+    agreement: Count
+    rl_confident: Count
+    llm_confident: Count
+    weighted_rl: Count
+    weighted_llm: Count
+    abstained: Count
+    bypassed: Count
+
+
+class AdviceCoverage(Part):
+    train: Frac
+    sealed: Frac
+
+
+class SideMix(Part):
+    bars: Count
+    entropy: Figure
+    likeliest: dict[Action, Frac] | None
+    probability: dict[Action, Frac] | None
+
+
+class Tabulation(Part):
+    model: str
+    listed: Count
+    count_k: Count
+    asked_now: Count
+    from_store: Count
+    seconds: Number
+    load_s: Number
+    advices_per_s: Figure
+    budget_s: Number
+    rounds: Count
+    batch_size: Count
+    calibrated: bool
+    order_sha256: str
+    sha256: str
+    full_precision_agreement: Frac | None
+    full_precision_compared: Count
+    full_precision_why_not: Maybe[str] = None
+    label_mass: Frac | None = None
+    scoring: dict[str, Any]
+    sessions_read: Maybe[list[Span]] = None
+
+
+class Advice(Part):
+    advisor: str
+    identity: str
+    sha256: str
+    situations_asked: Count
+    coverage: AdviceCoverage
+    by_side: dict[str, SideMix]
+    advice_without_model: Frac | None
+    opinion_lookups: Count
+    tabulation: Tabulation
+    note: str | None
+    quantization: str | None
+
+
+class Placebo(Part):
+    """How far the placebo's advice is from the original, for one side of the account."""
+
+    situations: Count
+    changed: Count
+    bars: Count
+    bars_changed_frac: Frac | None
+    mean_shift: dict[str, Number] | None
+    """Placebo less original in the mean probability of each action."""
+
+
+class Momentum(Part):
+    n: Count
+    correlation: Figure
+
+
+class ReliabilityBin(Part):
+    said_up_frac: Frac
+    up_frac: Frac
+    n: Count
+
+
+class Horizon(Part):
+    windows: Count
+    dropped_past_flat: Count
+    dropped_at_break: Count
+    ties: Count
+    zero_returns: Count
+    n: Count
+    sessions: Count
+    hit_rate: Frac | None
+    up_rate: Frac | None
+    forecast_up_rate: Frac | None
+    information_coefficient: Figure
+    brier: Figure
+    brier_of_up_rate: Figure
+    reliability: Maybe[list[ReliabilityBin]] = None
+    """Calibration of p_up: bins of bars by what was said, in order; mean of what was said, share that went up, bars."""
+
+
+class Forecaster(Part):
+    forecast: str
+    outcome: str
+    correlation: str
+    sealed_bars: Count
+    covered_bars: Count
+    momentum: Momentum
+    horizons: dict[Annotated[str, Field(pattern="^[1-9][0-9]*$")], Horizon]
+    """By bars ahead."""

@@ -1,0 +1,258 @@
+"""Sections about the run itself: settings, trainings, targets, hardware, phases, leak checks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from src.evaluation.leak_words import FEATURES, WHAT, WRONG
+from src.report.model.advice import RuleCounts
+from src.report.model.base import Columns, Count, Figure, Frac, Maybe, Number, Part, Percent, Span
+
+
+class Run(Part):
+    name: str
+    mode: str
+    market: str
+    seed: int
+    quick: bool
+    device: str
+    torch_threads: Count
+    workers: Maybe[Count] = None
+    """Processes that trained members beside each other."""
+    vec_env: str
+    why_vec_env: str
+    versions: dict[str, str]
+    finished_utc: Maybe[str] = None
+    """ISO 8601."""
+
+
+class SessionsDrawn(Part):
+    """The sessions in which a training's episodes began."""
+
+    episodes: Count
+    sessions: list[Span]
+    unexplained: Count
+
+
+class TrainingRow(Part):
+    phase: str
+    timesteps_requested: Count
+    timesteps: Count
+    n_envs: Count
+    n_steps: Count
+    batch_size: Count
+    seconds: Number
+    rollout_s: Number
+    update_s: Number
+    checkpoint_s: Number = 0.0
+    """On top of `seconds`."""
+    steps_per_s: Number
+    environment_s: Number = 0.0
+    """Part of `rollout_s`: the environment; the rest is the policy."""
+    learner: Maybe[Literal["fused", "stock"]] = None
+    why_learner: Maybe[str] = None
+    """Why the stock learner, or which library multiplied the fused one's matrices."""
+    market: Maybe[str] = None
+    seed: Maybe[int] = None
+    fold: Maybe[Count] = None
+    """0 for the run's own split; walk-forward folds count from 1."""
+    sessions_drawn: Maybe[SessionsDrawn] = None
+
+
+class ProductionEstimate(Part):
+    timesteps: Count
+    steps_per_s: Number
+    hours: Number
+    measured_timesteps: Count
+    net_arch: list[Count]
+
+
+class Curve(Columns):
+    """Learning curve of one training; a column has an entry a record."""
+
+    INDEX = "timesteps"
+
+    phase: str
+    market: Maybe[str] = None
+    seed: int
+    fold: Maybe[Count] = None
+    timesteps: list[Count]
+    mean_episode_reward: Maybe[list[Figure]] = None
+    explained_variance: Maybe[list[Figure]] = None
+    approx_kl: Maybe[list[Figure]] = None
+    clip_fraction: Maybe[list[Figure]] = None
+    value_loss: Maybe[list[Figure]] = None
+    steps_per_s: Maybe[list[Figure]] = None
+    entropy: Maybe[list[Figure]] = None
+
+
+class Learning(Part):
+    curves: list[Curve]
+
+
+class Target(Part):
+    target: Figure
+    measured: Figure
+    required: bool
+    at_most: bool
+    status: Literal["met", "missed", "not_applicable"]
+    reason: Maybe[str] = None
+    remedy: Maybe[str] = None
+    """What would meet a target that was missed."""
+
+
+class HardwareFigures(Part):
+    samples: Count
+    average_machine_cpu_percent: Figure
+    average_tree_cores: Figure
+    peak_ram_gb: Figure
+    peak_machine_memory_gb: Figure
+    peak_processes: Figure
+    average_gpu_percent: Figure
+    peak_gpu_percent: Figure
+    peak_gpu_memory_gb: Figure
+    gpu_memory_total_gb: Figure
+    average_gpu_power_w: Figure
+    peak_gpu_temperature_c: Figure
+
+
+class Machine(Part):
+    gpu_available: bool
+    gpu_name: str
+    gpu_reason: str
+    cores: int | None
+    memory_measure: Literal["pss", "rss less shared"] | None = None
+    """How `peak_ram_gb` counts what processes share: pss once; the other more than once."""
+
+
+class Hardware(HardwareFigures, Machine):
+    avg_gpu_utilization: Maybe[Number] = None
+    """Percent; 0 without a GPU."""
+    duration_seconds: Maybe[Number] = None
+    """From the first to the last sample."""
+    phases: dict[str, HardwareFigures]
+    late_samples: Count
+    failed_readings: dict[str, Count]
+    failure_reasons: dict[str, str]
+    thread_error: str
+
+
+class PhaseInterval(Part):
+    phase: str
+    begin_s: Number
+    end_s: Number
+
+
+class HardwareTimeline(Columns):
+    INDEX, NO_COLUMNS = "elapsed_s", ("phases",)
+
+    elapsed_s: list[Number]
+    """At most 600 samples; CPU and GPU are means over a sample's interval, memory its peak."""
+    machine_cpu_percent: list[Figure]
+    tree_cores: list[Figure]
+    """Cores the run itself kept busy."""
+    tree_rss_gb: list[Figure]
+    gpu_percent: Maybe[list[Figure]] = None
+    gpu_memory_used_gb: Maybe[list[Figure]] = None
+    phases: list[PhaseInterval]
+
+
+class Summary(Part):
+    """The run in a few figures, as TestingFramework.get_summary() returns them."""
+
+    mode: Maybe[str] = None
+    market: Maybe[str] = None
+    vectorized_envs: Maybe[Count] = None
+    duration_seconds: Maybe[Number] = None
+    total_timesteps: Maybe[Count] = None
+    avg_gpu_utilization: Maybe[Number] = None
+    """Percent; 0 without a GPU."""
+    peak_gpu_memory_gb: Maybe[Number] = None
+    """0 without a GPU."""
+    gpu_available: Maybe[bool] = None
+    cache_hit_rate: Frac | None = None
+
+
+class Cache(Part):
+    hits: Count
+    misses: Count
+    hit_rate: Figure
+    size: Count
+    max_size: Count
+    words: Maybe[str] = None
+    """What the hit rate means, or why there is none."""
+
+
+class Fusion(RuleCounts):
+    total: Count
+    rates: dict[str, Figure]
+    advice_changed: Count
+    advice_changed_rate: Figure
+    loop: str
+
+
+class EnvPool(Part):
+    pool_size: Count
+    built: Count
+    available: Count
+    in_use: Count
+    total_uses: Count
+    avg_uses_per_env: Number
+    temporary: Count
+
+
+class Rules(Part):
+    profile: str
+    as_of: str
+    note: str
+
+
+class LeakPart(Part):
+    checks: Count
+    passed: bool
+    found: str
+    strata: dict[str, Count]
+    """Bars tested, by the place they were chosen for."""
+
+
+class LookAhead(Part):
+    checks: Count
+    passed: bool
+    found: str
+    parts: dict[str, LeakPart] = Field({})
+    """By check: features, decisions, fills, sealed."""
+
+    @property
+    def compared(self) -> str:
+        """What the checks compared, in one line; reports of earlier versions counted prefixes alone."""
+        told = [WHAT[name].format(part.checks) for name, part in self.parts.items() if name in WHAT]
+        return ", ".join(told) if self.parts else f"{self.checks:,} prefix recomputations"
+
+    @property
+    def wrong(self) -> str:
+        """What kind of leak was found, in a few words."""
+        failed = (name for name, part in self.parts.items() if not part.passed)
+        return WRONG.get(next(failed, FEATURES), WRONG[FEATURES])
+
+
+class Phase(Part):
+    """A phase of a pipeline: what its ledger says."""
+
+    status: Literal["pending", "running", "done", "failed", "timed_out", "interrupted"]
+    result: Maybe[str] = None
+    """Fingerprint of what it made."""
+    timesteps: dict[str, Count] = Field({})
+    seconds: Number
+    """Of all its tries together."""
+    tries: Count
+    failures: list[str] = Field([])
+    torch_threads: Annotated[int, Field(ge=1)] | None = None
+    products: Literal["torch", "numpy"] | None = None
+    """The library that multiplied the fused learner's matrices."""
+    memory_before: dict[str, Number] = Field({})
+    memory_after: dict[str, Number] = Field({})
+    gpu_utilization: Percent | None = None
+    cpu_percent: Figure = None
+    not_bitwise: list[str] = Field([])

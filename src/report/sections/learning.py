@@ -1,0 +1,124 @@
+"""Section: learning curves, training time, and what production would take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from src.agent.members import Training
+from src.report.model.report import Report
+from src.report.model.run import Curve, TrainingRow
+from src.report.page.blocks import Chart, Choice, Column, Figure, Folded, Hint, Section, Table, Text, given, term
+from src.report.page.drawing import Arrays, chart_text, legend_entry, line, role, style_of, zero_line
+from src.wording import NOTHING, duration, percent, plain
+
+ROWS_SHOWN = 8
+METRICS: Mapping[str, str] = {
+    "mean_episode_reward": "Mean episode reward",
+    "explained_variance": "Explained variance of the critic",
+    "approx_kl": "KL divergence per update",
+    "clip_fraction": "Clip fraction",
+    "entropy": "Policy entropy, nats",
+    "value_loss": "Value loss",
+    "steps_per_s": "Timesteps per second",
+}
+"""Columns of a curve, in the order of the choice."""
+METRIC_TERMS = {"entropy": "policy_entropy"}
+"""Where the glossary has a metric under another key."""
+
+
+def section(report: Report, arrays: Arrays) -> Section:
+    """The section."""
+    blocks: list[Any] = []
+    # Folds train as the run does, on less.
+    curves = [] if report.learning is None else [curve for curve in report.learning.curves if not curve.fold]
+    metrics = metrics_of(curves)
+    if metrics:
+        caption = Markup(
+            "Learning curves: thin lines are {}s, thick lines their mean; {} follows base training."
+        ).format(term("seed", "seed"), term("fine_tuning", "fine-tuning"))
+        figures = [learning_figure(curves, metric, arrays) for metric in metrics]
+        choices = [Choice("Metric", [METRICS[metric] for metric in metrics])]
+        blocks.append(Chart("learning-chart", caption, str(caption.striptags()), 380, figures, choices))
+        names = Markup(", ").join(term(METRIC_TERMS.get(metric, metric)) for metric in metrics)
+        blocks.append(Hint(Markup("Metrics: {}.").format(names)))
+    else:
+        blocks.append(Text(Markup("This run kept no learning curves.")))
+    if report.training:
+        table = Table("Training", _training_columns(), report.training)
+        folded = len(report.training) > ROWS_SHOWN
+        blocks.append(Folded("Training by seed and phase", [table]) if folded else table)
+    if (estimate := report.production_estimate) is not None:
+        words = Markup("{}: {} timesteps with networks of {} units would take {} at the {} steps/s measured over {}.")
+        said = words.format(
+            term("production", "Production"),
+            plain(estimate.timesteps),
+            " x ".join(str(width) for width in estimate.net_arch),
+            duration(3600.0 * estimate.hours),
+            plain(estimate.steps_per_s),
+            f"{plain(estimate.measured_timesteps)} timesteps",
+        )
+        blocks.append(Text(said))
+    return Section("learning", "Does it learn?", blocks)
+
+
+def _training_columns() -> list[Column[TrainingRow]]:
+    return [
+        Column(term("training_phase", "phase"), lambda t: given(t.phase), numeric=False),
+        Column("fold", lambda t: str(t.fold) if t.fold else NOTHING),
+        Column("seed", lambda t: NOTHING if t.seed is None else str(t.seed)),
+        Column(term("timesteps", "timesteps"), lambda t: plain(t.timesteps)),
+        Column("requested", lambda t: plain(t.timesteps_requested)),
+        Column(term("steps_per_s", "steps/s"), lambda t: plain(t.steps_per_s)),
+        Column("time", lambda t: duration(t.seconds)),
+        Column(term("rollout_share", "rollouts"), lambda t: percent(t.rollout_s / t.seconds if t.seconds else None)),
+        Column(term("update_share", "updates"), lambda t: percent(t.update_s / t.seconds if t.seconds else None)),
+    ]
+
+
+def metrics_of(curves: Sequence[Curve]) -> list[str]:
+    """The metrics that at least one curve has."""
+    return [name for name in METRICS if any(value is not None for c in curves for value in c.column(name))]
+
+
+def learning_figure(curves: Sequence[Curve], metric: str, arrays: Arrays) -> Figure:
+    """A thin line per seed and a thick one for their mean; fine-tuning phases start where base training ends."""
+    phases = list(dict.fromkeys(curve.phase for curve in curves))
+    n_seeds = len({curve.seed for curve in curves})
+    base_end = max((max(c.timesteps, default=0) for c in curves if c.phase == Training.BASE), default=0)
+    traces = []
+    for curve in curves:
+        if not (values := curve.column(metric)):
+            continue
+        style = style_of(curve.phase, phases)
+        shift = 0 if curve.phase == Training.BASE else base_end
+        points = {"x": arrays.ref([step + shift for step in curve.timesteps]), "y": arrays.ref(values, 4)}
+        name = f"{chart_text(curve.phase, 24)}, seed {curve.seed}"
+        look = line(style, 1.6) if n_seeds == 1 else {"color": role(style.role, 0.4), "width": 1}
+        lines = {"mode": "lines", "line": look, "legendgroup": curve.phase, "connectgaps": False}
+        traces.append({**points, "name": name, **lines, "hovertemplate": "%{y:.4~g}"})
+    if n_seeds > 1:
+        for phase in phases:
+            mean = _mean_curve([c for c in curves if c.phase == phase and c.column(metric)], metric)
+            if mean is not None:
+                steps, values = mean
+                shift, style = (0 if phase == Training.BASE else base_end), style_of(phase, phases)
+                points = {"x": arrays.ref([step + shift for step in steps]), "y": arrays.ref(values, 4)}
+                lines = {"mode": "lines", "line": line(style, 2.2), "legendgroup": phase, "connectgaps": False}
+                name = f"{chart_text(phase, 24)}, mean"
+                traces.append({**points, **lines, "name": name, "hovertemplate": "%{y:.4~g}"})
+    layout: dict[str, Any] = {"xaxis": {"title": {"text": "timesteps, base training first"}}}
+    if base_end and len(phases) > 1:
+        layout["shapes"] = [zero_line("x", base_end, "ink", "dot")]
+    legend = [legend_entry(phase, style_of(phase, phases)) for phase in phases]
+    return Figure(traces, layout, [("y", METRICS[metric])], legend)
+
+
+def _mean_curve(curves: Sequence[Curve], metric: str) -> tuple[list[int], list[float | None]] | None:
+    """Timesteps and the mean over seeds; None unless all seeds were logged at the same timesteps."""
+    if len(curves) < 2 or any(curve.timesteps != curves[0].timesteps for curve in curves):
+        return None
+    columns = zip(*(curve.column(metric) for curve in curves), strict=True)
+    return curves[0].timesteps, [None if None in values else sum(values) / len(values) for values in columns]
