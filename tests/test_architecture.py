@@ -30,6 +30,7 @@ LAYERS = (
         "console",
         "shell",
         "outputs",
+        "run_names",
         "wording",
     },
     {"statistics", "monitoring"},
