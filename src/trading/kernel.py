@@ -17,21 +17,34 @@ from src.trading.layout import (
     ACCOUNT_RISK,
     ACCOUNT_STATE,
     BUY,
+    CLOSE,
     CONTEXT,
     DISABLE_TRAIL,
+    DRAWDOWN_SCALE_FRAC,
     ENABLE_TRAIL,
+    EXIT_BREACH,
+    EXIT_DAILY_LIMIT,
+    EXIT_FLAT,
+    EXIT_HOLE,
+    EXIT_OPPOSITE,
+    EXIT_STOP,
+    EXIT_TARGET,
     FLAT,
+    HIGH,
     HOLD,
     LOCK_AT_LEVEL,
     LONG_LOSING,
     LONG_WINNING,
+    LOW,
     MOVE_TO_BE,
     N_ACTIONS,
     N_CONTEXT_FEATURES,
     N_RECENT_TRADES,
     N_SIDES,
     N_WINDOW_FEATURES,
+    NO_EXIT,
     NO_THRESHOLD_CENTS,
+    OPEN,
     OPINION,
     SELL,
     SHORT_LOSING,
@@ -43,7 +56,6 @@ from src.trading.layout import (
     WINDOW_BARS,
 )
 
-_OPEN, _HIGH, _LOW, _CLOSE = range(4)
 _WINDOW_LEN = WINDOW.stop
 _ROW = N_WINDOW_FEATURES
 _LOOKBACK = WINDOW_BARS - 1
@@ -121,6 +133,14 @@ def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
     a.slippage_paid_cents = 0
     a.reward_sum = 0.0
     _clear_position(a)
+    a.stop_in_bar_ticks = 0
+    a.closed_position = 0
+    a.closed_entry_bar = 0
+    a.closed_entry_ticks = 0
+    a.closed_target_ticks = 0
+    a.exit_bar = 0
+    a.exit_ticks = 0
+    a.exit_reason = NO_EXIT
     a.consecutive_losses = 0
     a.recent_wins = 0
     a.n_recent = 0
@@ -181,7 +201,7 @@ def write_action_mask(a, prices, flags, p, mask):
         return
     sign = 1 if a.position > 0 else -1
     cost = 2 * p.commission_cents + p.slippage_ticks * p.tick_value_cents
-    gain = sign * (np.int64(prices[a.bar, _CLOSE]) - a.entry_ticks) * p.tick_value_cents
+    gain = sign * (np.int64(prices[a.bar, CLOSE]) - a.entry_ticks) * p.tick_value_cents
     mask[BUY] = sign < 0
     mask[SELL] = sign > 0
     mask[MOVE_TO_BE] = gain > cost and sign * (a.stop_ticks - _break_even_stop(a, p)) < 0
@@ -192,6 +212,7 @@ def write_action_mask(a, prices, flags, p, mask):
 @njit(cache=True)
 def _clear_position(a):
     a.position = 0
+    a.entry_bar = 0
     a.entry_ticks = 0
     a.stop_ticks = 0
     a.target_ticks = 0
@@ -206,11 +227,11 @@ def _clear_position(a):
 
 
 @njit(cache=True)
-def _exit(a, price_ticks, slipped, p):
-    """Close the position at `price_ticks`, less slippage if `slipped`."""
+def _exit(a, price_ticks, reason, p):
+    """Close the position at `price_ticks`, less slippage unless it is the target's limit order; record the trade."""
     sign = 1 if a.position > 0 else -1
     size = abs(a.position)
-    if slipped:
+    if reason != EXIT_TARGET:
         price_ticks = price_ticks - sign * p.slippage_ticks
         a.slippage_paid_cents += p.slippage_ticks * p.tick_value_cents * size
     gross = a.position * (price_ticks - a.entry_ticks) * p.tick_value_cents
@@ -226,14 +247,22 @@ def _exit(a, price_ticks, slipped, p):
         a.consecutive_losses += 1
     a.recent_wins = ((a.recent_wins << 1) | (1 if net > 0 else 0)) & _RECENT_MASK
     a.n_recent = min(N_RECENT_TRADES, a.n_recent + 1)
+    a.closed_position = a.position
+    a.closed_entry_bar = a.entry_bar
+    a.closed_entry_ticks = a.entry_ticks
+    a.closed_target_ticks = a.target_ticks
+    a.exit_bar = a.bar if reason == EXIT_HOLE else a.bar + 1
+    a.exit_ticks = price_ticks
+    a.exit_reason = reason
     _clear_position(a)
 
 
 @njit(cache=True)
-def enter(a, sign, open_ticks, atr_ticks, p):
+def _enter(a, sign, open_ticks, atr_ticks, p):
     """Open a position on the side of `sign` at `open_ticks` plus slippage; this ATR sets stop and target."""
     size = _contracts(p)
     a.position = sign * size
+    a.entry_bar = a.bar + 1
     a.entry_ticks = open_ticks + sign * p.slippage_ticks
     a.entry_commission_cents = p.commission_cents * size
     a.cash_cents -= a.entry_commission_cents
@@ -244,6 +273,7 @@ def enter(a, sign, open_ticks, atr_ticks, p):
     a.stop_ticks = a.entry_ticks - sign * a.risk_ticks
     a.target_ticks = a.entry_ticks + sign * max(1, np.int64(np.floor(p.target_r * np.float64(a.risk_ticks) + 0.5)))
     a.extreme_ticks = a.entry_ticks
+    a.stop_in_bar_ticks = a.stop_ticks
 
 
 @njit(cache=True)
@@ -268,27 +298,25 @@ def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
         a.threshold_cents = _threshold_of(a.peak_cents, p)
     tick_cents = p.tick_value_cents * abs(a.position)
     level = sign * np.int64(a.stop_ticks)
-    by_threshold = False
-    by_daily = False
+    reason = EXIT_STOP
     if p.daily_limit_cents > 0 and a.daily_locked == 0:
         at_limit = entry + (a.day_start_cents - p.daily_limit_cents - a.cash_cents) // tick_cents
         if at_limit >= level:
             level = at_limit
-            by_daily = True
+            reason = EXIT_DAILY_LIMIT
     if p.trail_mode != TRAIL_NONE:
         at_threshold = entry + (a.threshold_cents - a.cash_cents) // tick_cents
         if at_threshold >= level:
             level = at_threshold
-            by_threshold = True
-            by_daily = False
+            reason = EXIT_BREACH
     if worst <= level:
-        _exit(a, sign * min(level, sign * open_ticks), True, p)
-        if by_threshold:
+        _exit(a, sign * min(level, sign * open_ticks), reason, p)
+        if reason == EXIT_BREACH:
             a.breached = 1
-        elif by_daily:
+        elif reason == EXIT_DAILY_LIMIT:
             a.daily_locked = 1
     elif target_filled:
-        _exit(a, np.int64(a.target_ticks), False, p)
+        _exit(a, np.int64(a.target_ticks), EXIT_TARGET, p)
     else:
         a.extreme_ticks = sign * max(sign * a.extreme_ticks, best)
         a.mfe_ticks = max(a.mfe_ticks, best - entry)
@@ -313,7 +341,7 @@ def _settle(a, p):
 
 
 @njit(cache=True)
-def order_stop(a, action, sign, p):
+def _order_stop(a, action, sign, p):
     """Apply a stop order before the next bar; `sign` is the position's."""
     if action == MOVE_TO_BE:
         a.stop_ticks = _break_even_stop(a, p)
@@ -329,14 +357,17 @@ def _at_open(a, action, closing, open_ticks, atr_ticks, is_flat_bar, p):
     """The open of the next bar: gaps through stop and target, then market orders, then the forced exit."""
     if a.position != 0:
         sign = 1 if a.position > 0 else -1
+        a.stop_in_bar_ticks = a.stop_ticks
         if sign * (open_ticks - a.stop_ticks) <= 0:
-            _exit(a, open_ticks, True, p)
+            _exit(a, open_ticks, EXIT_STOP, p)
         elif sign * (open_ticks - a.target_ticks) >= p.target_through_ticks:
-            _exit(a, np.int64(a.target_ticks), False, p)
-        elif closing or is_flat_bar:
-            _exit(a, open_ticks, True, p)
+            _exit(a, np.int64(a.target_ticks), EXIT_TARGET, p)
+        elif closing:
+            _exit(a, open_ticks, EXIT_OPPOSITE, p)
+        elif is_flat_bar:
+            _exit(a, open_ticks, EXIT_FLAT, p)
     elif action in (BUY, SELL) and not is_flat_bar:
-        enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
+        _enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
 
 
 @njit(cache=True)
@@ -350,7 +381,7 @@ def step_account(a, action, prices, flags, atr_ticks, p, mask):
     if action < 0 or action >= N_ACTIONS or not mask[action]:
         action = HOLD
         a.illegal_actions += 1
-    equity_before = equity_cents(a, prices[t, _CLOSE], p)
+    equity_before = equity_cents(a, prices[t, CLOSE], p)
     a.steps += 1
     breached_before = a.breached
     broken = (flags[t] & BREAK_AFTER) != 0
@@ -358,21 +389,21 @@ def step_account(a, action, prices, flags, atr_ticks, p, mask):
     closing = False
     if a.position != 0:
         sign = 1 if a.position > 0 else -1
-        order_stop(a, action, sign, p)
+        _order_stop(a, action, sign, p)
         closing = (action == BUY and sign < 0) or (action == SELL and sign > 0)
     if broken:
-        mark = np.int64(prices[t, _CLOSE])
+        mark = np.int64(prices[t, CLOSE])
         if a.position != 0:
-            _exit(a, mark, True, p)
+            _exit(a, mark, EXIT_HOLE, p)
     else:
         u = t + 1
-        open_ticks = np.int64(prices[u, _OPEN])
-        mark = np.int64(prices[u, _CLOSE])
+        open_ticks = np.int64(prices[u, OPEN])
+        mark = np.int64(prices[u, CLOSE])
         is_flat_bar = (flags[u] & FLAT_BAR) != 0
         session_over = session_over or is_flat_bar
         _at_open(a, action, closing, open_ticks, atr_ticks[t], is_flat_bar, p)
         if a.position != 0:
-            _inside_bar(a, open_ticks, np.int64(prices[u, _HIGH]), np.int64(prices[u, _LOW]), p)
+            _inside_bar(a, open_ticks, np.int64(prices[u, HIGH]), np.int64(prices[u, LOW]), p)
     if a.position == 0:
         _settle(a, p)
     reward = np.float64(equity_cents(a, mark, p) - equity_before) / p.reward_scale_cents
@@ -481,7 +512,7 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
     offset = np.uint64(first * _ROW)
     for k in range(np.uint64(_WINDOW_LEN - start)):
         obs[np.uint64(start) + k] = window_flat[offset + k]
-    close_ticks = np.int64(prices[a.bar, _CLOSE])
+    close_ticks = np.int64(prices[a.bar, CLOSE])
     equity = np.float64(equity_cents(a, close_ticks, p))
     _write_account(a, close_ticks, equity, flags, p, obs)
     _write_risk(a, close_ticks, equity, p, obs)
