@@ -37,7 +37,8 @@ from src.canaries.planted import (
     train_base,
     usable_sessions,
 )
-from src.evaluation.playing import ArmResult, PolicyArm, RandomLegalArm
+from src.evaluation.arms import PolicyArm, RandomLegalArm
+from src.evaluation.playing import ArmResult
 from src.market.synthetic import INNER_STEPS, martingale_bars
 from src.shell import run_main
 from src.trading.settings import EnvironmentSettings

@@ -30,7 +30,9 @@ from src.agent.settings import LEARNERS, HardwareSettings, TrainingSettings
 from src.agent.trainer import Trainer
 from src.agent.training import set_threads
 from src.console import PlainConsole, live_on, uncut
-from src.evaluation.playing import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
+from src.evaluation.arms import Arm, PolicyArm, RandomLegalArm
+from src.evaluation.assembly import FeatureAssembly
+from src.evaluation.playing import ArmResult, FreshBatches, evaluate
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.load import build_tables

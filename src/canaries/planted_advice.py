@@ -42,8 +42,8 @@ from src.canaries.planted import (
     train_base,
     usable_sessions,
 )
+from src.evaluation.arms import PolicyArm
 from src.evaluation.placebo import placebo_table
-from src.evaluation.playing import PolicyArm
 from src.market.synthetic import planted_bars
 from src.shell import run_main
 from src.statistics.intervals import Interval, paired_interval

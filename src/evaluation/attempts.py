@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.evaluation.playing import Arm, begin_count, feed_of
+from src.evaluation.arms import Arm, begin_count, feed_of
 from src.evaluation.settings import FEWEST_ATTEMPTS
 from src.statistics.samples import FEW_SESSIONS
 from src.trading.layout import OPINION

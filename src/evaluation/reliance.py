@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.table import AdviceTable, empty_table, renormalise
+from src.evaluation.arms import AdviceUse, PolicyArm
 from src.evaluation.assembly import AdviceFeed, TableFeed
 from src.evaluation.placebo import constant_table, placebo_table
-from src.evaluation.playing import AdviceUse, PolicyArm
 from src.evaluation.settings import LATE_DECISIONS
 from src.trading.session_batch import SessionBatch
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.evaluation.playing import AdviceUse, ArmResult
+from src.evaluation.arms import AdviceUse
+from src.evaluation.playing import ArmResult
 from src.trading.layout import ACTIONS
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from src.advisor.table import NO_ADVICE, advised_action, confidence
 from src.agent.market import Market
+from src.evaluation.arms import Arm, begin_count, feed_of
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.playing import Arm, ArmResult, SessionPool, begin_count, decide, feed_of
+from src.evaluation.playing import ArmResult, SessionPool, decide
 from src.market.contracts import get_contract
 from src.market.flags import BREAK_AFTER, END_AFTER
 from src.market.sessions import NEW_YORK

@@ -53,6 +53,7 @@ ACCOUNT = np.dtype(
         ("bar", np.int32),
         ("start_bar", np.int32),
         ("start_cash_cents", np.int64),
+        ("exit_reason", np.int64),  # of EXIT_REASONS; 64 bits, so that the record has no padding
         ("position", np.int32),  # signed contracts
         ("entry_ticks", np.int32),
         ("stop_ticks", np.int32),
@@ -84,11 +85,10 @@ ACCOUNT = np.dtype(
         ("daily_locked", np.uint8),
         ("breached", np.uint8),
         ("target_reached", np.uint8),
-        ("exit_reason", np.uint8),  # of EXIT_REASONS
     ],
     align=True,
 )
-"""Everything about an account that changes. A snapshot is a copy of the record."""
+"""Everything about an account that changes. A snapshot is a copy of the record, compared by its bytes: no padding."""
 
 PARAMS = np.dtype(
     [
