@@ -30,12 +30,11 @@ from src.evaluation.attempts import (
     WAVE,
     PassSimulation,
     pass_facts,
-    session_orders,
-    session_variance,
     simulate_attempts,
 )
 from src.evaluation.playing import FreshBatches, evaluate
 from src.report.schema import schema
+from src.statistics.bootstrap import session_orders, session_variance
 from src.trading.rules import RuleProfile
 from src.trading.session_batch import SessionBatch
 from tests.evaluation.test_advice_use import advice, hybrid_policy
