@@ -34,6 +34,8 @@ from src.trading.layout import (
     FLAT,
     HIGH,
     HOLD,
+    LEGAL_FLOOR,
+    LEGAL_MASS_MIN,
     LOCK_AT_LEVEL,
     LONG_LOSING,
     LONG_WINNING,
@@ -66,9 +68,6 @@ _CONTEXT_AT = CONTEXT.start
 _RISK_AT = ACCOUNT_RISK.start
 _OPINION_AT = OPINION.start
 _RECENT_MASK = (1 << N_RECENT_TRADES) - 1
-_LEGAL_MASS_MIN = 1e-3
-_LEGAL_FLOOR = 1e-6
-_NOWHERE = -(2**62)
 _DRAWS_PER_EPISODE = np.uint64(8)
 
 TERMINATED = 1
@@ -452,8 +451,8 @@ def _write_opinion(a, close_ticks, situation, advice, mask, obs):
         if mask[k]:
             mass += np.float64(advice[row, k])
     for k in range(N_ACTIONS):
-        if mask[k] and mass >= _LEGAL_MASS_MIN:
-            obs[_OPINION_AT + k] = np.float32(max(np.float64(advice[row, k]) / mass, _LEGAL_FLOOR))
+        if mask[k] and mass >= LEGAL_MASS_MIN:
+            obs[_OPINION_AT + k] = np.float32(max(np.float64(advice[row, k]) / mass, LEGAL_FLOOR))
         else:
             obs[_OPINION_AT + k] = np.float32(0.0)
 

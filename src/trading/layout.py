@@ -37,6 +37,10 @@ N_RECENT_TRADES = 10
 """Trades in the recent win rate that the agent observes."""
 DRAWDOWN_SCALE_FRAC = 0.04
 """Drawdown that counts as one where no rule gives a trailing amount, as a share of the starting balance."""
+LEGAL_MASS_MIN = 1e-3
+"""Advice that gives the legal actions less probability than this says nothing about them: it abstains."""
+LEGAL_FLOOR = 1e-6
+"""Least probability of a legal action, so that p > 0 says which actions are legal."""
 
 ACCOUNT = np.dtype(
     [
