@@ -140,7 +140,7 @@ def _load_files(
     except Exception as error:  # whatever a stranger's files make a library raise; what is wrong with this code, too
         raise ConfigError(
             f"llm.model is {name!r}, but {source} cannot be loaded as a causal language model with safetensors "
-            f"weights and a tokenizer: {type(error).__name__}: {_first_line(error)}. Choose another model, or "
+            f"weights and a tokenizer: {type(error).__name__}: {first_line(error)}. Choose another model, or "
             f"get its files again."
         ) from error
 
@@ -392,6 +392,7 @@ def _load_tiny(quantization: str, device: torch.device, dtype: torch.dtype) -> t
         return _load_weights(Path(folder), _config_of(Path(folder)), quantization, device, dtype), tokenizer
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The message on one line, cut at 300 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."

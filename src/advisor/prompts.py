@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
-import yaml
 from pydantic import Field, StringConstraints, ValidationError
 
 from src.advisor.situations import DIMENSIONS, SIDES, UNKNOWN_BUCKET, decode
 from src.advisor.table import LABEL_SETS
 from src.errors import ConfigError
-from src.settings import Section
+from src.settings import Section, load_mapping
 from src.suggestions import did_you_mean
 from src.trading.layout import ACTIONS
 
@@ -87,12 +86,7 @@ class PromptSet:
 
 def load_prompts(path: Path = PROMPTS_FILE) -> PromptSet:
     """The prompts of a file. Raises ConfigError for a file, placeholder, side or label that cannot be used."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Fix the file.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must be a mapping of keys to values, but holds {type(content).__name__}.")
+    content = load_mapping(path)
     try:
         words = PromptFile.model_validate(content)
     except ValidationError as error:

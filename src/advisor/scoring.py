@@ -25,6 +25,7 @@ from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
 from src.advisor.models import (
     LoadedModel,
     Quantization,
+    first_line,
     model_chat,
     model_identity,
     quiet_transformers,
@@ -225,14 +226,14 @@ class LLMScorer:
                 raise self._no_memory(error) from error
             raise ConfigError(
                 f"llm.model {self.name} ({type(self._loaded.model).__name__}) cannot be scored: reading "
-                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {_first_line(error)}. Choose another model."
+                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {first_line(error)}. Choose another model."
             ) from error
 
     def _agrees(self, read: Callable[[], torch.Tensor], wanted: torch.Tensor) -> bool:
         try:
             return self._alike(read(), wanted)
         except Exception as error:  # it is made otherwise than this way of reading supposes
-            logger.info("%s: a faster way of reading is not for it (%s)", self.name, _first_line(error) or repr(error))
+            logger.info("%s: a faster way of reading is not for it (%s)", self.name, first_line(error) or repr(error))
             return False
 
     def _alike(self, one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -347,11 +348,6 @@ def _can_be_lent(cache: Any, longest: int) -> bool:
         type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > longest)
         for layer in cache.layers
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _is_out_of_memory(error: Exception) -> bool:

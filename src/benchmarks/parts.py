@@ -34,7 +34,6 @@ from src.agent.settings import Learner, PolicySettings, TrainingSettings
 from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
 from src.benchmarks import bars
 from src.benchmarks.timing import Clock, block_s, calls_in
-from src.benchmarks.wording import duration
 from src.benchmarks.workloads import decisions, matrix_products, synthetic_market
 from src.console import PlainConsole, uncut
 from src.errors import UserError
@@ -47,6 +46,7 @@ from src.trading.accounts import AccountBlock
 from src.trading.layout import N_ACTIONS, N_OBS, N_SIDES
 from src.trading.routes import make_vec_env
 from src.trading.settings import EnvironmentSettings
+from src.wording import measured
 
 COLUMNS = 80
 BARS = "bars"
@@ -278,9 +278,9 @@ def show(console: Console, results: Sequence[Result]) -> None:
         table.add_column(heading, justify="right")
     for r in results:
         wants = [f"{r.target:g}x"] if r.target is not None else []
-        wants += [f"{duration(r.at_most_s)}"] if r.at_most_s is not None else []
+        wants += [f"{measured(r.at_most_s)}"] if r.at_most_s is not None else []
         want = ", ".join(wants)
-        table.add_row(r.part, r.case, duration(r.common_s), duration(r.ours_s), f"{r.ratio:.1f}x", want)
+        table.add_row(r.part, r.case, measured(r.common_s), measured(r.ours_s), f"{r.ratio:.1f}x", want)
     console.print(uncut(table))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from src.agent.members import ArmName, Training
+from src.agent.members import SELECTABLE_ARMS, ArmName, Training
 from src.evaluation.cost_stress import CostStress
 from src.evaluation.seeds import SeededResults
 from src.report.model.report import Overall, Report
@@ -22,7 +22,7 @@ from src.statistics.samples import (
     sample_size,
     sessions_needed,
 )
-from src.statistics.trials import SELECTABLE_ARMS, TrialLedger
+from src.statistics.trials import TrialLedger
 from src.wording import usd, usd_per_session
 
 PRIMARY, SECONDARY, EXPLORATORY = "primary", "secondary", "exploratory"

@@ -12,11 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from src.errors import ConfigError
-from src.settings import Section
+from src.settings import Section, load_mapping
 from src.suggestions import did_you_mean
 
 RESULT_NAME: Final = "simulated rule check"
@@ -137,12 +136,7 @@ def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
             f"Available: {listed}. Choose one of them, or add {name}.yaml there."
         )
     path = folder / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Fix the file.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must be a mapping of keys to values, but holds {type(content).__name__}.")
+    content = load_mapping(path)
     try:
         profile = RuleProfile.model_validate(content)
     except ValidationError as error:

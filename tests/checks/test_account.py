@@ -74,12 +74,16 @@ def took_a_cent(account: Any, *_: Any) -> None:
     account["cash_cents"] -= 1
 
 
+def took_a_cent_of_a_block(_: Any, __: Any, accounts: Any, *___: Any) -> None:
+    took_a_cent(accounts[0] if isinstance(accounts, tuple) else accounts)
+
+
 @pytest.mark.parametrize(
     ("entry", "after", "way"),
     [
         ("step_account", took_a_cent, "gymnasium"),
-        ("step_sessions", took_a_cent, "evaluation"),
-        ("step_batch", took_a_cent, "training"),
+        ("step_sessions", took_a_cent_of_a_block, "evaluation"),
+        ("step_batch", took_a_cent_of_a_block, "training"),
     ],
 )
 def test_a_cent_too_few_fails_by_whichever_entry(

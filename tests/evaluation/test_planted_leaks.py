@@ -147,8 +147,8 @@ def fill_at_the_decision_bars_close(monkeypatch: pytest.MonkeyPatch, folder: Pat
         folder,
         kernel,
         ("step_sessions",),
-        "open_ticks = np.int64(prices[u, _OPEN])",
-        "open_ticks = np.int64(prices[t, _CLOSE])",
+        "open_ticks = np.int64(prices[u, OPEN])",
+        "open_ticks = np.int64(prices[t, CLOSE])",
     )
 
 

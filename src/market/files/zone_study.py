@@ -29,6 +29,7 @@ from src.console import PlainConsole
 from src.errors import BarDataError
 from src.market.files.clock import measure_clock, utc_opens
 from src.market.files.clock_candidates import offsets_min, parse_zone
+from src.market.files.clock_scores import STAMPS
 from src.market.files.identity import market_of_file
 from src.market.files.rows import ClockClaim, FileRows, Stamp
 from src.market.load import load_bars
@@ -58,7 +59,6 @@ ZONES = (
     "America/New_York+07:00",
     "UTC-05:00",
 )
-STAMPS: tuple[Stamp, Stamp] = ("open", "close")
 INTERVALS = (1, 5, 15)
 DAYS = (14, 91)
 STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2025, 2, 24), date(2025, 9, 22))

@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from src import run_names
 from src.files import write_atomically
 from src.plain_text import LONGEST_LINE, foreign_values
 from src.report.conclusions import overall_of
@@ -44,7 +45,6 @@ SECTIONS = (
     targets,
 )
 """In the order of the page."""
-PAGE_FILE, REPORT_FILE = "report.html", "report.json"
 
 
 def write_page(report: Report, path: str | Path) -> None:
@@ -63,8 +63,8 @@ def rebuild(run_dir: str | Path) -> Path:
 
     Raises: ReportError (a UserError) if report.json is missing, damaged, from another program or a newer version.
     """
-    page = Path(run_dir) / PAGE_FILE
-    write_page(read_report(Path(run_dir) / REPORT_FILE), page)
+    page = Path(run_dir) / run_names.PAGE
+    write_page(read_report(Path(run_dir) / run_names.REPORT), page)
     return page
 
 
