@@ -1,4 +1,4 @@
-"""How long files of bars take to become tables, and how much memory: `python -m src.benchmarks.parts bars`.
+"""How long files of bars take to become tables, and how much memory: `python -m src.benchmarks bars`.
 
 Writes synthetic one-minute ES bars of 0.1, 1 and 5.3 million rows (15 years) as CSV and Parquet and loads each
 twice in processes of their own: with an empty cache, then from it. Compiled code is loaded before the clock starts.
