@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market.files import numbers
-from src.market.files.assemble import Parts, coded, file_rows, no_instruments
+from src.market.files.assemble import coded, file_rows
 from src.market.files.columns import Layout, by_names, cells_kind, key, price_roles
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect, Facts, dialect_of, no_volume_words
@@ -103,7 +103,7 @@ def _one_table(content: Content, shape: TextShape, layout: Layout, names: tuple[
     times = _times(columns, layout, dialect, content.label)
     if without_repeated_headers(columns, times.ns == NO_TIME, shape, layout):
         times = _times(columns, layout, dialect, content.label)
-    return file_rows(_parts(content, layout, columns, times), dialect)
+    return _assembled(content, layout, dialect, columns, times)
 
 
 def _times(columns: TextColumns, layout: Layout, dialect: Dialect, label: str) -> TimeColumn:
@@ -115,29 +115,13 @@ def _times(columns: TextColumns, layout: Layout, dialect: Dialect, label: str) -
     )
 
 
-def _parts(content: Content, layout: Layout, columns: TextColumns, times: TimeColumn) -> Parts:
-    instrument, names = (
-        coded([columns.text[place] for place in layout.instrument], content.label)
-        if layout.instrument
-        else no_instruments(columns.rows)
-    )
+def _assembled(content: Content, layout: Layout, dialect: Dialect, columns: TextColumns, times: TimeColumn) -> FileRows:
+    instruments = coded([columns.text[place] for place in layout.instrument], columns.rows, content.label)
     volume = _total([columns.values[place] for place in layout.volume], columns.rows)
     prices = np.empty((columns.rows, 4))
     for k, place in enumerate(layout.prices):
         prices[:, k] = columns.values.pop(place)
-    return Parts(
-        file=content.file,
-        label=content.label,
-        name=content.name,
-        archive=content.archive,
-        layout=layout,
-        times=times,
-        prices=prices,
-        volume=volume,
-        instrument=instrument,
-        instrument_names=names,
-        notes=tuple(columns.notes),
-    )
+    return file_rows(content, layout, dialect, times, prices, volume, instruments, notes=columns.notes)
 
 
 def _total(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]:
@@ -179,7 +163,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
         "open",
         "LEAN keeps futures in UTC and stamps bars at their open",
     )
-    return file_rows(_parts(content, layout, columns, times), dialect)
+    return _assembled(content, layout, dialect, columns, times)
 
 
 def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | None:
