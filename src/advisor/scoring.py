@@ -34,6 +34,7 @@ from src.advisor.prompts import PromptSet
 from src.advisor.situations import decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32
 from src.errors import ConfigError, UserError
+from src.plain_text import one_line
 from src.trading.layout import N_ACTIONS, N_SIDES
 
 SCORING_VERSION: Final = 2
@@ -225,14 +226,14 @@ class LLMScorer:
                 raise self._no_memory(error) from error
             raise ConfigError(
                 f"llm.model {self.name} ({type(self._loaded.model).__name__}) cannot be scored: reading "
-                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {_first_line(error)}. Choose another model."
+                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {one_line(error)}. Choose another model."
             ) from error
 
     def _agrees(self, read: Callable[[], torch.Tensor], wanted: torch.Tensor) -> bool:
         try:
             return self._alike(read(), wanted)
         except Exception as error:  # it is made otherwise than this way of reading supposes
-            logger.info("%s: a faster way of reading is not for it (%s)", self.name, _first_line(error) or repr(error))
+            logger.info("%s: a faster way of reading is not for it (%s)", self.name, one_line(error))
             return False
 
     def _alike(self, one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -347,11 +348,6 @@ def _can_be_lent(cache: Any, longest: int) -> bool:
         type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > longest)
         for layer in cache.layers
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _is_out_of_memory(error: Exception) -> bool:

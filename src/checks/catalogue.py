@@ -33,44 +33,29 @@ class Check:
 
 def _module(name: str) -> ModuleType:
     """A file of checks. Only that one is imported: a library that it lacks fails no other check."""
+    found: ModuleType
     match name:
         case "account":
-            from src.checks import account
-
-            return account
+            from src.checks import account as found
         case "advisor":
-            from src.checks import advisor
-
-            return advisor
+            from src.checks import advisor as found
         case "canaries":
-            from src.checks import canaries
-
-            return canaries
+            from src.checks import canaries as found
         case "compute":
-            from src.checks import compute
-
-            return compute
+            from src.checks import compute as found
         case "equivalence":
-            from src.checks import equivalence
-
-            return equivalence
+            from src.checks import equivalence as found
         case "inputs":
-            from src.checks import inputs
-
-            return inputs
+            from src.checks import inputs as found
         case "machine":
-            from src.checks import machine
-
-            return machine
+            from src.checks import machine as found
         case "report":
-            from src.checks import report
-
-            return report
+            from src.checks import report as found
         case "training":
-            from src.checks import training
-
-            return training
-    raise ImportError(f"src/checks/{name}.py is not among the files that src/checks/catalogue.py imports")
+            from src.checks import training as found
+        case _:
+            raise ImportError(f"src/checks/{name}.py is not among the files that src/checks/catalogue.py imports")
+    return found
 
 
 CHECKS = (

@@ -19,7 +19,6 @@ from src.market.units import TICK_TOLERANCE
 
 OFF_TICK_SHARE = 0.01
 """Above this share of off-tick rows the series is adjusted; below it, single rows are defective (Yahoo: up to 0.2%)."""
-"""In ticks: the rounding error of float32 columns."""
 ADJUSTED = "adjusted series"
 
 _FEW_ROWS = 3

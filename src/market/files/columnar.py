@@ -15,10 +15,10 @@ from src.market.files.assemble import coded, file_rows
 from src.market.files.columns import Layout, by_names, key
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect, Facts, dialect_of, no_volume_words
-from src.market.files.kinds import one_line
 from src.market.files.rows import FileRows
 from src.market.files.text_tables import MOST_ROWS
 from src.market.files.time_columns import cell_text, is_text, read_times
+from src.plain_text import one_line
 
 _NAMELESS = "__index_level_0__"
 _MOST_UNCOMPRESSED = 8 << 30

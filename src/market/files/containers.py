@@ -14,7 +14,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from src.errors import BarDataError
-from src.market.files.kinds import HEAD_BYTES, Kind, NoTable, kind_of, one_line
+from src.market.files.kinds import HEAD_BYTES, Kind, NoTable, kind_of
+from src.plain_text import one_line
 
 SUFFIXES = frozenset(
     f".{ending}"

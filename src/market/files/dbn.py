@@ -15,11 +15,11 @@ from src.market.files.assemble import Instruments, file_rows
 from src.market.files.columns import Layout
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect
-from src.market.files.kinds import one_line
 from src.market.files.rows import NO_TIME, FileRows
 from src.market.files.text_tables import MOST_ROWS
 from src.market.files.time_columns import TimeColumn
 from src.market.files.times import DAY, FIRST_NS, LAST_NS, as_text
+from src.plain_text import one_line
 
 INSTALL = "python -m pip install -r requirements-dbn.txt"
 

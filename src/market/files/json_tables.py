@@ -14,8 +14,9 @@ from src.errors import BarDataError
 from src.market.files.columnar import typed_rows
 from src.market.files.columns import price_roles
 from src.market.files.containers import Content
-from src.market.files.kinds import NoTable, one_line
+from src.market.files.kinds import NoTable
 from src.market.files.rows import FileRows
+from src.plain_text import one_line
 
 _MOST_JSON = 192 << 20
 _MOST_LINES = 2 << 30

@@ -13,9 +13,10 @@ from src.market.files.columnar import arrow_rows, parquet_rows
 from src.market.files.containers import Content, bar_files, contents
 from src.market.files.dbn import dbn_rows
 from src.market.files.json_tables import is_json, json_rows
-from src.market.files.kinds import Kind, NoTable, one_line
+from src.market.files.kinds import Kind, NoTable
 from src.market.files.rows import FileRows
 from src.market.files.text_rows import text_rows
+from src.plain_text import one_line
 
 _READERS: dict[Kind, Callable[[Content], list[FileRows]]] = {
     "parquet": parquet_rows,
