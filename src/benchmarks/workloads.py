@@ -19,29 +19,21 @@ from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.situations import N_SITUATIONS
 from src.agent.learner.products import use_threads
-from src.agent.market import Market, market_of
+from src.agent.market import Market, market_of_bars
 from src.agent.ppo import Library, TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import Learner, TrainingSettings
 from src.agent.training import build_base, train
 from src.benchmarks.timing import Call
-from src.market.contracts import get_contract
-from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
 from src.trading.layout import N_ACTIONS, N_SIDES
-from src.trading.params import make_params
-from src.trading.rules import load_rule_profile
 from src.trading.settings import EnvironmentSettings
 
 
 def synthetic_market(sessions: int = 60) -> Market:
     """Synthetic 5-minute bars of NQ; files in data/ are not read."""
-    environment, data = EnvironmentSettings(), DataSettings()
-    rules = load_rule_profile(environment.rule_profile)
-    bars = synthetic_bars("NQ", sessions, 5, seed=0)
-    tables = build_tables(bars, data, trading_hours=environment.trading_hours)
-    return market_of(tables, data, rules, make_params(environment, get_contract("NQ"), rules))
+    return market_of_bars(synthetic_bars("NQ", sessions, 5, seed=0), DataSettings(), EnvironmentSettings())
 
 
 def random_actions(n_envs: int) -> Iterator[NDArray[np.int64]]:
