@@ -36,6 +36,7 @@ LAYERS = (
         "outputs",
         "run_names",
         "wording",
+        "yaml_files",
     },
     {"statistics", "monitoring"},
     {"market"},

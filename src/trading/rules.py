@@ -12,12 +12,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from src.errors import ConfigError
 from src.settings import Section
 from src.suggestions import did_you_mean
+from src.yaml_files import read_model
 
 RESULT_NAME: Final = "simulated rule check"
 
@@ -137,16 +137,7 @@ def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
             f"Available: {listed}. Choose one of them, or add {name}.yaml there."
         )
     path = folder / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Fix the file.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must be a mapping of keys to values, but holds {type(content).__name__}.")
-    try:
-        profile = RuleProfile.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path} is not a valid rule profile. {_explain(error)}") from error
+    profile = read_model(path, RuleProfile, "a valid rule profile")
     if profile.name != name:
         raise ConfigError(f"{path}: name is {profile.name!r}, but must match the file name, {name!r}.")
     return profile
@@ -154,17 +145,3 @@ def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
 
 def _cents(usd: Decimal | None) -> int:
     return 0 if usd is None else int(usd * 100)
-
-
-def _explain(error: ValidationError) -> str:
-    sentences = []
-    for finding in error.errors(include_url=False):
-        key = ".".join(str(step) for step in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            sentences.append(f"Unknown key {key!r}{did_you_mean(key, RuleProfile.model_fields)}: remove or rename it.")
-        elif finding["type"] == "missing":
-            sentences.append(f"{key} is missing: {RuleProfile.model_fields[key].description}.")
-        else:
-            reason = str(finding.get("ctx", {}).get("error", finding["msg"]))
-            sentences.append(f"{key} is {finding['input']!r}: {reason}." if key else f"{reason}.")
-    return " ".join(sentences)

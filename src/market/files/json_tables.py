@@ -25,19 +25,8 @@ _BLOCK = 8 << 20
 _SAMPLE = 1 << 18
 _MOST_KEYS = 500
 _LISTS = (
-    "results",
-    "bars",
-    "data",
-    "candles",
-    "values",
-    "prices",
-    "rows",
-    "aggs",
-    "history",
-    "ohlcv",
-    "records",
-    "items",
-)
+    "results", "bars", "data", "candles", "values", "prices", "rows", "aggs", "history", "ohlcv", "records", "items",
+)  # fmt: skip
 _INSTRUMENT_KEYS = ("ticker", "symbol", "contract", "instrument", "raw_symbol")
 _LEAST_PRICES = 3
 
