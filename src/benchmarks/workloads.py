@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.encoding import PromptEncoder
-from src.advisor.generation import generate_advice
 from src.advisor.models import LoadedModel
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
@@ -24,6 +23,7 @@ from src.agent.ppo import Library, TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import Learner, TrainingSettings
 from src.agent.training import build_base, train
+from src.benchmarks.generation import generate_advice
 from src.benchmarks.timing import Call
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
