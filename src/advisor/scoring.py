@@ -22,14 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
-from src.advisor.models import (
-    LoadedModel,
-    Quantization,
-    model_chat,
-    model_identity,
-    quiet_transformers,
-    torch_threads,
-)
+from src.advisor.models import LoadedModel, Quantization, model_chat, model_identity, quiet_transformers, torch_threads
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32

@@ -63,12 +63,8 @@ def arrow_rows(content: Content) -> list[FileRows]:
             batches = list(_batches(opened, content))
         except _DAMAGED as error:
             raise _damaged(content, "Arrow", error) from error
-        whole = pa.Table.from_batches(batches, opened.schema)
-
-        def read(names: list[str], rows: int | None) -> pa.Table:
-            return whole.select(names)[:rows] if rows is not None else whole.select(names)
-
-        return [typed_rows(content, "Feather" if content.kind == "arrow" else "Arrow", whole.schema, read)]
+        table = pa.Table.from_batches(batches, opened.schema)
+        return [table_rows(content, "Feather" if content.kind == "arrow" else "Arrow", table)]
 
 
 def _batches(opened: pa.ipc.RecordBatchFileReader, content: Content) -> Iterator[pa.RecordBatch]:
@@ -102,6 +98,11 @@ def _damaged(content: Content, form: str, error: BaseException) -> BarDataError:
         f"{content.label}: not a complete {form} file ({one_line(error)}). It may be truncated, or a different kind of "
         f"file: copy or export it again."
     )
+
+
+def table_rows(content: Content, form: str, table: pa.Table, named: str | None = None) -> FileRows:
+    """The rows of a table in memory; errors as `typed_rows`."""
+    return typed_rows(content, form, table.schema, lambda names, rows: table.select(names)[:rows], named)
 
 
 def typed_rows(

@@ -15,7 +15,7 @@ from src.market.files.assemble import coded, file_rows
 from src.market.files.columns import Layout, by_names, cells_kind, key, price_roles
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect, Facts, dialect_of, no_volume_words
-from src.market.files.file_names import lean_day, lean_what
+from src.market.files.file_names import lean_file
 from src.market.files.headerless import by_contents, time_columns
 from src.market.files.rows import NO_TIME, FileRows
 from src.market.files.text_shape import TextShape, as_utf8, decoded, shape_of_text
@@ -33,8 +33,8 @@ def text_rows(content: Content) -> list[FileRows]:
     """
     content = as_utf8(content)
     shape = shape_of_text(content)
-    if _is_lean(content, shape):
-        return [_lean_rows(content, shape)]
+    if (lean := _lean(content, shape)) is not None:
+        return [_lean_rows(content, shape, *lean)]
     wide = _wide(shape, content.label)
     if wide is not None:
         return _wide_rows(content, shape, wide)
@@ -128,21 +128,21 @@ def _total(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]
     return np.sum(columns, axis=0) if len(columns) > 1 else columns[0] if columns else np.zeros(rows)
 
 
-def _is_lean(content: Content, shape: TextShape) -> bool:
-    """Whether the file is a LEAN file: date in the name, milliseconds since midnight in the first column."""
-    if shape.header or shape.width != 6 or lean_day(content.name, content.archive) is None:
-        return False
+def _lean(content: Content, shape: TextShape) -> tuple[str, str] | None:
+    """Date and content of a LEAN file, which has its date in the name and milliseconds since midnight in the first
+    column; None for other files."""
     fits = [re.fullmatch(r"[0-9]{1,8}", row[0].strip()) is not None for row in shape.sample]
-    return sum(fits) >= 0.9 * len(fits)
+    if shape.header or shape.width != 6 or sum(fits) < 0.9 * len(fits):
+        return None
+    return lean_file(content.name, content.archive)
 
 
-def _lean_rows(content: Content, shape: TextShape) -> FileRows:
-    if lean_what(content.name, content.archive) != "trade":
+def _lean_rows(content: Content, shape: TextShape, day: str, what: str) -> FileRows:
+    if what != "trade":
         raise BarDataError(
             f"{content.label}: LEAN's quotes or open interest, not trades. Give --data the archive of trade bars "
             f"(yyyymmdd_trade.zip)."
         )
-    day = str(lean_day(content.name, content.archive))
     layout = Layout((0,), (1, 2, 3, 4), (5,))
     columns = read_columns(content, shape, layout)
     ymd = np.array([int(day[:4])]), np.array([int(day[4:6])]), np.array([int(day[6:])])
