@@ -248,7 +248,7 @@ def compact_clocks(values: Ints) -> Ints:
     scaled = np.where((values >= 0) & (values < 1_000_000_000), values, 10**9)
     scaled = scaled * 100_000 if large <= 2400 else scaled * 1_000 if large <= 240_000 else scaled
     ns, good = _clock_of(scaled)
-    return np.where((values >= 0) & (good | (scaled == 240_000_000)), ns, NO_TIME)
+    return np.where((values >= 0) & (good | (scaled // 1_000 == 240_000)), ns, NO_TIME)
 
 
 def _clock_of(number: Ints) -> tuple[Ints, NDArray[np.bool_]]:
