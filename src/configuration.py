@@ -21,7 +21,7 @@ from src.agent.settings import (
     TrainingPhaseSettings,
     TrainingSettings,
 )
-from src.configuration_errors import bad_value, explain, is_number_in_disguise, section_of, shown
+from src.configuration_errors import bad_value, explain, is_number_in_disguise, quote, section_of
 from src.configuration_file import commented_yaml, read_mapping
 from src.configuration_layers import (
     NET_ARCH,
@@ -326,7 +326,7 @@ def _check_names(values: Mapping[Any, Any], model: type[BaseModel], source: str,
         if not isinstance(value, Mapping):
             short = "a list of layer widths, or " if (*prefix, name) == NET_ARCH else ""
             keys = ", ".join(inner.model_fields)
-            raise ConfigError(f"{source}: {key} is {shown(value)}, but must be {short}a section with the keys {keys}.")
+            raise ConfigError(f"{source}: {key} is {quote(value)}, but must be {short}a section with the keys {keys}.")
         _check_names(value, inner, source, (*prefix, name))
 
 
@@ -335,7 +335,7 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     named = overrides.get("llm_model")
     if overrides.get("mock_llm") is True and named not in (None, "mock"):
-        raise ConfigError(f"The options mock_llm and llm_model {shown(named)} exclude each other: give one of them.")
+        raise ConfigError(f"The options mock_llm and llm_model {quote(named)} exclude each other: give one of them.")
     if overrides.get("quick") is True and overrides.get("timesteps_reduction") is not None:
         raise ConfigError(
             "The options quick and timesteps_reduction exclude each other: quick trains test_mode.quick_frac of "
@@ -347,7 +347,7 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
         paths = flat_paths().get(name, ())
         if name == "mock_llm":
             if value is not True:
-                raise ConfigError(f"option mock_llm is {shown(value)}, but must be true or false.")
+                raise ConfigError(f"option mock_llm is {quote(value)}, but must be true or false.")
             path: KeyPath = ("llm", "model")
             value = "mock"
         elif name in Configuration.model_fields and isinstance(value, Mapping):

@@ -77,7 +77,7 @@ def is_number_in_disguise(field: FieldInfo, value: Any) -> bool:
 
 def bad_value(place: str, value: Any, field: FieldInfo) -> str:
     """One sentence: which key has which value and what is allowed."""
-    return f"{place} is {shown(value)}, but must be {allowed(field)}."
+    return f"{place} is {quote(value)}, but must be {allowed(field)}."
 
 
 def explain(error: ValidationError, model: type[BaseModel], place: Callable[[tuple[str, ...]], str]) -> str:
@@ -88,12 +88,12 @@ def explain(error: ValidationError, model: type[BaseModel], place: Callable[[tup
         where, value = place(path), finding["input"]
         if finding["type"] in ("value_error", "assertion_error"):
             reason = str(finding.get("ctx", {}).get("error", finding["msg"])).rstrip(".")
-            sentence = f"{where}: {reason}." if field is None else f"{where} is {shown(value)}: {reason}."
+            sentence = f"{where}: {reason}." if field is None else f"{where} is {quote(value)}: {reason}."
         elif field is None:
             sentence = f"{where}: {finding['msg']}."
         elif len(finding["loc"]) > len(path) and isinstance(finding["loc"][len(path)], int):
             element = _allowed(get_args(field.annotation)[0], ())
-            sentence = f"{where}[{finding['loc'][len(path)]}] is {shown(value)}, but must be {element}."
+            sentence = f"{where}[{finding['loc'][len(path)]}] is {quote(value)}, but must be {element}."
         else:
             sentence = bad_value(where, value, field)
         sentences.setdefault(path, sentence)
@@ -120,7 +120,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value as a message shows it: in YAML's words, and short."""
     if value is None:
         return "null"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from src.configuration_errors import shown
+from src.configuration_errors import quote
 from src.errors import ConfigError
 from src.files import read_input
 from src.plain_text import foreign
@@ -127,7 +127,7 @@ def check_plain(value: Any, name: str, path: tuple[str, ...]) -> None:
             if not isinstance(key, str):
                 where = f"{'.'.join(path)}: " if path else ""
                 raise ConfigError(
-                    f"{name}: {where}the key {shown(key)} is a {_KINDS.get(type(key), type(key).__name__)}, but a key "
+                    f"{name}: {where}the key {quote(key)} is a {_KINDS.get(type(key), type(key).__name__)}, but a key "
                     f"must be a text. Write it in quotes."
                 )
             check_plain(inner, name, (*path, foreign(key, 80)))

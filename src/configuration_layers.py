@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from src.configuration_errors import section_of, shown
+from src.configuration_errors import quote, section_of
 from src.errors import ConfigError
 from src.shares import as_fraction
 
@@ -135,7 +135,7 @@ def placed(values: Mapping[Any, Any], model: type[BaseModel], flat: Mapping[str,
         if holds(result, path) and value_at(result, path) != value:
             logger.warning(
                 "%s: %s is %s, and %s is %s: the former is taken",
-                source, ".".join(written), shown(value), ".".join(path), shown(value_at(result, path)),
+                source, ".".join(written), quote(value), ".".join(path), quote(value_at(result, path)),
             )  # fmt: skip
         result = merged(result, nested(path, value), model)
     return result
@@ -184,7 +184,7 @@ def _share(value: Any, where: str) -> float:
     try:
         share = as_fraction(value)
     except ValueError as error:
-        raise ConfigError(f"{where} is {shown(value)}: {error}.") from None
+        raise ConfigError(f"{where} is {quote(value)}: {error}.") from None
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ConfigError(f"{where} is {shown(value)}, but must be {wanted}.")
+        raise ConfigError(f"{where} is {quote(value)}, but must be {wanted}.")
     return float(share)

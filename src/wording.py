@@ -1,9 +1,13 @@
-"""Numbers as text, the same on the console, in the verdict and on the page: `$1,234`, `-$227`, `42%`, `4.9 min`."""
+"""Numbers as text, the same on the console, in the verdict and on the page: `$1,234`, `-$227`, `42%`, `4.9 min`.
+
+Loads no library.
+"""
 
 from __future__ import annotations
 
 NOTHING = "–"
 """What a table shows where there is no number."""
+_UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 HOVER_USD, HOVER_SIGNED_USD, AXIS_USD = "$,.0f", "+$,.0f", "$,.2~f"
 """The same formats for the page's charts, in the notation of d3-format."""
 
@@ -63,6 +67,33 @@ def duration(seconds: float | None) -> str:
     return f"{plain(seconds / 60.0, 1)} min" if seconds < 7200.0 else f"{plain(seconds / 3600.0, 1)} h"
 
 
+def clock_time(seconds: float) -> str:
+    """`3:05`, `1:03:05`: elapsed time and time left of a progress line."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def measured(seconds: float) -> str:
+    """A benchmark's time, three digits and a unit: `1.23 ms`, `12.3 us`, `123 ns`."""
+    unit, scale = next((u for u in _UNITS if seconds >= 0.9995 * u[1]), _UNITS[-1])
+    return f"{three_digits(seconds / scale)} {unit}"
+
+
 def count(number: float) -> str:
     """A count; with one decimal only if seeds were averaged."""
     return f"{number:,.0f}" if number == round(number) else f"{number:,.1f}"
+
+
+def three_digits(value: float) -> str:
+    """A number above 0: `1.23`, `12.3`, `123`, `1,234`, `0.0123`."""
+    # Rounded first, so that 9.996 is not shown with four digits.
+    for digits, limit in ((5, 0.009995), (4, 0.09995), (3, 0.9995), (2, 9.995), (1, 99.95)):
+        if value < limit:
+            return f"{value:.{digits}f}"
+    return f"{value:,.0f}"
+
+
+def ratio_words(ratio: float) -> str:
+    """`1.23x`."""
+    return f"{three_digits(ratio)}x"

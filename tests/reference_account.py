@@ -21,6 +21,7 @@ ACTIONS = 6
 ENTRY_ALLOWED, BREAK_AFTER, FLAT_BAR, DECISION, END_AFTER = 1, 2, 4, 8, 16
 
 TRAIL_NONE, TRAIL_LIVE, TRAIL_END_OF_DAY = 0, 1, 2
+BY_STOP, BY_TARGET, BY_OPPOSITE, BY_FLAT_BAR, BY_THRESHOLD, BY_DAILY_LIMIT, BY_HOLE = 1, 2, 3, 4, 5, 6, 7
 NO_THRESHOLD_CENTS = -(2**62)
 
 WINDOW_BARS, WINDOW_WIDTH, CONTEXT_WIDTH = 20, 11, 22
@@ -147,7 +148,9 @@ class ReferenceAccount:
         self.steps = 0
         self.breached = 0
         self.target_reached = 0
+        self.stop_in_bar_ticks = 0
         self._clear_position()
+        self._forget_trade()
 
     def begin_next_session(self, bar: int) -> None:
         """Stand at the close of `bar` in another session: what belongs to one session begins anew, all else goes on."""
@@ -157,9 +160,17 @@ class ReferenceAccount:
         self.n_trades = 0
         self.illegal_actions = 0
         self.steps = 0
+        self.stop_in_bar_ticks = 0
+        self._forget_trade()
+
+    def _forget_trade(self) -> None:
+        """No trade has ended yet."""
+        self.closed_position = self.closed_entry_bar = self.closed_entry_ticks = self.closed_target_ticks = 0
+        self.exit_bar = self.exit_ticks = self.exit_reason = 0
 
     def _clear_position(self) -> None:
         self.position = 0
+        self.entry_bar = 0
         self.entry_ticks = 0
         self.stop_ticks = 0
         self.target_ticks = 0
@@ -240,7 +251,7 @@ class ReferenceAccount:
         if broke:
             if self.position != 0:
                 self._events.append("hole_exit")
-                self._exit(market.close[t] - self.sign * params.slippage_ticks)
+                self._exit(t, market.close[t] - self.sign * params.slippage_ticks, BY_HOLE)
             elif action in (BUY, SELL):
                 self._events.append("order_lost_in_hole")
         else:
@@ -248,9 +259,11 @@ class ReferenceAccount:
             session_ended = session_ended or flat_bar
             was_flat = self.position == 0
             if not was_flat:
+                self.stop_in_bar_ticks = self.stop_ticks
                 self._at_open(action, u, flat_bar)
             elif action in (BUY, SELL) and not flat_bar:
                 self._enter(1 if action == BUY else -1, t, u)
+                self.stop_in_bar_ticks = self.stop_ticks
             if self.position != 0:
                 self._inside_bar(u)
 
@@ -301,20 +314,21 @@ class ReferenceAccount:
         sign, slip, price = self.sign, self.params.slippage_ticks, self.market.open[u]
         if sign * (price - self.stop_ticks) <= 0:
             self._events.append("stop_gap")
-            self._exit(price - sign * slip)
+            self._exit(u, price - sign * slip, BY_STOP)
         elif sign * (price - self.target_ticks) >= self.params.target_through_ticks:
             self._events.append("target_gap")
-            self._exit(self.target_ticks)
+            self._exit(u, self.target_ticks, BY_TARGET)
         elif action == (SELL if sign > 0 else BUY):
             self._events.append("close")
-            self._exit(price - sign * slip)
+            self._exit(u, price - sign * slip, BY_OPPOSITE)
         elif flat_bar:
             self._events.append("forced_flat")
-            self._exit(price - sign * slip)
+            self._exit(u, price - sign * slip, BY_FLAT_BAR)
 
     def _enter(self, sign: int, t: int, u: int) -> None:
         p = self.params
         self.entry_ticks = self.market.open[u] + sign * p.slippage_ticks
+        self.entry_bar = u
         self.position = sign * self.quantity
         self.entry_commission_cents = p.commission_cents * self.quantity
         self.cash_cents -= self.entry_commission_cents
@@ -365,12 +379,13 @@ class ReferenceAccount:
                 self._lock_day()
             open_ticks = self.market.open[u]
             worse = min(level, open_ticks) if sign > 0 else max(level, open_ticks)
-            self._exit(worse - sign * p.slippage_ticks)
+            why = {"stop": BY_STOP, "threshold": BY_THRESHOLD, "daily": BY_DAILY_LIMIT}[name]
+            self._exit(u, worse - sign * p.slippage_ticks, why)
         elif target_filled:
             self._events.append("target")
             if entry_bar:
                 self._events.append("entry_bar_exit")
-            self._exit(self.target_ticks)
+            self._exit(u, self.target_ticks, BY_TARGET)
         else:
             self.extreme_ticks = max(self.extreme_ticks, best) if sign > 0 else min(self.extreme_ticks, best)
             self.mfe_ticks = max(self.mfe_ticks, sign * (best - self.entry_ticks))
@@ -379,8 +394,11 @@ class ReferenceAccount:
             if self.trailing:
                 self._trail()
 
-    def _exit(self, price_ticks: int) -> None:
+    def _exit(self, bar: int, price_ticks: int, reason: int) -> None:
         p = self.params
+        self.closed_position, self.closed_entry_bar = self.position, self.entry_bar
+        self.closed_entry_ticks, self.closed_target_ticks = self.entry_ticks, self.target_ticks
+        self.exit_bar, self.exit_ticks, self.exit_reason = bar, price_ticks, reason
         pnl_cents = self.position * (price_ticks - self.entry_ticks) * p.tick_value_cents
         commission_cents = p.commission_cents * abs(self.position)
         self.cash_cents += pnl_cents - commission_cents

@@ -21,7 +21,7 @@ from src.agent.market import Market, prepare_market
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.trainer import Trainer
 from src.agent.training import build_finetuned
-from src.evaluation.playing import FeatureAssembly
+from src.evaluation.assembly import FeatureAssembly
 from src.testing_framework import TestConfig, TestingFramework
 from src.trading.layout import CONTEXT, N_ACTIONS, N_OBS, OPINION
 from tests.agent.opinion_env import random_masks, random_observations

@@ -29,9 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.advisor.settings import FusionSettings, LLMSettings, RiskSettings
+from src.trading.layout import BUY, DISABLE_TRAIL, HOLD, N_ACTIONS, SELL
 
-N_ACTIONS = 6
-HOLD, BUY, SELL, DISABLE_TRAIL = 0, 1, 2, 5
 ABSTAIN = -1
 RISK_VETO_SCORE = 0.7
 RULES = (

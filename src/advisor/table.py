@@ -20,6 +20,8 @@ from src.trading.layout import (
     ENABLE_TRAIL,
     FLAT,
     HOLD,
+    LEGAL_FLOOR,
+    LEGAL_MASS_MIN,
     LONG_LOSING,
     LONG_WINNING,
     MOVE_TO_BE,
@@ -34,10 +36,6 @@ Float32 = NDArray[np.float32]
 
 SCORE_STEP = 2.0**-10
 """Log-probabilities are served in these steps: a model's batches agree to 1e-5, a hundredth of a step."""
-LEGAL_MASS_MIN = 1e-3
-"""Advice that gives the legal actions less probability than this says nothing about them: it abstains."""
-LEGAL_FLOOR = 1e-6
-"""Least probability of a legal action, so that p > 0 says which actions are legal."""
 LABEL_MASS_FLOOR = 0.1
 """Least mean probability of a side's labels, among all tokens, that is not warned about. Below it the model would say
 something else nine times of ten, and advice ranks words that it hardly considers."""

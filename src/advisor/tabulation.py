@@ -35,6 +35,7 @@ from src.advisor.table import (
 )
 from src.errors import UserError
 from src.trading.layout import N_ACTIONS
+from src.wording import clock_time
 
 Say = Callable[[str], None]
 Progress = Callable[[Mapping[str, Any]], None]
@@ -236,7 +237,7 @@ class _Asking:
         n = sum(map(len, pending))
         self._say(
             f"continuing where an earlier run stopped: {n:,} of {planned.count_k:,} situations are still to be asked, "
-            f"about {_duration(n, planned.advices_per_s)} at the {planned.advices_per_s:.1f} advices/s measured then"
+            f"about {_time_for(n, planned)} at the {planned.advices_per_s:.1f} advices/s measured then"
         )
         self._ask_all(pending)
 
@@ -271,7 +272,7 @@ class _Asking:
             n = sum(map(len, pending))
             self._say(
                 f"{planned.advices_per_s:.1f} advices/s: the budget is {planned.count_k:,} of {len(self._order):,} "
-                f"situations; about {_duration(n, planned.advices_per_s)} to go"
+                f"situations; about {_time_for(n, planned)} to go"
             )
         self._ask_all(pending)
         return [*rounds, planned]
@@ -371,9 +372,8 @@ def _batches(situations: NDArray[np.int64], batch_size: int) -> list[NDArray[np.
     return [situations[start : start + batch_size] for start in range(0, len(situations), batch_size)]
 
 
-def _duration(n: int, advices_per_s: float) -> str:
-    minutes, rest = divmod(round(n / advices_per_s) if advices_per_s else 0, 60)
-    return f"{minutes}:{rest:02d}"
+def _time_for(n: int, planned: Round) -> str:
+    return clock_time(n / planned.advices_per_s if planned.advices_per_s else 0.0)
 
 
 def _ignore(_: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -15,12 +14,11 @@ import torch
 
 from src.agent.checkpoint_files import Contents, Damage, encode, plain_facts, read_folder, write_folder
 from src.errors import UserError
-from src.files import sync_folder
+from src.files import NO_SPACE, sync_folder
 
 NAME: Final = re.compile(r"checkpoint-(\d{12})", re.ASCII)
 # Temporary names: being written, replaced by one of the same step, being removed.
 PASSING: Final = re.compile(r"\.(checkpoint-\d{12})\.(partial|replaced|removed)", re.ASCII)
-NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(UserError):

@@ -34,6 +34,10 @@ class ArmName(StrEnum):
     ADVISOR_ONLY = "advisor_only"
 
 
+SELECTABLE_ARMS = frozenset({ArmName.RL_ONLY, ArmName.HYBRID, ArmName.FUSED})
+"""The arms that somebody may choose to trade."""
+
+
 @dataclass(frozen=True, order=True)
 class Member:
     """One training. `fold` is 0 for the run's own split and counts walk-forward folds from 1."""

@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import configure_logger
 from src.agent.checkpoints import Snapshot
 from src.agent.ppo import GeneratorStates, TimedMaskablePPO, generator_states, set_generator_states
 from src.errors import UserError
+from src.trading.layout import ACCOUNT
 from src.trading.plain_state import is_plain, pack, unpack
 from src.trading.routes import get_states, set_states
 
@@ -236,11 +237,14 @@ def _restore_environment(model: TimedMaskablePPO, standing: Mapping[str, Any]) -
     if seen is None:
         return []  # nothing had begun: learn() resets them
     model._last_episode_starts = standing["last_episode_starts"]
-    if states is None:
+    other_version = isinstance(states, np.ndarray) and states.shape[1] != ACCOUNT.itemsize
+    if states is None or other_version:
         # Seeded by the step: with the run's own seed every restart would play the same first episodes again.
         env.seed(int(np.random.SeedSequence([model.seed or 0, model.num_timesteps]).generate_state(1)[0] >> 1))
         model._last_obs = model.env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones(model.n_envs, np.bool_)
+        if other_version:
+            return ["The checkpoint's accounts are of another version of this toolkit: their episodes restarted."]
         return [
             "The environments cannot be put back (they have no get_state and set_state, or a state that is not made "
             "of arrays and plain values): their episodes restarted."

@@ -8,7 +8,7 @@ from typing import Final
 
 from src.benchmarks.comparison import ComparedRow, Comparison
 from src.benchmarks.file import BASELINE, NETWORKS, OPTIMIZED, PRODUCTS
-from src.benchmarks.wording import duration, ratio_words
+from src.wording import measured, ratio_words
 
 LESS, AS_PROMISED, MORE, NOT_MEASURED = "less than promised", "as promised", "more than promised", "not measured"
 Rows = Mapping[tuple[str, str], ComparedRow]
@@ -98,10 +98,10 @@ def _why_fusion(row: ComparedRow, rows: Rows) -> str:
     largest = max((r for r in rows.values() if r.first.suite == "fusion"), key=lambda r: _decisions(r))
     here, there = row.second.median_s, largest.second.median_s
     if row is largest or not _decisions(row):
-        return f"The plain loop takes only {duration(row.first.median_s)} here, the compiled one {duration(here)}."
+        return f"The plain loop takes only {measured(row.first.median_s)} here, the compiled one {measured(here)}."
     call = 1.0 - _decisions(row) * there / _decisions(largest) / here
     return (
-        f"{max(0.0, call):.0%} of the {duration(here)} is the cost of the call (checking arguments, allocating the "
+        f"{max(0.0, call):.0%} of the {measured(here)} is the cost of the call (checking arguments, allocating the "
         f"result), whatever the number of decisions."
     )
 
@@ -113,8 +113,8 @@ def _decisions(row: ComparedRow) -> int:
 
 def _why_pool(row: ComparedRow, rows: Rows) -> str:
     return (
-        f"Making a new {row.first.case} takes only {duration(row.first.median_s)}, and a pooled one still has to be "
-        f"reset ({duration(row.second.median_s)})."
+        f"Making a new {row.first.case} takes only {measured(row.first.median_s)}, and a pooled one still has to be "
+        f"reset ({measured(row.second.median_s)})."
     )
 
 
@@ -127,7 +127,7 @@ def _why_networks(row: ComparedRow, rows: Rows) -> str:
 def _why_cache(row: ComparedRow, rows: Rows) -> str:
     return (
         f"At 70% hits a cache gains at most 3.3x, and only if computing a row takes far longer than finding it: here "
-        f"{duration(row.first.median_s)} became {duration(row.second.median_s)}."
+        f"{measured(row.first.median_s)} became {measured(row.second.median_s)}."
     )
 
 

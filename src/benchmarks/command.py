@@ -26,11 +26,11 @@ from src.benchmarks.file import (
 )
 from src.benchmarks.measuring import in_fresh_process, measure_pair, measure_suites
 from src.benchmarks.progress import ProgressLine
-from src.benchmarks.wording import duration
 from src.console import PlainConsole, uncut
 from src.errors import EXIT_OK, UserError
 from src.outputs import check_output_file
 from src.suggestions import did_you_mean
+from src.wording import measured
 
 COLUMNS = 80
 
@@ -160,7 +160,7 @@ def show(console: Console, run: BenchmarkRun) -> None:
     for heading in ("median", "spread"):
         table.add_column(heading, justify="right")
     for row in run.rows:
-        table.add_row(row.suite, row.case, row.unit, duration(row.median_s), f"{row.spread:.0%}")
+        table.add_row(row.suite, row.case, row.unit, measured(row.median_s), f"{row.spread:.0%}")
     console.print(uncut(table))
     for line in remarks(run):
         _print(console, line)

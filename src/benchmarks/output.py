@@ -15,11 +15,11 @@ from rich.table import Table
 from src.benchmarks.claims import claims_of, reasons_of
 from src.benchmarks.comparison import CONFIDENCE, ComparedRow, Comparison, differences, is_paired
 from src.benchmarks.file import BASELINE, OPTIMIZED, BenchmarkRun
-from src.benchmarks.wording import duration, ratio_words, three_digits
 from src.console import uncut
 from src.errors import UserError
 from src.files import read_regular, write_atomically
 from src.outputs import check_output_file
+from src.wording import measured, ratio_words, three_digits
 
 COLUMNS: Final = 80
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -180,7 +180,7 @@ def _headings(comparison: Comparison) -> list[str]:
 def _cells(row: ComparedRow) -> list[str]:
     """Case, both times, ratio, interval, verdict."""
     interval = "-" if row.low is None or row.high is None else f"{three_digits(row.low)}-{three_digits(row.high)}"
-    times = [duration(side.median_s) for side in (row.first, row.second)]
+    times = [measured(side.median_s) for side in (row.first, row.second)]
     return [row.first.case, *times, ratio_words(row.ratio), interval, row.verdict]
 
 

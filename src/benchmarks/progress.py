@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 
 from src.console import live_on
+from src.wording import clock_time
 
 Say = Callable[[str], object]
 PLAIN_INTERVAL_S = 5.0
@@ -30,7 +31,7 @@ class Progress:
     def begin(self, what: str) -> None:
         """The next unit begins."""
         share = self._done / self._units
-        left = "" if not share else f", ETA {minutes((self._clock() - self._began) * (1.0 - share) / share)}"
+        left = "" if not share else f", ETA {clock_time((self._clock() - self._began) * (1.0 - share) / share)}"
         self._say(f"{what}, {share:.0%}{left}")
         self._done += 1
 
@@ -75,10 +76,3 @@ class ProgressLine:
         """Append the measuring process's own progress to the last line; on a terminal only."""
         if self._status is not None:
             self._status.update(f"{self._said}: {text.strip().rpartition('] ')[2]}")
-
-
-def minutes(seconds: float) -> str:
-    """`3:05`, `1:03:05`."""
-    whole, rest = divmod(round(seconds), 60)
-    hours, whole = divmod(whole, 60)
-    return f"{hours}:{whole:02d}:{rest:02d}" if hours else f"{whole}:{rest:02d}"

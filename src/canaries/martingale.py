@@ -21,6 +21,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from src.agent.market import Market
+from src.agent.members import ArmName
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.trainer import Trainer
 from src.agent.training import set_threads
@@ -37,7 +38,8 @@ from src.canaries.planted import (
     train_base,
     usable_sessions,
 )
-from src.evaluation.playing import ArmResult, PolicyArm, RandomLegalArm
+from src.evaluation.arms import PolicyArm, RandomLegalArm
+from src.evaluation.playing import ArmResult
 from src.market.synthetic import INNER_STEPS, martingale_bars
 from src.shell import run_main
 from src.trading.settings import EnvironmentSettings
@@ -50,6 +52,8 @@ RANDOM_LEGAL_LIMIT_SIGMA = 0.05
 """Bars drawn with random wicks or Gaussian sub-steps give any bracket +0.03 to +0.12 bar sigma a trade."""
 FEW_TRADES = 1_000
 """An agent that trades less is as good as flat: what is best on a market that pays only costs."""
+AGENT = "agent"
+"""The arm of the policy that was trained here."""
 BAR_SIGMA_TICKS = math.sqrt(INNER_STEPS + 0.5)
 """A canary bar's change has INNER_STEPS steps of +-1 tick, and one more in half of the bars."""
 
@@ -187,19 +191,17 @@ def martingale_gate(
         market = martingale_market(environment, symbol, TRAIN_SESSIONS, interval_min, seed)
         policy = train_base(Trainer(*settings, torch.device("cpu"), seed), market, timesteps).policy
     fresh = martingale_market(environment, symbol, n_sessions, interval_min, seed + UNSEEN)
-    results = play(
-        (PolicyArm("agent", policy, False), RandomLegalArm(seed)), fresh, usable_sessions(fresh)[:n_sessions]
-    )
+    results = play((PolicyArm(AGENT, policy, False), RandomLegalArm(seed)), fresh, usable_sessions(fresh)[:n_sessions])
     sigma_usd = bar_sigma_usd(fresh)
 
     def trade(result: ArmResult) -> TradeMean:
         return trade_mean(result.gross_usd / sigma_usd, result.n_trades)
 
-    agent, random_legal = trade(results["agent"]), trade(results["random_legal"])
+    agent, random_legal = trade(results[AGENT]), trade(results[ArmName.RANDOM_LEGAL])
     return MartingaleGate(
         seed,
-        MartingaleVerdict("agent", agent, *judge_agent(agent)),
-        MartingaleVerdict("random_legal", random_legal, *judge_random_legal(random_legal)),
+        MartingaleVerdict(AGENT, agent, *judge_agent(agent)),
+        MartingaleVerdict(ArmName.RANDOM_LEGAL, random_legal, *judge_random_legal(random_legal)),
     )
 
 

@@ -30,7 +30,9 @@ from src.agent.settings import LEARNERS, HardwareSettings, TrainingSettings
 from src.agent.trainer import Trainer
 from src.agent.training import set_threads
 from src.console import PlainConsole, live_on, uncut
-from src.evaluation.playing import Arm, ArmResult, FeatureAssembly, FreshBatches, PolicyArm, RandomLegalArm, evaluate
+from src.evaluation.arms import Arm, PolicyArm, RandomLegalArm
+from src.evaluation.assembly import FeatureAssembly
+from src.evaluation.playing import ArmResult, FreshBatches, evaluate
 from src.market.bars import Bars
 from src.market.settings import DataSettings
 from src.market.synthetic import planted_bars
@@ -40,6 +42,8 @@ from src.trading.session_batch import SessionBatch
 from src.trading.settings import EnvironmentSettings
 from src.wording import usd
 
+LEARNED, FOLLOW_SIGN = "learned", "follow_sign"
+"""Arms: the policy that was trained here, and the best known one."""
 DRIFT_SIGMA, HOLD_BARS = 0.15, 30
 TRAIN_SESSIONS, EVALUATION_SESSIONS = 120, 40
 UNSEEN = 1_000_000
@@ -79,7 +83,7 @@ def usable_sessions(market: Market) -> NDArray[np.int32]:
 class FollowSign:
     """The best policy known on the planted market: be on the side of the sign, close when it turns."""
 
-    name, sees_advice = "follow_sign", False
+    name, sees_advice = FOLLOW_SIGN, False
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
         """BUY while the sign is up, SELL while it is down; what that side already holds is kept."""
@@ -126,12 +130,12 @@ def learn_planted(
     began = time.perf_counter()
     model = train_base(trainer, market, timesteps)
     seconds = time.perf_counter() - began
-    arms: Sequence[Arm] = (PolicyArm("learned", model.policy, False), FollowSign(), RandomLegalArm(seed))
+    arms: Sequence[Arm] = (PolicyArm(LEARNED, model.policy, False), FollowSign(), RandomLegalArm(seed))
     results = play(arms, unseen, usable_sessions(unseen))
     net = {name: float(result.net_usd.mean()) for name, result in results.items()}
     return {
         **net,
-        "share": net["learned"] / net["follow_sign"],
+        "share": net[LEARNED] / net[FOLLOW_SIGN],
         "train_s": seconds,
         "timesteps": float(model.num_timesteps),
     }
@@ -266,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *("seed", "learned", "follow sign", "random legal", "share", "training s"),
     )
     for seed, row in zip(gate.seeds, gate.rows, strict=True):
-        cells = [usd(row[name]) for name in ("learned", "follow_sign", "random_legal")]
+        cells = [usd(row[name]) for name in (LEARNED, FOLLOW_SIGN, ArmName.RANDOM_LEGAL)]
         table.add_row(str(seed), *cells, f"{row['share']:.2f}", f"{row['train_s']:.1f}")
     summary = {
         "check": "planted",

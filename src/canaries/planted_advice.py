@@ -22,6 +22,7 @@ from src.advisor.settings import LLMSettings
 from src.advisor.situations import N_MARKET_SITUATIONS, N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.table import LABEL_SETS, AdviceTable, freeze_table
 from src.agent.market import Market
+from src.agent.members import ArmName
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.trainer import Trainer
@@ -42,8 +43,8 @@ from src.canaries.planted import (
     train_base,
     usable_sessions,
 )
+from src.evaluation.arms import PolicyArm
 from src.evaluation.placebo import placebo_table
-from src.evaluation.playing import PolicyArm
 from src.market.synthetic import planted_bars
 from src.shell import run_main
 from src.statistics.intervals import Interval, paired_interval
@@ -142,10 +143,10 @@ def advice_trial(
     plan = plan_rollouts(budget, hardware.vectorized_envs, hardware.batch_size, training.n_steps)
     table = signal_table()
     played = {}
-    for name, heard in (("hybrid", table), ("placebo", placebo_table(table, seed))):
+    for name, heard in ((ArmName.HYBRID, table), (ArmName.PLACEBO, placebo_table(table, seed))):
         policy = trainer.finetune(base, trainer.make_env(market, heard), plan, [], llm)[0].policy
         played[name] = play((PolicyArm(name, policy, True),), unseen, usable_sessions(unseen), heard)[name]
-    hybrid, placebo = played["hybrid"], played["placebo"]
+    hybrid, placebo = played[ArmName.HYBRID], played[ArmName.PLACEBO]
     return AdviceTrial(
         seed=seed,
         hybrid_usd=float(hybrid.net_usd.mean()),

@@ -17,8 +17,8 @@ from src.advisor.table import LABEL_SETS, AdviceTable, empty_table, renormalise,
 from src.agent.market import Market
 from src.checks.outcome import RESTORE, Outcome, failed, passed
 from src.checks.setting import Setting
+from src.evaluation.arms import RandomLegalArm
 from src.evaluation.look_ahead import first_bars
-from src.evaluation.playing import RandomLegalArm
 from src.market.bars import Bars
 from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
 from src.trading.gym_env import TradingEnv

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from src import run_names
 from src.advisor.prompts import load_prompts
 from src.agent.market import account_constants
 from src.checks.outcome import RESTORE, Outcome, failed, not_applicable, passed
@@ -62,7 +63,7 @@ def _read_all(folder: Path) -> int:
 def _lost_on_paper(effective: Configuration) -> str:
     """The first key that does not survive the commented YAML of a run's folder; empty if all do."""
     with tempfile.TemporaryDirectory(prefix="validate-") as folder:
-        written = Path(folder) / "config.yaml"
+        written = Path(folder) / run_names.CONFIGURATION
         written.write_text(effective_yaml(effective), encoding="utf-8")
         again: Configuration = build_config(None, load_config_file(written), {}, source=str(written))
     before, after = effective.to_dict(), again.to_dict()

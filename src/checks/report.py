@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from src import run_names
 from src.checks.outcome import RESTORE, Outcome, failed, passed
 from src.checks.setting import Setting
 from src.market.bars import Bars
@@ -52,8 +53,8 @@ def report(setting: Setting) -> Outcome:
             # It reads its report.json again to make the page, and refuses another shape.
             framework.run_hardware_maximized_validation()
             assert framework.run_folder is not None
-            content = json.loads((framework.run_folder / "report.json").read_text(encoding="utf-8"))
-            check_report(content, "report.json")
+            content = json.loads((framework.run_folder / run_names.REPORT).read_text(encoding="utf-8"))
+            check_report(content, run_names.REPORT)
         except ReportError as error:
             return failed("report.json does not match the schema", f"{error} {RESTORE}")
         except (FileNotFoundError, OutputError) as error:
@@ -61,7 +62,7 @@ def report(setting: Setting) -> Outcome:
             if not isinstance(missing, FileNotFoundError):
                 raise
             return failed(f"the run did not write {Path(missing.filename).name}", RESTORE)
-        if not (framework.run_folder / "report.html").is_file():
+        if not (framework.run_folder / run_names.PAGE).is_file():
             return failed("the run has written no report.html", RESTORE)
         left = sorted(path.name for path in framework.run_folder.iterdir())
     run = {name: content[name] for name in RUN_FIGURES}

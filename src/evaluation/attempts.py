@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.evaluation.playing import Arm, begin_count, feed_of
+from src.evaluation.arms import Arm, begin_count, feed_of
 from src.evaluation.settings import FEWEST_ATTEMPTS
+from src.statistics.bootstrap import session_orders, session_variance
 from src.statistics.samples import FEW_SESSIONS
 from src.trading.layout import OPINION
 from src.trading.rules import RuleProfile
@@ -29,7 +30,6 @@ PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 WAVE = 200
 """Attempts per batch. Fixed: a policy's last digits depend on its batch size, so a size that followed the machine's
 speed would make the outcomes depend on it too."""
-_CHUNK = 10_000
 _Z95 = 1.959964
 
 
@@ -172,56 +172,6 @@ def pass_facts(simulation: PassSimulation) -> dict[str, Any]:
         return {**facts, "fan": fan}
 
     return {**vars(simulation), "arms": {name: of_arm(arm) for name, arm in simulation.arms.items()}}
-
-
-def session_orders(
-    n: int, block_length: float, attempts: int, days: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Session numbers int64[attempts, days] of each attempt: stationary blocks of 0..n-1.
-
-    Each row starts at a random session; with probability 1 / block_length the next day starts a new block, otherwise it
-    follows the day before (the first session after the last). The first rows do not depend on how many are requested.
-
-    References: Politis & Romano, The Stationary Bootstrap, JASA 89, 1994.
-    """
-    draws = rng.random((attempts, days, 2))
-    orders = (draws[:, :, 0] * n).astype(np.int64)
-    for day in range(1, days):
-        follows = draws[:, day, 1] >= 1.0 / block_length
-        orders[:, day] = np.where(follows, (orders[:, day - 1] + 1) % n, orders[:, day])
-    return orders
-
-
-def session_variance(values: NDArray[np.float64], orders: NDArray[np.int64], n: int, block_length: float) -> float:
-    """Sampling variance of the mean of `values` float64[k] over the choice of the n sessions.
-
-    `orders` int64[k, days] are the sessions behind each value. The result may be negative if the true variance is small
-    compared with the noise of few attempts.
-
-    Notes: the infinitesimal jackknife of a resampled mean sums over sessions the squared covariance C_i of a value with
-    the number of times session i occurs in it. Products of covariances exclude pairs of the same attempt, which removes
-    the bias of a finite number of attempts. In blocks, with r = 1 - 1 / block_length, C_i includes neighbours l
-    sessions away with weight r^|l|; the sum becomes C' K^-1 C with K_ij = r^|i-j| around the circle,
-    ((1 + r^2) sum C_i^2 - 2 r sum C_i C_(i+1)) / (1 - r^2), which for a sum over days is the long-run variance of the
-    stationary bootstrap. First order: the effects of sessions are taken to add up over the days.
-
-    References: Efron, Estimation and Accuracy After Model Selection, JASA 109, 2014; Wager, Hastie & Efron, Confidence
-    Intervals for Random Forests, JMLR 15, 2014.
-    """
-    k, days = orders.shape
-    centred = values - values.mean()
-    total = np.zeros(n)
-    same = np.zeros(2)
-    for begun in range(0, k, _CHUNK):
-        rows = orders[begun : begun + _CHUNK]
-        counts = np.zeros((len(rows), n))
-        np.add.at(counts, (np.arange(len(rows))[:, np.newaxis], rows), 1.0)
-        products = centred[begun : begun + _CHUNK, np.newaxis] * (counts - days / n)
-        total += products.sum(axis=0)
-        same += (products**2).sum(), (products * np.roll(products, -1, axis=1)).sum()
-    squares, neighbours = (np.array([total @ total, total @ np.roll(total, -1)]) - same) / (k * (k - 1))
-    r = 1.0 - 1.0 / block_length
-    return float(((1.0 + r**2) * squares - 2.0 * r * neighbours) / (1.0 - r**2))
 
 
 class _Attempts:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.evaluation.arms import Arm
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.playing import Arm, ArmResult, FreshBatches, evaluate
+from src.evaluation.playing import ArmResult, FreshBatches, evaluate
 from src.evaluation.settings import SLIPPAGE_TICKS
 from src.trading.tape import Tape
 

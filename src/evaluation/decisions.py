@@ -27,9 +27,13 @@ from src.trading.layout import (
     ACCOUNT_RISK,
     ACCOUNT_STATE,
     BUY,
+    CLOSE,
     CONTEXT,
+    HIGH,
+    LOW,
     N_ACTIONS,
     N_SIDES,
+    OPEN,
     OPINION,
     SELL,
     TRAIL_NONE,
@@ -211,19 +215,18 @@ def _staged(market: Market, seed: int) -> _Staged:
     if len(bars) > FILL_BARS:
         bars = np.sort(rng.choice(bars, FILL_BARS, replace=False))
     prices, atr = true.prices.astype(np.int64), np.full(len(true.atr_ticks), FILL_ATR_TICKS, np.float32)
-    open_, high, low, close = range(4)
     # The lowest price that a bar below may need: two gaps and the stop's distance stay far above zero.
     prices += max(0, 100 * FILL_GAP_TICKS - int(prices.min(initial=10**6)))
     for step in (1, 2):
         gap = rng.integers(FILL_WICK_TICKS + 2, FILL_GAP_TICKS + 1, len(bars)) * rng.choice([-1, 1], len(bars))
-        opens = prices[bars + step - 1, close] + gap
-        prices[bars + step, open_] = opens
-        prices[bars + step, close] = opens + rng.choice([-2, -1, 1, 2], len(bars))
-        prices[bars + step, high] = opens + FILL_WICK_TICKS
-        prices[bars + step, low] = opens - FILL_WICK_TICKS
+        opens = prices[bars + step - 1, CLOSE] + gap
+        prices[bars + step, OPEN] = opens
+        prices[bars + step, CLOSE] = opens + rng.choice([-2, -1, 1, 2], len(bars))
+        prices[bars + step, HIGH] = opens + FILL_WICK_TICKS
+        prices[bars + step, LOW] = opens - FILL_WICK_TICKS
     reach = 3 * FILL_ATR_TICKS
-    prices[bars, high] += reach
-    prices[bars, low] -= np.minimum(reach, prices[bars, low] - 1)
+    prices[bars, HIGH] += reach
+    prices[bars, LOW] -= np.minimum(reach, prices[bars, LOW] - 1)
     tape = Tape(
         prices=prices,
         flags=true.flags,

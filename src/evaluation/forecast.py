@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from src.advisor.situations import N_MARKET_SITUATIONS, SIDES, encode
 from src.advisor.table import LABEL_SETS, AdviceTable
 from src.agent.market import Market
+from src.evaluation.summaries import mean_or_none
 from src.market.context import CONTEXT_FEATURES
 from src.market.flags import BREAK_AFTER, END_AFTER
 from src.market.tables import MarketTables
@@ -88,7 +89,7 @@ def horizon_facts(
     used = whole & ~tied & ~unmoved
     buys, sells, moves = buy[used], sell[used], ticks[used]
     up, said_up = moves > 0, buys > sells
-    up_rate = _mean(up)
+    up_rate = mean_or_none(up)
     return {
         "windows": int(whole.sum()),
         "dropped_past_flat": int((fate == PAST_FLAT).sum()),
@@ -97,11 +98,11 @@ def horizon_facts(
         "zero_returns": int(unmoved.sum()),
         "n": int(used.sum()),
         "sessions": len(np.unique(session[used])),
-        "hit_rate": _mean(up == said_up),
+        "hit_rate": mean_or_none(up == said_up),
         "up_rate": up_rate,
-        "forecast_up_rate": _mean(said_up),
+        "forecast_up_rate": mean_or_none(said_up),
         "information_coefficient": spearman(buys - sells, moves),
-        "brier": _mean((buys / (buys + sells) - up) ** 2),
+        "brier": mean_or_none((buys / (buys + sells) - up) ** 2),
         "brier_of_up_rate": None if up_rate is None else up_rate * (1.0 - up_rate),
         "reliability": reliability(buys / (buys + sells), up),
     }
@@ -166,7 +167,3 @@ def _mix_of_side(rows: Float64, weights: NDArray[np.int64], labels: NDArray[np.b
         "likeliest": {ACTIONS[action]: float(likeliest[action]) for action in said},
         "probability": {ACTIONS[action]: float(probability[action]) for action in said},
     }
-
-
-def _mean(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None

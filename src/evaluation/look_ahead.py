@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from src.agent.market import Market, situations_of
 from src.evaluation.leak_words import FEATURES
-from src.market.bars import Bars
+from src.market.bars import BAR_ARRAYS, Bars
 from src.market.features import CONTEXT_FEATURES, WINDOW_FEATURES
 from src.market.flags import DECISION, ENTRY_ALLOWED
 from src.market.load import build_tables
@@ -37,7 +37,6 @@ ROUNDS_PER_OFFSET = 3
 TIME_OF_DAY = "time of day"
 PER_STRATUM = 4
 HISTORY_SESSIONS = 1
-_COLUMNS = ("open_ns", "open", "high", "low", "close", "volume", "contract", "session_id")
 _NAMES: Mapping[str, Sequence[str]] = {"window": WINDOW_FEATURES, "context": CONTEXT_FEATURES}
 _COMPARED = ("window", "context", "atr_ticks", "flags", "situation")
 
@@ -111,7 +110,7 @@ class Maker:
 
 def bars_between(bars: Bars, first: int, end: int) -> Bars:
     """The bars [first, end), as a file that held no others."""
-    return replace(bars, **{name: getattr(bars, name)[first:end] for name in _COLUMNS})
+    return replace(bars, **{name: getattr(bars, name)[first:end] for name in BAR_ARRAYS})
 
 
 def first_bars(bars: Bars, n: int) -> Bars:

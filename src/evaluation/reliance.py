@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.table import AdviceTable, empty_table, renormalise
+from src.agent.members import ArmName
+from src.evaluation.arms import AdviceUse, PolicyArm
 from src.evaluation.assembly import AdviceFeed, TableFeed
 from src.evaluation.placebo import constant_table, placebo_table
-from src.evaluation.playing import AdviceUse, PolicyArm
 from src.evaluation.settings import LATE_DECISIONS
 from src.trading.session_batch import SessionBatch
 
@@ -73,7 +74,7 @@ def reliance_arms(
     seed: int,
     *,
     late_decisions: int = LATE_DECISIONS,
-    name: str = "hybrid",
+    name: str = ArmName.HYBRID,
 ) -> Mapping[str, RelianceArm]:
     """The trained policy by the advice it gets instead of `table`, its own.
 

@@ -32,6 +32,7 @@ from src.evaluation.look_ahead import LeakCheck, Maker, World, first_difference,
 from src.market.flags import DECISION
 from src.market.settings import DataSettings
 from src.market.split import ids_of, spans_of
+from src.splitmix import mix64
 from src.trading import kernel
 from src.trading.layout import ACCOUNT, N_SIDES
 from src.trading.routes import get_states
@@ -50,7 +51,7 @@ class ProbeAdvisor:
 
     def score(self, situations: NDArray[np.int64]) -> Float32:
         """Log-probabilities, float32[k, 6]; -inf outside the side's label set."""
-        mixed = np.array([int(kernel.mix64(np.uint64(s))) & 0xFFFF for s in situations.tolist()], np.float64)
+        mixed = np.array([int(mix64(np.uint64(s))) & 0xFFFF for s in situations.tolist()], np.float64)
         phase = mixed[:, np.newaxis] / 0xFFFF + np.arange(LABEL_SETS.shape[1]) / 3.0
         labels = LABEL_SETS[split_situations(situations)[1]]
         return np.where(labels, -(phase % 1.0) * 3.0 - np.arange(LABEL_SETS.shape[1]), -np.inf).astype(np.float32)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.evaluation.playing import Arm, ArmResult
+from src.evaluation.arms import Arm
+from src.evaluation.playing import ArmResult
 from src.evaluation.summaries import arm_summary
 
 WITHOUT_SEEDS = ("flat", "advisor_only")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.evaluation.playing import AdviceUse, ArmResult
+from src.evaluation.arms import AdviceUse
+from src.evaluation.playing import ArmResult
 from src.trading.layout import ACTIONS
 
 
@@ -18,13 +19,13 @@ def arm_summary(result: ArmResult) -> dict[str, Any]:
     return {
         "sessions": len(result.net_usd),
         "net_usd": float(result.net_usd.sum()),
-        "net_usd_per_session": _mean(result.net_usd),
+        "net_usd_per_session": mean_or_none(result.net_usd),
         "net_usd_by_session": result.net_usd.tolist(),
         "gross_usd": float(result.gross_usd.sum()),
         "commission_usd": float(result.commission_usd.sum()),
         "slippage_usd": float(result.slippage_usd.sum()),
         "trades": trades,
-        "trades_per_session": _mean(result.n_trades),
+        "trades_per_session": mean_or_none(result.n_trades),
         "win_rate": float(result.n_wins.sum() / trades) if trades else None,
         "exposure": float(result.bars_exposed.sum() / bars) if bars else 0.0,
         "max_drawdown_usd": float(result.max_drawdown_usd.max(initial=0.0)),
@@ -43,5 +44,6 @@ def _advice_use(use: AdviceUse) -> dict[str, Any]:
     return facts if use.rules else {name: fact for name, fact in facts.items() if name != "rules"}
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean_or_none(values: np.ndarray) -> float | None:
+    """The mean; None of nothing."""
     return float(values.mean()) if len(values) else None

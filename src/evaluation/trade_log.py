@@ -1,13 +1,12 @@
 """What an arm did bar by bar in a few sessions, for a price chart: trades, stops, and the advice it heard.
 
-The account keeps no such record. It is taken from the account before and after each step, with the kernel's own
-functions for where stop and target stood within the bar.
+Trades, reasons and stops are read from the account's record after each step; the kernel writes them as it fills.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,24 +15,16 @@ from numpy.typing import NDArray
 
 from src.advisor.table import NO_ADVICE, advised_action, confidence
 from src.agent.market import Market
+from src.evaluation.arms import Arm, begin_count, feed_of
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.playing import Arm, ArmResult, SessionPool, begin_count, decide, feed_of
+from src.evaluation.playing import ArmResult, SessionPool, decide
 from src.market.contracts import get_contract
-from src.market.flags import BREAK_AFTER, END_AFTER, FLAT_BAR
+from src.market.flags import BREAK_AFTER, END_AFTER
 from src.market.sessions import NEW_YORK
 from src.market.units import MINUTE_NS
-from src.trading import kernel
-from src.trading.layout import BUY, HOLD, N_ACTIONS, SELL
+from src.trading.layout import EXIT_REASONS, N_ACTIONS
 from src.trading.session_batch import SessionBatch
 from src.trading.tape import Tape
-
-STOP, TARGET, OPPOSITE, FLAT = "stop", "target", "opposite", "flat"
-BREACH, DAILY_LIMIT, HOLE = "breach", "daily limit", "hole in the bars"
-REASONS = (STOP, TARGET, OPPOSITE, FLAT, BREACH, DAILY_LIMIT, HOLE)
-"""Why a trade ended: its stop, its target, the opposite action, the forced exit, the account's threshold or daily limit
-reached within the bar, or bars that do not continue."""
-
-_OPEN, _HIGH, _LOW = range(3)
 
 
 @dataclass(frozen=True)
@@ -72,88 +63,55 @@ class SessionLog:
     flat: NDArray[np.bool_]
 
 
-@dataclass
-class _Open:
-    """A trade that has not ended."""
-
-    side: str
-    contracts: int
-    entry_bar: int
-    entry_ticks: int
-    target_ticks: int
-    stops: list[tuple[int, int]] = field(default_factory=list)
-
-    def stop_at(self, bar: int, ticks: int) -> None:
-        # What was trailed for this bar may be moved once more by an order before it.
-        if self.stops and self.stops[-1][0] == bar:
-            self.stops.pop()
-        if not self.stops or self.stops[-1][1] != ticks:
-            self.stops.append((bar, ticks))
-
-
 class _Recorder:
     """Turns the steps of one account into a log."""
 
-    def __init__(self, tape: Tape, params: np.void, first_bar: int) -> None:
-        self._tape, self._params = tape, params
-        self._first = first_bar
-        last = last_bar_of(tape, first_bar)
-        self._last = last
-        self._open: _Open | None = None
+    def __init__(self, tape: Tape, account: np.void) -> None:
+        self._first = int(account["bar"])
+        self._last = last_bar_of(tape, self._first)
+        self._flat_cents = int(account["cash_cents"])
+        self._stops: list[tuple[int, int]] = []
         self._trades: list[Trade] = []
-        self._opinions = np.zeros((last - first_bar + 1, N_ACTIONS), np.float32)
-        self._flat = np.zeros(last - first_bar + 1, np.bool_)
+        self._opinions = np.zeros((self._last - self._first + 1, N_ACTIONS), np.float32)
+        self._flat = np.zeros(self._last - self._first + 1, np.bool_)
 
-    def step(self, before: np.void, action: int, opinion: NDArray[np.float32] | None, after: np.void) -> None:
-        """Note one step; `before` is the caller's own copy and is overwritten."""
-        at = int(before["bar"]) - self._first
-        held = before["position"] != 0
-        self._flat[at] = not held
+    def decided(self, account: np.void, opinion: NDArray[np.float32] | None) -> None:
+        """Note a decision of the account as it is before the step."""
+        at = int(account["bar"]) - self._first
+        self._flat[at] = account["position"] == 0
         if opinion is not None:
             self._opinions[at] = opinion
-        cash, commission = int(before["cash_cents"]), int(before["commission_paid_cents"])
-        flat_cash = cash + int(before["entry_commission_cents"])
-        if not self._put_in_bar(before, action):
-            return
-        within = before
-        broken = bool(self._tape.flags[within["bar"]] & BREAK_AFTER)
-        bar = at if broken else at + 1
-        if self._open is None:
-            names = ("position", "entry_ticks", "target_ticks")
-            position, entry, target = (int(within[name]) for name in names)
-            self._open = _Open("long" if position > 0 else "short", abs(position), bar, entry, target)
-        if not broken:
-            self._open.stop_at(bar, int(within["stop_ticks"]))
-        if after["position"] != 0:
-            self._open.stop_at(bar + 1, int(after["stop_ticks"]))
-            return
-        # What the exit brought, by the cent: the price it was filled at follows exactly.
-        gross = int(after["cash_cents"]) - cash + int(after["commission_paid_cents"]) - commission
-        tick_cents = int(within["position"]) * int(self._params["tick_value_cents"])
-        exit_ticks = int(within["entry_ticks"]) + gross // tick_cents
-        reason = self._reason(within, held, action, after, exit_ticks)
-        self._close(bar, exit_ticks, reason, int(after["cash_cents"]) - flat_cash)
 
-    def _close(self, bar: int, exit_ticks: int, reason: str, net_cents: int) -> None:
-        """The open trade becomes one that has ended."""
-        trade, self._open = self._open, None
-        assert trade is not None
-        # A stop that was trailed for a bar that never came.
-        stops = tuple(stop for stop in trade.stops if stop[0] <= bar)
+    def stepped(self, account: np.void) -> None:
+        """Note what the step did to the account's position."""
+        ended = int(account["n_trades"]) > len(self._trades)
+        if account["position"] == 0 and not ended:
+            return
+        bar, stop = int(account["exit_bar" if ended else "bar"]) - self._first, int(account["stop_in_bar_ticks"])
+        if not self._stops or self._stops[-1][1] != stop:
+            self._stops.append((bar, stop))
+        if ended:
+            self._close(account)
+
+    def _close(self, account: np.void) -> None:
+        """The trade that the account's record holds has ended."""
+        position, cash_cents = int(account["closed_position"]), int(account["cash_cents"])
         self._trades.append(
             Trade(
-                side=trade.side,
-                contracts=trade.contracts,
-                entry_bar=trade.entry_bar,
-                entry_ticks=trade.entry_ticks,
-                exit_bar=bar,
-                exit_ticks=exit_ticks,
-                stops=stops,
-                target_ticks=trade.target_ticks,
-                exit_reason=reason,
-                net_usd=net_cents / 100.0,
+                side="long" if position > 0 else "short",
+                contracts=abs(position),
+                entry_bar=int(account["closed_entry_bar"]) - self._first,
+                entry_ticks=int(account["closed_entry_ticks"]),
+                exit_bar=int(account["exit_bar"]) - self._first,
+                exit_ticks=int(account["exit_ticks"]),
+                stops=tuple(self._stops),
+                target_ticks=int(account["closed_target_ticks"]),
+                exit_reason=EXIT_REASONS[account["exit_reason"]],
+                # From flat to flat the balance changes by one trade, its commissions included.
+                net_usd=(cash_cents - self._flat_cents) / 100.0,
             )
         )
+        self._stops, self._flat_cents = [], cash_cents
 
     def log(self, account: np.void) -> SessionLog:
         """What was noted, of an account as it ended."""
@@ -166,44 +124,6 @@ class _Recorder:
             opinions=self._opinions,
             flat=self._flat,
         )
-
-    def _put_in_bar(self, account: np.void, action: int) -> bool:
-        """Overwrite the account with its state in the next bar, orders filled; False if it has no position there."""
-        if account["position"] != 0:
-            kernel.order_stop(account, action, 1 if account["position"] > 0 else -1, self._params)
-            return True
-        bar, tape = int(account["bar"]), self._tape
-        if action not in (BUY, SELL) or tape.flags[bar] & BREAK_AFTER or tape.flags[bar + 1] & FLAT_BAR:
-            return False
-        open_ticks = int(tape.prices[bar + 1, _OPEN])
-        kernel.enter(account, 1 if action == BUY else -1, open_ticks, tape.atr_ticks[bar], self._params)
-        return True
-
-    def _reason(self, within: np.void, held: bool, action: int, after: np.void, exit_ticks: int) -> str:
-        """Why the trade ended, in the kernel's order: the open gap, the market order, the forced exit, the bar."""
-        tape, bar = self._tape, int(within["bar"])
-        if tape.flags[bar] & BREAK_AFTER:
-            return HOLE
-        sign = 1 if within["position"] > 0 else -1
-        stop, target = int(within["stop_ticks"]), int(within["target_ticks"])
-        open_ticks = int(tape.prices[bar + 1, _OPEN])
-        if held:
-            if sign * (open_ticks - stop) <= 0:
-                return STOP
-            if sign * (open_ticks - target) >= int(self._params["target_through_ticks"]):
-                return TARGET
-            if action == (SELL if sign > 0 else BUY):
-                return OPPOSITE
-            if tape.flags[bar + 1] & FLAT_BAR:
-                return FLAT
-        if after["breached"]:
-            return BREACH
-        worst = int(tape.prices[bar + 1, _LOW if sign > 0 else _HIGH])
-        level = exit_ticks + sign * int(self._params["slippage_ticks"])
-        # Slippage may put an entry's stop beyond the open it was filled at; then the open is the fill.
-        if sign * (worst - stop) <= 0 and level == sign * min(sign * stop, sign * open_ticks):
-            return STOP
-        return TARGET if exit_ticks == target else DAILY_LIMIT
 
 
 def record(
@@ -224,15 +144,15 @@ def _record_arm(arm: Arm, first_bars: NDArray[Any], pool: SessionPool, assembly:
     try:
         batch: SessionBatch = lent
         batch.begin(first_bars)
-        recorders = [_Recorder(batch.tape, batch.params, int(bar)) for bar in first_bars]
+        recorders = [_Recorder(batch.tape, account) for account in batch.accounts]
         while not batch.over.all():
             actions, opinions = decide(arm, batch, assembly, feed)
-            before, alive = batch.accounts.copy(), np.flatnonzero(~batch.over)
-            legal = batch.masks[np.arange(batch.n), actions]
+            alive = np.flatnonzero(~batch.over)
+            for i in alive:
+                recorders[i].decided(batch.accounts[i], None if opinions is None else opinions[i])
             batch.step(actions)
             for i in alive:
-                action = int(actions[i]) if legal[i] else HOLD
-                recorders[i].step(before[i], action, None if opinions is None else opinions[i], batch.accounts[i])
+                recorders[i].stepped(batch.accounts[i])
         return [recorder.log(account) for recorder, account in zip(recorders, batch.accounts, strict=True)]
     finally:
         pool.release(env_id, lent)

@@ -16,6 +16,10 @@ NO_SESSION = -1
 """The `session_id` of a bar that no session holds (yet)."""
 
 
+BAR_ARRAYS = ("open_ns", "open", "high", "low", "close", "volume", "contract", "session_id")
+"""Fields of `Bars` with one entry a bar."""
+
+
 @dataclass(frozen=True, eq=False)
 class Bars:
     """Bars of one market in time order; every array is read-only and of length n.

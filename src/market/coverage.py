@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from src.market.bars import Bars
 from src.market.sessions import NEW_YORK, Schedule, Sessions, calendar_schedule
-from src.market.units import MINUTE_NS
+from src.market.units import HOUR_NS, MINUTE_NS
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 HOURS = 24
@@ -19,8 +19,6 @@ FIRST_HOUR = 18
 """New York hour at which a session opens: row 0 of a map."""
 MOST_SESSIONS, MOST_WEEKS = 70, 130
 """A map has a column a session up to so many sessions, else a column a week up to so many weeks, else one a month."""
-
-_HOUR_NS = 60 * MINUTE_NS
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +99,12 @@ def coverage_of(bars: Bars, sessions: Sessions, absent: Schedule | None = None) 
     halt_end = np.concatenate((sessions.halt_end_ns, absent.halt_end_ns))
     # Hour 0 begins at 18:00 New York whenever the session opens; no clock changes inside a session.
     zero = opens - (new_york_minutes(opens) - FIRST_HOUR * 60) % (HOURS * 60) * MINUTE_NS
-    edges = zero[:, None] + np.arange(HOURS + 1) * _HOUR_NS
+    edges = zero[:, None] + np.arange(HOURS + 1) * HOUR_NS
     step = bars.interval_ns
     scheduled = np.diff(_slots_before(edges, opens, closes, step), axis=1)
     halted = np.clip(edges, halt_start[:, None], halt_end[:, None])
     scheduled -= np.diff(_slots_before(halted, opens, closes, step), axis=1)
-    hour = np.clip((bars.open_ns - zero[bars.session_id]) // _HOUR_NS, 0, HOURS - 1)
+    hour = np.clip((bars.open_ns - zero[bars.session_id]) // HOUR_NS, 0, HOURS - 1)
     cell = bars.session_id.astype(np.int64) * HOURS + hour
     present = np.bincount(cell, minlength=len(opens) * HOURS).reshape(-1, HOURS)
     dates = np.concatenate((sessions.date, absent.date))

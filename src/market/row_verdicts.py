@@ -19,6 +19,7 @@ from src.market.contracts import Contract
 from src.market.files.reading import Finding
 from src.market.files.rows import NO_TIME
 from src.market.series_faults import series_fault
+from src.market.units import HOUR_NS
 
 COLUMN_FRAC = 0.1
 """From this share of rows on, a defect is a fault of the column, not of rows."""
@@ -82,7 +83,6 @@ _CELL_REMEDIES = {
     "time": _TIME_REMEDY,
     "contract": "name the contract in every row, or remove the column if the file is one continuous series",
 }
-HOUR_NS = 3_600_000_000_000
 _STEPS_BACK = {
     24: (
         "the dates are those of the trading day, so the bars of an evening are dated a day ahead: export calendar "

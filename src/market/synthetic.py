@@ -22,7 +22,7 @@ from src.market.bars import Bars, make_bars
 from src.market.contracts import get_contract
 from src.market.features import WARMUP_BARS
 from src.market.sessions import Schedule, calendar_schedule
-from src.market.units import MINUTE_NS
+from src.market.units import HOUR_NS, MINUTE_NS
 from src.market.walks import autoregression, byte_walks, walk_fairly, walk_in_proportion, walk_with_drift
 
 Hours = Literal["globex", "rth"]
@@ -34,9 +34,8 @@ CANARY_START = date(2010, 1, 4)
 INNER_STEPS = 400
 """Steps in a canary bar: the change has a standard deviation of 20 ticks, the range a mean of 31."""
 
-_HOUR_NS = 3_600_000_000_000
-_RTH_OPEN_NS = 15 * _HOUR_NS + _HOUR_NS // 2  # 09:30 New York after the 18:00 open
-_RTH_CLOSE_NS = 22 * _HOUR_NS
+_RTH_OPEN_NS = 15 * HOUR_NS + HOUR_NS // 2  # 09:30 New York after the 18:00 open
+_RTH_CLOSE_NS = 22 * HOUR_NS
 _LEAD_BARS = WARMUP_BARS + 7  # a complete window at the bar that closes at 09:30, and a few more
 _DAY_HOURS = 23.0
 
@@ -202,7 +201,7 @@ def _walk_seed(rng: np.random.Generator) -> np.uint64:
 def _shape(open_ns: Int64, session_id: Int64) -> Float64:
     """Relative standard deviation of each bar by its time of day (mean square over the day 1)."""
     first = np.flatnonzero(np.diff(session_id, prepend=-1))
-    hours = (open_ns - open_ns[first][session_id]) / _HOUR_NS
+    hours = (open_ns - open_ns[first][session_id]) / HOUR_NS
     return np.interp(hours, _SHAPE_HOURS, _SHAPE_SD) / np.sqrt(_mean_square_sd())
 
 
@@ -235,7 +234,7 @@ def _variances(
 def _gaps(rng: np.random.Generator, open_ns: Int64, session_id: Int64, day_volatility: float) -> Float64:
     """Gap before each bar as a fraction of price: at session opens, and none inside a session."""
     first = np.flatnonzero(np.diff(session_id, prepend=-1))
-    weekend = np.diff(open_ns[first], prepend=open_ns[0]) > 30 * _HOUR_NS
+    weekend = np.diff(open_ns[first], prepend=open_ns[0]) > 30 * HOUR_NS
     size = _GAP_SHARE * day_volatility * np.where(weekend, _WEEKEND_GAP_FACTOR, 1.0)
     gap = np.zeros(session_id.size)
     gap[first] = np.clip(rng.standard_t(_TAIL_DF, first.size) * size, -0.05, 0.05)

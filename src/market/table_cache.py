@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from src.files import read_regular, sha256_of
-from src.market.bars import Bars
+from src.market.bars import BAR_ARRAYS, Bars
 from src.market.files.reading import Reading
 from src.market.sessions import OVERRIDES_FILE, Sessions
 from src.market.tables import MarketTables
@@ -58,7 +58,6 @@ _BLOCK_BYTES = 1 << 22
 _ABANDONED_S = 86_400
 _LIBRARIES = ("numpy", "pandas", "pyarrow", "numba", "pandas_market_calendars", "exchange_calendars", "tzdata")
 _ROOM = Path(__file__).resolve().parent
-_BAR_ARRAYS = ("open_ns", "open", "high", "low", "close", "volume", "contract", "session_id")
 _TABLE_ARRAYS = ("prices", "flags", "atr_ticks", "window", "context")
 _READING = TypeAdapter(Reading)
 
@@ -194,7 +193,7 @@ def _processor() -> str:
 
 
 def _arrays_of(tables: MarketTables) -> dict[str, NDArray[Any]]:
-    arrays = {f"bars-{name}": getattr(tables.bars, name) for name in _BAR_ARRAYS}
+    arrays = {f"bars-{name}": getattr(tables.bars, name) for name in BAR_ARRAYS}
     arrays |= {name: getattr(tables, name) for name in _TABLE_ARRAYS}
     arrays |= {f"sessions-{name}": getattr(tables.sessions, name) for name in _session_arrays()}
     return arrays
@@ -270,7 +269,7 @@ def _read_entry(entry: Path) -> MarketTables:
     reading, own = content["reading"], content["bars"]
     return MarketTables(
         bars=Bars(
-            **{name: arrays[f"bars-{name}"] for name in _BAR_ARRAYS},
+            **{name: arrays[f"bars-{name}"] for name in BAR_ARRAYS},
             market=own["market"],
             interval_s=own["interval_s"],
             source=own["source"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MINUTE_NS = 60_000_000_000
+HOUR_NS = 60 * MINUTE_NS
 DAY_NS = 86_400_000_000_000
 
 TICK_TOLERANCE = 0.01

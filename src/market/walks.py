@@ -1,6 +1,7 @@
 """Inner walks of synthetic bars: exact open, high, low and close of paths of +-1 tick steps.
 
-The functions call each other, so they share this file: numba's cache notices an edit only in the file it compiled.
+The functions call each other, so they share this file, random numbers aside: numba's cache notices an edit only in the
+file it compiled.
 """
 
 from __future__ import annotations
@@ -9,16 +10,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from src.splitmix import GOLDEN, mix64, unit
+
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-# splitmix64 (Steele, Lea and Flood 2014): 64 fresh bits from a counter, the same on every machine and numpy version.
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_B = np.uint64(0x94D049BB133111EB)
-_30, _27, _31, _8, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(8), np.uint64(11)
-_BYTE = np.uint64(0xFF)
-_TO_UNIT = 1.0 / 9007199254740992.0  # 2**-53
+_8, _BYTE = np.uint64(8), np.uint64(0xFF)
 
 
 def byte_walks() -> tuple[Int64, Int64, Int64]:
@@ -41,11 +38,8 @@ def autoregression(noise: Float64, phi: float) -> Float64:
 
 @njit(cache=True)
 def random_bits(seed: np.uint64, counter: int) -> np.uint64:
-    """The `counter`-th 64 random bits of a stream."""
-    z = seed + np.uint64(counter) * _STEP
-    z = (z ^ (z >> _30)) * _MIX_A
-    z = (z ^ (z >> _27)) * _MIX_B
-    return z ^ (z >> _31)
+    """The `counter`-th 64 random bits of a stream, from 1."""
+    return mix64(seed + np.uint64(counter - 1) * GOLDEN)
 
 
 @njit(cache=True)
@@ -129,7 +123,7 @@ def walk_with_drift(level: int, steps: int, direction: Int64, drift: float, seed
         low = price
         for _ in range(steps):
             counter += 1
-            price += 1 if float(random_bits(seed, counter) >> _11) * _TO_UNIT < up else -1
+            price += 1 if unit(random_bits(seed, counter)) < up else -1
             high = max(high, price)
             low = min(low, price)
         out[t, 1] = high

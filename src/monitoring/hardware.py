@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from src.machine_limits import usable_cores
+from src.machine_limits import GB, usable_cores
 
-GB = 1e9
 """Memory is reported in units of 10^9 bytes."""
 
 SAMPLE_FIELDS = (

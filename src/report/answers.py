@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps, shown
+from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps, sign_shown
 from src.wording import duration, percent, usd
 
 Report = Mapping[str, Any]
@@ -89,7 +89,7 @@ def llm_effect(report: Report) -> int:
     """1 if the advice helps, -1 if it hurts, 0 if neither is shown: it helps if hybrid beats both its placebo and RL
     alone, and hurts if it loses to either."""
     found = contrasts(report)
-    effects = [shown(found[("hybrid", against)]) for against in ("hybrid_placebo", "rl_only")]
+    effects = [sign_shown(found[("hybrid", against)]) for against in ("hybrid_placebo", "rl_only")]
     if min(effects) > 0:
         return 1
     return -1 if min(effects) < 0 else 0
@@ -103,7 +103,7 @@ def _trains(report: Report) -> tuple[Mark, str]:
     if reason := not_measured(report):
         return UNKNOWN, reason
     edge = contrasts(report)[("rl_only", "random_legal")]
-    if not (sign := shown(edge)):
+    if not (sign := sign_shown(edge)):
         return UNKNOWN, f"No edge over random trading in {_sessions(edge['sessions'])}."
     size = f"{usd(abs(edge['mean_usd']))}/session"
     return (

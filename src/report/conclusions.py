@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from src.agent.members import SELECTABLE_ARMS
 from src.evaluation.cost_stress import CostStress
 from src.evaluation.leak_words import wrong_words
 from src.evaluation.seeds import SeededResults
@@ -21,7 +22,7 @@ from src.statistics.samples import (
     sample_size,
     sessions_needed,
 )
-from src.statistics.trials import SELECTABLE_ARMS, TrialLedger
+from src.statistics.trials import TrialLedger
 from src.wording import usd, usd_per_session
 
 PRIMARY, SECONDARY, EXPLORATORY = "primary", "secondary", "exploratory"
@@ -72,7 +73,7 @@ def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def shown(contrast: Mapping[str, Any]) -> int:
+def sign_shown(contrast: Mapping[str, Any]) -> int:
     """Whether a contrast of the report counts as a difference: 1 more, -1 less, 0 neither.
 
     It does if its interval excludes zero and, for an adjusted contrast, its Holm-adjusted p-value is small enough too.
@@ -218,9 +219,9 @@ def overall(report: Mapping[str, Any]) -> dict[str, str]:
         return _judged("not_measured", said, f"Train {ENOUGH_TIMESTEPS:,} or more.")
     edge = next(c for c in statistics["contrasts"] if (c["arm"], c["against"]) == ("hybrid", "flat"))
     reason = f"Hybrid vs not trading: {edge['words']}."
-    if shown(edge) > 0:
+    if sign_shown(edge) > 0:
         return _judged("met", "Worth the production run: it makes money on unseen sessions.", reason)
-    if shown(edge) < 0:
+    if sign_shown(edge) < 0:
         return _judged(
             "missed", "Not worth the production run as configured: it loses money on unseen sessions.", reason
         )

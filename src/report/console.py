@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from src import run_names
 from src.console import uncut
 from src.report.answers import FAIL, PASS, UNKNOWN
 from src.report.facts import MET, MISSED
@@ -63,8 +64,8 @@ def print_summary(console: Console, report: Mapping[str, Any], folder: Path) -> 
     for name, target in report["targets"].items():
         if target["required"] and "remedy" in target:
             console.print(Text(f"{name}: {target['remedy']}."))
-    console.print(Text(f"Figures: {folder / 'report.json'}"), soft_wrap=True)
-    console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
+    console.print(Text(f"Figures: {folder / run_names.REPORT}"), soft_wrap=True)
+    console.print(Text(f"Report: {folder / run_names.PAGE}"), soft_wrap=True)
 
 
 def _has_unicode(console: Console) -> bool:

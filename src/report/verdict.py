@@ -8,7 +8,7 @@ from typing import Any
 from src.advisor.table import LABEL_MASS_FLOOR
 from src.evaluation.leak_words import compared_words
 from src.report.answers import contrasts, llm_effect, production_memory, training_parts
-from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps, shown
+from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps, sign_shown
 from src.wording import count, duration, percent
 
 
@@ -70,7 +70,7 @@ def _evidence_lines(report: Mapping[str, Any]) -> list[str]:
 def _learning(contrast: Mapping[str, Any]) -> str:
     if contrast["low_usd"] is None:
         return f"not shown ({contrast['reason']})"
-    if shown(contrast) > 0:
+    if sign_shown(contrast) > 0:
         return f"yes: {contrast['words']}"
     return f"not shown on these sessions: {contrast['words']}"
 

@@ -27,7 +27,8 @@ from src.agent.trainer import Trainer, supports_advice
 from src.agent.training import release, resolve_device
 from src.clean_up import CleanUps
 from src.configuration import Configuration, effective_yaml, gpu_settings
-from src.evaluation.playing import Fusion, SessionPool
+from src.evaluation.arms import Fusion
+from src.evaluation.playing import SessionPool
 from src.files import write_atomically
 from src.monitoring.display import RunDisplay
 from src.monitoring.run_log import RunLog

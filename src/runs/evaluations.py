@@ -14,12 +14,13 @@ from src.advisor.table import AdviceTable
 from src.agent.market import Market
 from src.agent.trainer import EVALUATION_PHASE
 from src.agent.training import phase_seed
+from src.evaluation.arms import HybridArm, PolicyArm, standard_arms
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.attempts import pass_facts, simulate_attempts
 from src.evaluation.cost_stress import CostStress, stress_costs
 from src.evaluation.forecast import forecast_facts
 from src.evaluation.placebo import placebo_facts
-from src.evaluation.playing import HybridArm, PolicyArm, evaluate, standard_arms
+from src.evaluation.playing import evaluate
 from src.evaluation.reliance import reliance_arms
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.trade_log import chart_facts, choose_sessions, record

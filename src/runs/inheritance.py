@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.configuration import Configuration, build_config, changed_keys
-from src.configuration_errors import shown
+from src.configuration_errors import quote
 
 MOST_NAMED = 6
 NAMED_FIRST = ("test_mode.quick", "training.timesteps", "training.timesteps_reduction", "llm.model", "data.path")
@@ -18,11 +18,11 @@ def inherited_words(file: Path, inherited: Configuration, config: Configuration)
     defaults: Configuration = build_config(inherited.test_mode.mode, {}, {"market": inherited.test_mode.market})
     differing = changed_keys(inherited, defaults)
     keys = sorted(differing.keys() - set(NOT_SAID), key=lambda key: (key not in NAMED_FIRST, [*differing].index(key)))
-    own = [f"{key} {shown(differing[key][0])}" for key in keys]
+    own = [f"{key} {quote(differing[key][0])}" for key in keys]
     named = ", ".join(own[:MOST_NAMED]) or "all at their defaults"
     more = f" and {len(own) - MOST_NAMED} more" if len(own) > MOST_NAMED else ""
     changed = changed_keys(config, inherited)
     over = ", ".join(
-        f"{key} {shown(value)} (was {shown(was)})" for key, (value, was) in changed.items() if key not in NOT_SAID
+        f"{key} {quote(value)} (was {quote(was)})" for key, (value, was) in changed.items() if key not in NOT_SAID
     )
     return f"Settings are those of {file}: {named}{more}" + (f"; options change {over}." if over else ".")

@@ -15,8 +15,9 @@ from src.agent.trainer import EVALUATION_PHASE, Trainer
 from src.agent.training import phase_seed
 from src.clean_up import closing
 from src.errors import BarDataError
+from src.evaluation.arms import standard_arms
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.playing import evaluate, standard_arms
+from src.evaluation.playing import evaluate
 from src.evaluation.sealed import check_advice, check_drawn
 from src.market.bars import frozen
 from src.market.split import Split, embargo_for

@@ -24,7 +24,8 @@ from rich.table import Table
 from src.console import PlainConsole, live_on, uncut
 from src.files import write_atomically
 from src.shell import Parser, run_main
-from src.statistics.intervals import LARGEST_T, newey_west_error, newey_west_lags, paired_interval, stationary_indices
+from src.statistics.bootstrap import stationary_indices
+from src.statistics.intervals import LARGEST_T, newey_west_error, newey_west_lags, paired_interval
 from src.statistics.samples import Float64, is_constant
 
 SIZES = (10, 20, 40, 60, 110)

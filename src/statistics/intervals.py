@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.statistics.bootstrap import stationary_indices
 from src.statistics.samples import Float64, SampleSize, is_constant, minimum_detectable_effect, sample_size
 
 REPLICATIONS = 9_999
@@ -184,25 +185,6 @@ def newey_west_error(values: Float64, lags: int) -> Float64:
     for lag in range(1, lags + 1):
         total += 2 * (1 - lag / (lags + 1)) * np.einsum("...t,...t->...", e[..., lag:], e[..., :-lag])
     return np.sqrt(np.maximum(total, 0.0)) / n
-
-
-def stationary_indices(n: int, length: float, replications: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Resampled session numbers int64[replications, n], the same that arch's `StationaryBootstrap` draws from `rng`.
-
-    Each row starts a block at a random session; with probability 1 / length the next session starts a new block,
-    otherwise it follows the previous one (the first after the last).
-    """
-    rows = np.empty((replications, n), np.int64)
-    draws = np.empty((replications, n))
-    for i in range(replications):
-        rows[i] = rng.integers(n, size=n)
-        draws[i] = rng.random(n)
-    follows = draws > 1 / length
-    for t in range(1, n):
-        successor = rows[:, t - 1] + 1
-        successor[successor == n] = 0
-        rows[:, t] = np.where(follows[:, t], successor, rows[:, t])
-    return rows
 
 
 def _chunks(n: int, length: float, replications: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -30,8 +30,6 @@ from src.numba_cache import user_cache_folder
 logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "trials.jsonl"
-SELECTABLE_ARMS = frozenset({"rl_only", "hybrid", "fused"})
-"""The arms that somebody may choose to trade."""
 SEED_KEYS = frozenset({"seed", "seeds"})
 
 
@@ -84,10 +82,9 @@ class TrialLedger:
     def record(self, sealed: str, configuration: str, arm: str, *, sharpe: float | None, sessions: int) -> bool:
         """Add a trial on the sealed sessions of a fingerprint; False if it is there already: its first figure stays.
 
-        `configuration` is its `configuration_hash`. ValueError for an arm nobody selects and a ratio not finite.
+        `configuration` is its `configuration_hash`, `arm` one that somebody may choose to trade. ValueError for a ratio
+        not finite.
         """
-        if arm not in SELECTABLE_ARMS:
-            raise ValueError(f"{arm!r} is not a selectable arm: {', '.join(sorted(SELECTABLE_ARMS))}")
         if sharpe is not None and not math.isfinite(sharpe):
             raise ValueError(f"sharpe must be a finite number or None, not {sharpe}")
         recorded = datetime.now(UTC).isoformat(timespec="seconds")

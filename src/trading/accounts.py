@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.market.flags import DECISION
+from src.splitmix import mix64
 from src.trading import kernel
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 from src.trading.tape import Tape
@@ -31,11 +32,12 @@ class AccountBlock:
         self.last_accounts = np.zeros(n, ACCOUNT)
         self.last_obs = np.zeros((n, N_OBS), np.float32)
         self.last_masks = np.zeros((n, N_ACTIONS), np.bool_)
+        self.arrays = (self.accounts, self.masks, self.endings, self.last_accounts, self.last_obs, self.last_masks)
 
     def seed(self, index: int, seed: int) -> None:
         """Set one account's random seed and restart its sequence."""
         # Mixed once here, so that adjacent seeds do not give correlated sequences.
-        self.accounts["key"][index] = kernel.mix64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
+        self.accounts["key"][index] = mix64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
         self.accounts["episode"][index] = 0
 
     def begin_training_episodes(self, obs: np.ndarray) -> None:
@@ -90,20 +92,11 @@ class AccountBlock:
 
     def observe(self, obs: np.ndarray, with_tables: bool = True) -> None:
         """Write the current masks and observations of every account."""
-        t = self.tape
-        kernel.observe_batch(
-            self.accounts, t.prices, t.flags, t.window_flat, t.context, t.situation, t.advice, self.params,
-            self.masks, obs, with_tables,
-        )  # fmt: skip
+        kernel.observe_batch(self.tape.arrays, self.params, self.accounts, self.masks, obs, with_tables)
 
     def step(self, actions: np.ndarray, obs: np.ndarray, rewards: np.ndarray) -> int:
         """Step every account; write into `obs` and `rewards`; return how many ended (see `endings`, `last_*`)."""
-        t = self.tape
-        return kernel.step_batch(
-            self.accounts, actions, t.prices, t.flags, t.atr_ticks, t.window_flat, t.context, t.situation, t.advice,
-            t.starts, self.params, self.masks, obs, rewards, self.endings,
-            self.last_accounts, self.last_obs, self.last_masks,
-        )  # fmt: skip
+        return kernel.step_batch(self.tape.arrays, self.params, self.arrays, actions, obs, rewards)
 
 
 def episode_summary(account: np.void) -> dict[str, Any]:

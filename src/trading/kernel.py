@@ -1,8 +1,9 @@
 """One account's transition, compiled: the same functions serve one environment and a batch of thousands.
 
-Prices are integer ticks and money is integer cents, so every sum is exact. All jitted functions that call each other
-live in this file and take facts as arguments, because numba's cache misses edits to a callee in another file. Never use
-`parallel=True` here: with `cache=True` it crashes across processes.
+Prices are integer ticks and money is integer cents, so every sum is exact. Jitted functions that call each other live
+in this file (random numbers aside) and take facts as arguments, because numba misses edits to a callee in another file;
+`src.numba_cache` keeps a cache for each version of all of them. Never use `parallel=True` here: with `cache=True` it
+crashes across processes.
 
 Prices are compared on the position's side (price x sign): a lower number is worse for long and short alike.
 """
@@ -13,25 +14,41 @@ import numpy as np
 from numba import njit
 
 from src.market.flags import BREAK_AFTER, END_AFTER, ENTRY_ALLOWED, FLAT_BAR
+from src.splitmix import GOLDEN, mix64, unit
 from src.trading.layout import (
     ACCOUNT_RISK,
     ACCOUNT_STATE,
     BUY,
+    CLOSE,
     CONTEXT,
     DISABLE_TRAIL,
+    DRAWDOWN_SCALE_FRAC,
     ENABLE_TRAIL,
+    EXIT_BREACH,
+    EXIT_DAILY_LIMIT,
+    EXIT_FLAT,
+    EXIT_HOLE,
+    EXIT_OPPOSITE,
+    EXIT_STOP,
+    EXIT_TARGET,
     FLAT,
+    HIGH,
     HOLD,
+    LEGAL_FLOOR,
+    LEGAL_MASS_MIN,
     LOCK_AT_LEVEL,
     LONG_LOSING,
     LONG_WINNING,
+    LOW,
     MOVE_TO_BE,
     N_ACTIONS,
     N_CONTEXT_FEATURES,
     N_RECENT_TRADES,
     N_SIDES,
     N_WINDOW_FEATURES,
+    NO_EXIT,
     NO_THRESHOLD_CENTS,
+    OPEN,
     OPINION,
     SELL,
     SHORT_LOSING,
@@ -43,7 +60,6 @@ from src.trading.layout import (
     WINDOW_BARS,
 )
 
-_OPEN, _HIGH, _LOW, _CLOSE = range(4)
 _WINDOW_LEN = WINDOW.stop
 _ROW = N_WINDOW_FEATURES
 _LOOKBACK = WINDOW_BARS - 1
@@ -52,32 +68,16 @@ _CONTEXT_AT = CONTEXT.start
 _RISK_AT = ACCOUNT_RISK.start
 _OPINION_AT = OPINION.start
 _RECENT_MASK = (1 << N_RECENT_TRADES) - 1
-_LEGAL_MASS_MIN = 1e-3
-_LEGAL_FLOOR = 1e-6
-_NOWHERE = -(2**62)
 _DRAWS_PER_EPISODE = np.uint64(8)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: successive multiples are evenly spread
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_TO_UNIT = 1.0 / 9007199254740992.0  # 2^-53
 
 TERMINATED = 1
 TRUNCATED = 2
 
 
 @njit(cache=True)
-def mix64(value):
-    """The splitmix64 finalizer (Steele, Lea and Flood, 2014): uint64 -> uint64."""
-    z = value + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
-
-
-@njit(cache=True)
 def uniform(key, counter):
     """A float64 in [0, 1) that depends on the account's key and the counter alone."""
-    return np.float64(mix64(key ^ mix64(counter)) >> np.uint64(11)) * _TO_UNIT
+    return unit(mix64(key ^ mix64(counter)))
 
 
 @njit(cache=True)
@@ -106,6 +106,24 @@ def equity_cents(a, price_ticks, p):
     return a.cash_cents + a.position * (np.int64(price_ticks) - a.entry_ticks) * p.tick_value_cents
 
 
+@njit(cache=True, inline="always")  # as a call it costs 3% of a step
+def drawdown_frac(a, equity, p):
+    """Drawdown from the peak as a share of the trailing amount; `equity` in cents, float64."""
+    scale = p.trail_cents / 1.0 if p.trail_mode != TRAIL_NONE else DRAWDOWN_SCALE_FRAC * p.start_balance_cents
+    return (a.peak_cents - equity) / scale
+
+
+@njit(cache=True, inline="always")
+def win_rate(a):
+    """Share of wins among the recent trades; 0.5 before the first."""
+    if a.n_recent == 0:
+        return 0.5
+    wins = 0
+    for k in range(N_RECENT_TRADES):
+        wins += (a.recent_wins >> k) & 1
+    return wins / a.n_recent
+
+
 @njit(cache=True)
 def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
     """Reset to a flat account at the close of `bar`; random sequence and episode counter are unchanged."""
@@ -121,6 +139,14 @@ def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
     a.slippage_paid_cents = 0
     a.reward_sum = 0.0
     _clear_position(a)
+    a.stop_in_bar_ticks = 0
+    a.closed_position = 0
+    a.closed_entry_bar = 0
+    a.closed_entry_ticks = 0
+    a.closed_target_ticks = 0
+    a.exit_bar = 0
+    a.exit_ticks = 0
+    a.exit_reason = NO_EXIT
     a.consecutive_losses = 0
     a.recent_wins = 0
     a.n_recent = 0
@@ -144,8 +170,7 @@ def draw_training_account(a, starts, p):
     uniform on [min_buffer_frac, 1] x the trailing amount (balance never above the peak), days left uniform on
     1..expiry.
     """
-    place = mix64(a.key) + a.episode * _GOLDEN
-    where = np.int64(np.float64(place >> np.uint64(11)) * _TO_UNIT * len(starts))
+    where = np.int64(unit(mix64(a.key) + a.episode * GOLDEN) * len(starts))
     counter = a.episode * _DRAWS_PER_EPISODE
     balance = p.start_balance_cents
     peak = balance
@@ -181,7 +206,7 @@ def write_action_mask(a, prices, flags, p, mask):
         return
     sign = 1 if a.position > 0 else -1
     cost = 2 * p.commission_cents + p.slippage_ticks * p.tick_value_cents
-    gain = sign * (np.int64(prices[a.bar, _CLOSE]) - a.entry_ticks) * p.tick_value_cents
+    gain = sign * (np.int64(prices[a.bar, CLOSE]) - a.entry_ticks) * p.tick_value_cents
     mask[BUY] = sign < 0
     mask[SELL] = sign > 0
     mask[MOVE_TO_BE] = gain > cost and sign * (a.stop_ticks - _break_even_stop(a, p)) < 0
@@ -192,6 +217,7 @@ def write_action_mask(a, prices, flags, p, mask):
 @njit(cache=True)
 def _clear_position(a):
     a.position = 0
+    a.entry_bar = 0
     a.entry_ticks = 0
     a.stop_ticks = 0
     a.target_ticks = 0
@@ -206,11 +232,11 @@ def _clear_position(a):
 
 
 @njit(cache=True)
-def _exit(a, price_ticks, slipped, p):
-    """Close the position at `price_ticks`, less slippage if `slipped`."""
+def _exit(a, price_ticks, reason, p):
+    """Close the position at `price_ticks`, less slippage unless it is the target's limit order; record the trade."""
     sign = 1 if a.position > 0 else -1
     size = abs(a.position)
-    if slipped:
+    if reason != EXIT_TARGET:
         price_ticks = price_ticks - sign * p.slippage_ticks
         a.slippage_paid_cents += p.slippage_ticks * p.tick_value_cents * size
     gross = a.position * (price_ticks - a.entry_ticks) * p.tick_value_cents
@@ -226,14 +252,22 @@ def _exit(a, price_ticks, slipped, p):
         a.consecutive_losses += 1
     a.recent_wins = ((a.recent_wins << 1) | (1 if net > 0 else 0)) & _RECENT_MASK
     a.n_recent = min(N_RECENT_TRADES, a.n_recent + 1)
+    a.closed_position = a.position
+    a.closed_entry_bar = a.entry_bar
+    a.closed_entry_ticks = a.entry_ticks
+    a.closed_target_ticks = a.target_ticks
+    a.exit_bar = a.bar if reason == EXIT_HOLE else a.bar + 1
+    a.exit_ticks = price_ticks
+    a.exit_reason = reason
     _clear_position(a)
 
 
 @njit(cache=True)
-def enter(a, sign, open_ticks, atr_ticks, p):
+def _enter(a, sign, open_ticks, atr_ticks, p):
     """Open a position on the side of `sign` at `open_ticks` plus slippage; this ATR sets stop and target."""
     size = _contracts(p)
     a.position = sign * size
+    a.entry_bar = a.bar + 1
     a.entry_ticks = open_ticks + sign * p.slippage_ticks
     a.entry_commission_cents = p.commission_cents * size
     a.cash_cents -= a.entry_commission_cents
@@ -244,6 +278,7 @@ def enter(a, sign, open_ticks, atr_ticks, p):
     a.stop_ticks = a.entry_ticks - sign * a.risk_ticks
     a.target_ticks = a.entry_ticks + sign * max(1, np.int64(np.floor(p.target_r * np.float64(a.risk_ticks) + 0.5)))
     a.extreme_ticks = a.entry_ticks
+    a.stop_in_bar_ticks = a.stop_ticks
 
 
 @njit(cache=True)
@@ -268,27 +303,25 @@ def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
         a.threshold_cents = _threshold_of(a.peak_cents, p)
     tick_cents = p.tick_value_cents * abs(a.position)
     level = sign * np.int64(a.stop_ticks)
-    by_threshold = False
-    by_daily = False
+    reason = EXIT_STOP
     if p.daily_limit_cents > 0 and a.daily_locked == 0:
         at_limit = entry + (a.day_start_cents - p.daily_limit_cents - a.cash_cents) // tick_cents
         if at_limit >= level:
             level = at_limit
-            by_daily = True
+            reason = EXIT_DAILY_LIMIT
     if p.trail_mode != TRAIL_NONE:
         at_threshold = entry + (a.threshold_cents - a.cash_cents) // tick_cents
         if at_threshold >= level:
             level = at_threshold
-            by_threshold = True
-            by_daily = False
+            reason = EXIT_BREACH
     if worst <= level:
-        _exit(a, sign * min(level, sign * open_ticks), True, p)
-        if by_threshold:
+        _exit(a, sign * min(level, sign * open_ticks), reason, p)
+        if reason == EXIT_BREACH:
             a.breached = 1
-        elif by_daily:
+        elif reason == EXIT_DAILY_LIMIT:
             a.daily_locked = 1
     elif target_filled:
-        _exit(a, np.int64(a.target_ticks), False, p)
+        _exit(a, np.int64(a.target_ticks), EXIT_TARGET, p)
     else:
         a.extreme_ticks = sign * max(sign * a.extreme_ticks, best)
         a.mfe_ticks = max(a.mfe_ticks, best - entry)
@@ -313,7 +346,7 @@ def _settle(a, p):
 
 
 @njit(cache=True)
-def order_stop(a, action, sign, p):
+def _order_stop(a, action, sign, p):
     """Apply a stop order before the next bar; `sign` is the position's."""
     if action == MOVE_TO_BE:
         a.stop_ticks = _break_even_stop(a, p)
@@ -329,14 +362,17 @@ def _at_open(a, action, closing, open_ticks, atr_ticks, is_flat_bar, p):
     """The open of the next bar: gaps through stop and target, then market orders, then the forced exit."""
     if a.position != 0:
         sign = 1 if a.position > 0 else -1
+        a.stop_in_bar_ticks = a.stop_ticks
         if sign * (open_ticks - a.stop_ticks) <= 0:
-            _exit(a, open_ticks, True, p)
+            _exit(a, open_ticks, EXIT_STOP, p)
         elif sign * (open_ticks - a.target_ticks) >= p.target_through_ticks:
-            _exit(a, np.int64(a.target_ticks), False, p)
-        elif closing or is_flat_bar:
-            _exit(a, open_ticks, True, p)
+            _exit(a, np.int64(a.target_ticks), EXIT_TARGET, p)
+        elif closing:
+            _exit(a, open_ticks, EXIT_OPPOSITE, p)
+        elif is_flat_bar:
+            _exit(a, open_ticks, EXIT_FLAT, p)
     elif action in (BUY, SELL) and not is_flat_bar:
-        enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
+        _enter(a, 1 if action == BUY else -1, open_ticks, atr_ticks, p)
 
 
 @njit(cache=True)
@@ -350,7 +386,7 @@ def step_account(a, action, prices, flags, atr_ticks, p, mask):
     if action < 0 or action >= N_ACTIONS or not mask[action]:
         action = HOLD
         a.illegal_actions += 1
-    equity_before = equity_cents(a, prices[t, _CLOSE], p)
+    equity_before = equity_cents(a, prices[t, CLOSE], p)
     a.steps += 1
     breached_before = a.breached
     broken = (flags[t] & BREAK_AFTER) != 0
@@ -358,21 +394,21 @@ def step_account(a, action, prices, flags, atr_ticks, p, mask):
     closing = False
     if a.position != 0:
         sign = 1 if a.position > 0 else -1
-        order_stop(a, action, sign, p)
+        _order_stop(a, action, sign, p)
         closing = (action == BUY and sign < 0) or (action == SELL and sign > 0)
     if broken:
-        mark = np.int64(prices[t, _CLOSE])
+        mark = np.int64(prices[t, CLOSE])
         if a.position != 0:
-            _exit(a, mark, True, p)
+            _exit(a, mark, EXIT_HOLE, p)
     else:
         u = t + 1
-        open_ticks = np.int64(prices[u, _OPEN])
-        mark = np.int64(prices[u, _CLOSE])
+        open_ticks = np.int64(prices[u, OPEN])
+        mark = np.int64(prices[u, CLOSE])
         is_flat_bar = (flags[u] & FLAT_BAR) != 0
         session_over = session_over or is_flat_bar
         _at_open(a, action, closing, open_ticks, atr_ticks[t], is_flat_bar, p)
         if a.position != 0:
-            _inside_bar(a, open_ticks, np.int64(prices[u, _HIGH]), np.int64(prices[u, _LOW]), p)
+            _inside_bar(a, open_ticks, np.int64(prices[u, HIGH]), np.int64(prices[u, LOW]), p)
     if a.position == 0:
         _settle(a, p)
     reward = np.float64(equity_cents(a, mark, p) - equity_before) / p.reward_scale_cents
@@ -415,8 +451,8 @@ def _write_opinion(a, close_ticks, situation, advice, mask, obs):
         if mask[k]:
             mass += np.float64(advice[row, k])
     for k in range(N_ACTIONS):
-        if mask[k] and mass >= _LEGAL_MASS_MIN:
-            obs[_OPINION_AT + k] = np.float32(max(np.float64(advice[row, k]) / mass, _LEGAL_FLOOR))
+        if mask[k] and mass >= LEGAL_MASS_MIN:
+            obs[_OPINION_AT + k] = np.float32(max(np.float64(advice[row, k]) / mass, LEGAL_FLOOR))
         else:
             obs[_OPINION_AT + k] = np.float32(0.0)
 
@@ -452,15 +488,9 @@ def _write_risk(a, close_ticks, equity, p, obs):
         sign = 1 if a.position > 0 else -1
         obs[at] = _clip(sign * (close_ticks - a.entry_ticks) / a.risk_ticks, -5.0, 5.0)
         obs[at + 4] = _clip((a.mfe_ticks - a.mae_ticks) / a.risk_ticks, -5.0, 5.0)
-    scale = p.trail_cents / 1.0 if p.trail_mode != TRAIL_NONE else 0.04 * p.start_balance_cents
-    obs[at + 1] = _clip((a.peak_cents - equity) / scale, 0.0, 5.0)
+    obs[at + 1] = _clip(drawdown_frac(a, equity, p), 0.0, 5.0)
     obs[at + 2] = min(a.consecutive_losses, 5) / 5.0
-    obs[at + 3] = 0.5
-    if a.n_recent > 0:
-        wins = 0
-        for k in range(N_RECENT_TRADES):
-            wins += (a.recent_wins >> k) & 1
-        obs[at + 3] = wins / a.n_recent
+    obs[at + 3] = win_rate(a)
 
 
 @njit(cache=True)
@@ -481,7 +511,7 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
     offset = np.uint64(first * _ROW)
     for k in range(np.uint64(_WINDOW_LEN - start)):
         obs[np.uint64(start) + k] = window_flat[offset + k]
-    close_ticks = np.int64(prices[a.bar, _CLOSE])
+    close_ticks = np.int64(prices[a.bar, CLOSE])
     equity = np.float64(equity_cents(a, close_ticks, p))
     _write_account(a, close_ticks, equity, flags, p, obs)
     _write_risk(a, close_ticks, equity, p, obs)
@@ -492,9 +522,10 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
 
 
 @njit(cache=True)
-def observe_batch(accounts, prices, flags, window_flat, context, situation, advice, params, masks, obs, with_tables):
+def observe_batch(tape, params, accounts, masks, obs, with_tables):
     """Current masks (bool[n, 6]) and observations (float32[n, 261]) of every account."""
     p = params[0]
+    prices, flags, _, window_flat, context, situation, advice, _ = tape
     for i in range(len(accounts)):
         write_action_mask(accounts[i], prices, flags, p, masks[i])
         write_observation(
@@ -510,17 +541,19 @@ def reset_batch(accounts, starts, params):
 
 
 @njit(cache=True)
-def step_batch(
-    accounts, actions, prices, flags, atr_ticks, window_flat, context, situation, advice, starts, params,
-    masks, obs, rewards, endings, last_accounts, last_obs, last_masks,
-):  # fmt: skip
+def step_batch(tape, params, block, actions, obs, rewards):
     """Step every account and begin the next episode of those that ended.
 
-    Shapes: actions int64[n]; masks bool[n, 6] (read, then overwritten); obs float32[n, 261]; rewards float32[n];
-    endings uint8[n]. For an account that ended, row i of `last_accounts`, `last_obs` and `last_masks` holds its
-    state before the reset. Returns how many ended.
+    `tape` is `Tape.arrays` and `block` is `AccountBlock.arrays`: plain tuples, which cost nothing to pass. Named ones
+    cost 16% of a step of 32 accounts.
+
+    Shapes: actions int64[n]; obs float32[n, 261]; rewards float32[n]. Of the block: masks bool[n, 6] (read, then
+    overwritten); endings uint8[n]. For an account that ended, row i of `last_accounts`, `last_obs` and `last_masks`
+    holds its state before the reset. Returns how many ended.
     """
     p = params[0]
+    prices, flags, atr_ticks, window_flat, context, situation, advice, starts = tape
+    accounts, masks, endings, last_accounts, last_obs, last_masks = block
     ended = 0
     for i in range(len(accounts)):
         a = accounts[i]
@@ -541,12 +574,43 @@ def step_batch(
 
 
 @njit(cache=True)
-def step_sessions(accounts, actions, over, prices, flags, atr_ticks, params, masks, rewards):
+def step_sessions(tape, params, accounts, masks, over, actions, rewards):
     """Step every account that is not `over` (bool[n], updated); episodes do not restart. Masks are only read."""
     p = params[0]
+    prices, flags, atr_ticks = tape[0], tape[1], tape[2]
     for i in range(len(accounts)):
         rewards[i] = 0.0
         if not over[i]:
             reward, ending = step_account(accounts[i], actions[i], prices, flags, atr_ticks, p, masks[i])
             rewards[i] = reward
             over[i] = ending != 0
+
+
+@njit(cache=True)
+def equities_of(accounts, prices, params):
+    """Balance plus the open position at the last close, int64[n] cents."""
+    out = np.empty(len(accounts), np.int64)
+    for i in range(len(accounts)):
+        out[i] = equity_cents(accounts[i], prices[accounts[i].bar, CLOSE], params[0])
+    return out
+
+
+@njit(cache=True)
+def situations_of(accounts, prices, situation):
+    """Market situation and account side as one number, int64[n]."""
+    out = np.empty(len(accounts), np.int64)
+    for i in range(len(accounts)):
+        a = accounts[i]
+        out[i] = np.int64(situation[a.bar]) * N_SIDES + account_side(a, prices[a.bar, CLOSE])
+    return out
+
+
+@njit(cache=True)
+def risks_of(accounts, prices, params):
+    """Share of the drawdown buffer used (below 0 at a new high) and recent win rate, float64[n, 2]."""
+    out = np.empty((len(accounts), 2), np.float64)
+    for i in range(len(accounts)):
+        a = accounts[i]
+        out[i, 0] = drawdown_frac(a, np.float64(equity_cents(a, prices[a.bar, CLOSE], params[0])), params[0])
+        out[i, 1] = win_rate(a)
+    return out

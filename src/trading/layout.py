@@ -8,6 +8,9 @@ HOLD, BUY, SELL, MOVE_TO_BE, ENABLE_TRAIL, DISABLE_TRAIL = range(6)
 ACTIONS = ("HOLD", "BUY", "SELL", "MOVE_TO_BE", "ENABLE_TRAIL", "DISABLE_TRAIL")
 N_ACTIONS = len(ACTIONS)
 
+OPEN, HIGH, LOW, CLOSE = range(4)
+"""Columns of a tape's prices."""
+
 WINDOW_BARS = 20
 N_WINDOW_FEATURES = 11
 N_CONTEXT_FEATURES = 22
@@ -23,10 +26,21 @@ LOCK_NONE, LOCK_AT_LEVEL = range(2)
 FLAT, LONG_WINNING, LONG_LOSING, SHORT_WINNING, SHORT_LOSING = range(5)
 N_SIDES = 5
 
+NO_EXIT, EXIT_STOP, EXIT_TARGET, EXIT_OPPOSITE, EXIT_FLAT, EXIT_BREACH, EXIT_DAILY_LIMIT, EXIT_HOLE = range(8)
+EXIT_REASONS = ("", "stop", "target", "opposite", "flat", "breach", "daily limit", "hole in the bars")
+"""Why a position was closed: its stop, its target, the opposite action, the forced exit, the account's threshold or
+daily limit reached within the bar, or bars that do not continue."""
+
 NO_THRESHOLD_CENTS = -(2**62)
 """Threshold of an account without a drawdown rule: below any balance."""
 N_RECENT_TRADES = 10
 """Trades in the recent win rate that the agent observes."""
+DRAWDOWN_SCALE_FRAC = 0.04
+"""Drawdown that counts as one where no rule gives a trailing amount, as a share of the starting balance."""
+LEGAL_MASS_MIN = 1e-3
+"""Advice that gives the legal actions less probability than this says nothing about them: it abstains."""
+LEGAL_FLOOR = 1e-6
+"""Least probability of a legal action, so that p > 0 says which actions are legal."""
 
 ACCOUNT = np.dtype(
     [
@@ -43,6 +57,7 @@ ACCOUNT = np.dtype(
         ("bar", np.int32),
         ("start_bar", np.int32),
         ("start_cash_cents", np.int64),
+        ("exit_reason", np.int64),  # of EXIT_REASONS; 64 bits, so that the record has no padding
         ("position", np.int32),  # signed contracts
         ("entry_ticks", np.int32),
         ("stop_ticks", np.int32),
@@ -52,6 +67,14 @@ ACCOUNT = np.dtype(
         ("mfe_ticks", np.int32),
         ("mae_ticks", np.int32),
         ("bars_in_position", np.int32),
+        ("entry_bar", np.int32),  # the bar at whose open the position was entered
+        ("stop_in_bar_ticks", np.int32),  # the stop in force within the last bar that saw a position
+        ("closed_position", np.int32),  # signed contracts of the last trade that ended, and what it was
+        ("closed_entry_bar", np.int32),
+        ("closed_entry_ticks", np.int32),
+        ("closed_target_ticks", np.int32),
+        ("exit_bar", np.int32),
+        ("exit_ticks", np.int32),  # its fill, slippage included
         ("consecutive_losses", np.int32),
         ("recent_wins", np.int32),  # bit 0 is the newest trade, 1 a win
         ("n_recent", np.int32),
@@ -69,7 +92,7 @@ ACCOUNT = np.dtype(
     ],
     align=True,
 )
-"""Everything about an account that changes. A snapshot is a copy of the record."""
+"""Everything about an account that changes. A snapshot is a copy of the record, compared by its bytes: no padding."""
 
 PARAMS = np.dtype(
     [

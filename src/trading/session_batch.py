@@ -8,7 +8,7 @@ import numpy as np
 
 from src.trading import kernel
 from src.trading.accounts import AccountBlock
-from src.trading.layout import N_OBS, N_SIDES
+from src.trading.layout import N_OBS
 from src.trading.tape import Tape
 
 
@@ -61,14 +61,13 @@ class SessionBatch:
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step the sessions that are not over; `rewards`, `over`, `masks` and the observations are updated."""
-        block, tape = self._block, self.tape
+        block = self._block
         chosen = np.ascontiguousarray(actions, np.int64)
         if chosen.shape != (self.n,):
             raise ValueError(f"actions of shape {chosen.shape} for {self.n} sessions")
         kernel.step_sessions(
-            block.accounts, chosen, self.over, tape.prices, tape.flags, tape.atr_ticks,
-            block.params, block.masks, self.rewards,
-        )  # fmt: skip
+            self.tape.arrays, block.params, block.accounts, block.masks, self.over, chosen, self.rewards
+        )
         block.observe(self.obs, self.with_tables)
         return self.obs
 
@@ -96,16 +95,12 @@ class SessionBatch:
 
     def equities_cents(self) -> np.ndarray:
         """Balance plus the open position at the last close, int64[n]."""
-        a = self._block.accounts
-        close = self.tape.prices[a["bar"], 3].astype(np.int64)
-        tick_value = int(self._block.params[0]["tick_value_cents"])
-        return a["cash_cents"] + a["position"].astype(np.int64) * (close - a["entry_ticks"]) * tick_value
+        return kernel.equities_of(self.accounts, self.tape.prices, self._params)
 
     def situations(self) -> np.ndarray:
         """Market situation and account side as one number, int64[n]."""
-        a = self._block.accounts
-        close = self.tape.prices[a["bar"], 3]
-        long, short = a["position"] > 0, a["position"] < 0
-        side = np.where(long, np.where(close > a["entry_ticks"], 1, 2), 0)
-        side = np.where(short, np.where(close < a["entry_ticks"], 3, 4), side)
-        return self.tape.situation[a["bar"]].astype(np.int64) * N_SIDES + side
+        return kernel.situations_of(self.accounts, self.tape.prices, self.tape.situation)
+
+    def risks(self) -> np.ndarray:
+        """Share of the drawdown buffer used (below 0 at a new high) and recent win rate, float64[n, 2]."""
+        return kernel.risks_of(self.accounts, self.tape.prices, self._params)

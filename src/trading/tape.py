@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,14 @@ class Tape:
                 f"the next bar is not a decision bar: set END_AFTER"
             )
 
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays in order, as the kernel takes them; the window table as one row, float32[n * 11]."""
+        return tuple(self.window.reshape(-1) if f.name == "window" else getattr(self, f.name) for f in fields(self))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles pass through the checks and are read-only too."""
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
-
-    @property
-    def window_flat(self) -> np.ndarray:
-        """The window table as one row, as the kernel copies from it. float32[n * 11], a view."""
-        return self.window.reshape(-1)
 
     @property
     def nbytes(self) -> int:

@@ -101,7 +101,9 @@ sys.path.insert(0, ".")
 from numba.core.dispatcher import Dispatcher
 from src.advisor.table import empty_table
 from src.agent.market import compile_kernel
-from src.evaluation.playing import FeatureAssembly, FlatArm, evaluate
+from src.evaluation.arms import FlatArm
+from src.evaluation.assembly import FeatureAssembly
+from src.evaluation.playing import evaluate
 from src.trading import kernel
 from tests import small_runs
 from tests.evaluation.test_evaluation import pool_of

@@ -425,6 +425,16 @@ def test_one_without_state_begins_its_episodes_anew_and_says_so(name: str) -> No
     assert len({tuple(one) for one in lengths}) == 3
 
 
+def test_accounts_of_another_version_begin_their_episodes_anew_and_say_so() -> None:
+    through, _ = uninterrupted("base", "batched")
+    snapshot = copy.deepcopy(through.snapshots[1])
+    replaced("environment", "states", lambda states: states[:, :-8])(snapshot)
+    resumed, _ = gone_on("base", "batched", snapshot, through.records_before[1])
+    assert resumed.unlike == [
+        "The checkpoint's accounts are of another version of this toolkit: their episodes restarted."
+    ]
+
+
 def test_a_users_own_generator_state_is_put_back() -> None:
     through, _ = uninterrupted("KeptWalk", "dummy")
     snapshot = through.snapshots[1]

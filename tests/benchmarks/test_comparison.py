@@ -38,7 +38,7 @@ from src.benchmarks.output import (
     rows_below,
     update_readme,
 )
-from src.benchmarks.wording import duration, ratio_words
+from src.wording import measured, ratio_words
 from tests.benchmark_makers import row, run, story
 from tests.golden_forms import golden
 
@@ -494,7 +494,7 @@ def test_a_readme_that_is_a_pipe_or_a_link_is_neither_waited_for_nor_replaced(tm
     ],
 )
 def test_a_duration_has_three_digits_and_a_unit(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert measured(seconds) == text
 
 
 @given(st.floats(0.02, 9e5))

@@ -25,7 +25,7 @@ from src.canaries.planted import (
     play,
     usable_sessions,
 )
-from src.evaluation.playing import RandomLegalArm
+from src.evaluation.arms import RandomLegalArm
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import planted_bars

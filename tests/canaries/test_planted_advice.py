@@ -24,8 +24,8 @@ from src.canaries.planted_advice import (
     signal_codes,
     signal_table,
 )
+from src.evaluation.arms import AdvisorArm
 from src.evaluation.placebo import placebo_table
-from src.evaluation.playing import AdvisorArm
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import planted_bars

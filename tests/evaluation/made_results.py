@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from src.evaluation.playing import AdviceUse, ArmResult
+from src.evaluation.arms import AdviceUse
+from src.evaluation.playing import ArmResult
 from src.evaluation.seeds import SeededResults
 
 

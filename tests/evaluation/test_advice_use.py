@@ -18,19 +18,10 @@ from src.advisor.mock import MockAdvisor
 from src.advisor.table import AdviceTable, empty_table, situation_order, tabulate
 from src.agent.market import Market, market_of
 from src.agent.policy import HybridPolicy
+from src.evaluation.arms import AdvisedArm, AdvisorArm, Arm, FusedArm, HybridArm, PolicyArm, standard_arms
+from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.placebo import placebo_table
-from src.evaluation.playing import (
-    AdvisedArm,
-    AdvisorArm,
-    Arm,
-    ArmResult,
-    FeatureAssembly,
-    FusedArm,
-    HybridArm,
-    PolicyArm,
-    evaluate,
-    standard_arms,
-)
+from src.evaluation.playing import ArmResult, evaluate
 from src.evaluation.summaries import arm_summary
 from src.market.contracts import get_contract
 from src.market.load import build_tables

@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from src.advisor.table import empty_table
+from src.evaluation.arms import Arm, FlatArm, HybridArm, PolicyArm, RandomLegalArm
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.attempts import (
     BREACHED,
@@ -29,13 +30,11 @@ from src.evaluation.attempts import (
     WAVE,
     PassSimulation,
     pass_facts,
-    session_orders,
-    session_variance,
     simulate_attempts,
 )
-from src.evaluation.cost_stress import FreshBatches
-from src.evaluation.playing import Arm, FlatArm, HybridArm, PolicyArm, RandomLegalArm, evaluate
+from src.evaluation.playing import FreshBatches, evaluate
 from src.report.schema import schema
+from src.statistics.bootstrap import session_orders, session_variance
 from src.trading.rules import RuleProfile
 from src.trading.session_batch import SessionBatch
 from tests.evaluation.test_advice_use import advice, hybrid_policy

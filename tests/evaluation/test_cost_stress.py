@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from src.advisor.table import empty_table
+from src.evaluation.arms import Arm, FlatArm, PolicyArm, RandomLegalArm
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.cost_stress import CostStress, FreshBatches, stress_costs, with_slippage
-from src.evaluation.playing import Arm, FlatArm, PolicyArm, RandomLegalArm, evaluate
+from src.evaluation.cost_stress import CostStress, stress_costs, with_slippage
+from src.evaluation.playing import FreshBatches, evaluate
 from src.evaluation.settings import SLIPPAGE_TICKS
 from src.statistics.samples import break_even_slippage
 from src.trading.layout import BUY, DISABLE_TRAIL, ENABLE_TRAIL, HOLD, MOVE_TO_BE, SELL

@@ -13,23 +13,21 @@ from numpy.typing import NDArray
 
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.market import Market
-from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.cost_stress import FreshBatches
-from src.evaluation.placebo import placebo_table
-from src.evaluation.playing import (
-    PLACEBO,
+from src.agent.members import ArmName
+from src.evaluation.arms import (
     AdvisorArm,
     Arm,
-    ArmResult,
     FlatArm,
     FusedArm,
     HybridArm,
     PolicyArm,
     RandomLegalArm,
-    evaluate,
     position_states,
     standard_arms,
 )
+from src.evaluation.assembly import FeatureAssembly
+from src.evaluation.placebo import placebo_table
+from src.evaluation.playing import ArmResult, FreshBatches, evaluate
 from src.testing_framework import EnvironmentStatePool, VectorizedDecisionFusion
 from src.trading.layout import CONTEXT, HOLD, OPINION
 from src.trading.session_batch import SessionBatch
@@ -202,16 +200,16 @@ def test_environments_go_back_to_the_pool_even_when_an_arm_fails() -> None:
 
 def test_an_arm_with_advice_of_its_own_hears_it_whoever_is_beside_it() -> None:
     policy, table = placebo()
-    heard = Recorded(HybridArm(policy, PLACEBO, table))
+    heard = Recorded(HybridArm(policy, ArmName.PLACEBO, table))
     beside = play([AdvisorArm(), HybridArm(policies()[1]), heard])
-    again = play([HybridArm(policy, PLACEBO, table), HybridArm(policies()[1])])
+    again = play([HybridArm(policy, ArmName.PLACEBO, table), HybridArm(policies()[1])])
     # The same policy where its table is everybody's.
-    alone = play([PolicyArm(PLACEBO, policy, sees_advice=True)], table=table)
-    assert same_sessions(beside[PLACEBO], alone[PLACEBO])
-    assert same_sessions(again[PLACEBO], alone[PLACEBO])
+    alone = play([PolicyArm(ArmName.PLACEBO, policy, sees_advice=True)], table=table)
+    assert same_sessions(beside[ArmName.PLACEBO], alone[ArmName.PLACEBO])
+    assert same_sessions(again[ArmName.PLACEBO], alone[ArmName.PLACEBO])
     assert same_sessions(again["hybrid"], beside["hybrid"])
-    deaf = play([PolicyArm(PLACEBO, policy, sees_advice=True)])[PLACEBO]
-    assert not same_sessions(deaf, alone[PLACEBO]), "both tables give the same sessions: nothing was shown"
+    deaf = play([PolicyArm(ArmName.PLACEBO, policy, sees_advice=True)])[ArmName.PLACEBO]
+    assert not same_sessions(deaf, alone[ArmName.PLACEBO]), "both tables give the same sessions: nothing was shown"
     market, compared = small_runs.market(), 0
     for at in heard.steps:
         for i in np.flatnonzero(~at["over"] & (at["positions"] == 0)):
@@ -235,7 +233,7 @@ def test_only_the_advice_of_all_is_counted_as_asked_for() -> None:
     market, (policy, table) = small_runs.market(), placebo()
     assembly = FeatureAssembly(market.tables.context, small_runs.advice())
     with pool_of(market) as pool:
-        evaluate([HybridArm(policy, PLACEBO, table)], market.first_bars(market.split.test), pool, assembly)
+        evaluate([HybridArm(policy, ArmName.PLACEBO, table)], market.first_bars(market.split.test), pool, assembly)
     assert (assembly.opinion_lookups, assembly.opinions_given) == (0, 0)
 
 

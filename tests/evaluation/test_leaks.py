@@ -114,30 +114,32 @@ def test_advice_on_a_situation_that_training_does_not_hold_is_told() -> None:
 
 
 def ahead(name: str, rows: str) -> str:
-    """Source of a tape of which one array is another."""
-    return f't = Tape(**{{**{{k: getattr(self.tape, k) for k in Tape.__dataclass_fields__}}, "{name}": {rows}}})'
+    """Source of the arrays of a tape of which one is another."""
+    return f'Tape(**{{**{{k: getattr(self.tape, k) for k in Tape.__dataclass_fields__}}, "{name}": {rows}}}).arrays'
 
 
 @pytest.mark.parametrize(
     ("owner", "method", "old", "new", "said"),
     [
         (FeatureAssembly, "write_context", "bars()[rows]", "bars()[rows] + 1", "the observation (context, as"),
-        (SessionBatch, "equities_cents", 'a["bar"], 3', 'a["bar"] + 1, 3', "the equity of a decision"),
         (
-            AccountBlock, "observe", "t = self.tape",
+            SessionBatch, "equities_cents", "self.tape.prices", "np.roll(self.tape.prices, -1, axis=0)",
+            "the equity of a decision",
+        ),
+        (
+            AccountBlock, "observe", "self.tape.arrays",
             ahead("flags", "(self.tape.flags & 254) | (np.roll(self.tape.flags, -1) & 1)"), "the mask of a decision",
         ),
         (
-            AccountBlock, "observe", "t = self.tape", ahead("context", "np.roll(self.tape.context, -1, axis=0)"),
+            AccountBlock, "observe", "self.tape.arrays", ahead("context", "np.roll(self.tape.context, -1, axis=0)"),
             "the observation (context) of a decision",
         ),
         (
-            AccountBlock, "observe", "t = self.tape", ahead("situation", "np.roll(self.tape.situation, -1)"),
+            AccountBlock, "observe", "self.tape.arrays", ahead("situation", "np.roll(self.tape.situation, -1)"),
             "the observation (opinion) of a decision",
         ),
         (
-            SessionBatch, "step", "tape = self._block, self.tape",
-            ahead("prices", "np.roll(self.tape.prices, -1, axis=0)").replace("t = ", "tape = self._block, "),
+            SessionBatch, "step", "self.tape.arrays", ahead("prices", "np.roll(self.tape.prices, -1, axis=0)"),
             "the rule state",
         ),
     ],

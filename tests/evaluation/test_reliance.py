@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from src.advisor.table import AdviceTable, renormalise
 from src.agent.policy import HybridPolicy
+from src.evaluation.arms import PolicyArm
 from src.evaluation.assembly import TableFeed
 from src.evaluation.placebo import constant_table, placebo_table
-from src.evaluation.playing import ArmResult, PolicyArm
+from src.evaluation.playing import ArmResult
 from src.evaluation.reliance import LateFeed, RelianceArm, reliance_arms
 from src.trading.session_batch import SessionBatch
 from tests.evaluation.test_advice_use import advice, hybrid_policy, market, play

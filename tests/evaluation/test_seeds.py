@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.evaluation.playing import AdviceUse
+from src.evaluation.arms import AdviceUse
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.summaries import arm_summary
 from tests.evaluation.made_results import result_of

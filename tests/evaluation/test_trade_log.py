@@ -10,18 +10,10 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from src.advisor.table import empty_table
+from src.evaluation.arms import AdvisorArm, FlatArm, RandomLegalArm
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.cost_stress import FreshBatches
-from src.evaluation.playing import AdvisorArm, FlatArm, RandomLegalArm, evaluate
+from src.evaluation.playing import FreshBatches, evaluate
 from src.evaluation.trade_log import (
-    BREACH,
-    DAILY_LIMIT,
-    FLAT,
-    HOLE,
-    OPPOSITE,
-    REASONS,
-    STOP,
-    TARGET,
     SessionLog,
     Trade,
     chart_facts,
@@ -37,16 +29,17 @@ from tests.evaluation.test_evaluation import arms_of, play, pool_of
 from tests.reference_account import ReferenceAccount, ReferenceMarket, ReferenceParams
 from tests.report.test_report import result_of
 
+STOP, TARGET = "stop", "target"
 EVENT_REASONS = {
     "stop": STOP,
     "stop_gap": STOP,
     "target": TARGET,
     "target_gap": TARGET,
-    "close": OPPOSITE,
-    "forced_flat": FLAT,
-    "hole_exit": HOLE,
-    "threshold": BREACH,
-    "daily": DAILY_LIMIT,
+    "close": "opposite",
+    "forced_flat": "flat",
+    "hole_exit": "hole in the bars",
+    "threshold": "breach",
+    "daily": "daily limit",
 }
 
 
@@ -69,29 +62,19 @@ def test_every_trade_is_the_slow_accounts_trade_with_its_reason() -> None:
                 where = (seed, trade, wanted)
                 assert (trade.entry_bar, trade.exit_bar) == (wanted.entry_bar, wanted.exit_bar), where
                 assert round(100 * trade.net_usd) == wanted.net_cents, where
-                if trade.exit_reason != (reason := reason_of(wanted)):
-                    # Reached at one price they are both true, and the record says stop.
-                    assert (trade.exit_reason, reason) == (STOP, DAILY_LIMIT), where
-                    open_ticks = run.market.open[log.first_bar + trade.exit_bar]
-                    assert at_its_stop(trade, open_ticks, run.params), where
+                assert trade.exit_reason == reason_of(wanted), where
                 check_prices(trade, run.market, run.params, log.first_bar)
                 reasons[trade.exit_reason] += 1
                 one_bar += trade.entry_bar == trade.exit_bar
-    assert set(reasons) == set(REASONS)
+    assert set(reasons) == set(EVENT_REASONS.values())
     assert min(reasons.values()) >= 5, reasons
     assert one_bar >= 20
 
 
 def reason_of(trade: SlowTrade) -> str:
-    """The reason the slow account's events give; an exit within the bar that breached the account is a breach."""
+    """The reason the slow account's events give."""
     (reason,) = [EVENT_REASONS[event] for event in trade.events if event in EVENT_REASONS]
-    return BREACH if trade.breached and reason in (STOP, DAILY_LIMIT) and "stop_gap" not in trade.events else reason
-
-
-def at_its_stop(trade: Trade, open_ticks: int, params: ReferenceParams) -> bool:
-    """Whether stop and daily limit were reached at one price: at the stop itself, or at an open beyond both."""
-    sign = 1 if trade.side == "long" else -1
-    return trade.exit_ticks + sign * params.slippage_ticks in (trade.stops[-1][1], open_ticks)
+    return reason
 
 
 def check_prices(trade: Trade, market: ReferenceMarket, params: ReferenceParams, first: int) -> None:

@@ -20,7 +20,7 @@ from src.report.conclusions import (
     contrast_words,
     overall,
     seed_facts,
-    shown,
+    sign_shown,
     statistics_facts,
 )
 from src.statistics.intervals import Interval, paired_interval
@@ -107,8 +107,8 @@ def test_what_excludes_zero_alone_and_not_among_many_is_called_no_difference() -
     assert fact["p_value"] < 0.05 < fact["holm_p_value"]
     assert fact["words"].startswith("no difference shown after adjusting for several comparisons")
     assert f"Holm p {fact['holm_p_value']:.2f}" in fact["words"]
-    assert shown(fact) == 0
-    assert shown({**fact, "holm_p_value": None}) == 1
+    assert sign_shown(fact) == 0
+    assert sign_shown({**fact, "holm_p_value": None}) == 1
 
 
 @settings(max_examples=30)
@@ -116,7 +116,7 @@ def test_what_excludes_zero_alone_and_not_among_many_is_called_no_difference() -
 def test_words_and_sign_say_the_same(mean: float, adjusted: float | None) -> None:
     interval = paired_interval(noise(20, mean, 3), seed=0, replications=199)
     words = contrast_words("hybrid", "flat", interval, adjusted)
-    sign = shown(contrast(interval.mean or 0.0, interval.low, interval.high, adjusted))
+    sign = sign_shown(contrast(interval.mean or 0.0, interval.low, interval.high, adjusted))
     assert words.startswith("hybrid earns more than flat") == (sign > 0)
     assert words.startswith("hybrid earns less than flat") == (sign < 0)
     assert words.startswith("no difference shown") == (sign == 0)

@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from statsmodels.api import OLS
 
 from src.statistics import intervals
+from src.statistics.bootstrap import stationary_indices
 from src.statistics.intervals import (
     LARGEST_T,
     Interval,
@@ -24,7 +25,6 @@ from src.statistics.intervals import (
     newey_west_error,
     newey_west_lags,
     paired_interval,
-    stationary_indices,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

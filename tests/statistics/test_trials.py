@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.statistics.trials import (
-    SELECTABLE_ARMS,
     TrialLedger,
     TrialLedgerError,
     configuration_hash,
@@ -79,14 +78,6 @@ def test_a_trial_without_a_ratio_counts_all_the_same(path: Path) -> None:
     ledger = filled(path, 2)
     ledger.record(SEALED, "never traded", "hybrid", sharpe=None, sessions=40)
     assert (ledger.count(SEALED), ledger.sharpes(SEALED).tolist()) == (3, [0.0, 0.125])
-
-
-@pytest.mark.parametrize("arm", ["flat", "random_legal", "advisor_only", "hybrid_placebo", "canary", ""])
-def test_controls_and_canaries_never_count(path: Path, arm: str) -> None:
-    with pytest.raises(ValueError, match="not a selectable arm: fused, hybrid, rl_only"):
-        TrialLedger(path).record(SEALED, "a", arm, sharpe=0.1, sessions=40)
-    assert {"rl_only", "hybrid", "fused"} == SELECTABLE_ARMS
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("sharpe", [float("nan"), float("inf")])

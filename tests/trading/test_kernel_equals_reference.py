@@ -45,6 +45,15 @@ FIELDS = (
     "breached",
     "target_reached",
     "entry_commission_cents",
+    "entry_bar",
+    "stop_in_bar_ticks",
+    "closed_position",
+    "closed_entry_bar",
+    "closed_entry_ticks",
+    "closed_target_ticks",
+    "exit_bar",
+    "exit_ticks",
+    "exit_reason",
 )
 
 # What the seeded sweep must have met, and how often at least.

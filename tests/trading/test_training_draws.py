@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src import splitmix
 from src.trading import kernel
 from src.trading.accounts import AccountBlock
 from src.trading.layout import NO_THRESHOLD_CENTS, TRAIL_END_OF_DAY, TRAIL_LIVE, TRAIL_NONE
@@ -186,7 +187,7 @@ def test_the_mixing_is_splitmix64s_and_a_uniform_is_below_one(key: int, counter:
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         return z ^ (z >> 31)
 
-    assert int(kernel.mix64(np.uint64(key))) == mix(key)
+    assert int(splitmix.mix64(np.uint64(key))) == mix(key)
     drawn = kernel.uniform(np.uint64(key), np.uint64(counter))
     assert drawn == (mix(key ^ mix(counter)) >> 11) / 2**53
     assert 0.0 <= drawn < 1.0
@@ -195,5 +196,5 @@ def test_the_mixing_is_splitmix64s_and_a_uniform_is_below_one(key: int, counter:
 def test_the_mixing_gives_the_published_first_numbers() -> None:
     # splitmix64 from state 0 (Vigna's reference implementation): its state grows by the golden constant each time.
     golden = 0x9E3779B97F4A7C15
-    numbers = [int(kernel.mix64(np.uint64(k * golden % 2**64))) for k in range(3)]
+    numbers = [int(splitmix.mix64(np.uint64(k * golden % 2**64))) for k in range(3)]
     assert numbers == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]

@@ -11,6 +11,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from src.trading.layout import ACCOUNT
 from src.trading.routes import make_vec_env
 from src.trading.vec_env import BatchedTradingVecEnv
 from tests.trading.worlds import END_OF_DAY_RULES, LIVE_RULES, make_params, make_tape, random_legal
@@ -250,3 +251,8 @@ def test_a_snapshot_that_does_not_fit_is_refused() -> None:
     elsewhere._block.accounts["bar"] = len(longer.prices) - 1
     with pytest.raises(ValueError, match="another tape"):
         small.set_state(elsewhere.get_state())
+
+
+def test_an_account_record_has_no_padding() -> None:
+    # Snapshots hold and compare its bytes; padding would keep whatever was in memory.
+    assert sum(ACCOUNT[name].itemsize for name in ACCOUNT.names or ()) == ACCOUNT.itemsize

@@ -29,6 +29,7 @@ from src.console import PlainConsole
 from src.errors import BarDataError
 from src.market.files.clock import measure_clock, utc_opens
 from src.market.files.clock_candidates import offsets_min, parse_zone
+from src.market.files.clock_scores import STAMPS
 from src.market.files.identity import market_of_file
 from src.market.files.rows import ClockClaim, FileRows, Stamp
 from src.market.load import load_bars

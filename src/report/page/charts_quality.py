@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.report.page.blocks import Figure
-from src.report.page.drawing import role, shown
+from src.report.page.drawing import label_text, role
 
 LABEL = "New York hour"
 _GAP_PX_FROM = 70
@@ -42,7 +42,7 @@ def _coverage_map(
     gap = 1 if len(columns) <= _GAP_PX_FROM else 0
     trace = {
         "type": "heatmap",
-        "x": [shown(name) for name in columns],
+        "x": [label_text(name) for name in columns],
         "y": list(hours),
         "z": [list(row) for row in rows],
         "zmin": 0,

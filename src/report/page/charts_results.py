@@ -12,10 +12,10 @@ from src.report.page.drawing import (
     MAIN_ARMS,
     Arrays,
     Style,
+    label_text,
     legend_entry,
     line,
     role,
-    shown,
     stacked,
     style_of,
     zero_line,
@@ -63,7 +63,7 @@ def equity_figure(report: Report, arrays: Arrays) -> Figure:
                 band = {"y": arrays.ref(edge, 0), "fill": fill, "fillcolor": role(style.role, 0.14)}
                 traces.append({**common, **band, "line": {"width": 0}, "hoverinfo": "skip"})
         net = mean_by_session(report, name)
-        curve = {**common, "name": shown(name), "line": line(style, 2.2 if name == "hybrid" else 1.7)}
+        curve = {**common, "name": label_text(name), "line": line(style, 2.2 if name == "hybrid" else 1.7)}
         form = f"%{{y:{HOVER_USD}}}"
         traces.append({**curve, "y": arrays.ref(list(accumulate(net)), 0), "hovertemplate": form})
         traces.append({**curve, "y": arrays.ref(drawdowns(net), 0), "yaxis": "y2", "hoverinfo": "skip"})
@@ -120,7 +120,7 @@ def contrast_figure(contrasts: Sequence[Mapping[str, Any]]) -> Figure:
         },
         "yaxis": {
             "tickvals": [-row for row in range(len(contrasts))],
-            "ticktext": [f"{shown(c['arm'], 20)} −<br>{shown(c['against'], 20)}" for c in contrasts],
+            "ticktext": [f"{label_text(c['arm'], 20)} −<br>{label_text(c['against'], 20)}" for c in contrasts],
             "range": [0.6 - len(contrasts), 0.6],
             "showgrid": False,
             "ticks": "",
@@ -148,7 +148,7 @@ def paired_figure(report: Report, arm: str, against: str, arrays: Arrays) -> Fig
         "hovertemplate": "%{x}: %{y} sessions<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": f"{shown(arm)} − {shown(against)} per session"}, "tickformat": AXIS_USD},
+        "xaxis": {"title": {"text": f"{label_text(arm)} − {label_text(against)} per session"}, "tickformat": AXIS_USD},
         "shapes": [zero_line("x"), zero_line("x", mean, "blue", "dot")],
         "hovermode": "closest",
         "bargap": 0.04,
@@ -165,7 +165,9 @@ def cost_figure(stress: Mapping[str, Any]) -> Figure:
         marker = {"symbol": style.symbol, "size": 8, "color": role(style.role)}
         curve = {"x": stress["slippage_ticks"], "y": values, "mode": "lines+markers", "marker": marker}
         form = f"%{{y:{HOVER_SIGNED_USD}}}/session"
-        traces.append({**curve, "name": shown(name), "legendgroup": name, "line": line(style), "hovertemplate": form})
+        traces.append(
+            {**curve, "name": label_text(name), "legendgroup": name, "line": line(style), "hovertemplate": form}
+        )
         legend.append(legend_entry(name, style, off=name == "random_legal" and len(names) > 1, kind="points"))
     ticks = {"title": {"text": "slippage per market or stop fill, ticks"}, "tickvals": stress["slippage_ticks"]}
     layout = {"xaxis": ticks, "yaxis": {"tickformat": AXIS_USD}, "shapes": [zero_line()]}
@@ -238,7 +240,7 @@ def _trade_traces(trades: Sequence[Mapping[str, Any]], times: Sequence[str], tic
         symbols = ["triangle-up" if is_long else "triangle-down", "x"]
         look = {"symbol": symbols, "size": [13, 9], "color": [role(color), role("ink")]}
         outline = {"line": {"width": 1, "color": role("paper")}}
-        texts = [f"{trade['side']} entry", f"exit: {shown(trade['exit_reason'])}, {signed_usd(trade['net_usd'])}"]
+        texts = [f"{trade['side']} entry", f"exit: {label_text(trade['exit_reason'])}, {signed_usd(trade['net_usd'])}"]
         traces.append(
             {
                 **ends,

@@ -10,10 +10,10 @@ from src.report.page.drawing import (
     Arrays,
     Style,
     bars_across,
+    label_text,
     legend_entry,
     line,
     role,
-    shown,
     stacked,
     style_of,
     zero_line,
@@ -57,7 +57,7 @@ def learning_figure(curves: Sequence[Mapping[str, Any]], metric: str, arrays: Ar
         style = style_of(curve["phase"], phases)
         shift = 0 if curve["phase"] == "base" else base_end
         points = {"x": arrays.ref([step + shift for step in curve["timesteps"]]), "y": arrays.ref(curve[metric], 4)}
-        name = f"{shown(curve['phase'], 24)}, seed {curve['seed']}"
+        name = f"{label_text(curve['phase'], 24)}, seed {curve['seed']}"
         look = line(style, 1.6) if n_seeds == 1 else {"color": role(style.role, 0.4), "width": 1}
         lines = {"mode": "lines", "line": look, "legendgroup": curve["phase"], "connectgaps": False}
         traces.append({**points, "name": name, **lines, "hovertemplate": "%{y:.4~g}"})
@@ -69,7 +69,9 @@ def learning_figure(curves: Sequence[Mapping[str, Any]], metric: str, arrays: Ar
                 shift, style = (0 if phase == "base" else base_end), style_of(phase, phases)
                 points = {"x": arrays.ref([step + shift for step in steps]), "y": arrays.ref(values, 4)}
                 lines = {"mode": "lines", "line": line(style, 2.2), "legendgroup": phase, "connectgaps": False}
-                traces.append({**points, **lines, "name": f"{shown(phase, 24)}, mean", "hovertemplate": "%{y:.4~g}"})
+                traces.append(
+                    {**points, **lines, "name": f"{label_text(phase, 24)}, mean", "hovertemplate": "%{y:.4~g}"}
+                )
     layout: dict[str, Any] = {"xaxis": {"title": {"text": "timesteps, base training first"}}}
     if base_end and len(phases) > 1:
         layout["shapes"] = [zero_line("x", base_end, "ink", "dot")]
@@ -121,7 +123,7 @@ def machine_figure(timeline: Mapping[str, Any], arrays: Arrays) -> Figure:
         shapes.append({**box, "line": {"width": 0}, "fillcolor": role("grey", 0.17 if k % 2 else 0.03)})
         if (finish - begin) * unit >= PHASE_LABEL_LEAST * end:
             place = {"x": (begin + finish) / 2, "xanchor": "center", "yref": "y domain", "y": 0, "yanchor": "bottom"}
-            notes.append({**place, "text": shown(phase["phase"], 14), "showarrow": False, "size": "small"})
+            notes.append({**place, "text": label_text(phase["phase"], 14), "showarrow": False, "size": "small"})
     layout["xaxis"] |= {"title": {"text": f"time since start, {unit_name}"}, "range": [0, end / unit]}
     return Figure(traces, layout | {"shapes": shapes, "annotations": notes}, pairs)
 

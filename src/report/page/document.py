@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from src import run_names
 from src.files import write_atomically
 from src.plain_text import LONGEST_LINE, foreign_values
 from src.report.page.blocks import charts_of, given, glossary
@@ -45,7 +46,6 @@ SECTIONS = (
     *(machine_section, advice_section, pass_section, reliance_section, quality_section, provenance_section),
     targets_section,
 )
-PAGE_FILE, REPORT_FILE = "report.html", "report.json"
 
 
 def write_page(report: Mapping[str, Any], path: str | Path) -> None:
@@ -64,19 +64,19 @@ def rebuild(run_dir: str | Path) -> Path:
 
     Raises: ReportError (a UserError) if report.json is missing, damaged, from another program or a newer version.
     """
-    source = Path(run_dir) / REPORT_FILE
+    source = Path(run_dir) / run_names.REPORT
     try:
         report = json.loads(source.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ReportError(
-            f"There is no {REPORT_FILE} in {run_dir}: name the folder of a finished run, such as logs/<run>."
+            f"There is no {run_names.REPORT} in {run_dir}: name the folder of a finished run, such as logs/<run>."
         ) from error
     except OSError as error:
         raise ReportError(f"{source} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{source} is damaged: it is not JSON ({error}); restore it, or rerun.") from error
     check_report(report, str(source))
-    page = Path(run_dir) / PAGE_FILE
+    page = Path(run_dir) / run_names.PAGE
     write_page(report, page)
     return page
 

@@ -57,7 +57,7 @@ def role(name: str, alpha: float = 1.0) -> dict[str, Any]:
     return {"role": name, "alpha": alpha}
 
 
-def shown(text: str, most: int = TEXT_MOST) -> str:
+def label_text(text: str, most: int = TEXT_MOST) -> str:
     """Text escaped for plotly, which interprets tags; long text is cut."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return html.escape(cut, quote=False)
@@ -135,7 +135,7 @@ def bars_across(
                 "type": "bar",
                 "orientation": "h",
                 "x": list(values),
-                "y": [shown(name) for name in names],
+                "y": [label_text(name) for name in names],
                 "text": list(texts),
                 "textposition": "outside",
                 "cliponaxis": False,
