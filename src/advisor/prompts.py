@@ -21,7 +21,7 @@ from pydantic import Field, StringConstraints
 from src.advisor.situations import DIMENSIONS, SIDES, UNKNOWN_BUCKET, decode
 from src.advisor.table import LABEL_SETS
 from src.errors import ConfigError
-from src.settings import Section, load_mapping
+from src.settings import Section
 from src.suggestions import did_you_mean
 from src.trading.layout import ACTIONS
 from src.yaml_files import read_model

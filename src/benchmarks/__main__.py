@@ -14,11 +14,11 @@ from rich.table import Table
 
 from src.agent.learner.products import processor_key
 from src.benchmarks import bars, parts
-from src.benchmarks.wording import duration
 from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.shell import Parser, run_main
 from src.suggestions import did_you_mean
+from src.wording import measured
 
 COLUMNS = 80
 BARS = "bars"
@@ -36,8 +36,8 @@ def show(console: Console, results: Sequence[parts.Result]) -> None:
         table.add_column(heading, justify="right")
     for r in results:
         wants = [f"{r.target:g}x"] if r.target is not None else []
-        wants += [duration(r.at_most_s)] if r.at_most_s is not None else []
-        table.add_row(r.part, r.case, duration(r.common_s), duration(r.ours_s), f"{r.ratio:.1f}x", ", ".join(wants))
+        wants += [measured(r.at_most_s)] if r.at_most_s is not None else []
+        table.add_row(r.part, r.case, measured(r.common_s), measured(r.ours_s), f"{r.ratio:.1f}x", ", ".join(wants))
     console.print(uncut(table))
 
 

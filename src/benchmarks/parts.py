@@ -35,7 +35,6 @@ from src.trading.accounts import AccountBlock
 from src.trading.layout import N_OBS
 from src.trading.routes import make_vec_env
 from src.trading.settings import EnvironmentSettings
-from src.wording import measured
 
 
 @dataclass(frozen=True)

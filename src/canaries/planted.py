@@ -24,6 +24,7 @@ from rich.table import Table
 
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.market import Market, market_of_bars
+from src.agent.members import ArmName
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.settings import LEARNERS, HardwareSettings, TrainingSettings

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from src.errors import ConfigError
-from src.settings import Section, load_mapping
+from src.settings import Section
 from src.suggestions import did_you_mean
 from src.yaml_files import read_model
 

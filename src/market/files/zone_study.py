@@ -43,7 +43,6 @@ ZONES = (
     "Asia/Kathmandu", "Asia/Singapore", "Asia/Tokyo", "Australia/Adelaide", "Australia/Sydney",
     "Pacific/Auckland", "America/New_York+07:00", "UTC-05:00",
 )  # fmt: skip
-STAMPS: tuple[Stamp, Stamp] = ("open", "close")
 INTERVALS = (1, 5, 15)
 DAYS = (14, 91)
 STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2025, 2, 24), date(2025, 9, 22))
