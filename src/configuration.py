@@ -64,11 +64,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {
         "evidence": {"seeds": 1},
         "phase1": {"gpu_usage": {"memory_fraction": 0.3}, "gpu_utilization_target": 0.3},
         "phase2": {"gpu_usage": {"memory_fraction": 0.8}, "gpu_utilization_target": 0.8},
-        "phase3": {
-            "estimated_duration": 2400.0,
-            "gpu_usage": {"memory_fraction": 0.9},
-            "gpu_utilization_target": 0.9,
-        },
+        "phase3": {"estimated_duration": 2400.0, "gpu_usage": {"memory_fraction": 0.9}, "gpu_utilization_target": 0.9},
         "validation": {
             "max_execution_time_s": 5400.0,
             "required": [

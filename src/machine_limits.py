@@ -12,6 +12,13 @@ CGROUP = Path("/sys/fs/cgroup")
 GB = 1e9
 
 
+def processor_facts() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first core, by name; empty where there is no such file."""
+    text = _read(Path("/proc/cpuinfo")) or ""
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def usable_cores() -> int:
     """Whole cores that this process may use, at least one: its affinity, and the container's limit."""
     quota = quota_cores()
@@ -62,6 +69,6 @@ def available_memory_gb() -> float:
 def _read(path: Path) -> str | None:
     """A file of the system that not every machine has."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return None

@@ -34,6 +34,16 @@ def shortened(text: str, most: int = LONGEST) -> str:
     return f"{text[:half]}...[{len(text) - 2 * half:,} characters]...{text[-half:]}"
 
 
+def beginning(text: str, most: int) -> str:
+    """`text` where it has at most `most` characters, else that many of them and three dots."""
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error on one line, shortened; the name of its type where it has none."""
+    return beginning(" ".join(str(error).split()), LONGEST) or type(error).__name__
+
+
 def foreign(value: object, most: int = LONGEST) -> str:
     """A value that came from outside, as one safe piece of text of at most about `most` characters."""
     return escaped(shortened(str(value), most))

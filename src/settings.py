@@ -1,4 +1,4 @@
-"""The base of every configuration section, and the reader of small YAML files."""
+"""The base of every configuration section."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
-
-from src.errors import ConfigError
 
 LARGEST_INT = 10**18
 """Whole numbers of more digits are refused: Python itself will not write one of thousands."""
@@ -55,14 +52,3 @@ def plain(value: Any) -> Any:
         return value
     kind = str(value) if isinstance(value, float) else f"of the type {type(value).__name__}"
     raise ValueError(f"a value in it is {kind}, which a settings file does not keep")
-
-
-def load_mapping(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file. Raises ConfigError for a file that cannot be read or holds something else."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Fix the file.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must be a mapping of keys to values, but holds {type(content).__name__}.")
-    return content

@@ -9,7 +9,6 @@ import csv
 import io
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,26 +20,26 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 
 from src.advisor import fusion
+from src.agent.interval import Interval
 from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
 from src.console import PlainConsole
 from src.errors import ConfigError
 from src.files import write_atomically
 from src.monitoring import hardware
+from src.monitoring.sampling import BackgroundSampling
 from src.plain_text import csv_cell
 from src.runs.context import RunContext
 from src.runs.hardware_maximized import run_hardware_maximized
 from src.runs.loans import TemporaryLoans
 from src.runs.pipeline import run_pipeline
 from src.trading.row_cache import RowCache
+from src.trading.slots import Slots
 
 logger = logging.getLogger(__name__)
 
-STOP_WAIT_S = 10.0
-"""How long a monitor that stops waits for its last sample: one takes milliseconds, on a busy machine up to seconds."""
 
-
-class HardwareMonitor:
+class HardwareMonitor(BackgroundSampling):
     """Samples the machine every `log_interval` seconds in a background thread, and never lets a failing reading end
     the run.
 
@@ -49,90 +48,6 @@ class HardwareMonitor:
     `src.monitoring.hardware.SAMPLE_FIELDS`; a failed reading is None, counted in `get_summary()["failed_readings"]`.
     ValueError for an interval that is not above 0.
     """
-
-    def __init__(self, log_interval: float = 1, *, monitor_gpu: bool = True, nvml: hardware.Nvml | None = None) -> None:
-        if not log_interval > 0:
-            raise ValueError(f"log_interval is {log_interval}; it must be above 0 seconds")
-        self.log_interval = log_interval
-        self.phase = ""
-        self.metrics_history: list[hardware.Reading] = []
-        self._monitor_gpu = monitor_gpu
-        self._nvml = nvml
-        self._lock = threading.Lock()  # of starting and stopping
-        self._sampler: hardware.Sampler | None = None
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._late_samples = 0
-        self._thread_error = ""
-
-    @property
-    def monitoring(self) -> bool:
-        """Whether it is sampling now."""
-        thread = self._thread
-        return thread is not None and thread.is_alive()
-
-    @property
-    def gpu_available(self) -> bool:
-        """Whether a GPU is read; before the first start NVML is asked once."""
-        with self._lock:
-            if self._sampler is None:
-                self._sampler = hardware.Sampler(use_gpu=self._monitor_gpu, nvml=self._nvml)
-                self._sampler.close()
-            return self._sampler.gpu_available
-
-    def start_monitoring(self) -> None:
-        """Start sampling; does nothing while it already runs. Started again after a stop, it continues the same
-        history."""
-        with self._lock:
-            if self._thread is not None:
-                return
-            self._sampler = hardware.Sampler(use_gpu=self._monitor_gpu, nvml=self._nvml)
-            self._stop = threading.Event()
-            thread = threading.Thread(
-                target=self._run, args=(self._sampler, self._stop), name="hardware-monitor", daemon=True
-            )
-            thread.start()
-            self._thread = thread
-
-    def stop_monitoring(self) -> None:
-        """Take a last sample and stop; does nothing when not running.
-
-        A sample that hangs in a driver is waited for `STOP_WAIT_S` seconds; then the thread is abandoned, with a
-        warning and `thread_error` in the summary.
-        """
-        # The lock is held until the thread has ended, so that no second one can start meanwhile.
-        with self._lock:
-            thread, self._thread = self._thread, None
-            if thread is not None:
-                self._stop.set()
-                thread.join(STOP_WAIT_S)
-                if thread.is_alive():
-                    self._thread_error = f"a sample did not return within {STOP_WAIT_S:g} s of the stop"
-                    logger.warning(
-                        "the hardware monitor was abandoned: %s, which a hanging GPU driver can cause",
-                        self._thread_error,
-                    )
-
-    def _run(self, sampler: hardware.Sampler, stop: threading.Event) -> None:
-        try:
-            due = time.monotonic()
-            while True:
-                self.metrics_history.append(sampler.sample(self.phase))
-                # The grid of due times is fixed, so a slow sample delays itself and not all that follow.
-                due += self.log_interval
-                behind = time.monotonic() - due
-                if behind > 0:
-                    skipped = int(behind // self.log_interval) + 1
-                    self._late_samples += skipped
-                    due += skipped * self.log_interval
-                if stop.wait(max(0.0, due - time.monotonic())):
-                    break
-            self.metrics_history.append(sampler.sample(self.phase))
-        except Exception as error:
-            self._thread_error = f"{type(error).__name__}: {error}"
-            raise  # to threading.excepthook: a run ends for it (src.runs.threads)
-        finally:
-            sampler.close()
 
     def get_average_gpu_utilization(self, last_n: int | None = None) -> float:
         """Mean of NVML's utilisation rate in percent, of the newest `last_n` samples or (None) of all.
@@ -186,13 +101,6 @@ class HardwareMonitor:
             writer.writerow({name: csv_cell(value) for name, value in reading.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.getvalue())
-
-    def __enter__(self) -> Self:
-        self.start_monitoring()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop_monitoring()
 
 
 class OptimizedFeatureCache(RowCache):
@@ -306,7 +214,7 @@ class BatchedCallback(BaseCallback):
     True. ValueError for an interval under 1, or a `verbose` that is not 0, 1 or 2.
     """
 
-    _KEPT = "total_reward", "total_steps", "total_episodes", "writes", "_steps", "_timesteps", "_reward", "_episodes"
+    _TOTALS = "total_reward", "total_steps", "total_episodes", "writes"
 
     def __init__(
         self,
@@ -334,26 +242,25 @@ class BatchedCallback(BaseCallback):
         self.total_steps = 0
         self.total_episodes = 0
         self.writes = 0
-        self._start_interval()
-
-    def _start_interval(self) -> None:
-        self._steps, self._timesteps, self._untimed, self._reward = 0, 0, 0, 0.0
-        self._episodes: list[tuple[float, int]] = []  # return and length of each that ended
-        self._since = time.perf_counter()
+        self._interval = Interval()
 
     def _on_training_start(self) -> None:
         self.stopped = False
-        self._since, self._untimed = time.perf_counter(), self._timesteps
+        self._interval.restart_clock()
 
     def get_state(self) -> dict[str, Any]:
         """The totals and the interval under way, without its clock: what a checkpoint keeps."""
         with self._lock:
-            return {name: getattr(self, name) for name in self._KEPT} | {"_episodes": [*self._episodes]}
+            totals = {name: getattr(self, name) for name in self._TOTALS}
+            gathered = {f"_{name}": getattr(self._interval, name) for name in Interval.KEPT}
+            return totals | gathered | {"_episodes": [*self._interval.episodes]}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state; timesteps from before the restart count in no speed."""
-        for name in self._KEPT:
+        for name in self._TOTALS:
             setattr(self, name, state[name])
+        for name in Interval.KEPT:
+            setattr(self._interval, name, state[f"_{name}"])
 
     def _on_step(self) -> bool:
         with self._lock:
@@ -363,22 +270,11 @@ class BatchedCallback(BaseCallback):
         return not self.stopped
 
     def _count_step(self) -> None:
-        rewards = self.locals["rewards"]
-        step_reward = float(rewards.sum(dtype=np.float64))
-        self.total_reward += step_reward
+        interval, episodes = self._interval, len(self._interval.episodes)
+        self.total_reward += interval.count(*(self.locals[name] for name in ("rewards", "dones", "infos")))
         self.total_steps += 1
-        self._reward += step_reward
-        self._steps += 1
-        self._timesteps += len(rewards)
-        dones = self.locals["dones"]
-        if dones.any():
-            infos = self.locals["infos"]
-            for i in np.flatnonzero(dones):
-                episode = infos[i].get("episode")
-                if episode is not None:
-                    self.total_episodes += 1
-                    self._episodes.append((float(episode["r"]), int(episode["l"])))
-        if self._steps >= self.log_interval:
+        self.total_episodes += len(interval.episodes) - episodes
+        if interval.steps >= self.log_interval:
             self.flush()
 
     def _on_training_end(self) -> None:
@@ -387,30 +283,20 @@ class BatchedCallback(BaseCallback):
     def flush(self) -> None:
         """Write what was gathered since the last record; nothing gathered writes nothing."""
         with self._lock:
-            if self._steps:
+            if self._interval.steps:
                 record = self._record()
                 for sink in self.sinks:
                     sink.write(record)
                 self.writes += bool(self.sinks) or write_to_logger(self.logger, record)
                 if self.verbose:
                     logger.info("%s", in_words(record))
-            self._start_interval()
+            self._interval = Interval()
 
     def _record(self) -> dict[str, Any]:
-        seconds, timed = time.perf_counter() - self._since, self._timesteps - self._untimed
-        record: dict[str, Any] = {
-            "phase": self.phase,
-            "num_timesteps": self.num_timesteps,
-            "steps_per_s": timed / seconds if timed and seconds > 0 else None,
-            "mean_reward": self._reward / self._timesteps,
-            "episodes": len(self._episodes),
-        }
-        means = np.mean(self._episodes, axis=0).tolist() if self._episodes else (None, None)
-        record["mean_episode_reward"], record["mean_episode_length"] = means
+        record = {"phase": self.phase, "num_timesteps": self.num_timesteps, **self._interval.record()}
         if self.total_timesteps:
             record["fraction_done"] = min(1.0, self.num_timesteps / self.total_timesteps)
-        record.update(train_values(self.logger.name_to_value))
-        return record
+        return record | train_values(self.logger.name_to_value)
 
     def close(self) -> None:
         """Write what is left and close the sinks."""
@@ -447,9 +333,7 @@ class EnvironmentStatePool:
         self.pool_size = pool_size
         self.seed = seed
         self._lock = threading.Lock()
-        self._slot_locks = [threading.Lock() for _ in range(pool_size)]
-        self._envs: list[Any] = [None] * pool_size
-        self._born: list[Any] = [None] * pool_size
+        self._slots = Slots(self._build, pool_size)
         self._free = list(range(pool_size - 1, -1, -1))
         self._lent: set[int] = set()
         self._temporary = TemporaryLoans()
@@ -459,7 +343,7 @@ class EnvironmentStatePool:
         if prefill:
             try:
                 for env_id in range(pool_size):
-                    self._restart(env_id, None)
+                    self._slots.restart(env_id, seed + env_id)
             except BaseException:
                 self.close()
                 raise
@@ -477,10 +361,10 @@ class EnvironmentStatePool:
         # Building and resetting take long and touch only this slot: the lock is not held.
         try:
             if env_id < 0:
-                env = self.env_class(**self.env_kwargs)
+                env = self._build()
                 env.reset(seed=self.seed + self.pool_size + place if seed is None else seed)
             else:
-                env = self._restart(env_id, seed)
+                env = self._slots.restart(env_id, self.seed + env_id if seed is None else seed)
         except BaseException:
             self._give_back(env_id, place)
             raise
@@ -496,17 +380,8 @@ class EnvironmentStatePool:
             raise RuntimeError("the environment pool is closed")
         return env_id, env
 
-    def _restart(self, env_id: int, seed: int | None) -> Any:
-        with self._slot_locks[env_id]:
-            env = self._envs[env_id]
-            if env is None:
-                env = self._envs[env_id] = self.env_class(**self.env_kwargs)
-                if hasattr(env, "get_state") and hasattr(env, "set_state"):
-                    self._born[env_id] = env.get_state()
-            elif self._born[env_id] is not None:
-                env.set_state(self._born[env_id])
-            env.reset(seed=self.seed + env_id if seed is None else seed)
-            return env
+    def _build(self) -> Any:
+        return self.env_class(**self.env_kwargs)
 
     def _give_back(self, env_id: int, place: int) -> None:
         with self._lock:
@@ -538,15 +413,14 @@ class EnvironmentStatePool:
     def reset_all(self) -> None:
         """Put every pooled environment built so far at its fresh start, those in use too; who holds them does not
         change."""
-        for env_id, env in enumerate(self._envs):
-            if env is not None:
-                self._restart(env_id, None)
+        for env_id in self._slots.built():
+            self._slots.restart(env_id, self.seed + env_id)
 
     def get_stats(self) -> dict[str, float]:
         """pool_size, built, available, in_use (pooled ones), total_uses (temporary ones too), avg_uses_per_env
         (uses of pooled environments per one built), temporary (how many were made in all)."""
         with self._lock:
-            built = sum(env is not None for env in self._envs)
+            built = len(self._slots.built())
             return {
                 "pool_size": self.pool_size,
                 "built": built,
@@ -561,8 +435,7 @@ class EnvironmentStatePool:
         """Close every environment, temporary ones too; nothing can be acquired afterwards."""
         with self._lock:
             self._closed = True
-            envs = [env for env in self._envs if env is not None] + self._temporary.clear()
-            self._envs = [None] * self.pool_size
+            envs = self._slots.clear() + self._temporary.clear()
         for env in envs:
             env.close()
 

@@ -40,7 +40,6 @@ SCRIPT = "benchmark_framework.py"
 WRAPPED = f"""
 import functools, pathlib, random, runpy, sys
 import src.benchmarks.suites as suites
-import src.testing_framework as framework
 
 # The script as it is, but for its clock, which runs while decisions are fused: 0.2 us each, with the noise of a busy
 # machine from process to process and from call to call. What else runs on the machine of a test is no matter of it.
@@ -48,14 +47,14 @@ noise = random.Random(pathlib.Path(sys.argv[-1]).name)
 slow_process, now = noise.lognormvariate(0, 0.08), 0.0
 suites.Case = functools.partial(suites.Case, clock=lambda: now)
 
-class Slow(framework.VectorizedDecisionFusion):
+class Slow(suites.VectorizedDecisionFusion):
     def fuse_batch(self, *args, **kwargs):
         global now
         actions = super().fuse_batch(*args, **kwargs)
         now += FACTOR * 2e-7 * len(actions) * slow_process * noise.lognormvariate(0, 0.05)
         return actions
 
-framework.VectorizedDecisionFusion = Slow
+suites.VectorizedDecisionFusion = Slow
 runpy.run_path({str(ROOT / SCRIPT)!r}, run_name="__main__")
 """
 

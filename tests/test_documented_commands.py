@@ -40,7 +40,7 @@ SHORTER = {
     "run_hardware_maximized.py": SMALL,
     "run_pipeline.py": SMALL,
     "benchmark_framework.py": ["--quick"],
-    "src.benchmarks.parts": ["--quick", "--repeats", "1"],
+    "src.benchmarks": ["--quick", "--repeats", "1"],
 }
 LONG = {
     "python benchmark_framework.py --pair": "tests/test_benchmark_framework.py",
@@ -48,10 +48,10 @@ LONG = {
     "python benchmark_framework.py --pair --suite steps": "tests/test_benchmark_framework.py",
     "python validate_testing_framework.py --market NQ --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --quick": "tests/test_validate_command.py",
-    "python validate_testing_framework.py --only planted": "tests/checks/test_checks_canaries.py",
-    "python validate_testing_framework.py --only advisor": "tests/checks/test_checks_advisor.py",
-    "python -m src.benchmarks.parts advice": "tests/test_benchmarks.py",
-    "python -m src.benchmarks.parts training": "tests/test_benchmarks.py",
+    "python validate_testing_framework.py --only planted": "tests/checks/test_canaries.py",
+    "python validate_testing_framework.py --only advisor": "tests/checks/test_advisor.py",
+    "python -m src.benchmarks advice": "tests/test_benchmarks.py",
+    "python -m src.benchmarks training": "tests/test_benchmarks.py",
     "python -m src.canaries.planted --seeds 10": "tests/canaries/test_canaries.py",
     "python -m src.canaries.martingale --seeds 3": "tests/canaries/test_martingale.py",
     "python -m src.canaries.planted_advice --seeds 20": "tests/canaries/test_planted_advice.py",

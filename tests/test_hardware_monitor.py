@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from src import testing_framework
-from src.monitoring import hardware
+from src.monitoring import hardware, sampling
 from src.testing_framework import HardwareMonitor
 from tests.recorded_nvml import RecordedNvml
 
@@ -161,7 +160,7 @@ class HangingNvml(RecordedNvml):
 def test_a_driver_that_hangs_does_not_hold_up_the_stop(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(testing_framework, "STOP_WAIT_S", 0.2)
+    monkeypatch.setattr(sampling, "STOP_WAIT_S", 0.2)
     nvml = HangingNvml()
     monitor = HardwareMonitor(log_interval=0.01, nvml=nvml)
     monitor.start_monitoring()

@@ -35,7 +35,7 @@ from tests.forked_command import ROOT, CommandServer
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 MODULES = (
-    *("src.benchmarks.parts", "src.canaries.planted", "src.statistics.coverage", "src.canaries.martingale"),
+    *("src.benchmarks", "src.canaries.planted", "src.statistics.coverage", "src.canaries.martingale"),
     *("src.report.page", "src.canaries.planted_advice", "src.report.facts", "src.runs.kills"),
     "src.market.files.zone_study",
 )

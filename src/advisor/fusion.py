@@ -154,16 +154,9 @@ def _increases_risk(action: int, position: int | None) -> bool:
 
 
 def _fuse_elements(
-    rl_actions: Any,
-    rl_confidences: Any,
-    llm_actions: Any,
-    llm_confidences: Any,
-    risk_scores: Any,
-    masks: Any,
-    positions: Any,
-    state: Any,
-    actions: Any,
-) -> Any:
+    rl_actions: Any, rl_confidences: Any, llm_actions: Any, llm_confidences: Any, risk_scores: Any,
+    masks: Any, positions: Any, state: Any, actions: Any,
+) -> Any:  # fmt: skip
     """`fuse_sequential` for numba, compiled by `compiled_fuse`. Flags are 0 or -1 (all bits) and chosen with & and
     |, so that the main loop has no branch and becomes vector instructions: 4 instead of 13 to 20 ns an element. It
     is one function, because numba notices an edit only in its own file."""
@@ -190,8 +183,7 @@ def _fuse_elements(
     else:
         adding_bits[:] = 62
 
-    bad = np.int32(0)
-    one = np.int32(1)
+    bad, one = np.int32(0), np.int32(1)
     rl_weight, llm_weight = state[0], state[1]
     threshold, risk_limit = np.float32(state[2]), np.float32(state[3])
     for i in range(n):

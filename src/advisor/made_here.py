@@ -64,12 +64,6 @@ def build_tiny(attention: Mapping[str, str]) -> tuple[Any, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(
-            LlamaConfig(
-                **shape,
-                vocab_size=len(alphabet),
-                initializer_range=0.2,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
+            LlamaConfig(**shape, vocab_size=len(alphabet), initializer_range=0.2, bos_token_id=None, eos_token_id=None)
         )
     return model, tokenizer

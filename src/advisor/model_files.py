@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from src.advisor.chat_format import ChatSource
-from src.advisor.gguf_header import HeaderError, read_gguf_header
+from src.advisor.gguf_header import GgufHeader, HeaderError, read_gguf_header
 from src.errors import ConfigError
 from src.machine_limits import GB, available_memory_gb
+from src.plain_text import beginning, one_line
 
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -82,11 +83,14 @@ def check_folder(folder: Path) -> Weights:
 
 def check_gguf(path: Path) -> Weights:
     """The same of a GGUF file."""
+    return Weights(_gguf_header(path).elements, 0)
+
+
+def _gguf_header(path: Path) -> GgufHeader:
     try:
-        header = read_gguf_header(path)
+        return read_gguf_header(path)
     except (HeaderError, OSError) as error:
         raise ConfigError(f"{path} cannot be loaded: {error}. Get the file again.") from error
-    return Weights(header.elements, 0)
 
 
 def check_memory(name: str, elements: int, bytes_each: float, *, available_gb: float | None = None) -> None:
@@ -137,10 +141,7 @@ def _template_of(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _chat_of_gguf(path: Path) -> ChatSource:
-    try:
-        metadata = read_gguf_header(path).metadata
-    except (HeaderError, OSError) as error:
-        raise ConfigError(f"{path} cannot be loaded: {error}. Get the file again.") from error
+    metadata = _gguf_header(path).metadata
     texts = metadata.get("tokenizer.ggml.tokens")
     tokens = {}
     for key, name in (("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")):
@@ -214,12 +215,12 @@ def _check_figures(folder: Path, config: Mapping[str, Any], weights: Weights) ->
             values = value if isinstance(value, list) and value else [value]  # some give one figure a layer
             if any(isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= most for v in values):
                 raise ConfigError(
-                    f"{folder / 'config.json'}: {where}{name} is {_short(value)}; needs a whole number from 1 to "
-                    f"{most:,}. Get the file again."
+                    f"{folder / 'config.json'}: {where}{name} is {beginning(repr(value), 60)}; needs a whole number "
+                    f"from 1 to {most:,}. Get the file again."
                 )
             if most == _LIMITS["num_hidden_layers"] and weights.tensors and max(values) > weights.tensors:
                 raise ConfigError(
-                    f"{folder / 'config.json'}: {where}{name} is {_short(value)}, but its weights hold "
+                    f"{folder / 'config.json'}: {where}{name} is {beginning(repr(value), 60)}, but its weights hold "
                     f"{weights.tensors:,} tensors. Configuration and weights are of different models: get both again."
                 )
 
@@ -232,12 +233,7 @@ def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
         yield "text_config.", text
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]} ..."
-
-
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError | ValueError):
-        return " ".join(str(error).split())[:300]
+        return one_line(error)
     return f"its content is damaged ({type(error).__name__})"

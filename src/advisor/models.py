@@ -30,7 +30,7 @@ from src.advisor.made_here import build_tiny, quantized
 from src.advisor.model_files import chat_source, check_folder, check_gguf, check_memory, read_json
 from src.errors import ConfigError, UserError
 from src.machine_limits import GB
-from src.plain_text import shortened
+from src.plain_text import beginning, one_line, shortened
 from src.suggestions import did_you_mean
 
 Quantization = Literal["none", "int8", "int4"]
@@ -140,7 +140,7 @@ def _load_files(
     except Exception as error:  # whatever a stranger's files make a library raise; what is wrong with this code, too
         raise ConfigError(
             f"llm.model is {name!r}, but {source} cannot be loaded as a causal language model with safetensors "
-            f"weights and a tokenizer: {type(error).__name__}: {first_line(error)}. Choose another model, or "
+            f"weights and a tokenizer: {type(error).__name__}: {one_line(error)}. Choose another model, or "
             f"get its files again."
         ) from error
 
@@ -156,22 +156,14 @@ def _config_of(folder: Path) -> Any:
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     if not known or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         own = written.get("auto_map")
-        code = (
-            f" Its config.json names code of its own ({_own_code(own)}), and a model's code is never run."
-            if own
-            else ""
-        )
+        named = beginning(json.dumps(own, ensure_ascii=True), 80)
+        code = f" Its config.json names code of its own ({named}), and a model's code is never run." if own else ""
         what = "not a causal language model" if known else "not a model that transformers knows"
         raise ConfigError(
             f"{folder}: its config.json says model_type {kind!r}, which is {what} "
             f"(transformers {version('transformers')}).{code} Choose another model."
         )
     return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-
-
-def _own_code(auto_map: object) -> str:
-    text = json.dumps(auto_map, ensure_ascii=True)
-    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _check_size(
@@ -390,9 +382,3 @@ def _load_tiny(quantization: str, device: torch.device, dtype: torch.dtype) -> t
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return _load_weights(Path(folder), _config_of(Path(folder)), quantization, device, dtype), tokenizer
-
-
-def first_line(error: Exception) -> str:
-    """The message on one line, cut at 300 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from src.advisor.situations import DIMENSIONS, SIDES, UNKNOWN_BUCKET, decode
 from src.advisor.table import LABEL_SETS
 from src.errors import ConfigError
-from src.settings import Section, load_mapping
+from src.settings import Section
 from src.suggestions import did_you_mean
 from src.trading.layout import ACTIONS
+from src.yaml_files import read_model
 
 PROMPTS_FILE: Final = Path(__file__).resolve().parents[2] / "config" / "prompts" / "situation_v1.yaml"
 
@@ -86,11 +87,7 @@ class PromptSet:
 
 def load_prompts(path: Path = PROMPTS_FILE) -> PromptSet:
     """The prompts of a file. Raises ConfigError for a file, placeholder, side or label that cannot be used."""
-    content = load_mapping(path)
-    try:
-        words = PromptFile.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path} is not a usable prompt file. {_explain(error)}") from error
+    words = read_model(path, PromptFile, "a usable prompt file")
     _same_names(path, "sides", words.sides, SIDES)
     answers = tuple(_labels_of(path, side, words.sides[side].labels) for side in SIDES)
     positions = tuple(words.sides[side].position for side in SIDES)
@@ -163,16 +160,3 @@ def _same_names(path: Path, what: str, given: Mapping[str, object], wanted: tupl
     missing = [name for name in wanted if name not in given]
     if missing:
         raise ConfigError(f"{path}: {what} lacks {', '.join(missing)}; needs exactly {', '.join(wanted)}.")
-
-
-def _explain(error: ValidationError) -> str:
-    sentences = []
-    for finding in error.errors(include_url=False):
-        key = ".".join(str(step) for step in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            sentences.append(f"Unknown key {key!r}{did_you_mean(key, PromptFile.model_fields)}: remove or rename it.")
-        elif finding["type"] == "missing":
-            sentences.append(f"{key} is missing.")
-        else:
-            sentences.append(f"{key} is {finding['input']!r}: {finding['msg']}.")
-    return " ".join(sentences)

@@ -22,19 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
-from src.advisor.models import (
-    LoadedModel,
-    Quantization,
-    first_line,
-    model_chat,
-    model_identity,
-    quiet_transformers,
-    torch_threads,
-)
+from src.advisor.models import LoadedModel, Quantization, model_chat, model_identity, quiet_transformers, torch_threads
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32
 from src.errors import ConfigError, UserError
+from src.plain_text import one_line
 from src.trading.layout import N_ACTIONS, N_SIDES
 
 SCORING_VERSION: Final = 2
@@ -226,14 +219,14 @@ class LLMScorer:
                 raise self._no_memory(error) from error
             raise ConfigError(
                 f"llm.model {self.name} ({type(self._loaded.model).__name__}) cannot be scored: reading "
-                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {first_line(error)}. Choose another model."
+                f"{len(prompts[0])} tokens ends in {type(error).__name__}: {one_line(error)}. Choose another model."
             ) from error
 
     def _agrees(self, read: Callable[[], torch.Tensor], wanted: torch.Tensor) -> bool:
         try:
             return self._alike(read(), wanted)
         except Exception as error:  # it is made otherwise than this way of reading supposes
-            logger.info("%s: a faster way of reading is not for it (%s)", self.name, first_line(error) or repr(error))
+            logger.info("%s: a faster way of reading is not for it (%s)", self.name, one_line(error))
             return False
 
     def _alike(self, one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -7,7 +7,6 @@ policy, fusion) reads the table. So training never waits for a model, and a run 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,18 +116,12 @@ def empty_table() -> AdviceTable:
     return freeze_table(np.zeros((N_SITUATIONS, N_ACTIONS), np.float32), np.zeros(N_SITUATIONS, bool), "none", "")
 
 
-def tabulate(
-    advisor: Advisor,
-    ordered_situations: NDArray[np.int64],
-    *,
-    batch_size: int = 16,
-    progress: Callable[[int, int], None] | None = None,
-) -> AdviceTable:
+def tabulate(advisor: Advisor, ordered_situations: NDArray[np.int64], *, batch_size: int = 16) -> AdviceTable:
     """Ask about each situation once, in the given order, and freeze the answers.
 
     `ordered_situations` int64[k] are distinct and not of the unknown market (`situation_order` makes them); all others
-    abstain. Batches are cut from the list beforehand; how they are cut does not change the table. `progress(done, k)`
-    is called after each batch. Raises ValueError for a bad list or an answer that is no set of log-probabilities.
+    abstain. Batches are cut from the list beforehand; how they are cut does not change the table.
+    Raises ValueError for a bad list or an answer that is no set of log-probabilities.
     """
     situations = np.asarray(ordered_situations, dtype=np.int64)
     codes, _ = split_situations(situations)
@@ -143,8 +136,6 @@ def tabulate(
         scores = checked_scores(advisor, situations[batch])
         probabilities[situations[batch]] = softmax(np.round(scores / SCORE_STEP) * SCORE_STEP)
         covered[situations[batch]] = True
-        if progress is not None:
-            progress(min(start + batch_size, len(situations)), len(situations))
     return freeze_table(probabilities, covered, advisor.name, advisor.identity)
 
 

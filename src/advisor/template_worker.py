@@ -71,11 +71,7 @@ def environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     made.filters["tojson"] = tojson
-    made.globals |= {
-        "raise_exception": raise_exception,
-        "strftime_now": FIXED_NOW.strftime,
-        "namespace": _Namespace,
-    }
+    made.globals |= {"raise_exception": raise_exception, "strftime_now": FIXED_NOW.strftime, "namespace": _Namespace}
     del made.filters["random"], made.globals["lipsum"]
     return made
 

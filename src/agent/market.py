@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from src.advisor.situations import market_situations
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.learner.engine import compile_kernels
+from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
-from src.market.load import load_market
+from src.market.load import build_tables, load_market
 from src.market.settings import DataSettings
 from src.market.split import Split, split_sessions
 from src.market.tables import MarketTables
@@ -71,11 +72,21 @@ class Market:
 
 def prepare_market(data: DataSettings, environment: EnvironmentSettings, market: str, seed: int) -> Market:
     """Bars to tables, split by session. Raises UserErrors for whatever the user can fix."""
-    contract = get_contract(market)
-    rules = load_rule_profile(environment.rule_profile)
-    params = make_params(environment, contract, rules)
+    constants = account_constants(environment, market)
     tables = load_market(data, market, trading_hours=environment.trading_hours, seed=seed)
-    return market_of(tables, data, rules, params)
+    return market_of(tables, data, *constants)
+
+
+def account_constants(environment: EnvironmentSettings, market: str) -> tuple[RuleProfile, NDArray[np.void]]:
+    """The rules of an account, and what the kernel needs of them and of the contract."""
+    rules = load_rule_profile(environment.rule_profile)
+    return rules, make_params(environment, get_contract(market), rules)
+
+
+def market_of_bars(bars: Bars, data: DataSettings, environment: EnvironmentSettings) -> Market:
+    """A market from bars that are at hand."""
+    tables = build_tables(bars, data, trading_hours=environment.trading_hours)
+    return market_of(tables, data, *account_constants(environment, bars.market))
 
 
 def market_of(tables: MarketTables, data: DataSettings, rules: RuleProfile, params: NDArray[np.void]) -> Market:

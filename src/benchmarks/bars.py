@@ -1,4 +1,4 @@
-"""How long files of bars take to become tables, and how much memory: `python -m src.benchmarks.parts bars`.
+"""How long files of bars take to become tables, and how much memory: `python -m src.benchmarks bars`.
 
 Writes synthetic one-minute ES bars of 0.1, 1 and 5.3 million rows (15 years) as CSV and Parquet and loads each
 twice in processes of their own: with an empty cache, then from it. Compiled code is loaded before the clock starts.
@@ -43,7 +43,7 @@ FIRST_DAY = date(2010, 1, 4)
 MOST_FIRST_S, MOST_SECOND_S, MOST_GB = 20.0, 1.0, 1.5
 """What is wanted of 5.3 million bars: first load, second load, peak memory."""
 
-_ROOT = Path(__file__).resolve().parents[3]
+_ROOT = Path(__file__).resolve().parents[2]
 _SESSION_MINUTES = 1_363  # on average, early closes and halts included
 _QUARTERS = (3, 6, 9, 12)
 

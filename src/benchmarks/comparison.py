@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from src.benchmarks.file import IDENTITY, BenchmarkRun, Row, gemm_share, safe_to_show
 from src.errors import UserError
+from src.plain_text import beginning
 
 FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference", "too few repeats"
 CONFIDENCE: Final = 0.99
@@ -110,7 +111,8 @@ def compare_runs(first: BenchmarkRun, second: BenchmarkRun, *, anyway: bool = Fa
         )
     paired = is_paired(first, second)
     rows = tuple(_compared(a, b, paired) for a, b in same_work)
-    return Comparison(first, second, rows, (*_cautions(found), *_notes(first, second, paired)))
+    caution = f"Compared although they differ: {'; '.join(found)}. Rows of other work are left out."
+    return Comparison(first, second, rows, (*([caution] if found else []), *_notes(first, second, paired)))
 
 
 def is_paired(first: BenchmarkRun, second: BenchmarkRun) -> bool:
@@ -123,7 +125,7 @@ def differences(first: BenchmarkRun, second: BenchmarkRun) -> list[str]:
     machines = (first.machine["identity"], second.machine["identity"])
     found = [f"{name} {machines[0][name]} and {machines[1][name]}" for name in IDENTITY if _differ(*machines, name)]
     if first.quick != second.quick:
-        found.append(f"quick {_words(first.quick)} and {_words(second.quick)}")
+        found.append("quick on and off" if first.quick else "quick off and on")
     rows = ({row.key: row for row in first.rows}, {row.key: row for row in second.rows})
     for key in dict.fromkeys([*rows[0], *rows[1]]):
         name = ", ".join(key)
@@ -145,18 +147,7 @@ def _differ(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool
 
 
 def _short(value: object) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 30 else f"{text[:27]}..."
-
-
-def _words(quick: bool) -> str:
-    return "on" if quick else "off"
-
-
-def _cautions(found: Sequence[str]) -> list[str]:
-    if not found:
-        return []
-    return [f"Compared although they differ: {'; '.join(found)}. Rows of other work are left out."]
+    return beginning("none" if value is None else str(value), 30)
 
 
 def _notes(first: BenchmarkRun, second: BenchmarkRun, paired: bool) -> list[str]:

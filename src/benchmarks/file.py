@@ -44,13 +44,7 @@ REPEATS, PAIR_REPEATS, QUICK_REPEATS = 7, 5, 3
 LEAST_PROCESSES: Final = 8
 """Fewest processes of a mode for which a pair's interval has its nominal coverage."""
 
-IDENTITY: Final = {
-    "processor": str,
-    "architecture": str,
-    "system": str,
-    "cores": int,
-    "memory_gib": int,
-}
+IDENTITY: Final = {"processor": str, "architecture": str, "system": str, "cores": int, "memory_gib": int}
 """Facts that identify a machine: if one differs, it is another machine."""
 
 
@@ -147,15 +141,7 @@ END_TO_END, NETWORKS, PRODUCTS = "end to end", "networks alone", "matrix product
 def safe_to_show(run: BenchmarkRun) -> BenchmarkRun:
     """The run with every text in it escaped and shortened: the file may come from a stranger."""
     rows = (
-        replace(
-            row,
-            suite=foreign(row.suite),
-            case=foreign(row.case),
-            unit=foreign(row.unit),
-            way=foreign(row.way),
-            workload=foreign_values(row.workload),
-            facts=foreign_values(row.facts),
-        )
+        replace(row, **{name: foreign_values(value) for name, value in vars(row).items() if name != "seconds"})
         for row in run.rows
     )
     return replace(

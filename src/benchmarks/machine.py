@@ -10,17 +10,16 @@ from typing import Any
 
 import psutil
 
-from src.machine_limits import usable_cores
+from src.machine_limits import processor_facts, usable_cores
 
-ROOT = Path(__file__).resolve().parents[3]
-_CPU_INFO = Path("/proc/cpuinfo")
+ROOT = Path(__file__).resolve().parents[2]
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def identity() -> dict[str, Any]:
     """Facts that identify the machine: the keys of `src.benchmarks.file.IDENTITY`."""
     return {
-        "processor": processor_name(),
+        "processor": processor_facts().get("model name") or platform.processor() or "unknown",
         "architecture": platform.machine(),
         "system": platform.system(),
         "cores": usable_cores(),
@@ -39,16 +38,6 @@ def state() -> dict[str, Any]:
 def load() -> float | None:
     """Processes running or waiting on average over the last minute; None if the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def processor_name() -> str:
-    """The processor's model from /proc/cpuinfo, else from Python's platform module."""
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or "unknown"
 
 
 def revision(folder: Path = ROOT) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TextIO
 from src.benchmarks import machine
 from src.benchmarks.file import BenchmarkRun, Row, joined, read_run
 from src.benchmarks.progress import Progress, Say
-from src.benchmarks.timing import block_s, calls_in, heap_set_aside
+from src.benchmarks.timing import block_of, in_rounds
 from src.errors import EXIT_BAD_INPUT, ConfigError, UserError
 
 Measure = Callable[[], BenchmarkRun]
@@ -43,29 +43,27 @@ def measure_suites(
     scale = QUICK if quick else FULL
     before = machine.state()
     not_measured: dict[str, str] = {}
-    cases = []
+    cases, blocks = [], []
     with Bench(mode, scale) as bench:
         progress = Progress(len(names) * (repeats + 1), say)
         for place, name in enumerate(names, 1):
             progress.begin(f"suite {place} of {len(names)} ({name}), warming up")
             try:
-                cases += [
-                    (case, calls_in(case.call, scale.block_s, case.clock)) for case in SUITE_FUNCTIONS[name](bench)
-                ]
+                made = list(SUITE_FUNCTIONS[name](bench))
+                blocks += [block_of(case.call, scale.block_s, case.operations, case.clock) for case in made]
+                cases += made
             except UserError as error:
                 if named:
                     raise
                 not_measured[name] = str(error)
-        times: list[list[float]] = [[] for _ in cases]
-        with heap_set_aside():
-            for done in range(repeats):
-                suite = ""
-                for (case, n), taken in zip(cases, times, strict=True):
-                    if case.suite != suite:
-                        suite = case.suite
-                        place = names.index(suite) + 1
-                        progress.begin(f"suite {place} of {len(names)} ({suite}), round {done + 1} of {repeats}")
-                    taken.append(block_s(case.call, n, case.clock) / (n * case.operations))
+
+        def begin(done: int, index: int) -> None:
+            suite = cases[index].suite
+            if index == 0 or cases[index - 1].suite != suite:
+                place = names.index(suite) + 1
+                progress.begin(f"suite {place} of {len(names)} ({suite}), round {done + 1} of {repeats}")
+
+        times = in_rounds(blocks, repeats, begin)
     state = {**before, "load_after": machine.load()}
     return BenchmarkRun(
         mode=mode,
@@ -78,7 +76,7 @@ def measure_suites(
         not_measured=not_measured,
         rows=tuple(
             Row(case.suite, case.name, case.unit, case.way, dict(case.workload), dict(case.facts), (tuple(taken),))
-            for (case, _), taken in zip(cases, times, strict=True)
+            for case, taken in zip(cases, times, strict=True)
         ),
     )
 

@@ -91,18 +91,7 @@ def as_markdown(comparison: Comparison, fail_below: float | None = None) -> str:
     if reasons := reasons_of(claims):
         blocks.append("\n".join(f"- {_plain(line)}" for line in reasons))
     rows = [[row.first.suite, *_cells(row)] for row in comparison.rows]
-    blocks.append(
-        _markdown_table(
-            [
-                "suite",
-                "case",
-                *_headings(comparison),
-                "",
-            ],
-            rows,
-            right=(2, 3, 4, 5),
-        )
-    )
+    blocks.append(_markdown_table(["suite", "case", *_headings(comparison), ""], rows, right=(2, 3, 4, 5)))
     blocks.append(_plain(" ".join(_endings(comparison, fail_below))))
     return "\n\n".join(blocks)
 

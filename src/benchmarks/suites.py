@@ -2,9 +2,8 @@
 
 `baseline` has every shortcut off: a process an account, the production networks, every step logged, decisions fused one
 by one, no cache, a new environment each time, advice generated and parsed. `optimized` has them on. A suite is a
-function in `SUITE_FUNCTIONS` that yields the cases of a mode. The classes measured live above this room and are
-therefore looked up by name. Everything runs on the CPU, torch on one thread: a second one on a core that is not free
-makes it several times slower, and how free the other cores are is nobody's property.
+function in `SUITE_FUNCTIONS` that yields the cases of a mode. Everything runs on the CPU, torch on one thread: a second
+one on a core that is not free makes it several times slower, and how free the other cores are is nobody's property.
 """
 
 from __future__ import annotations
@@ -14,23 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.choose import BUNDLED
-from src.advisor.encoding import PromptEncoder
-from src.advisor.generation import generate_advice
 from src.advisor.models import TINY, LoadedModel, load_model, torch_threads
-from src.advisor.prompts import load_prompts
-from src.advisor.scoring import LLMScorer
-from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import empty_table
 from src.agent.checkpoints import CheckpointStore
 from src.agent.learner.products import fastest
@@ -39,11 +32,11 @@ from src.agent.market import Market
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.settings import Learner, NetArch, PolicySettings, TrainingSettings
-from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
+from src.agent.training import PRODUCTION_NET_ARCH, train
 from src.agent.training_state import capture
+from src.benchmarks import workloads as work
 from src.benchmarks.file import END_TO_END, NETWORKS, OPTIMIZED, PRODUCTS
 from src.benchmarks.timing import Call, Clock
-from src.benchmarks.workloads import decisions, lookups, matrix_products, synthetic_market
 from src.errors import ConfigError
 from src.evaluation.look_ahead import first_bars
 from src.market.features import context_features
@@ -51,14 +44,13 @@ from src.market.settings import DataSettings
 from src.market.tables import MarketTables, run_starts
 from src.testing_framework import BatchedCallback, EnvironmentStatePool, OptimizedFeatureCache, VectorizedDecisionFusion
 from src.trading.gym_env import TradingEnv
-from src.trading.layout import N_ACTIONS, N_OBS, N_SIDES
+from src.trading.layout import N_OBS
 from src.trading.routes import Route, make_vec_env
 from src.trading.session_batch import SessionBatch
 
 HIT_RATE = 0.7
 LOOKUPS = 100
 LIVE_BARS = 1_500
-GENERATED_TOKENS = 50
 LOG_INTERVAL = 100
 POOL_SIZE = 8
 EPISODE = {"r": 1.0, "l": 78}
@@ -123,7 +115,7 @@ class Bench:
     @cached_property
     def market(self) -> Market:
         """Sixty synthetic sessions of 5-minute bars."""
-        return synthetic_market()
+        return work.synthetic_market()
 
     @cached_property
     def plan(self) -> RolloutPlan:
@@ -149,8 +141,7 @@ class Bench:
     def model(self, env: VecEnv, net_arch: NetArch, n_epochs: int, learner: Learner | None = None) -> TimedMaskablePPO:
         """A new policy on the CPU, trained by the mode's learner unless another is named."""
         training = TrainingSettings(n_epochs=n_epochs, policy_kwargs=PolicySettings(net_arch=net_arch))
-        learner = learner or ("fused" if self.after else "stock")
-        return build_base(env, training, self.plan, 0, torch.device("cpu"), mixed_precision=False, learner=learner)
+        return work.new_policy(env, training, self.plan, learner or ("fused" if self.after else "stock"))
 
     def callback(self, name: str) -> BaseCallback:
         """A run's logging: JSON lines and TensorBoard, in batches or every step."""
@@ -195,18 +186,16 @@ def suite(cases: Suite) -> Suite:
 @suite
 def steps(bench: Bench) -> Iterator[Case]:
     """A timestep of the accounts, with actions drawn beforehand."""
-    env, n = bench.vec_env, bench.scale.n_envs
-    turns = itertools.cycle(np.random.default_rng(0).integers(0, N_ACTIONS, (64, n)))
-    env.reset()
+    n = bench.scale.n_envs
     way = "one kernel call in this process" if bench.after else "SubprocVecEnv, a process an account"
-    yield Case("steps", f"{n} accounts", "timestep", way, lambda: env.step(next(turns)), {"accounts": n}, operations=n)
+    yield Case("steps", f"{n} accounts", "timestep", way, work.stepping(bench.vec_env), {"accounts": n}, operations=n)
 
 
 @suite
 def rollout(bench: Bench) -> Iterator[Case]:
     """The seconds of a training that collect the rollout."""
     model = bench.model(bench.vec_env, bench.net_arch, n_epochs=1)
-    learn = _learn(bench, model, bench.callback("rollout"))
+    learn = work.learning(model, bench.plan, bench.callback("rollout"))
     way = f"{'batched' if bench.after else 'SubprocVecEnv'}, {bench.networks}"
     yield Case(
         "rollout", f"{bench.plan.n_envs} x {bench.plan.n_steps}", "timestep", way, learn, bench.training_workload,
@@ -218,9 +207,10 @@ def rollout(bench: Bench) -> Iterator[Case]:
 def update(bench: Bench) -> Iterator[Case]:
     """The seconds of a training that update the networks; the accounts' route does not matter."""
     model = bench.model(bench.batched, bench.net_arch, bench.scale.n_epochs)
+    learn = work.learning(model, bench.plan)
     workload = {**bench.training_workload, "epochs": bench.scale.n_epochs}
     yield Case(
-        "update", f"{bench.scale.n_epochs} epochs", "timestep", bench.networks, _learn(bench, model), workload,
+        "update", f"{bench.scale.n_epochs} epochs", "timestep", bench.networks, learn, workload,
         operations=bench.plan.actual, clock=lambda: model.update_s,
     )  # fmt: skip
 
@@ -232,19 +222,15 @@ def training(bench: Bench) -> Iterator[Case]:
     workload = {**bench.training_workload, "epochs": n_epochs}
     whole = bench.model(bench.vec_env, bench.net_arch, n_epochs)
     way = f"{'batched' if bench.after else 'SubprocVecEnv, every step logged'}, {bench.networks}, {whole.learner}"
-    learn = _learn(bench, whole, bench.callback("training"))
+    learn = work.learning(whole, plan, bench.callback("training"))
     yield Case("training", END_TO_END, "timestep", way, learn, workload, operations=plan.actual)
     networks = bench.model(bench.batched, bench.net_arch, n_epochs, "fused")
     facts = {"parameters": sum(weight.numel() for weight in networks.policy.parameters())}
     way = f"batched, {bench.networks}"
-    learn = _learn(bench, networks)
+    learn = work.learning(networks, plan)
     yield Case("training", NETWORKS, "timestep", way, learn, workload, operations=plan.actual, facts=facts)
-    multiply = matrix_products([N_OBS, *bench.net_arch.pi], plan, n_epochs, fastest())
+    multiply = work.matrix_products([N_OBS, *bench.net_arch.pi], plan, n_epochs, fastest())
     yield Case("training", PRODUCTS, "timestep", bench.networks, multiply, workload, operations=plan.actual)
-
-
-def _learn(bench: Bench, model: TimedMaskablePPO, *callbacks: BaseCallback) -> Call:
-    return lambda: train(model, bench.plan, "benchmark", callbacks)
 
 
 @suite
@@ -254,11 +240,7 @@ def fusion(bench: Bench) -> Iterator[Case]:
     way = "compiled loop" if bench.after else "sequential loop"
     rng = np.random.default_rng(0)
     for n in (32, 1_024, 65_536):
-        yield Case("fusion", f"batch {n:,}", "batch", way, _with(fuse, decisions(n, rng)), {"decisions": n})
-
-
-def _with(function: Callable[..., object], arguments: tuple[Any, ...]) -> Call:
-    return lambda: function(*arguments)
+        yield Case("fusion", f"batch {n:,}", "batch", way, partial(fuse, *work.decisions(n, rng)), {"decisions": n})
 
 
 @suite
@@ -267,7 +249,7 @@ def cache(bench: Bench) -> Iterator[Case]:
     compute = _context_of(bench.market.tables)
     row = compute()
     for capacity in (1_000, 10_000):
-        keys = itertools.cycle(lookups(capacity, LOOKUPS, HIT_RATE, np.random.default_rng(0)).reshape(-1).tolist())
+        keys = itertools.cycle(work.lookups(capacity, LOOKUPS, HIT_RATE, np.random.default_rng(0)).reshape(-1).tolist())
         kept, facts = OptimizedFeatureCache(capacity) if bench.after else None, {}
         if kept is not None:
             for counted in (False, True):  # filled first; nothing is computed for it
@@ -277,7 +259,8 @@ def cache(bench: Bench) -> Iterator[Case]:
             facts["hit_rate"] = kept.get_stats()["hit_rate"]
         way = f"computed, or found among {capacity:,} rows" if bench.after else "computed at every lookup"
         workload = {"bars": LIVE_BARS, "capacity": capacity, "wanted_hit_rate": HIT_RATE, "lookups": LOOKUPS}
-        call = _looking_up(compute, keys, kept)
+        get = (lambda key: compute()) if kept is None else partial(kept.get_or_compute, compute=compute)
+        call = work.looking_up(get, keys, LOOKUPS)
         yield Case("cache", f"{capacity:,} rows", "row", way, call, workload, operations=LOOKUPS, facts=facts)
 
 
@@ -286,19 +269,6 @@ def _context_of(tables: MarketTables) -> Callable[[], np.ndarray]:
     bars = first_bars(tables.bars, LIVE_BARS)
     run_start = run_starts(bars, tables.sessions, DataSettings().no_trade_bars)
     return lambda: context_features(bars, tables.sessions, run_start)[-1]
-
-
-def _looking_up(compute: Callable[[], Any], keys: Iterator[int], kept: Any) -> Call:
-    """Rows one after another: through the cache, or each computed."""
-
-    def look_up() -> None:
-        for key in itertools.islice(keys, LOOKUPS):
-            if kept is None:
-                compute()
-            else:
-                kept.get_or_compute(key, compute)
-
-    return look_up
 
 
 @suite
@@ -328,22 +298,15 @@ def _borrowing(envs: Any) -> Call:
 @suite
 def advice(bench: Bench) -> Iterator[Case]:
     """The same situations: scored in one batch with a shared prefix, or generated one by one and parsed."""
-    loaded, prompts, n = bench.language_model, load_prompts(), bench.scale.situations
-    asked = np.random.default_rng(0).choice(np.arange(N_SIDES, N_SITUATIONS), n, replace=False)
+    loaded, n = bench.language_model, bench.scale.situations
+    asked = work.situations_to_judge(n)
     workload = {"model": loaded.name, "situations": asked.tolist(), "threads": 1}
     if bench.after:
-        scorer = LLMScorer(loaded, prompts, batch_size=n)
-        way = f"scored, batch {n}, shared prefix"
-        yield Case("advice", loaded.name, "advice", way, lambda: scorer.score(asked), workload, operations=n)
-        return
-    turns = itertools.cycle(asked.reshape(-1, 1))
-    # Made beforehand, as the scorer makes its own: only answering is timed.
-    encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
-    way = f"JSON of at most {GENERATED_TOKENS} tokens generated and parsed"
-    yield Case(
-        "advice", loaded.name, "advice", way,
-        lambda: generate_advice(loaded, prompts, next(turns), GENERATED_TOKENS, encoder), workload,
-    )  # fmt: skip
+        way, call = f"scored, batch {n}, shared prefix", work.scoring(loaded, asked)
+    else:
+        way = f"JSON of at most {work.GENERATED_TOKENS} tokens generated and parsed"
+        call = work.generating(loaded, asked)
+    yield Case("advice", loaded.name, "advice", way, call, workload, operations=n if bench.after else 1)
 
 
 @suite

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
 """A monotonic clock in seconds: wall time, or the time added up by one part of the work."""
+Block = Callable[[], float]
+"""Times a block of calls: seconds of one operation."""
 _SURELY_LONG = 10
 """If the first call takes this many blocks, warm-up no longer matters and a second one is not needed."""
 
@@ -32,6 +34,28 @@ def calls_in(call: Call, seconds: float, clock: Clock = time.perf_counter) -> in
         if elapsed >= seconds:
             return n
         n = max(2 * n, int(n * seconds / max(elapsed, 1e-7)))
+
+
+def block_of(call: Call, shortest_s: float, operations: int = 1, clock: Clock = time.perf_counter) -> Block:
+    """Times a block of calls that lasts at least `shortest_s`, `operations` a call; warms up first."""
+    n = calls_in(call, shortest_s, clock)
+    return lambda: block_s(call, n, clock) / (n * operations)
+
+
+def in_rounds(
+    blocks: Sequence[Block], repeats: int, begin: Callable[[int, int], object] = lambda done, index: None
+) -> list[list[float]]:
+    """The seconds of each block, `repeats` times. The blocks take turns, so that a slow minute meets all alike.
+
+    `begin` is told the round and the block that begins.
+    """
+    times: list[list[float]] = [[] for _ in blocks]
+    with heap_set_aside():
+        for done in range(repeats):
+            for index, block in enumerate(blocks):
+                begin(done, index)
+                times[index].append(block())
+    return times
 
 
 @contextmanager

@@ -1,36 +1,61 @@
-"""Workloads of the benchmarks: one market, the same decisions, look-ups and matrix products for both modes."""
+"""What both modes and the parts do alike: one market, the same steps, trainings, decisions, look-ups and questions."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
+from src.advisor.encoding import PromptEncoder
+from src.advisor.models import LoadedModel
+from src.advisor.prompts import load_prompts
+from src.advisor.scoring import LLMScorer
+from src.advisor.situations import N_SITUATIONS
 from src.agent.learner.products import use_threads
-from src.agent.market import Market, market_of
-from src.agent.ppo import Library
+from src.agent.market import Market, market_of_bars
+from src.agent.ppo import Library, TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
-from src.market.contracts import get_contract
-from src.market.load import build_tables
+from src.agent.settings import Learner, TrainingSettings
+from src.agent.training import build_base, train
+from src.benchmarks.generation import generate_advice
+from src.benchmarks.timing import Call
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
-from src.trading.layout import N_ACTIONS
-from src.trading.params import make_params
-from src.trading.rules import load_rule_profile
+from src.trading.layout import N_ACTIONS, N_SIDES
 from src.trading.settings import EnvironmentSettings
 
 
 def synthetic_market(sessions: int = 60) -> Market:
     """Synthetic 5-minute bars of NQ; files in data/ are not read."""
-    environment, data = EnvironmentSettings(), DataSettings()
-    rules = load_rule_profile(environment.rule_profile)
-    bars = synthetic_bars("NQ", sessions, 5, seed=0)
-    tables = build_tables(bars, data, trading_hours=environment.trading_hours)
-    return market_of(tables, data, rules, make_params(environment, get_contract("NQ"), rules))
+    return market_of_bars(synthetic_bars("NQ", sessions, 5, seed=0), DataSettings(), EnvironmentSettings())
+
+
+def random_actions(n_envs: int) -> Iterator[NDArray[np.int64]]:
+    """Actions of the accounts, int64[n_envs], drawn beforehand and dealt round and round."""
+    return itertools.cycle(np.random.default_rng(0).integers(0, N_ACTIONS, (64, n_envs)))
+
+
+def stepping(env: VecEnv) -> Call:
+    """Step the accounts of a vec env."""
+    turns = random_actions(env.num_envs)
+    env.reset()
+    return lambda: env.step(next(turns))
+
+
+def new_policy(env: VecEnv, settings: TrainingSettings, plan: RolloutPlan, learner: Learner) -> TimedMaskablePPO:
+    """An untrained policy on the CPU."""
+    return build_base(env, settings, plan, 0, torch.device("cpu"), mixed_precision=False, learner=learner)
+
+
+def learning(model: TimedMaskablePPO, plan: RolloutPlan, *callbacks: BaseCallback) -> Call:
+    """Train a plan on and on."""
+    return lambda: train(model, plan, "benchmark", callbacks)
 
 
 def decisions(n: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
@@ -51,6 +76,39 @@ def lookups(capacity: int, batch: int, hit_rate: float, rng: np.random.Generator
     is_hit = rng.random(n_batches * batch) < hit_rate
     rows = np.where(is_hit, rng.integers(0, hot, is_hit.size), hot + (np.cumsum(~is_hit) - 1) % cold)
     return rows.reshape(n_batches, batch)
+
+
+def looking_up(get: Callable[[int], object], keys: Iterator[int], n: int) -> Call:
+    """Look up the next `n` keys, one after another."""
+
+    def look_up() -> None:
+        for key in itertools.islice(keys, n):
+            get(key)
+
+    return look_up
+
+
+GENERATED_TOKENS = 50
+"""Most tokens of an advice that is generated as JSON."""
+
+
+def situations_to_judge(n: int) -> NDArray[np.int64]:
+    """Situations of the market, int64[n], each once."""
+    return np.random.default_rng(0).choice(np.arange(N_SIDES, N_SITUATIONS), n, replace=False)
+
+
+def scoring(loaded: LoadedModel, situations: NDArray[np.int64]) -> Call:
+    """Score all the situations in one batch with a shared prefix."""
+    scorer = LLMScorer(loaded, load_prompts(), batch_size=len(situations))
+    return lambda: scorer.score(situations)
+
+
+def generating(loaded: LoadedModel, situations: NDArray[np.int64], at_once: int = 1) -> Call:
+    """Generate and parse the advice for `at_once` situations, in turn."""
+    prompts, turns = load_prompts(), itertools.cycle(situations.reshape(-1, at_once))
+    # Made beforehand, as the scorer makes its own: only answering is timed.
+    encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
+    return lambda: generate_advice(loaded, prompts, next(turns), GENERATED_TOKENS, encoder)
 
 
 def matrix_products(

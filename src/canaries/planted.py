@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from src.advisor.table import AdviceTable, empty_table
-from src.agent.market import Market, market_of
+from src.agent.market import Market, market_of_bars
 from src.agent.members import ArmName
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import plan_rollouts
@@ -35,14 +35,10 @@ from src.evaluation.arms import Arm, PolicyArm, RandomLegalArm
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.playing import ArmResult, FreshBatches, evaluate
 from src.market.bars import Bars
-from src.market.contracts import get_contract
-from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import planted_bars
 from src.shell import Parser, run_main
 from src.trading.layout import BUY, CONTEXT, HOLD, SELL
-from src.trading.params import make_params
-from src.trading.rules import load_rule_profile
 from src.trading.session_batch import SessionBatch
 from src.trading.settings import EnvironmentSettings
 from src.wording import usd
@@ -66,10 +62,7 @@ SEEDS_FOR_MEDIAN = 10
 
 def canary_market(bars: Bars, environment: EnvironmentSettings) -> Market:
     """A market of canary bars, with the tables, the split and the account constants of any run."""
-    data = DataSettings()
-    rules = load_rule_profile(environment.rule_profile)
-    tables = build_tables(bars, data, trading_hours=environment.trading_hours)
-    return market_of(tables, data, rules, make_params(environment, get_contract(bars.market), rules))
+    return market_of_bars(bars, DataSettings(), environment)
 
 
 def planted_market(

@@ -27,9 +27,7 @@ def planted(setting: Setting) -> Outcome:
     left = setting.seconds_left()
     if needed > left:
         return skipped(
-            f"{needed:.0f} s needed, {max(0.0, left):.0f} s left: run without --quick",
-            needed_s=needed,
-            left_s=left,
+            f"{needed:.0f} s needed, {max(0.0, left):.0f} s left: run without --quick", needed_s=needed, left_s=left
         )
     gates = [planted_gate([SEED])]
     in_time = setting.seconds_left() > needed

@@ -12,12 +12,12 @@ import numpy as np
 
 from src import run_names
 from src.advisor.prompts import load_prompts
+from src.agent.market import account_constants
 from src.checks.outcome import RESTORE, Outcome, failed, not_applicable, passed
 from src.checks.setting import Setting
 from src.configuration import Configuration, build_config, effective_yaml, flat_paths, load_config_file
 from src.errors import BarDataError, UserError
 from src.files import plain_json
-from src.market.contracts import get_contract
 from src.market.quality import quality_facts
 from src.market.row_verdicts import RowDefects
 from src.market.sessions import load_overrides
@@ -26,7 +26,6 @@ from src.market.split import split_sessions
 from src.market.tables import MarketTables
 from src.report.model.bars import Bars, Quality
 from src.report.quality_words import quality_lines, verdict_words
-from src.trading.params import make_params
 from src.trading.rules import available_rule_profiles, load_rule_profile
 
 USABLE_FRAC_MIN = 0.5
@@ -37,8 +36,7 @@ def config(setting: Setting) -> Outcome:
     """Read every file below config/ and the user's own; check that every key written reads back equal."""
     try:
         effective = setting.config
-        chosen = load_rule_profile(effective.environment.rule_profile)
-        make_params(effective.environment, get_contract(effective.test_mode.market), chosen)
+        account_constants(effective.environment, effective.test_mode.market)
         n_files = _read_all(setting.root / "config")
     except UserError as error:
         return failed("a configuration file cannot be used", str(error))

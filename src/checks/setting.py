@@ -92,15 +92,10 @@ class Setting:
     @cached_property
     def market(self) -> Market:
         """The tables ready to trade."""
-        from src.agent.market import market_of
-        from src.market.contracts import get_contract
-        from src.trading.params import make_params
-        from src.trading.rules import load_rule_profile
+        from src.agent.market import account_constants, market_of
 
-        config, tables = self.config, self.tables
-        rules = load_rule_profile(config.environment.rule_profile)
-        params = make_params(config.environment, get_contract(config.test_mode.market), rules)
-        return market_of(tables, config.data, rules, params)
+        config = self.config
+        return market_of(self.tables, config.data, *account_constants(config.environment, config.test_mode.market))
 
     @cached_property
     def threads(self) -> int:

@@ -18,18 +18,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from src.agent.market import Market, compile_kernel, market_of
+from src.agent.market import Market, compile_kernel, market_of_bars
 from src.console import uncut
 from src.evaluation.decisions import check_decisions, check_fills
 from src.evaluation.leak_words import DECISIONS, FEATURES, FILLS, SEALED
 from src.evaluation.look_ahead import LeakCheck, check_features
 from src.evaluation.sealed import check_sealed
-from src.market.contracts import get_contract
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
-from src.trading.params import make_params
-from src.trading.rules import load_rule_profile
 from src.trading.settings import EnvironmentSettings
 
 
@@ -84,9 +81,7 @@ def synthetic_market(
 ) -> tuple[Market, DataSettings]:
     """A market of synthetic NQ bars under the default rules."""
     data, environment = DataSettings(), EnvironmentSettings(trading_hours=trading_hours)
-    rules = load_rule_profile(environment.rule_profile)
-    tables = build_tables(synthetic_bars("NQ", sessions, interval_min, seed), data, trading_hours=trading_hours)
-    return market_of(tables, data, rules, make_params(environment, get_contract("NQ"), rules)), data
+    return market_of_bars(synthetic_bars("NQ", sessions, interval_min, seed), data, environment), data
 
 
 def measured(market: Market, data: DataSettings, trading_hours: str) -> Iterator[tuple[LeakCheck, float, float]]:

@@ -19,13 +19,13 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import pandas_market_calendars
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from src.errors import BarDataError, ConfigError
 from src.market.bars import NO_SESSION, Bars, frozen, select_bars
 from src.market.units import MINUTE_NS
+from src.yaml_files import read_model
 
 logger = logging.getLogger(__name__)
 
@@ -160,19 +160,7 @@ class CalendarOverrides(BaseModel):
 
 def load_overrides(path: Path = OVERRIDES_FILE) -> CalendarOverrides:
     """Read the override file. Raises ConfigError naming the file and the bad entry."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return CalendarOverrides.model_validate(content or {})
-    except OSError as error:
-        raise ConfigError(
-            f"The calendar overrides {path} cannot be read ({error.strerror}): restore the file."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The calendar overrides {path} are not YAML ({' '.join(str(error).split())}).") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"The calendar overrides {path} have a bad value at {where}: {first['msg']}.") from error
+    return read_model(path, CalendarOverrides, "a usable file of calendar overrides")
 
 
 @lru_cache(maxsize=1)

@@ -12,11 +12,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from src.errors import ConfigError
-from src.settings import Section, load_mapping
+from src.settings import Section
 from src.suggestions import did_you_mean
+from src.yaml_files import read_model
 
 RESULT_NAME: Final = "simulated rule check"
 
@@ -136,11 +137,7 @@ def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
             f"Available: {listed}. Choose one of them, or add {name}.yaml there."
         )
     path = folder / f"{name}.yaml"
-    content = load_mapping(path)
-    try:
-        profile = RuleProfile.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path} is not a valid rule profile. {_explain(error)}") from error
+    profile = read_model(path, RuleProfile, "a valid rule profile")
     if profile.name != name:
         raise ConfigError(f"{path}: name is {profile.name!r}, but must match the file name, {name!r}.")
     return profile
@@ -148,17 +145,3 @@ def load_rule_profile(name: str, folder: Path = PROFILES_FOLDER) -> RuleProfile:
 
 def _cents(usd: Decimal | None) -> int:
     return 0 if usd is None else int(usd * 100)
-
-
-def _explain(error: ValidationError) -> str:
-    sentences = []
-    for finding in error.errors(include_url=False):
-        key = ".".join(str(step) for step in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            sentences.append(f"Unknown key {key!r}{did_you_mean(key, RuleProfile.model_fields)}: remove or rename it.")
-        elif finding["type"] == "missing":
-            sentences.append(f"{key} is missing: {RuleProfile.model_fields[key].description}.")
-        else:
-            reason = str(finding.get("ctx", {}).get("error", finding["msg"]))
-            sentences.append(f"{key} is {finding['input']!r}: {reason}." if key else f"{reason}.")
-    return " ".join(sentences)

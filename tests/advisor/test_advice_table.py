@@ -133,12 +133,6 @@ def test_probabilities_are_the_softmax_of_scores_rounded_to_steps() -> None:
     )
 
 
-def test_progress_is_told_after_each_batch() -> None:
-    seen: list[tuple[int, int]] = []
-    tabulate(SeededAdvisor(), order_of(3, 9), batch_size=4, progress=lambda done, of: seen.append((done, of)))
-    assert seen == [(4, 10), (8, 10), (10, 10)]
-
-
 @pytest.mark.parametrize(
     "answer",
     [

@@ -13,12 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from src.advisor.generation import GeneratedAdvice, generate_advice, parse_action
 from src.advisor.models import LoadedModel, load_model, torch_threads
 from src.advisor.prompts import PromptSet, load_prompts
 from src.advisor.scoring import LLMScorer, describe, identity_of
 from src.advisor.situations import N_SITUATIONS, SIDES
 from src.advisor.table import LABEL_SETS, NO_ADVICE, tabulate
+from src.benchmarks.generation import GeneratedAdvice, generate_advice, parse_action
 from src.errors import ConfigError, UserError
 from src.trading.layout import N_SIDES
 

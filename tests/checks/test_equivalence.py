@@ -11,9 +11,10 @@ import pytest
 from src.advisor import fusion as loops
 from src.checks.equivalence import FUSION_BATCHES, PLAYS, cache, fusion, pool
 from src.checks.outcome import PASSED
-from src.testing_framework import EnvironmentStatePool, OptimizedFeatureCache
+from src.testing_framework import OptimizedFeatureCache
 from src.trading.accounts import AccountBlock
 from src.trading.session_batch import SessionBatch
+from src.trading.slots import Slots
 from tests.checks.settings import assert_failed, small_setting
 
 
@@ -136,28 +137,25 @@ def test_lent_environments_play_like_new_ones() -> None:
     assert outcome.figures == {"plays": PLAYS}
 
 
-def as_it_was_left(self: EnvironmentStatePool, env_id: int, seed: int | None) -> Any:
+def as_it_was_left(self: Slots, index: int, seed: int) -> Any:
     """Lend an environment again without resetting it."""
-    if self._envs[env_id] is None:
-        self._envs[env_id] = self.env_class(**self.env_kwargs)
-        self._envs[env_id].reset(seed=self.seed)
-    return self._envs[env_id]
+    if self._envs[index] is None:
+        self._envs[index] = self._build()
+        self._envs[index].reset(seed=seed)
+    return self._envs[index]
 
 
-def the_next_episode(self: EnvironmentStatePool, env_id: int, seed: int | None) -> Any:
+def the_next_episode(self: Slots, index: int, seed: int) -> Any:
     """Reset it, but without its seed."""
-    if self._envs[env_id] is None:
-        self._envs[env_id] = self.env_class(**self.env_kwargs)
-        self._envs[env_id].reset(seed=self.seed)
-    self._envs[env_id].reset()
-    return self._envs[env_id]
+    as_it_was_left(self, index, seed).reset()
+    return self._envs[index]
 
 
 @pytest.mark.parametrize("restart", [as_it_was_left, the_next_episode])
 def test_an_environment_that_remembers_its_last_borrower_fails(
     monkeypatch: pytest.MonkeyPatch, restart: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(EnvironmentStatePool, "_restart", restart)
+    monkeypatch.setattr(Slots, "restart", restart)
     assert_failed(pool(small_setting()), "does not play like a new one", "performance.environment_state_pooling")
 
 
@@ -179,11 +177,11 @@ def test_sessions_that_remember_what_was_played_before_fail(monkeypatch: pytest.
 
 
 def test_a_pool_that_builds_each_time_anew_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = EnvironmentStatePool._restart
+    real = Slots.restart
 
-    def anew(self: EnvironmentStatePool, env_id: int, seed: int | None) -> Any:
-        self._envs[env_id] = None
-        return real(self, env_id, seed)
+    def anew(self: Slots, index: int, seed: int) -> Any:
+        self._envs[index] = None
+        return real(self, index, seed)
 
-    monkeypatch.setattr(EnvironmentStatePool, "_restart", anew)
+    monkeypatch.setattr(Slots, "restart", anew)
     assert_failed(pool(small_setting()), "has built 4", "git status")

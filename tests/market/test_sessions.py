@@ -134,7 +134,7 @@ def test_other_trading_hours_are_refused():
         ("sessions: [{date: 2024-01-02, source: x}]", "give either"),
         ("sessions: [{date: 2024-01-02, closed: true, source: x, colse: 1}]", "colse"),
         ("sessions: [{date: never, closed: true, source: x}]", "sessions.0.date"),
-        ("sessions: [", "not YAML"),
+        ("sessions: [", "cannot be read as YAML"),
         ("sessions: [{date: 2024-01-02, closed: true}]", "source"),
         ("daily_closes: [{first: 2024-01-02, last: 2024-01-03, source: x}]", "give either `close` or `late_end`"),
     ],

@@ -67,7 +67,7 @@ def test_parallel_environments_share_it() -> None:
 
 
 def test_a_hit_costs_microseconds_at_most() -> None:
-    """Under 1 us: `python -m src.benchmarks.parts cache`; here with room for a busy machine."""
+    """Under 1 us: `python -m src.benchmarks cache`; here with room for a busy machine."""
     cache = OptimizedFeatureCache(max_size=1000)
     cache.put_batch(range(1000), np.zeros((1000, 33)))
     best = min(timeit.repeat(lambda: [cache.get(key) for key in range(1000)], number=1, repeat=20))

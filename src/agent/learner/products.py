@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from src.agent.ppo import Library
+from src.machine_limits import processor_facts
 from src.numba_cache import user_cache_folder
 
 logger = logging.getLogger(__name__)
@@ -92,11 +93,7 @@ def processor_key() -> str:
 
 
 def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    found = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in reversed(lines)}
+    found = processor_facts()
     name = found.get("model name") or platform.processor() or platform.machine()
     return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"
 

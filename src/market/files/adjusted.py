@@ -12,14 +12,12 @@ from src.errors import BarDataError
 from src.market.contracts import Contract
 from src.market.files.price_level import judge_prices
 from src.market.files.reading import Finding
-from src.market.files.rolls import RollWindow, roll_windows_of, session_edges
+from src.market.files.rolls import RollWindow, Series, roll_windows_of, session_edges
 from src.market.files.rows import FileRows
-from src.market.sessions import Schedule
 from src.market.units import TICK_TOLERANCE
 
 OFF_TICK_SHARE = 0.01
 """Above this share of off-tick rows the series is adjusted; below it, single rows are defective (Yahoo: up to 0.2%)."""
-"""In ticks: the rounding error of float32 columns."""
 ADJUSTED = "adjusted series"
 
 _FEW_ROWS = 3
@@ -137,16 +135,7 @@ def _off_rows(prices: NDArray[np.float64], tick: float) -> _OffRows:
     )
 
 
-def check_gaps(
-    open_ns: NDArray[np.int64],
-    ticks: NDArray[np.int32],
-    contract: Contract,
-    interval_ns: int,
-    schedule: Schedule,
-    *,
-    label: str,
-    accept: bool,
-) -> tuple[Finding, ...]:
+def check_gaps(series: Series, *, label: str, accept: bool) -> tuple[Finding, ...]:
     """Check whether the price gaps expected at quarterly rolls are missing, where interest rates make them large.
 
     Each window's likelihood ratio compares two hypotheses: one of its session edges jumped by the expected gap on top
@@ -156,11 +145,10 @@ def check_gaps(
     Raises:
         BarDataError: the odds against any gap are 1,000 to 1 or more and `accept` is false.
     """
-    windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
-    windows = [window for window in windows if window.whole and abs(window.expected) >= _GAP_SHOWS]
+    windows = [window for window in roll_windows_of(series) if window.whole and abs(window.expected) >= _GAP_SHOWS]
     if not windows:
         return ()
-    scales = _usual_moves(open_ns, ticks, schedule)
+    scales = _usual_moves(series)
     if not _moves_over_weekends(scales):
         return ()
     scales = np.where(np.isnan(scales), _UNKNOWN_MOVE, scales)
@@ -178,12 +166,13 @@ def check_gaps(
     return (Finding(ADJUSTED, "tolerated", missing, words, "used unchanged: data.adjusted is accept"),)
 
 
-def _usual_moves(open_ns: NDArray[np.int64], ticks: NDArray[np.int32], schedule: Schedule) -> NDArray[np.float64]:
+def _usual_moves(series: Series) -> NDArray[np.float64]:
     """Scales of the series' own jumps over a daily break, a weekend and a hole, as fractions of the price; float64[3].
 
     Each is the scale of Student's t with 2 degrees of freedom and the same median; NaN if there are too few jumps.
     """
-    edges = session_edges(open_ns, schedule)[0]
+    open_ns, ticks = series.open_ns, series.ticks
+    edges = session_edges(open_ns, series.schedule)[0]
     edges = edges[edges > 0]
     jumps = np.abs(ticks[edges, 0] / ticks[edges - 1, 3] - 1.0)
     kind = _kind_of_edge(open_ns[edges] - open_ns[edges - 1])

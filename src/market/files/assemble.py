@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market.files.columns import Layout
+from src.market.files.containers import Content
 from src.market.files.dialects import Dialect
 from src.market.files.file_names import instrument_of_name
 from src.market.files.numbers import finite
@@ -22,63 +23,58 @@ _RAW_PRICE = 1e8
 """Prices with a median above this are integers in units of 1e-9 points."""
 
 
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """The parts of a table, as read."""
-
-    file: Path
-    label: str
-    name: str
-    archive: str
-    layout: Layout
-    times: TimeColumn
-    prices: NDArray[np.float64]
-    volume: NDArray[np.float64]
-    instrument: NDArray[np.int32]
-    instrument_names: tuple[str, ...]
-    named: str | None = None
-    """The instrument named by the table's header or metadata."""
-    notes: tuple[str, ...] = ()
+Instruments = tuple[NDArray[np.int32], tuple[str, ...]]
+"""Each row's index into the names, -1 where missing; and the names."""
 
 
-def file_rows(parts: Parts, dialect: Dialect) -> FileRows:
-    """The rows of one table.
+def file_rows(
+    content: Content,
+    layout: Layout,
+    dialect: Dialect,
+    times: TimeColumn,
+    prices: NDArray[np.float64],
+    volume: NDArray[np.float64],
+    instruments: Instruments,
+    *,
+    named: str | None = None,
+    notes: Iterable[str] = (),
+) -> FileRows:
+    """The rows of one table, from its columns as read; `named` is the instrument of its header or metadata.
 
     Raises:
         BarDataError: no bars.
     """
-    if not len(parts.times.ns):
-        raise BarDataError(f"{parts.label}: the file has a header but no bars. Export it again.")
-    kind = dialect.volume_kind or parts.layout.volume_kind
-    notes = [*parts.notes, *parts.layout.notes, *parts.times.notes]
-    prices = finite(parts.prices)
+    if not len(times.ns):
+        raise BarDataError(f"{content.label}: the file has a header but no bars. Export it again.")
+    kind = dialect.volume_kind or layout.volume_kind
+    notes = [*notes, *layout.notes, *times.notes]
+    prices, volume = finite(prices), finite(volume)
     closes = prices[:, 3]
     known = closes[np.isfinite(closes)]
     if known.size and float(np.median(known)) >= _RAW_PRICE:
         prices = prices / 1e9
         notes.append("prices are integers in units of 1e-9 points")
-    volume = finite(parts.volume)
     if kind != "none" and len(volume) and not np.nan_to_num(volume).any():
         kind = "none"
     if kind == "none":
-        volume = np.zeros(len(parts.times.ns))
+        volume = np.zeros(len(times.ns))
         notes.append("the file has no volume")
     elif kind == "ticks":
         notes.append("volume counts price changes, not contracts")
     rows = FileRows(
-        file=parts.file,
-        label=parts.label,
+        file=content.file,
+        label=content.label,
         dialect=dialect.name,
         dialect_why=dialect.why,
-        claim=claim_of(parts.times, parts.layout, dialect),
-        time_ns=parts.times.ns,
-        time_text=parts.times.text,
+        claim=claim_of(times, layout, dialect),
+        time_ns=times.ns,
+        time_text=times.text,
         prices=prices,
         volume=volume,
         volume_kind=kind,
-        instrument=parts.instrument,
-        instrument_names=parts.instrument_names,
-        file_instrument=parts.named or instrument_of_name(parts.name) or instrument_of_name(parts.archive),
+        instrument=instruments[0],
+        instrument_names=instruments[1],
+        file_instrument=named or instrument_of_name(content.name) or instrument_of_name(content.archive),
         notes=tuple(dict.fromkeys(notes)),
     )
     return _reversed(rows) if _newest_first(rows) else rows
@@ -124,12 +120,14 @@ def claim_of(times: TimeColumn, layout: Layout, dialect: Dialect) -> ClockClaim:
     return ClockClaim(False, None, stamp, why)
 
 
-def coded(columns: list[pa.ChunkedArray], label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Codes and names of the instruments in one or two columns; -1 where missing.
+def coded(columns: list[pa.ChunkedArray], rows: int, label: str) -> Instruments:
+    """The instruments of a table's rows, in one or two columns, or in none.
 
     Raises:
         BarDataError: too many distinct names for a column of instruments.
     """
+    if not columns:
+        return np.full(rows, -1, dtype=np.int32), ()
     first, names = _coded_one(columns[0], label)
     if len(columns) == 1:
         return first, names
@@ -149,7 +147,7 @@ def _month(expiry: str) -> str:
     return digits[:6] if digits[:2] in ("19", "20") and digits.isdigit() and len(digits) in (6, 8) else expiry
 
 
-def _coded_one(column: pa.ChunkedArray, label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+def _coded_one(column: pa.ChunkedArray, label: str) -> Instruments:
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())
     if not pa.types.is_dictionary(column.type):
@@ -175,8 +173,3 @@ def _name(value: object) -> str:
     text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
     text = text.strip().strip('"')
     return "" if text.lower() in ("", "nan", "none", "null") else text
-
-
-def no_instruments(n: int) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Codes for n rows without an instrument."""
-    return np.full(n, -1, dtype=np.int32), ()

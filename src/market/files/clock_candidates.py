@@ -21,32 +21,12 @@ _SECOND_NS = 1_000_000_000
 UTC = "UTC"
 
 PREFERRED = (
-    "America/New_York",
-    "America/Chicago",
-    UTC,
-    "Europe/London",
-    "Europe/Berlin",
-    "America/Los_Angeles",
-    "America/Denver",
-    "Asia/Tokyo",
-    "Asia/Hong_Kong",
-    "Asia/Singapore",
-    "Asia/Kolkata",
-    "Australia/Sydney",
-    "America/New_York+07:00",
-    "Europe/Moscow",
-    "Europe/Istanbul",
-    "Asia/Dubai",
-    "America/Toronto",
-    "America/Sao_Paulo",
-    "America/Mexico_City",
-    "Africa/Johannesburg",
-    "Asia/Seoul",
-    "Asia/Shanghai",
-    "Asia/Jerusalem",
-    "Europe/Athens",
-    "Pacific/Auckland",
-)
+    "America/New_York", "America/Chicago", UTC, "Europe/London", "Europe/Berlin",
+    "America/Los_Angeles", "America/Denver", "Asia/Tokyo", "Asia/Hong_Kong", "Asia/Singapore", "Asia/Kolkata",
+    "Australia/Sydney", "America/New_York+07:00", "Europe/Moscow", "Europe/Istanbul", "Asia/Dubai",
+    "America/Toronto", "America/Sao_Paulo", "America/Mexico_City", "Africa/Johannesburg", "Asia/Seoul",
+    "Asia/Shanghai", "Asia/Jerusalem", "Europe/Athens", "Pacific/Auckland",
+)  # fmt: skip
 """Names given first where several zones give the same instants, the likeliest first."""
 
 _BROKER_HOURS = (5, 6, 7, 8)

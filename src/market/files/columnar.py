@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market.files import numbers
-from src.market.files.assemble import Parts, coded, file_rows, no_instruments
+from src.market.files.assemble import coded, file_rows
 from src.market.files.columns import Layout, by_names, key
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect, Facts, dialect_of, no_volume_words
-from src.market.files.kinds import one_line
 from src.market.files.rows import FileRows
 from src.market.files.text_tables import MOST_ROWS
 from src.market.files.time_columns import cell_text, is_text, read_times
+from src.plain_text import one_line
 
 _NAMELESS = "__index_level_0__"
 _MOST_UNCOMPRESSED = 8 << 30
@@ -63,12 +63,8 @@ def arrow_rows(content: Content) -> list[FileRows]:
             batches = list(_batches(opened, content))
         except _DAMAGED as error:
             raise _damaged(content, "Arrow", error) from error
-        whole = pa.Table.from_batches(batches, opened.schema)
-
-        def read(names: list[str], rows: int | None) -> pa.Table:
-            return whole.select(names)[:rows] if rows is not None else whole.select(names)
-
-        return [typed_rows(content, "Feather" if content.kind == "arrow" else "Arrow", whole.schema, read)]
+        table = pa.Table.from_batches(batches, opened.schema)
+        return [table_rows(content, "Feather" if content.kind == "arrow" else "Arrow", table)]
 
 
 def _batches(opened: pa.ipc.RecordBatchFileReader, content: Content) -> Iterator[pa.RecordBatch]:
@@ -104,6 +100,11 @@ def _damaged(content: Content, form: str, error: BaseException) -> BarDataError:
     )
 
 
+def table_rows(content: Content, form: str, table: pa.Table, named: str | None = None) -> FileRows:
+    """The rows of a table in memory; errors as `typed_rows`."""
+    return typed_rows(content, form, table.schema, lambda names, rows: table.select(names)[:rows], named)
+
+
 def typed_rows(
     content: Content,
     form: str,
@@ -136,7 +137,7 @@ def typed_rows(
     except _DAMAGED as error:
         raise _damaged(content, form, error) from error
     columns = {place: table[plain[place]] for place in layout.all}
-    return file_rows(_parts(content, layout, dialect, columns, named), dialect)
+    return _assembled(content, layout, dialect, columns, named)
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -188,37 +189,20 @@ def _facts(content: Content, form: str, names: list[str], layout: Layout, sample
     )
 
 
-def _parts(
+def _assembled(
     content: Content, layout: Layout, dialect: Dialect, columns: dict[int, pa.ChunkedArray], named: str | None
-) -> Parts:
-    comma = False
-    times = read_times(
-        [columns[place] for place in layout.time], content.label, day_first=dialect.day_first, comma=comma
-    )
+) -> FileRows:
+    time = [columns[place] for place in layout.time]
+    times = read_times(time, content.label, day_first=dialect.day_first, comma=False)
     wanted = (*layout.prices, *layout.volume)
     texts = [columns[place] for place in wanted if is_text(columns[place].type)]
     marks = numbers.marks_of(texts, ",", content.label) if texts else numbers.Marks()
     read = {place: _numbers(columns[place], marks, content.label) for place in wanted}
     n = len(times.ns)
-    instrument, names = (
-        coded([columns[place] for place in layout.instrument], content.label)
-        if layout.instrument
-        else no_instruments(n)
-    )
-    return Parts(
-        file=content.file,
-        label=content.label,
-        name=content.name,
-        archive=content.archive,
-        layout=layout,
-        times=times,
-        prices=np.column_stack([read[place] for place in layout.prices]),
-        volume=np.sum([read[place] for place in layout.volume], axis=0) if layout.volume else np.zeros(n),
-        instrument=instrument,
-        instrument_names=names,
-        named=named,
-        notes=marks.note(),
-    )
+    prices = np.column_stack([read[place] for place in layout.prices])
+    volume = np.sum([read[place] for place in layout.volume], axis=0) if layout.volume else np.zeros(n)
+    instruments = coded([columns[place] for place in layout.instrument], n, content.label)
+    return file_rows(content, layout, dialect, times, prices, volume, instruments, named=named, notes=marks.note())
 
 
 def _numbers(column: pa.ChunkedArray, marks: numbers.Marks, label: str) -> NDArray[np.float64]:

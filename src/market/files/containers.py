@@ -14,7 +14,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from src.errors import BarDataError
-from src.market.files.kinds import HEAD_BYTES, Kind, NoTable, kind_of, one_line
+from src.market.files.kinds import HEAD_BYTES, Kind, NoTable, kind_of
+from src.plain_text import one_line
 
 SUFFIXES = frozenset(
     f".{ending}"
@@ -32,15 +33,8 @@ MOST_DEPTH = 6
 _BLOCK = 4 * 2**20
 _COMPRESSED: dict[str, str] = {"gzip": "gzip", "zstd": "zstd"}
 _ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-)
+    zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, KeyError,
+)  # fmt: skip
 _WHOLE = "It may be truncated or damaged: copy or download it again."
 
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import BarDataError
-from src.market.files.assemble import Parts, file_rows
+from src.market.files.assemble import Instruments, file_rows
 from src.market.files.columns import Layout
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect
-from src.market.files.kinds import one_line
 from src.market.files.rows import NO_TIME, FileRows
 from src.market.files.text_tables import MOST_ROWS
 from src.market.files.time_columns import TimeColumn
 from src.market.files.times import DAY, FIRST_NS, LAST_NS, as_text
+from src.plain_text import one_line
 
 INSTALL = "python -m pip install -r requirements-dbn.txt"
 
@@ -36,6 +36,7 @@ _FIELDS = (
 )
 _RECORD = np.dtype(list(_FIELDS))
 _WORD = 4
+_LAYOUT = Layout((0,), (1, 2, 3, 4), (5,))
 _DIALECT = Dialect("Databento DBN", "the DBN signature", "UTC", "open", "Databento's ts_event is the bar's open in UTC")
 
 
@@ -63,27 +64,17 @@ def dbn_rows(content: Content) -> list[FileRows]:
             f"{content.label}: a DBN file with schema {schema}, not bars. Download the schema ohlcv-1m from Databento."
         )
     records = _records(data, body, content.label)
-    codes, names = _instruments(records, mappings, content.label)
-    times = records["time"]
-    good = (times >= FIRST_NS) & (times < LAST_NS)
-    ns = np.where(good, times.astype(np.int64), NO_TIME)
+    stamps = records["time"]
+    good = (stamps >= FIRST_NS) & (stamps < LAST_NS)
+    ns = np.where(good, stamps.astype(np.int64), NO_TIME)
     raw = np.column_stack([records[name] for name in ("open", "high", "low", "close")])
     prices = np.where(raw == _UNDEFINED_PRICE, np.nan, raw / 1e9)
-    parts = Parts(
-        file=content.file,
-        label=content.label,
-        name=content.name,
-        archive=content.archive,
-        layout=Layout((0,), (1, 2, 3, 4), (5,)),
-        times=TimeColumn(ns, True, None, lambda row: _shown(int(times[row])), (), "nanoseconds since 1970"),
-        prices=prices,
-        volume=records["volume"].astype(np.float64),
-        instrument=codes,
-        instrument_names=names,
-        named=symbols[0] if len(symbols) == 1 else None,
-        notes=(f"DBN version {metadata.version}, bars of {_length(records)}",),
-    )
-    return [file_rows(parts, _DIALECT)]
+    times = TimeColumn(ns, True, None, lambda row: _shown(int(stamps[row])), (), "nanoseconds since 1970")
+    volume = records["volume"].astype(np.float64)
+    named = symbols[0] if len(symbols) == 1 else None
+    note = f"DBN version {metadata.version}, bars of {_length(records)}"
+    instruments = _instruments(records, mappings)
+    return [file_rows(content, _LAYOUT, _DIALECT, times, prices, volume, instruments, named=named, notes=(note,))]
 
 
 def _library(label: str) -> ModuleType:
@@ -155,7 +146,7 @@ def _shown(time: int) -> str:
     return "(undefined)" if time == _UNDEFINED_TIME or time > LAST_NS else as_text(time)
 
 
-def _instruments(records: NDArray[Any], mappings: Any, label: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+def _instruments(records: NDArray[Any], mappings: Any) -> Instruments:
     """Each record's instrument: the symbol mapped to its ID on that day, or the ID itself if there is none."""
     numbers = records["instrument"].astype(np.int64)
     days = (records["time"] // np.uint64(DAY)).astype(np.int64)

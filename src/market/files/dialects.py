@@ -70,6 +70,11 @@ def _rule(rule: Rule) -> Rule:
     return rule
 
 
+def _columns(dialect: Dialect, *names: tuple[str, ...]) -> None:
+    """The dialect of every table that has all columns of one of these groups."""
+    _RULES.append(lambda facts: dialect if any(facts.has(*group) for group in names) else None)
+
+
 def dialect_of(facts: Facts) -> Dialect:
     """The first dialect that matches the table; otherwise a generic one."""
     for rule in _RULES:
@@ -84,17 +89,10 @@ _COMPACT_SECONDS = r"\d{8} \d{6}"
 _ISO_SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
-@_rule
-def _databento(facts: Facts) -> Dialect | None:
-    if not facts.has("tsevent"):
-        return None
-    return Dialect(
-        "Databento export",
-        "the column ts_event",
-        UTC,
-        "open",
-        "Databento's ts_event is the bar's open in UTC",
-    )
+_columns(
+    Dialect("Databento export", "the column ts_event", UTC, "open", "Databento's ts_event is the bar's open in UTC"),
+    ("tsevent",),
+)
 
 
 @_rule
@@ -122,13 +120,8 @@ def _interactive_brokers(facts: Facts) -> Dialect | None:
     columns = facts.has("average", "barcount") or facts.has("wap", "count") or facts.has("wap", "barcount")
     if not (named or utc or columns):
         return None
-    why = (
-        "times such as 20251103-21:40:00"
-        if utc
-        else "times with a zone name"
-        if named
-        else "the columns average and barCount"
-    )
+    written = "times such as 20251103-21:40:00" if utc else "times with a zone name" if named else ""
+    why = written or "the columns average and barCount"
     zone = UTC if utc else None
     promise = "Interactive Brokers stamps bars at their open" + (", and yyyymmdd-hh:mm:ss is UTC" if utc else "")
     return Dialect("Interactive Brokers export", why, zone, "open", promise)
@@ -159,20 +152,15 @@ def _metatrader(facts: Facts) -> Dialect | None:
     return Dialect(name, why, None, "open", "MetaTrader gives the broker's time and the bar's open", volume_kind=kind)
 
 
-@_rule
-def _finam(facts: Facts) -> Dialect | None:
-    if not facts.has("ticker", "per", "date"):
-        return None
-    return Dialect("Finam or Stooq export", "the columns <TICKER> and <PER>")
+_columns(Dialect("Finam or Stooq export", "the columns <TICKER> and <PER>"), ("ticker", "per", "date"))
 
 
-@_rule
-def _sierra(facts: Facts) -> Dialect | None:
-    columns = facts.has("date", "time", "open", "high", "low", "last", "volume")
-    if not columns and not facts.has("numberoftrades", "bidvolume", "askvolume"):
-        return None
-    promise = "Sierra Chart gives the bar's open in the chart's time zone, which the file does not name"
-    return Dialect("Sierra Chart export", "the columns Date, Time, Open, High, Low, Last", None, "open", promise)
+_columns(
+    Dialect("Sierra Chart export", "the columns Date, Time, Open, High, Low, Last", None, "open",
+            "Sierra Chart gives the bar's open in the chart's time zone, which the file does not name"),
+    ("date", "time", "open", "high", "low", "last", "volume"),
+    ("numberoftrades", "bidvolume", "askvolume"),
+)  # fmt: skip
 
 
 @_rule
@@ -183,13 +171,8 @@ def _tradestation(facts: Facts) -> Dialect | None:
     if not (up_down or brackets or total):
         return None
     name = "TradeStation export" if up_down else "MultiCharts export"
-    why = (
-        "the columns Up and Down"
-        if up_down
-        else "the columns <Date> and <Time>"
-        if brackets
-        else "the column TotalVolume"
-    )
+    named = "the columns Up and Down" if up_down else "the columns <Date> and <Time>" if brackets else ""
+    why = named or "the column TotalVolume"
     return Dialect(name, why, CHICAGO, "close", f"{name.split()[0]} gives exchange time and stamps bars at their close",
                    day_first=False)  # fmt: skip
 
@@ -214,11 +197,9 @@ def _dukascopy(facts: Facts) -> Dialect | None:
     return Dialect("Dukascopy export", why, zone, "open", promise, "ticks", True)
 
 
-@_rule
-def _quantower(facts: Facts) -> Dialect | None:
-    if not facts.has("timeleft"):
-        return None
-    return Dialect("Quantower export", "the column Time left", None, "open", "Time left is the bar's open")
+_columns(
+    Dialect("Quantower export", "the column Time left", None, "open", "Time left is the bar's open"), ("timeleft",)
+)
 
 
 @_rule
@@ -278,11 +259,7 @@ def _kibot(facts: Facts) -> Dialect | None:
                    "Kibot gives New York time and the bar's open", day_first=False)  # fmt: skip
 
 
-@_rule
-def _backtrader(facts: Facts) -> Dialect | None:
-    if not facts.has("date", "time", "openinterest"):
-        return None
-    return Dialect("Backtrader CSV", "the columns Date, Time and OpenInterest")
+_columns(Dialect("Backtrader CSV", "the columns Date, Time and OpenInterest"), ("date", "time", "openinterest"))
 
 
 def no_volume_words(dialect: Dialect, names: tuple[str, ...]) -> str:

@@ -47,17 +47,10 @@ def instrument_of_name(name: str) -> str | None:
     return token if token.upper() in ROOTS else None
 
 
-def lean_day(name: str, archive: str) -> str | None:
-    """The date (yyyymmdd) in the name of a LEAN file or its archive ("20251104_trade.zip"); None for other files."""
+def lean_file(name: str, archive: str) -> tuple[str, str] | None:
+    """Date (yyyymmdd) and content ("trade", "quote", "openinterest") in the name of a LEAN file or its archive, such as
+    "20251104_trade.zip"; None for other files."""
     for text in (name, archive):
         if match := _LEAN.match(text) or re.match(r"(?P<date>\d{8})_(?P<what>trade|quote|openinterest)\.", text):
-            return match["date"]
+            return match["date"], match["what"].lower()
     return None
-
-
-def lean_what(name: str, archive: str) -> str:
-    """ "trade", "quote" or "openinterest" for a LEAN file; "" for other files."""
-    for text in (name, archive):
-        if match := _LEAN.match(text) or re.match(r"(?P<date>\d{8})_(?P<what>trade|quote|openinterest)\.", text):
-            return match["what"].lower()
-    return ""

@@ -20,12 +20,7 @@ from src.market.files.identity_words import (
     nothing_in_rows,
     nothing_of_several,
 )
-from src.market.files.instrument_names import (
-    PREDECESSORS,
-    Instrument,
-    instrument_in_file_name,
-    parse_instrument,
-)
+from src.market.files.instrument_names import PREDECESSORS, Instrument, instrument_in_file_name, parse_instrument
 from src.market.files.price_level import PriceLevel, judge_prices
 from src.market.files.reading import MarketReading
 from src.market.files.rows import NO_TIME, FileRows

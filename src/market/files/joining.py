@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from src.market.contracts import Contract
 from src.market.files.adjusted import check_gaps
 from src.market.files.front_month import front_month
 from src.market.files.reading import Finding, Roll
-from src.market.files.rolls import UNNAMED, FoundRolls, find_rolls
+from src.market.files.rolls import UNNAMED, FoundRolls, Series, find_rolls
 from src.market.sessions import Schedule, schedule_around
 from src.market.units import DAY_NS, MINUTE_NS
 
@@ -117,21 +117,18 @@ def join_contracts(
         keep = front_month(stack.open_ns, stack.code, np.rint(stack.volume).astype(np.int64), schedule)
         findings += _left_out(stack, keep, names)
         stack = stack.take(keep)
-    ticks = _in_ticks(stack.points, contract)
+    series = Series(stack.open_ns, _in_ticks(stack.points, contract), contract, parts[0].interval_ns, schedule)
     volume = np.rint(stack.volume).astype(np.int64)
     labels = tuple(dict.fromkeys(part.label for part in parts))
-    interval_ns = parts[0].interval_ns
-    findings += check_gaps(
-        stack.open_ns, ticks, contract, interval_ns, schedule, label=", ".join(labels), accept=accept_adjusted
-    )
+    findings += check_gaps(series, label=", ".join(labels), accept=accept_adjusted)
     volume_or_none = volume if all(part.has_volume for part in parts) else None
-    used, codes, found = _contracts(stack, ticks, volume_or_none, names, contract, interval_ns, schedule)
+    used, codes, found = _contracts(series, stack.code, volume_or_none, names)
     findings += found.findings if found is not None else ()
-    rolls = _rolls(stack.open_ns, ticks, codes, used, contract, schedule)
+    rolls = _rolls(series, codes, used)
     return Joined(
-        interval_ns=interval_ns,
-        open_ns=stack.open_ns,
-        ticks=ticks,
+        interval_ns=series.interval_ns,
+        open_ns=series.open_ns,
+        ticks=series.ticks,
         volume=volume,
         contract=codes.astype(np.int16),
         contract_names=used,
@@ -261,21 +258,15 @@ def _counted(kind: str, count: int, done: str) -> list[Finding]:
 
 
 def _contracts(
-    stack: _Stack,
-    ticks: NDArray[np.int32],
-    volume: NDArray[np.int64] | None,
-    names: tuple[str, ...],
-    contract: Contract,
-    interval_ns: int,
-    schedule: Schedule,
+    series: Series, code: NDArray[np.int16], volume: NDArray[np.int64] | None, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], NDArray[np.int64], FoundRolls | None]:
     """Contract names in order of first bar, and each bar's index; bars without one are split at detected rolls."""
-    codes, found = stack.code.astype(np.int64), None
-    blank = stack.code == names.index("") if "" in names else np.zeros(len(codes), dtype=bool)
+    codes, found = code.astype(np.int64), None
+    blank = code == names.index("") if "" in names else np.zeros(len(codes), dtype=bool)
     if blank.any():
         rows = slice(None) if blank.all() else blank
         of_blank = None if volume is None else volume[rows]
-        found = find_rolls(stack.open_ns[rows], ticks[rows], of_blank, contract, interval_ns, schedule)
+        found = find_rolls(replace(series, open_ns=series.open_ns[rows], ticks=series.ticks[rows]), of_blank)
         if blank.all() and not found.rolls:
             return (), np.zeros(len(codes), dtype=np.int64), found
         codes[blank] = len(names) + found.contract
@@ -302,22 +293,16 @@ def _in_ticks(points: NDArray[np.float64], contract: Contract) -> NDArray[np.int
     return ticks
 
 
-def _rolls(
-    open_ns: NDArray[np.int64],
-    ticks: NDArray[np.int32],
-    codes: NDArray[np.int64],
-    names: tuple[str, ...],
-    contract: Contract,
-    schedule: Schedule,
-) -> tuple[Roll, ...]:
+def _rolls(series: Series, codes: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Roll, ...]:
     """Changes of contract, each with the gap from the old contract's last close to the new one's first open.
 
     Changes across a hole of more than _HOLE_DAYS are skipped: that gap is not the roll's.
     """
+    open_ns, ticks, schedule = series.open_ns, series.ticks, series.schedule
     changes = np.flatnonzero(codes[1:] != codes[:-1]) + 1
     changes = changes[open_ns[changes] - open_ns[changes - 1] <= _HOLE_DAYS * DAY_NS]
     place = np.searchsorted(schedule.open_ns, open_ns[changes], side="right") - 1
-    tick = float(contract.tick_size)
+    tick = float(series.contract.tick_size)
     shown = ["" if name.startswith(UNNAMED) else name for name in names]
     return tuple(
         Roll(

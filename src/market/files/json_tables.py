@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from src.errors import BarDataError
-from src.market.files.columnar import typed_rows
+from src.market.files.columnar import table_rows
 from src.market.files.columns import price_roles
 from src.market.files.containers import Content
-from src.market.files.kinds import NoTable, one_line
+from src.market.files.kinds import NoTable
 from src.market.files.rows import FileRows
+from src.plain_text import one_line
 
 _MOST_JSON = 192 << 20
 _MOST_LINES = 2 << 30
@@ -24,19 +25,8 @@ _BLOCK = 8 << 20
 _SAMPLE = 1 << 18
 _MOST_KEYS = 500
 _LISTS = (
-    "results",
-    "bars",
-    "data",
-    "candles",
-    "values",
-    "prices",
-    "rows",
-    "aggs",
-    "history",
-    "ohlcv",
-    "records",
-    "items",
-)
+    "results", "bars", "data", "candles", "values", "prices", "rows", "aggs", "history", "ohlcv", "records", "items",
+)  # fmt: skip
 _INSTRUMENT_KEYS = ("ticker", "symbol", "contract", "instrument", "raw_symbol")
 _LEAST_PRICES = 3
 
@@ -55,7 +45,7 @@ def json_rows(content: Content) -> list[FileRows]:
     """
     if _is_lines(content.head):
         table, notes = _lines(content)
-        rows = _rows(content, table, None)
+        rows = table_rows(content, "JSON", table)
         return [replace(rows, notes=(*notes, *rows.notes))]
     data = content.read(_MOST_JSON, "for JSON. Write it as JSON lines, CSV or Parquet.")
     _refuse_depth(data, content.label)
@@ -66,7 +56,7 @@ def json_rows(content: Content) -> list[FileRows]:
             f"{content.label}: not complete JSON ({one_line(error)}). It may be truncated: download it again."
         ) from error
     found = _columns_of(whole, content.label)
-    return [_rows(content, _arrow(columns, content.label), named) for columns, named in found]
+    return [table_rows(content, "JSON", _arrow(columns, content.label), named) for columns, named in found]
 
 
 def _is_lines(head: bytes) -> bool:
@@ -273,10 +263,3 @@ def _arrow(columns: dict[str, list[Any]], label: str) -> pa.Table:
         raise BarDataError(
             f"{label}: columns do not form a table ({one_line(error)}). Download the file again."
         ) from error
-
-
-def _rows(content: Content, table: pa.Table, named: str | None) -> FileRows:
-    def read(names: list[str], rows: int | None) -> pa.Table:
-        return table.select(names)[:rows] if rows is not None else table.select(names)
-
-    return typed_rows(content, "JSON", table.schema, read, named)

@@ -99,8 +99,3 @@ def utf16_codec(head: bytes) -> str | None:
     if b"\0" in head[:400] and _utf16_without_mark(head):
         return "utf-16-le" if head[1] == 0 else "utf-16-be"
     return None
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an error on one line, at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

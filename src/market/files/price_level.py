@@ -32,7 +32,6 @@ class PriceLevel:
     """A clause for messages: "prices around 25,480 on 2025-11-03 look like NQ's (...), not ES's (...)"."""
     remedy: str = ""
     within_magnitude: bool = True
-    looks_like: str = ""
 
 
 def judge_prices(time_ns: NDArray[np.int64], close: NDArray[np.float64], root: str) -> PriceLevel:
@@ -83,14 +82,14 @@ def _outside(
             theirs = f"{market}'s ({described(market, year)})"
             return PriceLevel(
                 "other market", f"{where} look like {theirs}, not {ours}", f"Use --market {market} if the file "
-                f"holds {market} bars, or give --data a file of {root} bars", near, market,
+                f"holds {market} bars, or give --data a file of {root} bars", near,
             )  # fmt: skip
     fund_factor, fund = _FUND_FACTORS[owner]
     if fits(root, spans, prices, fund_factor).mean() >= _MOST:
         return PriceLevel(
             "factor", f"{where} are about 1/{fund_factor:g} of {ours}, which is {fund}'s level",
             f"Give --data bars of the future, not the fund; if they are the future's, multiply the prices by "
-            f"{fund_factor:g}", False, fund,
+            f"{fund_factor:g}", False,
         )  # fmt: skip
     for factor in _FACTORS:
         for scale, name, verb in ((1 / factor, f"{factor:,.0f} times", "divide"),
@@ -134,7 +133,6 @@ def _mixed(
                 "mixed", f"{int(theirs.sum()):,} of {len(prices):,} prices look like {market}'s ({prices[first]:,.2f} "
                 f"on {_day(times[first])}), the others like {root}'s ({prices[int(np.argmax(inside))]:,.2f})",
                 f"Give --data a file of {root} only, or one with a column `symbol` that names each row's instrument",
-                True, market,
             )  # fmt: skip
     return None
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from src.errors import BarDataError
 from src.market.files.columnar import arrow_rows, parquet_rows
-from src.market.files.containers import Content, bar_files, contents
+from src.market.files.containers import Content, contents
 from src.market.files.dbn import dbn_rows
 from src.market.files.json_tables import is_json, json_rows
-from src.market.files.kinds import Kind, NoTable, one_line
+from src.market.files.kinds import Kind, NoTable
 from src.market.files.rows import FileRows
 from src.market.files.text_rows import text_rows
+from src.plain_text import one_line
 
 _READERS: dict[Kind, Callable[[Content], list[FileRows]]] = {
     "parquet": parquet_rows,
@@ -24,17 +25,6 @@ _READERS: dict[Kind, Callable[[Content], list[FileRows]]] = {
     "dbn": dbn_rows,
     "text": text_rows,
 }
-
-
-def read_tables(path: Path) -> list[FileRows]:
-    """Every table of bars in a file, an archive or a folder, as stored there.
-
-    See `read_files`.
-
-    Raises:
-        BarDataError: no such path, no bars, or an unreadable file.
-    """
-    return read_files(bar_files(Path(path)), Path(path))
 
 
 def read_files(files: Sequence[Path], path: Path) -> list[FileRows]:

@@ -31,6 +31,19 @@ _USUAL_SESSIONS = 20
 
 
 @dataclass(frozen=True, eq=False)
+class Series:
+    """The bars of one market in time order; arrays of length n."""
+
+    open_ns: NDArray[np.int64]
+    ticks: NDArray[np.int32]
+    """int32[n, 4]."""
+    contract: Contract
+    interval_ns: int
+    schedule: Schedule
+    """Sessions covering all bars."""
+
+
+@dataclass(frozen=True, eq=False)
 class FoundRolls:
     """A series split at detected rolls; arrays of length n."""
 
@@ -62,16 +75,11 @@ class RollWindow:
     """Whether the series has most of the window's sessions, each with a previous session."""
 
 
-def roll_windows_of(
-    open_ns: NDArray[np.int64],
-    ticks: NDArray[np.int32],
-    contract: Contract,
-    interval_ns: int,
-    schedule: Schedule,
-) -> list[RollWindow]:
-    """Every roll window that the series overlaps, with its jumps; `ticks` int32[n, 4] in time order."""
-    first, session = session_edges(open_ns, schedule)
-    day = schedule.date.astype("datetime64[D]").astype(np.int64)[session]
+def roll_windows_of(series: Series) -> list[RollWindow]:
+    """Every roll window that the series overlaps, with its jumps."""
+    open_ns, ticks = series.open_ns, series.ticks
+    first, session = session_edges(open_ns, series.schedule)
+    day = series.schedule.date.astype("datetime64[D]").astype(np.int64)[session]
     windows = []
     for year, month in roll_windows(int(day[0]), int(day[-1])):
         expiry = third_friday(year, month)
@@ -81,11 +89,11 @@ def roll_windows_of(
             RollWindow(
                 year=year,
                 month=month,
-                expected=expected_gap(contract.symbol, year, month),
+                expected=expected_gap(series.contract.symbol, year, month),
                 edges=edges,
                 jumps=ticks[edges, 0] / ticks[edges - 1, 3] - 1.0,
                 closed_ns=open_ns[edges] - open_ns[edges - 1],
-                inside=_inside_jumps(open_ns, ticks, interval_ns, first, held),
+                inside=_inside_jumps(series, first, held),
                 whole=len(edges) >= _MOST_EDGES,
             )
         )
@@ -99,16 +107,15 @@ def session_edges(open_ns: NDArray[np.int64], schedule: Schedule) -> tuple[NDArr
     return starts[held], held
 
 
-def _inside_jumps(
-    open_ns: NDArray[np.int64], ticks: NDArray[np.int32], interval_ns: int, first: NDArray[np.int64], held: slice
-) -> NDArray[np.int64]:
+def _inside_jumps(series: Series, first: NDArray[np.int64], held: slice) -> NDArray[np.int64]:
     """Bars of the sessions `held` that open a roll-sized jump away from the previous bar and stay there."""
+    open_ns, ticks = series.open_ns, series.ticks
     if held.start >= held.stop:
         return np.empty(0, dtype=np.int64)
     start = int(first[held.start])
     end = int(first[held.stop]) if held.stop < len(first) else len(open_ns)
     jump = np.abs(ticks[start + 1 : end, 0] / ticks[start : end - 1, 3] - 1.0)
-    near = np.diff(open_ns[start:end]) <= _NEIGHBOR_BARS * interval_ns
+    near = np.diff(open_ns[start:end]) <= _NEIGHBOR_BARS * series.interval_ns
     rows = np.flatnonzero(near & (jump >= INSIDE_JUMP) & (jump <= LARGEST_JUMP)) + start + 1
     return np.array([row for row in np.setdiff1d(rows, first).tolist() if _stays(ticks, row)], dtype=np.int64)
 
@@ -121,29 +128,22 @@ def _stays(ticks: NDArray[np.int32], row: int) -> bool:
     return bool((int(after) - int(before)) * np.sign(jump) >= abs(jump) / 2)
 
 
-def find_rolls(
-    open_ns: NDArray[np.int64],
-    ticks: NDArray[np.int32],
-    volume: NDArray[np.int64] | None,
-    contract: Contract,
-    interval_ns: int,
-    schedule: Schedule,
-) -> FoundRolls:
+def find_rolls(series: Series, volume: NDArray[np.int64] | None) -> FoundRolls:
     """Mark possible changes of contract: see EDGE_JUMP and INSIDE_JUMP, and `_refilled` for volume.
 
     Only bars in roll windows are marked. Marks use later data, as all session checks do; they do not add or change
     bars. `volume` is None for a series without volume.
     """
-    windows = roll_windows_of(open_ns, ticks, contract, interval_ns, schedule)
+    windows, n = roll_windows_of(series), len(series.open_ns)
     marks: set[int] = set()
     unseen: list[str] = []
     for window in windows:
-        seen = _seen(window) | _refilled(window, open_ns, volume, schedule)
+        seen = _seen(window) | _refilled(window, series, volume)
         if not seen and window.whole:
             unseen.append(f"{window.year}-{window.month:02}")
         marks |= seen
     rows = sorted(marks)
-    codes = np.repeat(np.arange(len(rows) + 1), np.diff([0, *rows, len(open_ns)]))
+    codes = np.repeat(np.arange(len(rows) + 1), np.diff([0, *rows, n]))
     names = tuple(f"{UNNAMED} {k + 1}" for k in range(len(rows) + 1)) if rows else ()
     return FoundRolls(codes, names, len(rows), _findings(unseen))
 
@@ -153,15 +153,14 @@ def _seen(window: RollWindow) -> set[int]:
     return set(window.edges[(size >= EDGE_JUMP) & (size <= LARGEST_JUMP)].tolist()) | set(window.inside.tolist())
 
 
-def _refilled(
-    window: RollWindow, open_ns: NDArray[np.int64], volume: NDArray[np.int64] | None, schedule: Schedule
-) -> set[int]:
+def _refilled(window: RollWindow, series: Series, volume: NDArray[np.int64] | None) -> set[int]:
     """First bars of sessions whose volume recovers after the low of an old contract's last sessions."""
     if volume is None or not len(window.edges):
         return set()
+    open_ns = series.open_ns
     start = max(int(np.searchsorted(open_ns, open_ns[window.edges[0]] - 45 * DAY_NS)), 0)
     end = int(np.searchsorted(open_ns, open_ns[window.edges[-1]] + DAY_NS))
-    first, _ = session_edges(open_ns[start:end], schedule)
+    first, _ = session_edges(open_ns[start:end], series.schedule)
     mean = np.add.reduceat(volume[start:end], first) / np.diff(np.append(first, end - start))
     marks = set()
     for k, row in enumerate((first + start).tolist()):

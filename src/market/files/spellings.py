@@ -30,9 +30,7 @@ VOLUME = (
     "volumecontracts", "qty", "quantity", "size", "tradesize", "totalqty", "totalquantity", "contractvolume",
     "basevolume", "sharevolume",
 )
-TICKS = (
-    "tickvol", "tickvolume", "ticks", "tickcount", "numticks",
-)
+TICKS = ("tickvol", "tickvolume", "ticks", "tickcount", "numticks")
 """Counts of price changes."""
 WHOLE = (
     "tsevent", "datetime", "timestamp", "time", "date", "ts", "t", "windowstart", "opentime", "timeopen",
@@ -73,12 +71,8 @@ EXPIRY = (
     "maturity", "delivery", "deliverymonth", "contractexpiry",
 )
 UP_DOWN = (
-    ("up", "down"),
-    ("upvol", "downvol"),
-    ("upvolume", "downvolume"),
-    ("askvolume", "bidvolume"),
-    ("buyvolume", "sellvolume"),
-    ("u", "d"),
+    ("up", "down"), ("upvol", "downvol"), ("upvolume", "downvolume"), ("askvolume", "bidvolume"),
+    ("buyvolume", "sellvolume"), ("u", "d"),
 )
 """Pairs whose sum is the volume."""
 # fmt: on

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from src.errors import BarDataError
 from src.market.files import numbers
-from src.market.files.assemble import Parts, coded, file_rows, no_instruments
+from src.market.files.assemble import coded, file_rows
 from src.market.files.columns import Layout, by_names, cells_kind, key, price_roles
 from src.market.files.containers import Content
 from src.market.files.dialects import Dialect, Facts, dialect_of, no_volume_words
-from src.market.files.file_names import lean_day, lean_what
+from src.market.files.file_names import lean_file
 from src.market.files.headerless import by_contents, time_columns
 from src.market.files.rows import NO_TIME, FileRows
 from src.market.files.text_shape import TextShape, as_utf8, decoded, shape_of_text
@@ -33,8 +33,8 @@ def text_rows(content: Content) -> list[FileRows]:
     """
     content = as_utf8(content)
     shape = shape_of_text(content)
-    if _is_lean(content, shape):
-        return [_lean_rows(content, shape)]
+    if (lean := _lean(content, shape)) is not None:
+        return [_lean_rows(content, shape, *lean)]
     wide = _wide(shape, content.label)
     if wide is not None:
         return _wide_rows(content, shape, wide)
@@ -103,7 +103,7 @@ def _one_table(content: Content, shape: TextShape, layout: Layout, names: tuple[
     times = _times(columns, layout, dialect, content.label)
     if without_repeated_headers(columns, times.ns == NO_TIME, shape, layout):
         times = _times(columns, layout, dialect, content.label)
-    return file_rows(_parts(content, layout, columns, times), dialect)
+    return _assembled(content, layout, dialect, columns, times)
 
 
 def _times(columns: TextColumns, layout: Layout, dialect: Dialect, label: str) -> TimeColumn:
@@ -115,50 +115,34 @@ def _times(columns: TextColumns, layout: Layout, dialect: Dialect, label: str) -
     )
 
 
-def _parts(content: Content, layout: Layout, columns: TextColumns, times: TimeColumn) -> Parts:
-    instrument, names = (
-        coded([columns.text[place] for place in layout.instrument], content.label)
-        if layout.instrument
-        else no_instruments(columns.rows)
-    )
+def _assembled(content: Content, layout: Layout, dialect: Dialect, columns: TextColumns, times: TimeColumn) -> FileRows:
+    instruments = coded([columns.text[place] for place in layout.instrument], columns.rows, content.label)
     volume = _total([columns.values[place] for place in layout.volume], columns.rows)
     prices = np.empty((columns.rows, 4))
     for k, place in enumerate(layout.prices):
         prices[:, k] = columns.values.pop(place)
-    return Parts(
-        file=content.file,
-        label=content.label,
-        name=content.name,
-        archive=content.archive,
-        layout=layout,
-        times=times,
-        prices=prices,
-        volume=volume,
-        instrument=instrument,
-        instrument_names=names,
-        notes=tuple(columns.notes),
-    )
+    return file_rows(content, layout, dialect, times, prices, volume, instruments, notes=columns.notes)
 
 
 def _total(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]:
     return np.sum(columns, axis=0) if len(columns) > 1 else columns[0] if columns else np.zeros(rows)
 
 
-def _is_lean(content: Content, shape: TextShape) -> bool:
-    """Whether the file is a LEAN file: date in the name, milliseconds since midnight in the first column."""
-    if shape.header or shape.width != 6 or lean_day(content.name, content.archive) is None:
-        return False
+def _lean(content: Content, shape: TextShape) -> tuple[str, str] | None:
+    """Date and content of a LEAN file, which has its date in the name and milliseconds since midnight in the first
+    column; None for other files."""
     fits = [re.fullmatch(r"[0-9]{1,8}", row[0].strip()) is not None for row in shape.sample]
-    return sum(fits) >= 0.9 * len(fits)
+    if shape.header or shape.width != 6 or sum(fits) < 0.9 * len(fits):
+        return None
+    return lean_file(content.name, content.archive)
 
 
-def _lean_rows(content: Content, shape: TextShape) -> FileRows:
-    if lean_what(content.name, content.archive) != "trade":
+def _lean_rows(content: Content, shape: TextShape, day: str, what: str) -> FileRows:
+    if what != "trade":
         raise BarDataError(
             f"{content.label}: LEAN's quotes or open interest, not trades. Give --data the archive of trade bars "
             f"(yyyymmdd_trade.zip)."
         )
-    day = str(lean_day(content.name, content.archive))
     layout = Layout((0,), (1, 2, 3, 4), (5,))
     columns = read_columns(content, shape, layout)
     ymd = np.array([int(day[:4])]), np.array([int(day[4:6])]), np.array([int(day[6:])])
@@ -179,7 +163,7 @@ def _lean_rows(content: Content, shape: TextShape) -> FileRows:
         "open",
         "LEAN keeps futures in UTC and stamps bars at their open",
     )
-    return file_rows(_parts(content, layout, columns, times), dialect)
+    return _assembled(content, layout, dialect, columns, times)
 
 
 def _wide(shape: TextShape, label: str) -> list[tuple[str, tuple[str, ...]]] | None:

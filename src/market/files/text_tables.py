@@ -15,10 +15,10 @@ from src.errors import BarDataError
 from src.market.files import numbers
 from src.market.files.columns import Layout
 from src.market.files.containers import Content
-from src.market.files.kinds import one_line
 from src.market.files.numbers import Marks
 from src.market.files.text_shape import TextShape, cells_of, decoded, is_comment, is_row
 from src.market.files.time_forms import cell_kind
+from src.plain_text import one_line
 
 MOST_ROWS = 50_000_000
 """Largest number of rows in one table; 15 years of one-minute bars are 5.3 million."""

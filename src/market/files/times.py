@@ -247,11 +247,16 @@ def compact_clocks(values: Ints) -> Ints:
     large = int(np.quantile(known, 0.8)) if len(known) else 0
     scaled = np.where((values >= 0) & (values < 1_000_000_000), values, 10**9)
     scaled = scaled * 100_000 if large <= 2400 else scaled * 1_000 if large <= 240_000 else scaled
-    milli, whole = scaled % 1_000, scaled // 1_000
+    ns, good = _clock_of(scaled)
+    return np.where((values >= 0) & (good | (scaled // 1_000 == 240_000)), ns, NO_TIME)
+
+
+def _clock_of(number: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Nanoseconds since midnight of hhmmssmmm numbers, and whether each is a time of day."""
+    milli, whole = number % 1_000, number // 1_000
     hour, minute, second = whole // 10_000, whole // 100 % 100, whole % 100
-    good = (values >= 0) & (hour <= 24) & (minute < 60) & (second < 60) & ((hour < 24) | (whole == 240_000))
     ns = ((hour * 60 + minute) * 60 + second) * SECOND + milli * 1_000_000
-    return np.where(good, ns, NO_TIME)
+    return ns, (hour < 24) & (minute < 60) & (second < 60)
 
 
 def compact_dates(values: Ints) -> Ints:
@@ -265,11 +270,8 @@ def compact_times(values: Ints, digits: int) -> Ints:
     """Wall-clock times of yyyymmddhhmm, yyyymmddhhmmss or yyyymmddhhmmssmmm numbers (12, 14 or 17 digits)."""
     scale = 10 ** (digits - 8)
     dates, clocks = compact_dates(values // scale), values % scale
-    padded = clocks * 10 ** (9 - (digits - 8))
-    milli, whole = padded % 1_000, padded // 1_000
-    hour, minute, second = whole // 10_000, whole // 100 % 100, whole % 100
-    good = (dates != NO_TIME) & (hour < 24) & (minute < 60) & (second < 60)
-    ns = ((hour * 60 + minute) * 60 + second) * SECOND + milli * 1_000_000
+    ns, good = _clock_of(clocks * 10 ** (9 - (digits - 8)))
+    good &= dates != NO_TIME
     return np.where(good, np.where(good, dates, 0) + ns, NO_TIME)
 
 

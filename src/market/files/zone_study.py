@@ -38,27 +38,11 @@ from src.market.units import DAY_NS, MINUTE_NS
 from src.shell import Parser, run_main
 
 ZONES = (
-    "UTC",
-    "America/New_York",
-    "America/Chicago",
-    "America/Denver",
-    "America/Los_Angeles",
-    "America/Sao_Paulo",
-    "Europe/London",
-    "Europe/Berlin",
-    "Europe/Athens",
-    "Europe/Moscow",
-    "Asia/Dubai",
-    "Asia/Kolkata",
-    "Asia/Kathmandu",
-    "Asia/Singapore",
-    "Asia/Tokyo",
-    "Australia/Adelaide",
-    "Australia/Sydney",
-    "Pacific/Auckland",
-    "America/New_York+07:00",
-    "UTC-05:00",
-)
+    "UTC", "America/New_York", "America/Chicago", "America/Denver", "America/Los_Angeles", "America/Sao_Paulo",
+    "Europe/London", "Europe/Berlin", "Europe/Athens", "Europe/Moscow", "Asia/Dubai", "Asia/Kolkata",
+    "Asia/Kathmandu", "Asia/Singapore", "Asia/Tokyo", "Australia/Adelaide", "Australia/Sydney",
+    "Pacific/Auckland", "America/New_York+07:00", "UTC-05:00",
+)  # fmt: skip
 INTERVALS = (1, 5, 15)
 DAYS = (14, 91)
 STARTS = (date(2013, 2, 11), date(2020, 8, 31), date(2025, 2, 24), date(2025, 9, 22))

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from src.errors import BarDataError
-from src.market.files.read import read_tables
 from src.market.files.rows import NO_TIME, FileRows
+from tests.market.files.stored_tables import read_tables
 from tests.market.files.writers import DIALECTS, BarsToWrite, compressed
 
 CONTAINERS = ("plain", "gz", "zst", "zip")

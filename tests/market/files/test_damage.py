@@ -20,9 +20,9 @@ import pyarrow.parquet
 import pytest
 
 from src.errors import BarDataError
-from src.market.files.read import read_tables
 from src.market.files.rows import NO_TIME
 from tests.market.files.fuzz import fuzz
+from tests.market.files.stored_tables import read_tables
 from tests.market.files.test_dialects import needs, one, walk
 from tests.market.files.writers import DIALECTS, compressed, zipped
 

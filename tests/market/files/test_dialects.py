@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import BarDataError
-from src.market.files.read import read_tables
 from src.market.files.rows import FileRows
+from tests.market.files.stored_tables import read_tables
 from tests.market.files.writers import DIALECTS, BarsToWrite, compressed
 
 TWINS = Path(__file__).parent / "twins"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from src.market.bars import make_bars
 from src.market.contracts import get_contract
 from src.market.files.roll_calendar import expected_gap
-from src.market.files.rolls import find_rolls
+from src.market.files.rolls import Series, find_rolls
 from src.market.sessions import place_in_sessions, schedule_around, session_index
 from src.market.tables import judge_sessions, run_starts
 from tests.market.bar_makers import scheduled_slots
@@ -47,7 +47,7 @@ def series(seed=0, jumps=(), dry=None):
 
 
 def marks(ticks, volume=None):
-    found = find_rolls(SLOTS, ticks, volume, ES, STEP, SCHEDULE)
+    found = find_rolls(Series(SLOTS, ticks, ES, STEP, SCHEDULE), volume)
     return (np.flatnonzero(np.diff(found.contract)) + 1).tolist(), found
 
 
@@ -111,7 +111,8 @@ def test_every_real_roll_is_found_without_the_contract_column(shared_data, symbo
     times = table["datetime"].dt.as_unit("ns").astype("int64").to_numpy()
     ticks = np.rint(table[["open", "high", "low", "close"]].to_numpy() / 0.25).astype(np.int32)
     true = set((np.flatnonzero(table["contract"].to_numpy()[1:] != table["contract"].to_numpy()[:-1]) + 1).tolist())
-    found = find_rolls(times, ticks, table["volume"].to_numpy(), get_contract(symbol), STEP, schedule_around(times))
+    series = Series(times, ticks, get_contract(symbol), STEP, schedule_around(times))
+    found = find_rolls(series, table["volume"].to_numpy())
     marked = set((np.flatnonzero(np.diff(found.contract)) + 1).tolist())
     assert len(true) == 9
     assert true <= marked

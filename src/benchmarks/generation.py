@@ -1,4 +1,4 @@
-"""Advice the common way: generate an answer in words and look for an action in it. Only the benchmark uses it.
+"""Advice the common way: generate an answer in words and look for an action in it.
 
 An advice is an action and how sure the model is of it, so the model is asked for both as JSON, as tools of this kind
 do. Each situation is one prompt, read whole and answered token by token.
@@ -7,7 +7,6 @@ do. Each situation is one prompt, read whole and answered token by token.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +33,6 @@ class GeneratedAdvice:
     actions: NDArray[np.int64]
     texts: tuple[str, ...]
     tokens: int
-    seconds: float
 
     @property
     def parsed(self) -> int:
@@ -56,7 +54,6 @@ def generate_advice(
     encoder = encoder or PromptEncoder(loaded.tokenizer, prompts, loaded.name)
     system = f"{prompts.system}\n\n{INSTRUCTION}"
     actions, texts, tokens = [], [], 0
-    start = time.perf_counter()
     with torch_threads(loaded.threads), torch.inference_mode():
         for situation in np.asarray(situations).tolist():
             prompt = encoder.tokenize(encoder.text(situation, system=system))
@@ -69,7 +66,7 @@ def generate_advice(
             tokens += len(answer)
             texts.append(loaded.tokenizer.decode(answer, skip_special_tokens=True))
             actions.append(parse_action(texts[-1], prompts, situation % N_SIDES))
-    return GeneratedAdvice(np.array(actions, np.int64), tuple(texts), tokens, time.perf_counter() - start)
+    return GeneratedAdvice(np.array(actions, np.int64), tuple(texts), tokens)
 
 
 def parse_action(text: str, prompts: PromptSet, side: int) -> int:
