@@ -19,7 +19,8 @@ import torch
 
 from src.advisor import models, scoring
 from src.advisor.choose import LanguageModel, make_advisor
-from src.agent import phases, training
+from src.agent import trainer as trainer_module
+from src.agent import training
 from src.agent.market import prepare_market
 from src.agent.rollout_plan import plan_rollouts
 from src.agent.trainer import Trainer
@@ -68,13 +69,16 @@ def on_cuda(config: TestConfig) -> Seen:
     asked: dict[str, Any] = {}
 
     class Recorder:
+        """Stands in for either learner."""
+
         def __init__(self, policy: object, env: object, **settings: Any) -> None:
             asked["device_of_model"] = settings["device"].type
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: asked.update(memory_fraction=share))
-        patch.setattr(training, "TimedMaskablePPO", Recorder)
+        for learner in ("TimedMaskablePPO", "FusedMaskablePPO"):
+            patch.setattr(training, learner, Recorder)
         device = resolve_device(config.hardware)
         plan = plan_rollouts(128, 4, 32)
         model = build_base(None, config.training, plan, 0, device, config.hardware.mixed_precision)  # type: ignore[arg-type]
@@ -98,7 +102,7 @@ def workers(config: TestConfig) -> Seen:
     trainer = Trainer(config.training, config.hardware, config.environment, torch.device("cpu"), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            phases, "make_custom_vec_env", lambda route, name, kwargs, n, stuck_s: asked.update(s=stuck_s, n=n)
+            trainer_module, "make_custom_vec_env", lambda route, name, kwargs, n, stuck_s: asked.update(s=stuck_s, n=n)
         )
         trainer.make_env(None)
     return asked
