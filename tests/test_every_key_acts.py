@@ -32,7 +32,17 @@ from src.runs import resources
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets
 from src.testing_framework import TestConfig
-from tests.tiny_runs import LEFT_OUT, FailingEnv, Seen, at, bar_files, quick_calendar, tiny_config, whole_run
+from tests.tiny_runs import (
+    LEFT_OUT,
+    FailingEnv,
+    Seen,
+    at,
+    bar_files,
+    every_market_checked_once,
+    quick_calendar,
+    tiny_config,
+    whole_run,
+)
 
 RESULTS = ("report.arms", "report.validation_arms", "weights", "steps", "report.look_ahead", "report.timesteps_total")
 TRAINED = ("weights", "metrics")
@@ -557,7 +567,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("every_key")
     threads = torch.get_num_threads()
-    with quick_calendar(), pytest.MonkeyPatch.context() as patch:
+    with quick_calendar(), every_market_checked_once(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the default output folder, and no data/ here: bars without a path are synthetic
         patch.setattr(sys, "path", [*sys.path])  # loading an env_class adds the working folder
         yield Runs(bar_files(folder))
