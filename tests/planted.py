@@ -7,10 +7,12 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -50,6 +52,6 @@ def plant_compiled(
 def _made_anew(function: Callable[..., Any], old: str, new: str, module: ModuleType) -> Any:
     source = textwrap.dedent(inspect.getsource(function))
     assert old in source, f"{old!r} is not in {function.__name__}"
-    space = dict(vars(module))
+    space = {"np": np, "replace": replace, **vars(module)}  # what a fault may need
     exec(source.replace(old, new), space)
     return space[function.__name__]

@@ -59,7 +59,7 @@ LONG = {
 }
 """Commands of the README that take too long here, and the test that runs what they run on less."""
 ON_SYNTHETIC = "python run_hardware_maximized.py --market NQ --quick"
-"""It alone runs on the bars that a run without bars makes; the others on a fifth of them."""
+"""It alone runs on the bars that a run without bars makes; the others on few."""
 
 
 def script_of(line: str) -> tuple[str, list[str]]:
@@ -137,6 +137,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "README.md", folder)
     write_bars(synthetic_bars("NQ", 24, 15, seed=0), folder / "my_bars.csv")
     (folder / "bars").mkdir()
+    write_bars(synthetic_bars("ES", 24, 15, seed=0), folder / "bars" / "ES_2024.csv")
+    (folder / "few").mkdir()
     for market in ("ES", "NQ", "RTY"):
         write_bars(synthetic_bars(market, 24, 15, seed=0), folder / "few" / f"{market}.csv")
     for side in story():

@@ -19,7 +19,7 @@ import torch
 
 from src.advisor import models, scoring
 from src.advisor.choose import LanguageModel, make_advisor
-from src.agent import trainer as trainer_module
+from src.agent import trainer as trainers
 from src.agent import training
 from src.agent.market import prepare_market
 from src.agent.rollout_plan import plan_rollouts
@@ -112,7 +112,7 @@ def workers(config: TestConfig) -> Seen:
     trainer = Trainer(config.training, config.hardware, config.environment, torch.device("cpu"), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            trainer_module, "make_custom_vec_env", lambda route, name, kwargs, n, stuck_s: asked.update(s=stuck_s, n=n)
+            trainers, "make_custom_vec_env", lambda route, name, kwargs, n, stuck_s: asked.update(s=stuck_s, n=n)
         )
         trainer.make_env(None)
     return asked

@@ -42,7 +42,7 @@ from src.benchmarks.wording import duration, ratio_words
 from tests.benchmark_makers import row, run, story
 from tests.golden_forms import golden
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "comparison_table.txt"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "comparison_table.txt"
 
 times = st.lists(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=6), min_size=1, max_size=9)
 

@@ -29,7 +29,7 @@ from src.benchmarks.output import FORMATS
 from src.errors import UserError
 from tests.benchmark_makers import row, run, story
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 texts = st.text(max_size=8)
 values = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | texts

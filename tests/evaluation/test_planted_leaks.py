@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from src.advisor import tabulation
 from src.advisor.situations import market_codes
 from src.agent import advising
-from src.agent import market as market_module
+from src.agent import market as markets
 from src.agent.market import Market, market_of
 from src.agent.trainer import Trainer
 from src.checks.catalogue import chosen
@@ -163,12 +163,12 @@ def buckets_fitted_on_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) 
         rows[:, context.CONTEXT_FEATURES.index("trend")] = np.select([column < low, column >= high], [-1.0, 1.0], 0.0)
         return market_codes(rows)
 
-    monkeypatch.setattr(market_module, "market_situations", fitted)
+    monkeypatch.setattr(markets, "market_situations", fitted)
 
 
 def situation_of_the_next_bar(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
-    real = market_module.market_situations
-    monkeypatch.setattr(market_module, "market_situations", lambda tables: np.append(real(tables)[1:], np.int32(0)))
+    real = markets.market_situations
+    monkeypatch.setattr(markets, "market_situations", lambda tables: np.append(real(tables)[1:], np.int32(0)))
 
 
 def situation_looked_up_a_bar_ahead(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
@@ -189,12 +189,13 @@ def episodes_in_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) -> Non
 
 def environments_that_begin_in_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
     """The tape is right, the environments are made of another."""
-    real = Trainer.make_env
-
-    def sealed(trainer: Trainer, market: Market, table: Any = None) -> Any:
-        return real(trainer, replace(market, split=replace(market.split, train=market.split.test)), table)
-
-    monkeypatch.setattr(Trainer, "make_env", sealed)
+    plant_method(
+        monkeypatch,
+        Trainer,
+        "make_env",
+        "tape = market.tape(table or empty_table())",
+        "tape = replace(market, split=replace(market.split, train=market.split.test)).tape(table or empty_table())",
+    )
 
 
 def advice_asked_for_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
@@ -202,7 +203,7 @@ def advice_asked_for_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) -
         monkeypatch,
         advising.tabulate_advice,
         "market.bars_of(market.split.train)",
-        "market.bars_of([*market.split.train, *market.split.test])",
+        "market.bars_of(np.concatenate((market.split.train, market.split.test)))",
     )
 
 
