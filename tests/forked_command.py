@@ -25,17 +25,21 @@ STOPPED_WITHIN_S = 2.0
 """Of the signal, on a machine that is not busy; here the load of other processes is allowed for."""
 
 _SERVER = """
-import json, os, runpy, signal, sys
+import gc, json, os, runpy, signal, sys
 
 root = sys.argv[1]
 sys.path.insert(0, root)
 import src.testing_framework
 import tensorboard.summary.writer.event_file_writer
 from src.advisor.fusion import compiled_fuse
+from src.agent.learner.engine import compile_kernels
 
 compiled_fuse()  # reads it from numba's cache, as every run does
+compile_kernels()
 for module in sys.argv[2:]:
     __import__(module)
+gc.collect()
+gc.freeze()  # a run would walk through all of this whenever it collects garbage, and copy its pages
 
 def run(request):
     os.setpgid(0, 0)

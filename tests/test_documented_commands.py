@@ -58,7 +58,8 @@ LONG = {
     "python -m src.runs.kills --kills 20": "tests/test_run_pipeline.py",
 }
 """Commands of the README that take too long here, and the test that runs what they run on less."""
-RUNS = [line for line in dict.fromkeys(commands(README)) if line not in LONG and "RUN_DIR" not in line]
+ON_SYNTHETIC = "python run_hardware_maximized.py --market NQ --quick"
+"""It alone runs on the bars that a run without bars makes; the others on few."""
 
 
 def script_of(line: str) -> tuple[str, list[str]]:
@@ -102,6 +103,32 @@ def test_a_printed_command_names_a_script_and_options_that_exist(line: str) -> N
             assert re.search(rf"{option}\b(?!-)", help_of(script)), f"{script} has no option {option}"
 
 
+def shortened(line: str) -> tuple[str, list[str]]:
+    """The script of a README's command, and its options with those that keep it short."""
+    script, options = script_of(line)
+    shorter = [*options, *SHORTER.get(script, [])]
+    if script.startswith("run_"):
+        if "--batch-size" not in options:
+            shorter += ["--batch-size", "64"]
+        if "--data" not in options and line != ON_SYNTHETIC:
+            market = options[options.index("--market") + 1] if "--market" in options else "NQ"
+            shorter += ["--data", f"few/{market}.csv"]
+    if "--seeds" in options or "--config" in options:
+        shorter += ["--seeds", "1" if "--config" in options else "2"]
+    if "--walk-forward" in options:
+        shorter += ["--walk-forward", "2"]
+    return script, shorter
+
+
+RUNS = list(
+    {  # of two that are the same when shortened, the second is left out
+        (shortened(line)[0], frozenset(shortened(line)[1])): line
+        for line in reversed(commands(README))
+        if line not in LONG and "RUN_DIR" not in line
+    }.values()
+)[::-1]
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with what the README's reader has."""
@@ -111,6 +138,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bars(synthetic_bars("NQ", 24, 15, seed=0), folder / "my_bars.csv")
     (folder / "bars").mkdir()
     write_bars(synthetic_bars("ES", 24, 15, seed=0), folder / "bars" / "ES_2024.csv")
+    (folder / "few").mkdir()
+    for market in ("ES", "NQ", "RTY"):
+        write_bars(synthetic_bars(market, 24, 15, seed=0), folder / "few" / f"{market}.csv")
     for side in story():
         write_run(folder / f"{side.mode}.json", side)
     return folder
@@ -119,15 +149,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("line", RUNS)
 def test_a_command_of_the_readme_runs(server: CommandServer, reader: Path, line: str) -> None:
-    script, options = script_of(line)
-    shorter = [*SHORTER.get(script, [])]
-    if "--batch-size" not in options and script.startswith("run_"):
-        shorter += ["--batch-size", "64"]
-    if "--seeds" in options or "--config" in options:
-        shorter += ["--seeds", "1" if "--config" in options else "2"]
-    if "--walk-forward" in options:
-        shorter += ["--walk-forward", "2"]
-    finished = server.run(str(file_of(script).relative_to(ROOT)), *options, *shorter, cwd=reader)
+    script, options = shortened(line)
+    finished = server.run(str(file_of(script).relative_to(ROOT)), *options, cwd=reader)
     assert finished.code == 0, finished
     assert "Traceback" not in finished.out + finished.err
 
@@ -135,7 +158,17 @@ def test_a_command_of_the_readme_runs(server: CommandServer, reader: Path, line:
 @pytest.mark.slow
 def test_the_page_is_made_again_as_the_readme_says(server: CommandServer, reader: Path) -> None:
     (line,) = (line for line in commands(README) if "RUN_DIR" in line)
-    finished = server.run("run_hardware_maximized.py", *SMALL, "--batch-size", "64", "--output-dir", "once", cwd=reader)
+    finished = server.run(
+        "run_hardware_maximized.py",
+        *SMALL,
+        "--batch-size",
+        "64",
+        "--data",
+        "my_bars.csv",
+        "--output-dir",
+        "once",
+        cwd=reader,
+    )
     assert finished.code == 0, finished
     (folder,) = (reader / "once").iterdir()
     (folder / "report.html").unlink()

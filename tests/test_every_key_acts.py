@@ -32,7 +32,17 @@ from src.runs import resources
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets
 from src.testing_framework import TestConfig
-from tests.tiny_runs import LEFT_OUT, FailingEnv, Seen, at, bar_files, quick_calendar, tiny_config, whole_run
+from tests.tiny_runs import (
+    LEFT_OUT,
+    FailingEnv,
+    Seen,
+    at,
+    bar_files,
+    every_market_checked_once,
+    quick_calendar,
+    tiny_config,
+    whole_run,
+)
 
 RESULTS = ("report.arms", "report.validation_arms", "weights", "steps", "report.look_ahead", "report.timesteps_total")
 TRAINED = ("weights", "metrics")
@@ -69,13 +79,16 @@ def on_cuda(config: TestConfig) -> Seen:
     asked: dict[str, Any] = {}
 
     class Recorder:
+        """Stands in for either learner."""
+
         def __init__(self, policy: object, env: object, **settings: Any) -> None:
             asked["device_of_model"] = settings["device"].type
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: asked.update(memory_fraction=share))
-        patch.setattr(training, "TimedMaskablePPO", Recorder)
+        for learner in ("TimedMaskablePPO", "FusedMaskablePPO"):
+            patch.setattr(training, learner, Recorder)
         device = resolve_device(config.hardware)
         plan = plan_rollouts(128, 4, 32)
         model = build_base(None, config.training, plan, 0, device, config.hardware.mixed_precision)  # type: ignore[arg-type]
@@ -554,7 +567,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("every_key")
     threads = torch.get_num_threads()
-    with quick_calendar(), pytest.MonkeyPatch.context() as patch:
+    with quick_calendar(), every_market_checked_once(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the default output folder, and no data/ here: bars without a path are synthetic
         patch.setattr(sys, "path", [*sys.path])  # loading an env_class adds the working folder
         yield Runs(bar_files(folder))

@@ -1,6 +1,7 @@
 """Whole runs in a second, in this process: twelve sessions of 15-minute bars, four accounts, networks of eight units.
 
-Nothing of a run is replaced; only the calendar, a pure function of two dates, is asked once for each pair of dates.
+Nothing of a run is replaced; only pure functions are asked once for the same arguments: the calendar, and where a test
+says so the leak checks of a market.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import csv
 import functools
 import hashlib
 import json
+import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +29,8 @@ from rich.console import Console
 
 from src.configuration import build_config
 from src.errors import UserError
+from src.evaluation import leaks
+from src.evaluation.look_ahead import LeakCheck
 from src.market import sessions
 from src.market.synthetic import synthetic_bars
 from src.testing_framework import TestConfig, TestingFramework
@@ -154,6 +160,36 @@ def quick_calendar() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "calendar_schedule", functools.cache(sessions.calendar_schedule))
         yield
+
+
+@contextmanager
+def every_market_checked_once() -> Iterator[None]:
+    """The leak checks, half of a tiny run, remember the markets they have seen, to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("check_features", "check_decisions", "check_fills", "check_sealed"):
+            patch.setattr(leaks, name, _once(getattr(leaks, name)))
+        yield
+
+
+class _Pickler(pickle.Pickler):
+    """One that takes read-only mappings."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (dict, (dict(value),)) if isinstance(value, MappingProxyType) else NotImplemented
+
+
+def _once(check: Callable[..., LeakCheck]) -> Callable[..., LeakCheck]:
+    known: dict[bytes, LeakCheck] = {}
+
+    def asked(*given: Any, **named: Any) -> LeakCheck:
+        content = BytesIO()
+        _Pickler(content).dump((given, named))
+        key = hashlib.sha256(content.getvalue()).digest()
+        if key not in known:
+            known[key] = check(*given, **named)
+        return known[key]
+
+    return asked
 
 
 def whole_run(config: TestConfig) -> Seen:

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.settings import LLMSettings
 from src.agent.learner.fused import FusedMaskablePPO
+from src.agent.learner.products import use_threads
 from src.agent.policy import HybridPolicy, Weights, transfer_weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
@@ -74,7 +75,7 @@ def resolve_device(hardware: HardwareSettings) -> torch.device:
 
 
 def set_threads(hardware: HardwareSettings) -> int:
-    """Set torch's CPU threads and return them: those asked for, else one.
+    """Set the CPU threads of torch and of numpy's matrix products and return them: those asked for, else one.
 
     Networks this small gain little from a second thread on an idle core, and on a busy one each layer waits for it: 38
     timesteps/s instead of 586 were seen in a busy container. One thread also makes results independent of what else
@@ -82,6 +83,7 @@ def set_threads(hardware: HardwareSettings) -> int:
     """
     threads = hardware.torch_threads or 1
     torch.set_num_threads(threads)
+    use_threads("numpy")
     return threads
 
 

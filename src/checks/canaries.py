@@ -19,8 +19,8 @@ WORTH_UPDATES = 700
 def planted(setting: Setting) -> Outcome:
     """Train the defaults on a market with a planted edge; in a quick validation only if time allows.
 
-    One seed in a hundred or so of a sound learner falls short of the bar, and which one depends on the processor: the
-    check fails where two seeds do.
+    One seed in twenty of a sound learner (two of the 40 in docs/canaries.md) falls short of the bar, and which one
+    depends on the processor: the check fails where two seeds do.
     """
     threads = setting.threads
     needed = WORTH_UPDATES * update_seconds(Configuration(), [threads])[threads] if setting.quick else 0.0

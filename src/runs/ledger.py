@@ -59,6 +59,7 @@ class _File(BaseModel):
     format: Literal[2] = 2
     phases: dict[str, PhaseEntry]
     tasks: dict[str, TaskEntry] = Field(default_factory=dict)
+    products: Library | None = None
     files: dict[str, FileFacts] = Field(default_factory=dict)
     sha256: str
     """Of all the rest as compact JSON."""
@@ -77,6 +78,8 @@ class Ledger:
         self.path = folder / LEDGER_NAME
         self.phases = {name: PhaseEntry() for name in names}
         self.tasks: dict[str, TaskEntry] = {}
+        self.products: Library | None = None
+        """The library that multiplies the fused learner's matrices, in every training of the run."""
         self.files: dict[str, FileFacts] = {}
         """Files the run has made, by path in its folder."""
 
@@ -103,13 +106,17 @@ class Ledger:
                 f"--auto-resume and --start-phase to begin a new run."
             )
         ledger.phases = {name: content.phases[name] for name in names}
-        ledger.tasks, ledger.files = content.tasks, content.files
+        ledger.tasks, ledger.files, ledger.products = content.tasks, content.files, content.products
         return ledger
 
     def save(self) -> None:
         """Write the ledger atomically. UserError if that fails."""
         try:
-            content = plain_json(_File(phases=self.phases, tasks=self.tasks, files=self.files, sha256="").model_dump())
+            content = plain_json(
+                _File(
+                    phases=self.phases, tasks=self.tasks, products=self.products, files=self.files, sha256=""
+                ).model_dump()
+            )
             write_json(self.path, {**content, "sha256": seal(content)})
         except OSError as error:
             raise UserError(

@@ -28,7 +28,7 @@ from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
 from src.agent.market import Market
 from src.agent.members import Member, Training
 from src.agent.policy import Weights
-from src.agent.ppo import TimedMaskablePPO
+from src.agent.ppo import Library, TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.trainer import Trainer
 from src.agent.training import release, train
@@ -73,6 +73,8 @@ class MemberJob:
     base: Path | None = None
     """Folder of the member whose weights this one begins from."""
     advice: Advice | None = None
+    products: Library | None = None
+    """The library that multiplies matrices, chosen once for the run; a checkpoint keeps its own."""
     tensorboard: Path | None = None
     split: Split | None = None
     """Of the market's sessions, where it is not the run's own: a walk-forward fold."""
@@ -97,6 +99,7 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
     heard = _heard(job)
     with closing(job.own_env or job.trainer.make_env(market, heard)) as env:
         model, callbacks = _model(job, env)
+        model.products = job.products
         not_bitwise: list[str] = []
         record = _train(job, model, callbacks, watch, not_bitwise)
         drawn = {} if market is None else {"sessions_drawn": drawn_sessions(env, market)}

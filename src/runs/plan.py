@@ -15,6 +15,7 @@ from src.advisor.table_file import save_table
 from src.agent.advising import tabulate_advice
 from src.agent.market import Market
 from src.agent.members import FINE_TUNED, Member, Training
+from src.agent.ppo import Library
 from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
@@ -56,6 +57,7 @@ class Plan:
         self._plans = context.plans()
         self._run = Path()
         self.threads = 1
+        self.products: Library | None = None
         self._own_env = own_env
         self._tables: dict[int, str] = {}
         config = self._config
@@ -220,6 +222,7 @@ class Plan:
                 folder=self._run / member.folder,
                 inputs=inputs(results),
                 threads=self.threads,
+                products=self.products,
                 make_callback=self._context.make_callback,
                 base=None if is_base else results[member.base.folder].folder,
                 advice=_advice_of(results, advice) if advice in needs else None,

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
+from src.agent.learner.products import fastest
 from src.agent.market import compile_kernel
 from src.agent.members import FINE_TUNED
 from src.agent.trainer import Trainer
@@ -133,6 +134,9 @@ class _Process:
                 self._locks.enter_context(only_run_in(state.folder))
             first = state.entry(state.first)
             plan.threads = first.torch_threads or context.config.hardware.torch_threads or 1
+            if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
+                state.ledger.products = state.ledger.products or fastest()
+            plan.products = state.ledger.products
             engine = self._engine(plan, state.ledger, workers)
             phases = self._mode.phases(plan, context)
             state.check_what_is_there(engine, [phase.tasks for phase in phases])

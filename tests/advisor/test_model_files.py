@@ -9,8 +9,6 @@ import resource
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from src.advisor.models import load_model, model_chat, model_identity
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer, identity_of
 from src.errors import ConfigError
+from tests.forked_command import CommandServer
 
 Spoil = Callable[[Path], None]
 MARK = "the folder's code ran"
@@ -287,11 +286,8 @@ def test_a_gguf_file_that_memory_cannot_hold_is_refused_first(tmp_path: Path, mo
         load_model(str(path), device="cpu", cache_folder=tmp_path / "cache")
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
 @pytest.mark.parametrize("script", ["run_hardware_maximized.py", "run_pipeline.py"])
-def test_a_run_finds_out_before_it_trains(folder: Path, tmp_path: Path, script: str) -> None:
+def test_a_run_finds_out_before_it_trains(server: CommandServer, folder: Path, tmp_path: Path, script: str) -> None:
     """A fault that only asking shows: the tokenizer has a word that the model has no weights for."""
     from transformers import AutoTokenizer
 
@@ -302,12 +298,9 @@ def test_a_run_finds_out_before_it_trains(folder: Path, tmp_path: Path, script: 
     store = tmp_path / "advice.sqlite3"
     config.write_text(f"data: {{synthetic_interval_min: 15, synthetic_sessions: 60}}\nllm: {{store_path: {store}}}\n")
     options = ["--llm-model", str(folder), "--quick", "--output-dir", str(tmp_path / "runs"), "--config", str(config)]
-    answer = subprocess.run(
-        [sys.executable, str(ROOT / script), *options],
-        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert answer.returncode == 2, answer.stderr
-    assert "knows 256 tokens, but its tokenizer counts to 257" in " ".join(answer.stderr.split())
-    assert "Traceback" not in answer.stderr
-    assert "base:" not in answer.stdout
+    answer = server.run(script, *options, cwd=tmp_path)
+    assert answer.code == 2, answer
+    assert "knows 256 tokens, but its tokenizer counts to 257" in " ".join(answer.err.split())
+    assert "Traceback" not in answer.err
+    assert "base:" not in answer.out
     assert not list((tmp_path / "runs").glob("*/report.json"))

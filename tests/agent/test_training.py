@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from threadpoolctl import threadpool_info
 
 from src.advisor.settings import LLMSettings
 from src.agent import training
@@ -192,13 +193,16 @@ def test_with_a_gpu_auto_takes_it_within_its_share_of_memory_and_cpu_leaves_it(m
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(3, 3), (None, 1)])
-def test_threads_are_those_asked_for_else_one(
-    monkeypatch: pytest.MonkeyPatch, asked: int | None, expected: int
-) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", taken.append)
-    assert set_threads(HardwareSettings(torch_threads=asked)) == expected
-    assert taken == [expected]
+def test_threads_are_those_asked_for_else_one(asked: int | None, expected: int) -> None:
+    """Of torch, and of numpy's products: else the cores of a machine would decide how these round."""
+    was = torch.get_num_threads()
+    try:
+        assert set_threads(HardwareSettings(torch_threads=asked)) == expected
+        assert torch.get_num_threads() == expected
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
+        assert [pool["num_threads"] for pool in pools] == [expected]
+    finally:
+        set_threads(HardwareSettings(torch_threads=was))
 
 
 def test_release_drops_what_only_training_needs_and_says_how_much() -> None:

@@ -1,7 +1,8 @@
 """Which library multiplies matrices: numpy's (OpenBLAS in its wheels) or torch's (MKL), whichever is faster here.
 
-They differ in the last bits. So the choice is measured once on a processor and kept in the user's cache folder, a run
-records it, and a resumed training keeps its own.
+They differ in the last bits. So the choice is measured once on a processor and kept in the user's cache folder, where
+all processes of this user find it; a run records it, and a resumed training keeps its own. Where it cannot be kept,
+nothing is measured: torch multiplies.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import functools
 import json
 import logging
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from src.agent.ppo import Library
+from src.files import alone, read_regular, write_json
 from src.machine_limits import processor_facts
 from src.numba_cache import user_cache_folder
 
@@ -57,8 +58,9 @@ def product(library: Library, left: Floats, right: Floats, out: Floats) -> Step:
 
 
 @functools.cache
-def _pools() -> ThreadpoolController:
-    return ThreadpoolController()
+def _blas() -> list[Any]:
+    """What numpy's products run on."""
+    return [pool for pool in ThreadpoolController().lib_controllers if pool.user_api == "blas"]
 
 
 def use_threads(library: Library) -> None:
@@ -69,21 +71,35 @@ def use_threads(library: Library) -> None:
     if library == "torch":
         return
     threads = torch.get_num_threads()
-    for pool in _pools().lib_controllers:
-        if pool.user_api == "blas" and pool.num_threads != threads:
+    for pool in _blas():
+        if pool.num_threads != threads:
             pool.set_num_threads(threads)
 
 
 @functools.cache
 def fastest() -> Library:
-    """The faster library on this processor, as first measured; measured now where the cache folder has nothing."""
+    """The faster library on this processor, as first measured; torch's where the cache folder cannot keep that.
+
+    The same in every process of a user: who measures holds a lock, and whoever waited for it reads. What trains in
+    another process is given the choice all the same (`model.products`), as a resumed training is.
+    """
     path, key = user_cache_folder() / NAME, processor_key()
-    kept = _kept(path)
-    if kept.get(key) in LIBRARIES:
-        return kept[key]
-    found = measured()
-    _keep(path, {**kept, key: found})
-    return _kept(path).get(key, found)
+    if kept := _kept(path, key):
+        return kept
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(path):
+            found = _kept(path, key) or measured()
+            write_json(path, _content(path) | {key: found})
+        return found
+    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
+        logger.warning(
+            "The faster library for matrix products cannot be kept in %s (%s), and the two round "
+            "differently: every run takes torch's. Make the folder writable, or name another with XDG_CACHE_HOME.",
+            path.parent,
+            getattr(error, "strerror", None) or error,
+        )
+        return _kept(path, key) or "torch"
 
 
 def processor_key() -> str:
@@ -103,8 +119,8 @@ def measured() -> Library:
     nothing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for library in LIBRARIES:
-        use_threads(library)
+    pools = {pool: pool.num_threads for pool in _blas()}
+    use_threads("numpy")
     try:
         seconds = {library: 0.0 for library in LIBRARIES}
         for ways in zip(*(_work(library) for library in LIBRARIES), strict=True):
@@ -112,6 +128,8 @@ def measured() -> Library:
                 seconds[library] += best
     finally:
         torch.set_num_threads(threads)
+        for pool, had in pools.items():
+            pool.set_num_threads(had)
     return "numpy" if seconds["torch"] > LEAST_GAIN * seconds["numpy"] else "torch"
 
 
@@ -137,21 +155,14 @@ def _work(library: Library) -> Iterator[Step]:
             yield product(library, x.T, h, aligned(inputs, outputs))
 
 
-def _kept(path: Path) -> dict[str, Library]:
+def _kept(path: Path, key: str) -> Library | None:
+    found = _content(path).get(key)
+    return found if found in LIBRARIES else None
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _keep(path: Path, content: dict[str, Library]) -> None:
-    """Written by the first process only where several measure at once; a folder that cannot be written keeps nothing,
-    and the next process measures again."""
-    passing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        passing.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(passing, path)
-    except OSError as error:
-        logger.debug("The faster library for matrix products is not remembered: %s", error)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from threadpoolctl import threadpool_info
 
 from src.agent.learner import products
 from src.agent.learner.products import LIBRARIES, aligned, fastest, processor_key, product, use_threads
+from tests.agent.learner.models import weights_of
+from tests.agent.resumable import built
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,7 @@ def test_the_choice_is_measured_once_and_kept(cache: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"another processor": "numpy"}', "of this: mkl"])
-def test_what_is_kept_and_no_answer_is_measured_anew(
+def test_a_file_without_an_answer_is_measured_and_replaced(
     content: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -63,11 +69,75 @@ def test_what_is_kept_and_no_answer_is_measured_anew(
     assert json.loads(cache.read_text())[processor_key()] == "torch"
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_choice_cannot_be_kept_it_is_torchs_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured there, two runs would differ whenever their measurements do."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(products, "measured", lambda: "torch")
+    monkeypatch.setattr(products, "measured", lambda: "numpy")
     assert fastest() == "torch"
+    assert str(tmp_path / "file") in caplog.text
+
+
+def test_a_choice_that_no_disk_space_is_left_for_is_torchs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(products, "measured", lambda: "numpy")
+    monkeypatch.setattr(products, "write_json", full)
+    assert fastest() == "torch"
+
+
+def test_processes_that_would_measure_differently_at_the_same_time_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight begin together, and each would find another library faster than its neighbours do."""
+    context = multiprocessing.get_context("fork")
+    together, measurements = context.Barrier(8), context.Value("i", 0)
+
+    def measured() -> Any:
+        with measurements.get_lock():
+            measurements.value += 1
+        time.sleep(0.05)  # long enough for all to be here, were they let in
+        return LIBRARIES[os.getpid() % 2]
+
+    def one(queue: Any) -> None:
+        together.wait(30)
+        queue.put(fastest())
+
+    monkeypatch.setattr(products, "measured", measured)
+    queue = context.SimpleQueue()
+    processes = [context.Process(target=one, args=(queue,)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    found = [queue.get() for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert len(set(found)) == 1
+    assert measurements.value == 1
+    assert fastest() == found[0]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_training_in_another_process_is_the_one_in_this(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the choice: whatever that process would have measured."""
+
+    def trained() -> bytes:
+        with built("base") as one:
+            one.model.products = library
+            weights = weights_of(one.learn(1).model)
+        return b"".join(value.tobytes() for value in weights.values())
+
+    def other(queue: Any) -> None:
+        queue.put(trained())
+
+    monkeypatch.setattr("src.agent.learner.fused.fastest", lambda: next(each for each in LIBRARIES if each != library))
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=other, args=(queue,))
+    process.start()
+    there = queue.get()
+    process.join(30)
+    assert there == trained()
 
 
 def test_numpys_products_use_torchs_threads() -> None:
@@ -81,11 +151,16 @@ def test_numpys_products_use_torchs_threads() -> None:
         torch.set_num_threads(was)
 
 
-def test_measuring_leaves_torchs_threads() -> None:
+def test_measuring_leaves_the_threads_of_both_libraries() -> None:
+    """Else numbers that have nothing to do with training would depend on which process measured."""
     was = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
+        use_threads("numpy")
         assert products.measured() in LIBRARIES
         assert torch.get_num_threads() == 2
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
+        assert [pool["num_threads"] for pool in pools] == [2]
     finally:
         torch.set_num_threads(was)
+        use_threads("numpy")
