@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.agent.checkpoints import CheckpointMismatch
 from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied
 from src.files import NO_SPACE
 from src.runs import executors
 from src.runs.context import RunContext
 from src.runs.executors import Cores, Event
-from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
+from src.runs.ledger import Ledger, PhaseEntry, Status, TaskEntry, differences
 from src.runs.member_work import gather_rows
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 from src.runs.tasks import Done, Found, Task, find_task, finish_task
@@ -295,19 +294,11 @@ class Engine:
                     self._saved(task, entry, payload)
                 elif kind == executors.DONE:
                     self._finished(task, payload, entry, 0.0)
-        status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
+        status: Status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
         for of_task in self._ledger.tasks.values():
             if of_task.status == "running":
                 of_task.status = status if isinstance(error, KeyboardInterrupt | PhaseTimeout) else "failed"
         self._ledger.save()
-
-
-def refuse(task: Task, folder: Path, changed: Sequence[str], restart: str) -> CheckpointMismatch:
-    """What is said of a training under way whose inputs changed."""
-    return CheckpointMismatch(
-        f"{task.title} of {folder} was started with other inputs: {'; '.join(changed)}. Give its original options; or "
-        f"{restart} to start over."
-    )
 
 
 def _first_line(error: BaseException) -> str:

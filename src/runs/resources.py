@@ -47,7 +47,7 @@ def apply_usage(usage: PhaseUsage | None, hardware: HardwareSettings, recorded: 
     return threads
 
 
-def gpu_share(usage: PhaseUsage, hardware: HardwareSettings, *, reallocate: bool) -> float | None:
+def gpu_share(usage: PhaseUsage | None, hardware: HardwareSettings, *, reallocate: bool) -> float | None:
     """Share of the GPU's memory that a phase may take; None where nothing runs on a GPU."""
     if not torch.cuda.is_available() or hardware.device == "cpu":
         return None

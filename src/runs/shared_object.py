@@ -71,7 +71,7 @@ def _pickled(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     """The pickle without the arrays' contents, which go into `buffers`."""
     file = io.BytesIO()
     pickler = pickle.Pickler(file, protocol=5, buffer_callback=buffers.append)
-    pickler.dispatch_table = copyreg.dispatch_table | {MappingProxyType: _proxy}  # type: ignore[assignment]
+    pickler.dispatch_table = copyreg.dispatch_table | {MappingProxyType: _proxy}
     pickler.dump(value)
     return file.getvalue()
 
