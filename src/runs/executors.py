@@ -38,9 +38,10 @@ BEAT_S = 5.0
 SAY, RECORD, SAVED, TICK, LOG, DONE, FAILED, STOPPED = range(8)
 
 
-def start_server() -> None:
-    """Have the server that forks workers import what they need, while this process does something else."""
-    multiprocessing.set_forkserver_preload([*PRELOAD, "src.runs.warm_task", PRELOAD_LAST])
+def start_server(preload: str) -> None:
+    """Have the server that forks workers import what they need, and the module `preload`, while this process does
+    something else."""
+    multiprocessing.set_forkserver_preload([*PRELOAD, "src.runs.warm_task", preload, PRELOAD_LAST])
     with server_environment():
         forkserver.ensure_running()
 
@@ -77,7 +78,6 @@ class Cores:
         self._folder = tempfile.TemporaryDirectory(prefix="tasks-")
         self._workers: dict[str, _Worker] = {}
         self._started = 0
-        start_server()
         self._context = multiprocessing.get_context("forkserver")
 
     @property

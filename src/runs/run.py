@@ -123,7 +123,7 @@ class _Process:
             own_env = context.own_env(trainer)
             began = time.perf_counter()
             if (workers := self._workers(trainer)) > 1:
-                start_server()
+                start_server(context.make_callback.__module__)
             context.load_market(own_env)
             loading_s = time.perf_counter() - began
             plan = Plan(context, trainer, own_env)
