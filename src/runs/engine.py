@@ -19,7 +19,7 @@ from src.files import NO_SPACE
 from src.runs import executors
 from src.runs.context import RunContext
 from src.runs.executors import Cores, Event
-from src.runs.ledger import Ledger, PhaseEntry, Status, TaskEntry, differences
+from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
 from src.runs.member_work import gather_rows
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 from src.runs.tasks import Done, Found, Task, find_task, finish_task
@@ -215,7 +215,9 @@ class Engine:
         began = time.perf_counter()
         try:
             facts = task.work(task.job(self.results), self._context.market, watch)
-        except TRIED_AGAIN as error:
+        except PhaseTimeout:
+            raise
+        except Exception as error:
             self._failed(task, error, entry, failed, tries, pending)
         else:
             self._finished(task, facts, entry, time.perf_counter() - began)
@@ -294,10 +296,9 @@ class Engine:
                     self._saved(task, entry, payload)
                 elif kind == executors.DONE:
                     self._finished(task, payload, entry, 0.0)
-        status: Status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
         for of_task in self._ledger.tasks.values():
             if of_task.status == "running":
-                of_task.status = status if isinstance(error, KeyboardInterrupt | PhaseTimeout) else "failed"
+                of_task.status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
         self._ledger.save()
 
 

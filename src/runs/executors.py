@@ -35,6 +35,9 @@ from src.trading.workers import PRELOAD, PRELOAD_LAST, server_environment
 STOP_S = 60.0
 """How long workers that were told to stop may take to reach a clean instant before they are ended."""
 BEAT_S = 5.0
+MAIN_GUARD = (
+    'A script that starts a run has it under `if __name__ == "__main__":`, or its workers would start it again.'
+)
 SAY, RECORD, SAVED, TICK, LOG, DONE, FAILED, STOPPED = range(8)
 
 
@@ -179,6 +182,8 @@ def _how(worker: _Worker) -> str:
     how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
     if code == -signal.SIGKILL:
         how += " (as the kernel does when memory runs out: try fewer --workers or vectorized_envs)"
+    if code == 1:  # before it had anything to do: what fails later is told
+        how += f" while it started; its output is above. {MAIN_GUARD[:-1]}"
     return f"The worker of {worker.task.title} (process {worker.process.pid}) ended {how}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -23,10 +24,10 @@ from src.report.page import write_page
 from src.report.schema import check_report
 from src.runs.context import RunContext
 from src.runs.engine import Engine
-from src.runs.executors import start_server
+from src.runs.executors import MAIN_GUARD, start_server
 from src.runs.exports import publish
 from src.runs.folders import only_run_in
-from src.runs.ledger import Ledger
+from src.runs.ledger import Ledger, PhaseEntry
 from src.runs.phase_runner import Phase, PhaseRunner, apply_phase
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
@@ -61,6 +62,8 @@ def run(
 
     Raises UserError for invalid input and for phases that failed, InterruptedRun when stopped.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(MAIN_GUARD)  # the script is imported by the server of its own workers
     output_dir = Path(context.config.test_mode.output_dir)
     then = f"everything up to the newest checkpoint is kept. Resume with:\n{command}"
     with output_errors_in_words(output_dir, then), ExitStack() as locks, StopRequest() as stop:
@@ -193,6 +196,8 @@ class _Process:
                 if len(phases) > 1:
                     self._say(f"{phase.name} ({phase.title}) is done: {entry.seconds:,.0f} s, tries: {entry.tries}")
                 continue
+            if entry.status == "done":  # of other inputs, or lost: its time does not count
+                state.ledger.phases[phase.name] = PhaseEntry(torch_threads=entry.torch_threads)
             state.outdate_report()
             if not compiled and context.market is not None:
                 with context.phase("compile", "the account kernel: slow on a machine's first run only"):
