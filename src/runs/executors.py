@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -35,9 +37,6 @@ from src.trading.workers import PRELOAD, PRELOAD_LAST, server_environment
 STOP_S = 60.0
 """How long workers that were told to stop may take to reach a clean instant before they are ended."""
 BEAT_S = 5.0
-MAIN_GUARD = (
-    'A script that starts a run has it under `if __name__ == "__main__":`, or its workers would start it again.'
-)
 SAY, RECORD, SAVED, TICK, LOG, DONE, FAILED, STOPPED = range(8)
 
 
@@ -45,8 +44,20 @@ def start_server(preload: str) -> None:
     """Have the server that forks workers import what they need, and the module `preload`, while this process does
     something else."""
     multiprocessing.set_forkserver_preload([*PRELOAD, "src.runs.warm_task", preload, PRELOAD_LAST])
-    with server_environment():
+    with _no_main(), server_environment():
         forkserver.ensure_running()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Within, processes are started that do not import the script: no task needs it, and one without a main guard would
+    begin its run again there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class Event(NamedTuple):
@@ -93,7 +104,7 @@ class Cores:
         ours, theirs = self._context.Pipe()
         self._started += 1
         stack = Path(self._folder.name) / f"{self._started}.stack"
-        with server_environment():
+        with _no_main(), server_environment():
             process = self._context.Process(
                 target=_work,
                 args=(
@@ -183,7 +194,7 @@ def _how(worker: _Worker) -> str:
     if code == -signal.SIGKILL:
         how += " (as the kernel does when memory runs out: try fewer --workers or vectorized_envs)"
     if code == 1:  # before it had anything to do: what fails later is told
-        how += f" while it started; its output is above. {MAIN_GUARD[:-1]}"
+        how += " while it started; its output is above"
     return f"The worker of {worker.task.title} (process {worker.process.pid}) ended {how}."
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -24,7 +23,7 @@ from src.report.page import write_page
 from src.report.schema import check_report
 from src.runs.context import RunContext
 from src.runs.engine import Engine
-from src.runs.executors import MAIN_GUARD, start_server
+from src.runs.executors import start_server
 from src.runs.exports import publish
 from src.runs.folders import only_run_in
 from src.runs.ledger import Ledger, PhaseEntry
@@ -62,8 +61,6 @@ def run(
 
     Raises UserError for invalid input and for phases that failed, InterruptedRun when stopped.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(MAIN_GUARD)  # the script is imported by the server of its own workers
     output_dir = Path(context.config.test_mode.output_dir)
     then = f"everything up to the newest checkpoint is kept. Resume with:\n{command}"
     with output_errors_in_words(output_dir, then), ExitStack() as locks, StopRequest() as stop:
