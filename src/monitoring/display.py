@@ -15,6 +15,7 @@ from rich.text import Text
 
 from src.console import PROGRESS, live_on, uncut
 from src.plain_text import paragraph
+from src.wording import clock_time
 
 logger = logging.getLogger(PROGRESS)
 
@@ -112,7 +113,7 @@ class RunDisplay:
         if len(self._trainings) > 1:
             first = f"{done} of {self._planned} trainings done"
             if (left := self._total_left()) is not None:
-                first += f", total ETA {_duration(left)}"
+                first += f", total ETA {clock_time(left)}"
         parts = [
             first,
             _given(reading.get("tree_cpu_percent"), lambda v: f"CPU {v:.0f}%"),
@@ -144,7 +145,7 @@ class RunDisplay:
         return self._titles.get(member, str(member[0]))
 
     def _clock(self) -> str:
-        return _duration(time.monotonic() - self._run_began)
+        return clock_time(time.monotonic() - self._run_began)
 
     def _panel(self) -> Table:
         table = Table.grid(padding=(0, 1))
@@ -172,7 +173,7 @@ def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> s
         _given(record.get("fraction_done"), lambda v: f"{v:.0%}"),
         _given(record.get("steps_per_s"), lambda v: f"{v:,.0f} steps/s"),
         _given(record.get("advices_per_s"), lambda v: f"{v:.1f} advices/s"),
-        _given(seconds_left, lambda v: f"ETA {_duration(v)}"),
+        _given(seconds_left, lambda v: f"ETA {clock_time(v)}"),
         _given(record.get("mean_episode_reward"), lambda v: f"reward {v:+.2f}"),
     ]
     return ", ".join(part for part in parts if part)
@@ -180,9 +181,3 @@ def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> s
 
 def _given(value: Any, show: Callable[[Any], str]) -> str:
     return "" if value is None else show(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
