@@ -97,17 +97,19 @@ class Plan:
     def production(self) -> list[Task]:
         """How long production would take: measured with nothing beside it."""
 
-        def work(_: Any, market: Market | None, watch: Watch) -> Mapping[str, Any]:
-            with closing(self._trainer.make_env(market)) as env:
-                return asdict(estimate_production(self._trainer, env, self._plans[0]))
-
-        def work_own(env: VecEnv, market: Market | None, watch: Watch) -> Mapping[str, Any]:
-            return asdict(estimate_production(self._trainer, env, self._plans[0]))
+        def work(env: VecEnv | None, market: Market | None, watch: Watch) -> Mapping[str, Any]:
+            if env is None:
+                with closing(self._trainer.make_env(market)) as made:
+                    return asdict(estimate_production(self._trainer, made, self._plans[0]))
+            self._own_env = None  # a second try makes its own
+            facts = asdict(estimate_production(self._trainer, env, self._plans[0]))
+            self._own_env = env
+            return facts
 
         return [
             Task(
                 "tasks/production", "production", "production", "a rollout with the production networks",
-                work if self._own_env is None else work_own,
+                work,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
                 job=lambda _: self._own_env, here=True, alone=True,
             )
