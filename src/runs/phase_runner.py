@@ -57,19 +57,21 @@ class PhaseRunner:
     def run(self, phase: Phase) -> None:
         """Do a phase's tasks. Raises UserErrors that stop the run, KeyboardInterrupt for a signal."""
         entry, settings = self._state.entry(phase.name), self._context.config.pipeline
+        partial = settings.continue_on_failure and phase.settings is not None and phase.name != "phase1"
         with self._resources(phase, entry):
             try:
                 with self._timed(phase, entry) as deadline:
-                    self._engine.run(phase.tasks, entry, deadline, 1 + settings.max_retries_per_phase)
+                    tries = 1 + settings.max_retries_per_phase
+                    self._engine.run(phase.tasks, entry, deadline, tries, partial=partial)
             except TaskFailedForGood as error:
-                first = str(error.error).splitlines()[0] if str(error.error) else type(error.error).__name__
-                if settings.continue_on_failure and phase.settings is not None and phase.name != "phase1":
+                if partial:
+                    first = (error.last_failure or str(error)).splitlines()[0]
                     self._say(f"{phase.name} failed ({first}); continuing with partial results")
                     return
                 name = f"{phase.name} ({phase.title})" if phase.settings is not None else "The run"
                 raise PhaseFailed(
-                    f"{name} failed: {error} What it has made up to its newest checkpoint is kept in "
-                    f"{self._state.folder}. Resume with:\n{self._command}"
+                    f"{name} failed: {error}. What it has made up to its newest checkpoint is kept in "
+                    f"{self._state.folder}. Last failure: {error.last_failure}\nResume with:\n{self._command}"
                 ) from error
 
     @contextmanager

@@ -38,7 +38,7 @@ from src.runs.inputs import (
     fusion_inputs,
     tables_fingerprint,
 )
-from src.runs.member_work import Advice, MemberJob, train_member
+from src.runs.member_work import Advice, MemberJob, leave_weights, train_member
 from src.runs.tasks import Results, Task
 from src.runs.walk_forward import folds_of
 from src.runs.watch import Watch
@@ -246,6 +246,7 @@ class Plan:
             tuple(needs),
             member=member,
             timesteps=plan.actual,
+            left=leave_weights if is_base else None,
         )
 
     def _seed_task(self, seed: int, name: str, what: str, work: Any, keys: Sequence[str]) -> Task:
