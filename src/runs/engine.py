@@ -175,14 +175,13 @@ class Engine:
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> Task | None:
-        """The task to begin now: the first that can, those that need the machine for themselves before all others, and
-        those of workers before those that keep this process busy."""
+        """The task to begin now: the first that can, those that need the machine for themselves before all others."""
         running = self._running
         if len(running) >= self._workers or any(task.alone for task in running):
             return None
         ready = [task for task in pending if all(need in self.results for need in task.needs)]
         ready = [task for task in ready if not (task.alone and running)]
-        return min(ready, key=lambda task: (not task.alone, task.here and self._workers > 1), default=None)
+        return min(ready, key=lambda task: not task.alone, default=None)
 
     def _begin(self, task: Task) -> None:
         found = self.found(task)
