@@ -473,9 +473,10 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
-        "base.zip policy.pth", "hybrid.zip policy.pth", "members/seed-0/base/checkpoint-000000001024 optimizer.safetensors",
-        "members/seed-0/hybrid/checkpoint-000000000512 environment.safetensors", "metrics row 0", "report arms", "report advice",
-        "report fusion",
+        "base.zip policy.pth", "hybrid.zip policy.pth",
+        "members/seed-0/base/checkpoint-000000001024 optimizer.safetensors",
+        "members/seed-0/hybrid/checkpoint-000000000512 environment.safetensors",
+        "metrics row 0", "report arms", "report advice", "report fusion",
     ):  # fmt: skip
         assert part in compared
 
