@@ -175,7 +175,7 @@ def test_without_its_shortcuts_a_run_counts_other_things() -> None:
     assert "cached_llm_features is false" in unassisted["targets"]["cache_hit_rate"]["reason"]
     assert unassisted["log_writes"] > plain["log_writes"]
     assert (plain["env_pool"]["built"], plain["env_pool"]["temporary"]) == (7, 0)
-    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 20)
+    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 16)
     assert (plain["fusion"]["loop"], unassisted["fusion"]["loop"]) == ("compiled", "sequential")
     assert plain["fusion"]["total"] == unassisted["fusion"]["total"] > 0
 

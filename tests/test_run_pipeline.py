@@ -221,7 +221,7 @@ def test_a_phase_is_begun_anew_with_the_settings_of_the_run_before(
     assert "training.timesteps 256" in said
     assert "phase2 (base training) is done" in said
     assert "what hybrid had made is kept in" in said
-    assert "hybrid: 128 timesteps" in said
+    assert "hybrid: fine-tuning from base weights, 128 timesteps" in said
     run = only_run(tmp_path / "logs")
     for name in ("tasks/advice", "members/seed-0/rl_only", "members/seed-0/hybrid", "tasks/evaluation"):
         assert (run / f"{name}.before-1" / "task.json").exists(), name
