@@ -445,6 +445,7 @@ def killed(
     settings = (elsewhere / "small.yaml").read_text()
     settings = settings.replace("llm: {", "llm: {model: tiny, tabulation_budget_s: 600, ")
     settings = settings.replace("interval_steps: 64", "interval_steps: 256")
+    settings = settings.replace("pipeline: {", "pipeline: {max_retries_per_phase: 20, ")
 
     def start(options: Sequence[str], cwd: Path) -> kills.Process:
         return server.start(SCRIPT, *options, cwd=cwd)
@@ -454,12 +455,7 @@ def killed(
         if outcome.differences or (outcome.went_on and outcome.kills.keys() == kills.SHARES.keys()):
             break
         more = kill_and_compare(start, folder / f"again-{seed}", 4, seed=seed, settings=settings, timesteps=1024)
-        outcome = kills.Outcome(
-            {kind: outcome.kills.get(kind, 0) + more.kills.get(kind, 0) for kind in outcome.kills | more.kills},
-            outcome.went_on + more.went_on,
-            outcome.finished_runs + more.finished_runs,
-            more.differences,
-        )
+        outcome.add(more)
     return outcome, folder / "whole"
 
 
@@ -608,17 +604,19 @@ def test_the_comparison_sees_what_differs(
 def test_the_command_prints_the_kills_and_what_differs(
     killed: tuple[kills.Outcome, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kills, "_Started", Played(killed[1], nothing))
-    assert kills.main(["--kills", "1"]) == 0
+    def play(leave: Callable[[Path], None], code: int = 0) -> int:
+        played = Played(killed[1], leave, code)
+        monkeypatch.setattr(kills, "_Started", lambda script, options, cwd: played(options, cwd))
+        return kills.main(["--kills", "1", "--mode", "pipeline"])
+
+    assert play(nothing) == 0
     said = in_one_line(capsys.readouterr().out)
-    assert "kill 1: any instant" in said
+    assert "kill 1: any instant, process group" in said
     assert said.endswith(
-        "1 kills (1 any instant), 1 runs finished after 0 of the kills "
+        "1 kills (1 any instant) 1 kills (1 process group) 1 runs finished after 0 of the kills "
         "a training resumed from a checkpoint nothing differs"
     )
-    monkeypatch.setattr(kills, "_Started", Played(killed[1], a_dollar_of_an_arm))
-    assert kills.main(["--kills", "1"]) == 1
+    assert play(a_dollar_of_an_arm) == 1
     assert in_one_line(capsys.readouterr().out).endswith("differs: killed-1: report arms 1 differences")
-    monkeypatch.setattr(kills, "_Started", Played(killed[1], nothing, code=2))
-    assert kills.main(["--kills", "1"]) == 1
+    assert play(nothing, code=2) == 1
     assert "differs: killed-1 ended with exit code 2" in in_one_line(capsys.readouterr().out)
