@@ -158,7 +158,7 @@ class RunState:
         return self._start_phase > 1 and not self._auto_resume
 
     def _phase_of(self, task: Task, phases: Sequence[Sequence[Task]]) -> int:
-        return next(number for number, tasks in enumerate(phases, start=1) if task in tasks)
+        return next(number for number, tasks in enumerate(phases, 1) if task.name in [other.name for other in tasks])
 
     def _must_be_done(
         self, number: int, tasks: Sequence[Task], engine: Engine, changed: Mapping[str, Sequence[str]]
