@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied
-from src.files import NO_SPACE
+from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
 from src.runs.executors import Cores, Event
@@ -106,14 +106,25 @@ class Engine:
                 changed[task.name] = words
         return changed
 
-    def under_way(self, tasks: Sequence[Task]) -> list[Task]:
-        """The tasks that were begun and are not finished, and have something to lose."""
-        entries = self._ledger.tasks
-        return [
-            task
-            for task in tasks
-            if task.member is not None and task.name in entries and entries[task.name].status not in ("pending", "done")
-        ]
+    def under_way_but_changed(self, changed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Titles of the trainings that were begun and not finished, and whose inputs, or those of a task they build on,
+        are among the `changed` ones; of each the name of that task. A member of another first seed is one, too."""
+        under_way = {name for name, of in self._ledger.tasks.items() if of.status not in ("pending", "done")}
+        origins: dict[str, str] = {}
+        for task in self.all_tasks:  # a task comes behind those it needs
+            origin = next((name for name in (*task.needs, task.name) if name in origins or name in changed), None)
+            if origin is not None:
+                origins[task.name] = origins.get(origin, origin)
+        found = {
+            task.title: origins[task.name]
+            for task in self.all_tasks
+            if task.member is not None and task.name in under_way & origins.keys()
+        }
+        of_seed = next(
+            (name for name, words in changed.items() if any(text.startswith("test_mode.seed ") for text in words)), None
+        )
+        others = sorted(name for name in under_way - {task.name for task in self.all_tasks} if "members/" in name)
+        return found if of_seed is None else found | dict.fromkeys(others, of_seed)
 
     def _changed(self, task: Task, recorded: Mapping[str, str]) -> list[str]:
         return differences(recorded, task.inputs(self.results)) if recorded else []
@@ -126,6 +137,10 @@ class Engine:
         if folder.is_dir():
             aside = next(p for n in itertools.count(1) if not (p := Path(f"{folder}.before-{n}")).exists())
             folder.rename(aside)
+            for kept in aside.glob(f"{folder.name}.*"):  # copies a user would take for those of now
+                if (copy := self._root / kept.name).is_file() and read_regular(copy) == read_regular(kept):
+                    copy.unlink()
+                    self._ledger.files.pop(kept.name, None)
             self._say(f"what {task.title} had made is kept in {aside}")
 
     # Doing
@@ -186,9 +201,8 @@ class Engine:
     def _begin(self, task: Task) -> None:
         found = self.found(task)
         inputs = dict(task.inputs(self.results))
-        if found.done is not None:
-            words = "; ".join(differences(found.inputs, inputs))
-            self._say(f"{task.title} is done again, because its inputs changed: {words}")
+        if words := self._changed(task, found.inputs):
+            self._say(f"{task.title} is done again, because its inputs changed: {'; '.join(words)}")
             self.forget(task)
         elif found.why_not:
             self._say(f"{task.title} is done again where it was lost: {found.why_not}")

@@ -247,6 +247,7 @@ def evaluation_sections(
         ),
         "reliance": _reliance(sealed, reliance),
         "sessions": facts["sessions"],
+        "env_pool": facts["env_pool"],
     }
     return report if attempts is None else {**report, "pass_simulation": attempts}
 

@@ -161,6 +161,7 @@ def _train(
         resumables = [logging, *callbacks]
         if loaded is not None:
             not_bitwise += [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
+            watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
             watch.saved(loaded.snapshot.step)
         model.after_update = _Boundary(job, model, resumables, logged, store if settings.enabled else None, watch)
         try:
