@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied
+from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied, memory_words
 from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
@@ -37,9 +37,9 @@ class TaskFailedForGood(UserError):
 
     exit_code = 1
 
-    def __init__(self, task: Task, tries: int, error: BaseException) -> None:
-        super().__init__(f"{task.title} failed {tries} times. Last failure: {error}")
-        self.error = error
+    def __init__(self, text: str, error: BaseException | None = None) -> None:
+        super().__init__(text)
+        self.last_failure = "" if error is None else _words(error)
 
 
 class Engine:
@@ -55,6 +55,10 @@ class Engine:
         self._root = ledger.path.parent
         self.results: dict[str, Done] = {}
         self.all_tasks: Sequence[Task] = ()
+        self._left: dict[str, Done] = {}
+        """Of tasks that failed for good: what others can do with."""
+        self._partial = False
+        self._failed_for_good: list[TaskFailedForGood] = []
 
     @property
     def workers(self) -> int:
@@ -85,7 +89,7 @@ class Engine:
         """Whether a task need not be done: it is finished with the inputs of now, and whole. Then it is a result."""
         if task.name in self.results:
             return True
-        if any(need not in self.results for need in task.needs):
+        if not self._has_needs(task):
             return False
         found = self.found(task)
         if found.done is not None and not self._changed(task, found.inputs):
@@ -98,7 +102,7 @@ class Engine:
         behind a changed one are not among them: what they will read is not known yet."""
         changed = {}
         for task in tasks:
-            if self.take(task) or any(need not in self.results for need in task.needs):
+            if self.take(task) or not self._has_needs(task):
                 continue
             entry = self._ledger.tasks.get(task.name)
             recorded = self.found(task).inputs or (entry.inputs if entry is not None else {})
@@ -127,7 +131,14 @@ class Engine:
         return found if of_seed is None else found | dict.fromkeys(others, of_seed)
 
     def _changed(self, task: Task, recorded: Mapping[str, str]) -> list[str]:
-        return differences(recorded, task.inputs(self.results)) if recorded else []
+        return differences(recorded, task.inputs(self._at_hand)) if recorded else []
+
+    @property
+    def _at_hand(self) -> dict[str, Done]:
+        return {**self._left, **self.results}
+
+    def _has_needs(self, task: Task) -> bool:
+        return all(need in self.results or need in self._left for need in task.needs)
 
     def forget(self, task: Task) -> None:
         """Begin a task again; what it had made is kept in a folder next to its own."""
@@ -145,10 +156,16 @@ class Engine:
 
     # Doing
 
-    def run(self, tasks: Sequence[Task], entry: PhaseEntry, deadline: Deadline, tries: int) -> None:
+    def run(
+        self, tasks: Sequence[Task], entry: PhaseEntry, deadline: Deadline, tries: int, *, partial: bool = False
+    ) -> None:
         """Do the tasks in an order that their needs allow, each at most `tries` times; `entry` takes what the report
-        says of it. Raises UserErrors that end the run, KeyboardInterrupt for a signal, PhaseTimeout."""
+        says of it. With `partial`, where one fails for good, those that can do without it are done before this raises.
+
+        Raises TaskFailedForGood and other UserErrors that end the run, KeyboardInterrupt for a signal, PhaseTimeout.
+        """
         pending = list(tasks)
+        self._partial, self._failed_for_good = partial, []
         self._context.display.plan(
             (task.member.to_dict(), task.title, task.timesteps) for task in tasks if task.member and not self.take(task)
         )
@@ -167,14 +184,15 @@ class Engine:
                         self._here(task, entry, deadline, failed, tries, pending)
                     else:
                         with self._stop.deferred():
-                            self._pool().start(task, task.job(self.results))
+                            self._pool().start(task, task.job(self._at_hand))
                 elif self._running:
                     with self._stop.deferred():
                         for event in self._pool().wait(POLL_S):
                             self._handle(event, entry, failed, tries, pending)
                 else:
-                    missing = [t.title for t in pending]
-                    raise RuntimeError(f"nothing makes what {', '.join(missing)} need")
+                    break
+            if pending or self._failed_for_good:
+                raise next(iter(self._failed_for_good), self._lacking(pending))
         except BaseException as error:
             self._wind_down(entry, error)
             raise
@@ -194,14 +212,16 @@ class Engine:
         running = self._running
         if len(running) >= self._workers or any(task.alone for task in running):
             return None
-        ready = [task for task in pending if all(need in self.results for need in task.needs)]
+        ready = [task for task in pending if self._has_needs(task)]
         ready = [task for task in ready if not (task.alone and running)]
         return min(ready, key=lambda task: not task.alone, default=None)
 
     def _begin(self, task: Task) -> None:
         found = self.found(task)
-        inputs = dict(task.inputs(self.results))
-        if words := self._changed(task, found.inputs):
+        inputs = dict(task.inputs(self._at_hand))
+        begun = self._ledger.tasks.get(task.name)
+        recorded = found.inputs or (begun.inputs if begun is not None else {})
+        if words := self._changed(task, recorded):  # by a task before it: the user's own changes were refused
             self._say(f"{task.title} is done again, because its inputs changed: {'; '.join(words)}")
             self.forget(task)
         elif found.why_not:
@@ -227,7 +247,7 @@ class Engine:
         watch = WatchHere(self._stop, deadline, self._say, self._context.record, saved)
         began = time.perf_counter()
         try:
-            facts = task.work(task.job(self.results), self._context.market, watch)
+            facts = task.work(task.job(self._at_hand), self._context.market, watch)
         except PhaseTimeout:
             raise
         except Exception as error:
@@ -295,10 +315,27 @@ class Engine:
             raise error  # no other try helps
         failed[task.name] = failed.get(task.name, 0) + 1
         if failed[task.name] >= tries:
-            raise TaskFailedForGood(task, failed[task.name], error) from error
+            times = "once" if tries == 1 else f"{tries} times"
+            for_good = TaskFailedForGood(f"{task.title} failed {times}", error)
+            if not self._partial:
+                raise for_good from error
+            self._failed_for_good.append(for_good)
+            if task.left is not None and (facts := task.left(task.job(self._at_hand), self._say)) is not None:
+                self._left[task.name] = Done(self._root / task.name, facts)
+            return
         entry.tries += 1
         self._say(f"{task.title} failed ({_first_line(error)}); trying again from its newest checkpoint")
         pending.insert(0, task)
+
+    def _lacking(self, pending: Sequence[Task]) -> TaskFailedForGood:
+        """Why none of these can be done."""
+        known = {task.name: task.title for task in self.all_tasks}
+        made = {*self._at_hand, *(task.name for task in pending)}
+        lacking = dict.fromkeys(known[need] for task in pending for need in task.needs if need not in made)
+        return TaskFailedForGood(
+            f"{', '.join(task.title for task in pending)} cannot be done without {', '.join(lacking)}, which left no "
+            f"checkpoint"
+        )
 
     def _wind_down(self, entry: PhaseEntry, error: BaseException) -> None:
         """Have the workers save what they have; what ended the run is raised by the caller."""
@@ -316,4 +353,8 @@ class Engine:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _words(error).splitlines()[0]
+
+
+def _words(error: BaseException) -> str:
+    return memory_words(error) if isinstance(error, MemoryError) else str(error) or type(error).__name__

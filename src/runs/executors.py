@@ -172,8 +172,12 @@ class Cores:
         worker.pipe.close()
 
     def ask_to_stop(self) -> Iterator[Event]:
-        """Tell all workers to stop; what they told until they have, or until `STOP_S` seconds are over."""
-        for worker in self._workers.values():
+        """Tell all workers to stop; what they told until they have, or until `STOP_S` seconds are over. Those without
+        checkpoints are ended at once: they have nothing to save."""
+        for worker in list(self._workers.values()):
+            if worker.task.member is None:
+                self._end(worker, kill=True)
+                continue
             with suppress(OSError):
                 worker.pipe.send("stop")
         until = time.monotonic() + STOP_S
