@@ -1,4 +1,4 @@
-"""What a phase's result depends on: no key of the configuration is forgotten, no byte of the tables either."""
+"""What each task's result depends on: no key of the configuration is forgotten, no byte of the tables either."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import torch
 from src.agent.market import Market
 from src.agent.rollout_plan import plan_rollouts
 from src.configuration import Configuration
-from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
+from src.agent.members import Training
+from src.runs.hardware_maximized import MODE
+from src.runs.inputs import advice_inputs, base_inputs, data_inputs, finetune_inputs, tables_fingerprint, weights_fingerprint
+from src.runs.plan import Plan
+from src.runs.tasks import Done
 from tests.small_runs import market
 from tests.tiny_runs import tiny_config
 
