@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,10 @@ def test_another_seed_or_fewer_of_them_leave_what_the_others_made() -> None:
 def test_another_target_to_pass_is_another_input_of_the_attempts_alone() -> None:
     """The account trades the same under it, but other attempts pass."""
     rules = market().rules
-    was, now = inputs_of(), inputs_of(of=replace(market(), rules=rules.model_copy(update={"profit_target_usd": 1})))
+    was, now = (
+        inputs_of(),
+        inputs_of(of=replace(market(), rules=rules.model_copy(update={"profit_target_usd": Decimal(1)}))),
+    )
     assert [name for name in was if was[name] != now[name]] == ["tasks/seed-0/attempts"]
 
 
