@@ -26,7 +26,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from src.runs.kills import SCRIPT, SETTINGS, results_of
+from src.runs.kills import SCRIPTS, SETTINGS, results_of
 from src.runs.ledger import LEDGER_NAME
 from src.runs.run_files import MANIFEST_NAME, files_in
 
@@ -191,9 +191,9 @@ def _be_the_script(home: Path, output: Path, options: Sequence[str]) -> None:
         for standard in (1, 2):
             os.dup2(handle, standard)
         os.chdir(home)
-        sys.argv = [str(SCRIPT), *options]
+        sys.argv = [str(SCRIPTS["pipeline"]), *options]
         try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            runpy.run_path(str(SCRIPTS["pipeline"]), run_name="__main__")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         sys.stdout.flush()
