@@ -133,7 +133,6 @@ class _Process:
             if not self._mode.one_at_a_time:
                 self._locks.enter_context(only_run_in(state.folder))
             first = state.entry(state.first)
-            plan.threads = first.torch_threads or context.config.hardware.torch_threads or 1
             if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
                 state.ledger.products = state.ledger.products or fastest()
             plan.products = state.ledger.products
@@ -151,7 +150,7 @@ class _Process:
             context.spent_before_s = sum(entry.seconds for entry in state.ledger.phases.values())
             if first.status != "done":
                 first.seconds += loading_s
-            self._runner = PhaseRunner(context, engine, state, self._command)
+            self._runner = PhaseRunner(context, plan, engine, state, self._command)
             with engine.open():
                 if stopped_after := self._phases(phases, engine, workers):
                     return stopped_after
