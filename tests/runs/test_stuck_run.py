@@ -19,6 +19,7 @@ SETTINGS = """
 environment: {{env_class: 'tests.trading.custom_envs:{name}'}}
 hardware: {{vec_env: subproc, vectorized_envs: 2, batch_size: 64, device: cpu, stuck_worker_s: 2}}
 training: {{timesteps: 4000000}}
+pipeline: {{max_retries_per_phase: 0}}
 """
 
 
@@ -40,7 +41,8 @@ def test_a_stopped_worker_ends_a_run_with_exit_code_1_and_its_stack(tmp_path: Pa
     out, err = run.communicate(timeout=180)
     assert run.returncode == EXIT_TARGET_MISSED, (out, err)
     paragraph, _, stack = err.partition("Its Python stack:")
-    assert " ".join(paragraph.split()).startswith("error: The worker of environment ")
+    assert " ".join(paragraph.split()).startswith("error: The run failed: production failed once. ")
+    assert "Last failure: The worker of environment " in " ".join(paragraph.split())
     assert "it is stopped (as by SIGSTOP or Ctrl-Z)" in " ".join(paragraph.split())
     assert "in wait_for_a_lock_nobody_holds" in stack
     assert "Traceback" not in err

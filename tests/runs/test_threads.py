@@ -52,7 +52,7 @@ def test_a_run_whose_hardware_monitor_dies_ends_with_that(tmp_path: Path, monkey
     take = hardware.Sampler.sample
 
     def sample(self: hardware.Sampler, phase: str = "") -> hardware.Reading:
-        if phase == "base":
+        if phase == "training":
             raise MemoryError("for another sample")
         return take(self, phase)
 
@@ -109,5 +109,7 @@ def test_at_the_memory_limit_a_run_ends_soon_and_says_memory(tmp_path: Path) -> 
         timeout=120,
     )
     assert ended.returncode == EXIT_TARGET_MISSED, ended.stderr
-    assert "error: Out of memory" in ended.stderr or "MemoryError" in ended.stderr, ended.stderr
+    said = " ".join(ended.stderr.split())
+    assert "error: Out of memory" in said or "Last failure: Out of memory" in said or "MemoryError" in said, said
+    assert "--batch-size" in said, said
     assert "Traceback" not in ended.stderr
