@@ -27,12 +27,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
 from src.console import PlainConsole
 from src.runs.exports import NAMES
+from src.runs.same_report import without_times
 from src.runs.tasks import TASK_NAME
 from src.shell import Parser, run_main
 
@@ -50,7 +51,7 @@ VICTIMS: Mapping[str, int] = {GROUP: 1, PARENT: 1, WORKER: 1}
 ORPHANS_S = 60.0
 """How long the workers of a killed parent may live on."""
 SETTINGS = """
-hardware: {torch_threads: 1, optimize_memory: false}
+hardware: {vectorized_envs: 16, batch_size: 256, torch_threads: 1, optimize_memory: false}
 data: {synthetic_interval_min: 15, synthetic_sessions: 60}
 training: {n_epochs: 2, policy_kwargs: {net_arch: {pi: [64], vf: [64]}}}
 llm: {model: tiny, llm_threads: 1, tabulation_budget_s: 600, advice_batch_size: 8}
@@ -60,49 +61,6 @@ validation: {max_peak_memory_gb: 1000, required: []}
 evidence: {trials_path: trials.jsonl, pass_attempts: 200}
 pipeline: {max_retries_per_phase: 20}
 """
-
-# Report fields that say how and how fast a process worked, not what came out.
-OF_THE_PROCESS = frozenset(
-    {
-        "execution_time",
-        "cache",
-        "cache_hit_rate",
-        "duration_seconds",
-        "avg_gpu_utilization",
-        "peak_gpu_memory_gb",
-        "peak_memory_gb",
-        "peak_memory_kind",
-        "gpu_utilization",
-        "targets",
-        "phase_times",
-        "hardware",
-        "hardware_timeline",
-        "configuration",
-        "memory_released_mb",
-        "seconds",
-        "rollout_s",
-        "environment_s",
-        "update_s",
-        "checkpoint_s",
-        "steps_per_s",
-        "hours",
-        "name",
-        "tries",
-        "failures",
-        "memory_before",
-        "memory_after",
-        "cpu_percent",
-        "load_s",
-        "advices_per_s",
-        "asked_now",
-        "from_store",
-        "scoring",
-        "answers",
-        "verdict",
-        "workers",
-        "validation_passed",
-    }
-)
 
 
 class Process(Protocol):
@@ -179,11 +137,19 @@ def kill_and_compare(
     expected = results_of(whole.folder)
     say(f"undisturbed: {length_s:.1f} s")
     outcome = Outcome()
+    dealt: dict[str, int] = {}
+
+    def deal() -> int:
+        """Each number of workers as often as any other, in a random order."""
+        chosen = _furthest_behind({str(n): 1 for n in rng.sample(workers, len(workers))}, dealt)
+        dealt[chosen] = dealt.get(chosen, 0) + 1
+        return int(chosen)
+
     done = 0
     while done < kills:
         outcome.finished_runs += 1
         killed = _Run(start, folder / f"killed-{outcome.finished_runs}", settings, options)
-        killed.begin(rng.choice(workers))
+        killed.begin(deal())
         while done < kills:
             aim = _furthest_behind(SHARES, outcome.kills)
             # The model is asked by the run's own process, with no worker at work.
@@ -203,7 +169,7 @@ def kill_and_compare(
             done += 1
             say(f"kill {done}: {hit}, {victim} (of a run with --workers {killed.workers})")
             if victim != WORKER:
-                killed.resume(rng.choice(workers))
+                killed.resume(deal())
         code = killed.process.wait()
         name = killed.folder.name
         if alive := killed.orphans():
@@ -351,9 +317,9 @@ def results_of(folder: Path) -> dict[str, str]:
                 continue
             found[f"{newest.relative_to(run)} {part.name}"] = _digest(part.read_bytes())
     for number, line in enumerate((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
-        found[f"metrics row {number}"] = _digest(json.dumps(_compared(json.loads(line))).encode())
+        found[f"metrics row {number}"] = _digest(json.dumps(without_times(json.loads(line))).encode())
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    for name, value in _compared(report).items():
+    for name, value in without_times(report).items():
         found[f"report {name}"] = _digest(json.dumps(value).encode())
     return found
 
@@ -362,12 +328,6 @@ def _checkpoints(run: Path) -> list[list[Path]]:
     """The checkpoints of each member that has any."""
     members = sorted({path.parent for path in run.glob("members/**/checkpoint-*") if ".before-" not in str(path)})
     return [list(member.glob("checkpoint-*")) for member in members if ".damaged-" not in member.name]
-
-
-def _compared(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _compared(inner) for key, inner in value.items() if key not in OF_THE_PROCESS}
-    return [_compared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _digest(raw: bytes) -> str:
