@@ -131,7 +131,7 @@ def room_of(name: str) -> str | None:
 def loaded_after(statement: str) -> set[str]:
     """Top names in sys.modules of a fresh interpreter after a statement."""
     code = f"import json, sys\n{statement}\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert answer.returncode == 0, answer.stderr
     return set(json.loads(answer.stdout))
 

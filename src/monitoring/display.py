@@ -110,6 +110,8 @@ class RunDisplay:
         hit_rate = self._cache_hit_rate()
         done = self._planned - len(self._left)
         first = _progress(self._record, self._seconds_left())
+        if first and self._is_of_another:
+            first = f"{self._title(_member(self._record))}: {first}"
         if len(self._trainings) > 1:
             first = f"{done} of {self._planned} trainings done"
             if (left := self._total_left()) is not None:
@@ -124,13 +126,20 @@ class RunDisplay:
         return ", ".join(part for part in parts if part)
 
     def _seconds_left(self) -> float | None:
-        """Of what was begun last, where it is one thing."""
+        """Of what was begun last."""
+        if self._is_of_another:
+            return None
         if "seconds_left" in self._record:
             return self._record["seconds_left"]
         done = self._record.get("fraction_done")
         if not done:
             return None
         return (time.monotonic() - self._phase_began) * (1.0 - done) / done
+
+    @property
+    def _is_of_another(self) -> bool:
+        """Whether the newest record is of a training that something else was begun after, next to it."""
+        return "seed" in self._record and self._title(_member(self._record)) != self._phase
 
     def _total_left(self) -> float | None:
         """Seconds until the last planned training is over, at the speed of those under way."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied, memory_words
-from src.files import NO_SPACE
+from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
 from src.runs.executors import Cores, Event
@@ -110,14 +110,25 @@ class Engine:
                 changed[task.name] = words
         return changed
 
-    def under_way(self, tasks: Sequence[Task]) -> list[Task]:
-        """The tasks that were begun and are not finished, and have something to lose."""
-        entries = self._ledger.tasks
-        return [
-            task
-            for task in tasks
-            if task.member is not None and task.name in entries and entries[task.name].status not in ("pending", "done")
-        ]
+    def under_way_but_changed(self, changed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Titles of the trainings that were begun and not finished, and whose inputs, or those of a task they build on,
+        are among the `changed` ones; of each the name of that task. A member of another first seed is one, too."""
+        under_way = {name for name, of in self._ledger.tasks.items() if of.status not in ("pending", "done")}
+        origins: dict[str, str] = {}
+        for task in self.all_tasks:  # a task comes behind those it needs
+            origin = next((name for name in (*task.needs, task.name) if name in origins or name in changed), None)
+            if origin is not None:
+                origins[task.name] = origins.get(origin, origin)
+        found = {
+            task.title: origins[task.name]
+            for task in self.all_tasks
+            if task.member is not None and task.name in under_way & origins.keys()
+        }
+        of_seed = next(
+            (name for name, words in changed.items() if any(text.startswith("test_mode.seed ") for text in words)), None
+        )
+        others = sorted(name for name in under_way - {task.name for task in self.all_tasks} if "members/" in name)
+        return found if of_seed is None else found | dict.fromkeys(others, of_seed)
 
     def _changed(self, task: Task, recorded: Mapping[str, str]) -> list[str]:
         return differences(recorded, task.inputs(self._at_hand)) if recorded else []
@@ -137,6 +148,10 @@ class Engine:
         if folder.is_dir():
             aside = next(p for n in itertools.count(1) if not (p := Path(f"{folder}.before-{n}")).exists())
             folder.rename(aside)
+            for kept in aside.glob(f"{folder.name}.*"):  # copies a user would take for those of now
+                if (copy := self._root / kept.name).is_file() and read_regular(copy) == read_regular(kept):
+                    copy.unlink()
+                    self._ledger.files.pop(kept.name, None)
             self._say(f"what {task.title} had made is kept in {aside}")
 
     # Doing
@@ -193,14 +208,13 @@ class Engine:
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> Task | None:
-        """The task to begin now: the first that can, those that need the machine for themselves before all others, and
-        those of workers before those that keep this process busy."""
+        """The task to begin now: the first that can, those that need the machine for themselves before all others."""
         running = self._running
         if len(running) >= self._workers or any(task.alone for task in running):
             return None
         ready = [task for task in pending if self._has_needs(task)]
         ready = [task for task in ready if not (task.alone and running)]
-        return min(ready, key=lambda task: (not task.alone, task.here and self._workers > 1), default=None)
+        return min(ready, key=lambda task: not task.alone, default=None)
 
     def _begin(self, task: Task) -> None:
         found = self.found(task)
@@ -261,9 +275,16 @@ class Engine:
             self._failed(task, error, entry, failed, tries, pending)
 
     def _saved(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
-        assert task.member is not None
-        entry.timesteps[str(task.member)] = timesteps
+        self._reached(task, entry, timesteps)
         self._context.count_time()
+
+    def _reached(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
+        """Note how far a member is, in the plan's order: which of them was quicker is not in the report."""
+        order = [str(each.member) for each in self.all_tasks]
+        entry.timesteps[str(task.member)] = timesteps
+        entry.timesteps = dict(
+            sorted(entry.timesteps.items(), key=lambda of: order.index(of[0]) if of[0] in order else -1)
+        )
 
     def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry, seconds: float) -> None:
         files = facts.get("files", ())
@@ -273,7 +294,7 @@ class Engine:
         of_task.status = "done"
         self._context.released_bytes += facts.get("released_bytes", 0)
         if task.member is not None:
-            entry.timesteps[str(task.member)] = facts["row"]["timesteps"]
+            self._reached(task, entry, facts["row"]["timesteps"])
             entry.not_bitwise += [words for words in facts["not_bitwise"] if words not in entry.not_bitwise]
             self._context.display.ended(task.member.to_dict())
             self.gather_rows()

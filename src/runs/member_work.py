@@ -167,7 +167,7 @@ def _train(
     rows = b"" if loaded is None else loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
     job.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(job.folder / ROWS_NAME, rows)
-    purge = None if loaded is None else _first_step_not_kept(rows, loaded.snapshot.step)
+    purge = 0 if loaded is None else _first_step_not_kept(rows, loaded.snapshot.step)
     with CleanUps() as stack:
         logged = JsonLinesSink(job.folder / ROWS_NAME, keep_bytes=len(rows))
         stack.call(logged.close)
@@ -185,7 +185,7 @@ def _train(
             model.after_update = None
 
 
-def _logging(job: MemberJob, rows: JsonLinesSink, watch: Watch, purge: int | None, stack: CleanUps) -> Any:
+def _logging(job: MemberJob, rows: JsonLinesSink, watch: Watch, purge: int, stack: CleanUps) -> Any:
     """The callback that logs; what is pending is written however the training ends."""
     member = job.member.to_dict()
     sinks: list[Sink] = [_Labelled(rows, member), _Labelled(DisplaySink(watch.record), member)]

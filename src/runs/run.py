@@ -201,7 +201,12 @@ class _Process:
                 compiled = True
                 if workers > 1:
                     self._say(f"up to {workers} tasks at a time, each in a process of its own")
-            self._runner.run(phase)
+            try:
+                self._runner.run(phase)
+            except BaseException:
+                with suppress(OSError, UserError):  # what ended the run is to be heard, not this
+                    publish(engine, state, phase.tasks, self._say)
+                raise
             publish(engine, state, phase.tasks, self._say)
             if phase is not phases[-1]:
                 pipeline = context.config.pipeline

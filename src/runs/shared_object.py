@@ -26,7 +26,7 @@ class Mapped:
     skeleton: bytes = field(repr=False)
 
     def load(self) -> Any:
-        """The object; its arrays are read-only views of the mapped file."""
+        """The object; its arrays are read-only views of the mapped file, but copies where they are not contiguous."""
         if not self.spans:
             return pickle.loads(self.skeleton)
         with open(self.path, "rb") as file:
