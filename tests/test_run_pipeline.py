@@ -299,7 +299,7 @@ def test_input_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--auto-resume", "--data", "OTHER"], [r"base of .* was started", "with other inputs: bars was [0-9a-f]+"]),
+        (["--auto-resume", "--data", "OTHER"], [r"base of .* was started", "with other inputs: tables was [0-9a-f]+"]),
         (["--auto-resume", "--data", "nowhere.csv"], ["nowhere.csv", "no such file"]),
         (["--auto-resume", "--data", "DEFECTIVE"], ["NQ_defective.csv", "row 4[0-9]", "high"]),
         (["--auto-resume", "--market", "NQX"], ["NQX", "Did you mean NQ"]),
