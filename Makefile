@@ -32,7 +32,7 @@ test: $(dev_stamp) $(model_stamp)
 
 evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m pytest -m long
-	$(bin)/python -m src.runs.kills --kills 20
+	$(bin)/python -m src.runs.kills --kills 40 --seed 1
 	$(bin)/python -m src.runs.damage
 	$(bin)/python -m src.canaries.planted --seeds 10
 	$(bin)/python -m src.canaries.martingale --seeds 3

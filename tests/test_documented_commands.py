@@ -55,7 +55,7 @@ LONG = {
     "python -m src.canaries.planted --seeds 10": "tests/canaries/test_canaries.py",
     "python -m src.canaries.martingale --seeds 3": "tests/canaries/test_martingale.py",
     "python -m src.canaries.planted_advice --seeds 20": "tests/canaries/test_planted_advice.py",
-    "python -m src.runs.kills --kills 20": "tests/test_run_pipeline.py",
+    "python -m src.runs.kills --kills 40 --seed 1": "tests/test_run_pipeline.py",
 }
 """Commands of the README that take too long here, and the test that runs what they run on less."""
 ON_SYNTHETIC = "python run_hardware_maximized.py --market NQ --quick"

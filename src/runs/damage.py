@@ -26,7 +26,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from src.runs.kills import SCRIPT, SETTINGS, results_of
+from src.runs.kills import SCRIPTS, SETTINGS, results_of
 from src.runs.ledger import LEDGER_NAME
 from src.runs.run_files import MANIFEST_NAME, files_in
 
@@ -159,20 +159,19 @@ def sweep(
     return outcome
 
 
-def resumed_here(home: Path, *options: str, kill_after_s: float | None = None) -> Ended:
+def resumed_here(home: Path, *options: str, stop_when: Callable[[], bool] | None = None) -> Ended:
     """`run_pipeline.py` in a fork of this process, which has loaded everything; killed with its group at the limit, or
-    stopped by SIGTERM `kill_after_s` after its start."""
+    stopped by SIGTERM as soon as `stop_when` holds."""
     output = home.parent / f"{home.name}.txt"
     child = os.fork()
     if child == 0:
         _be_the_script(home, output, options)
-    began, stopped = time.monotonic(), kill_after_s is None
+    began, stopped = time.monotonic(), stop_when is None
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-        passed_s = time.monotonic() - began
-        if kill_after_s is not None and not stopped and passed_s > kill_after_s:
+        if stop_when is not None and not stopped and stop_when():
             os.kill(child, signal.SIGTERM)
             stopped = True
-        if passed_s > LIMIT_S:
+        if time.monotonic() - began > LIMIT_S:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return Ended(None, output.read_text(encoding="utf-8"))
@@ -191,9 +190,9 @@ def _be_the_script(home: Path, output: Path, options: Sequence[str]) -> None:
         for standard in (1, 2):
             os.dup2(handle, standard)
         os.chdir(home)
-        sys.argv = [str(SCRIPT), *options]
+        sys.argv = [str(SCRIPTS["pipeline"]), *options]
         try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            runpy.run_path(str(SCRIPTS["pipeline"]), run_name="__main__")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         sys.stdout.flush()
@@ -227,10 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if whole.code != 0:
             raise RuntimeError(f"the undamaged run ended with exit code {whole.code}: {whole.said}")
         length_s = time.monotonic() - began
-        for share in (0.6, 0.5, 0.4, 0.7):
-            if resumed_here(homes["interrupted"], *options, kill_after_s=share * length_s).code == 3:
-                break
-            shutil.rmtree(homes["interrupted"] / "logs", ignore_errors=True)
+        home = homes["interrupted"]
+        stopped = resumed_here(
+            home, *options, stop_when=lambda: any(home.glob("logs/*/members/*/hybrid/checkpoint-*/manifest.json"))
+        )
+        if stopped.code != 3:
+            raise RuntimeError(f"the run to be interrupted ended with exit code {stopped.code}: {stopped.said}")
         say(f"a run takes {length_s:.1f} s; damages: {[len(damages_of(home)) for home in homes.values()]}")
         expected = results_of(homes["finished"])
         outcome = sweep(

@@ -240,9 +240,16 @@ class Engine:
             self._failed(task, error, entry, failed, tries, pending)
 
     def _saved(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
-        assert task.member is not None
-        entry.timesteps[str(task.member)] = timesteps
+        self._reached(task, entry, timesteps)
         self._context.count_time()
+
+    def _reached(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
+        """Note how far a member is, in the plan's order: which of them was quicker is not in the report."""
+        order = [str(each.member) for each in self.all_tasks]
+        entry.timesteps[str(task.member)] = timesteps
+        entry.timesteps = dict(
+            sorted(entry.timesteps.items(), key=lambda of: order.index(of[0]) if of[0] in order else -1)
+        )
 
     def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry, seconds: float) -> None:
         files = facts.get("files", ())
@@ -252,7 +259,7 @@ class Engine:
         of_task.status = "done"
         self._context.released_bytes += facts.get("released_bytes", 0)
         if task.member is not None:
-            entry.timesteps[str(task.member)] = facts["row"]["timesteps"]
+            self._reached(task, entry, facts["row"]["timesteps"])
             entry.not_bitwise += [words for words in facts["not_bitwise"] if words not in entry.not_bitwise]
             self._context.display.ended(task.member.to_dict())
             self.gather_rows()

@@ -134,6 +134,7 @@ def evaluation_task(context: RunContext, job: EvaluationJob) -> dict[str, Any]:
     assert market is not None
     table = job.advice.load()
     context.fusion.counts[:] = 0.0  # of a try that failed
+    lent = context.pool.get_stats()
     assembly = FeatureAssembly(market.tables.context, table)
     arms_of = {seed: _standard_arms(context, market, job, seed, table) for seed in job.members}
     played = {}
@@ -152,7 +153,15 @@ def evaluation_task(context: RunContext, job: EvaluationJob) -> dict[str, Any]:
         ),
         "sessions": _charted(context, market, job, first, table, sealed),
     }
-    return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": context.pool.get_stats()}
+    return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": _lent_since(context, lent)}
+
+
+def _lent_since(context: RunContext, before: Mapping[str, float]) -> dict[str, float]:
+    """What the pool lent to this evaluation: not to a fold's, which may come first, or to a try that failed."""
+    now = context.pool.get_stats()
+    uses, temporary = (now[name] - before[name] for name in ("total_uses", "temporary"))
+    each = (uses - temporary) / now["built"] if now["built"] else 0.0
+    return {**now, "total_uses": uses, "temporary": temporary, "avg_uses_per_env": each}
 
 
 def fold_task(context: RunContext, job: EvaluationJob, own: Market, k: int) -> dict[str, Any]:
@@ -249,6 +258,7 @@ def evaluation_sections(
         ),
         "reliance": _reliance(sealed, reliance),
         "sessions": facts["sessions"],
+        "env_pool": facts["env_pool"],
     }
     return report if attempts is None else {**report, "pass_simulation": attempts}
 

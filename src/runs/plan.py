@@ -249,9 +249,11 @@ class Plan:
     def _seed_task(self, seed: int, name: str, what: str, work: Any, keys: Sequence[str]) -> Task:
         names = {training: self._member(training, seed).folder for training in FINE_TUNED}
         title = name if len(self.seeds) == 1 else f"{name}, seed {seed}"
+        # A target to pass is no constant of an account, so the tables' fingerprint does not hold it.
+        rules = {"rules": self.markets[0].rules.model_dump_json()} if work is attempts_task else {}
         return Task(
             f"tasks/seed-{seed}/{name}", EVALUATION_STAGE, title, what, work,
-            lambda results: evaluation_inputs(self._config, keys, self._read([seed], results)),
+            lambda results: evaluation_inputs(self._config, keys, self._read([seed], results) | rules),
             lambda results: self._evaluation_job({seed: names}, results), (*names.values(), "tasks/advice"),
         )  # fmt: skip
 

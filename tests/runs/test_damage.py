@@ -24,7 +24,7 @@ from src.runs.ledger import seal
 from src.runs.run_files import FilesDamaged, damage, facts_of, files_in, set_odd_aside
 from src.runs.run_folder import check_seal
 from src.testing_framework import TestingFramework
-from tests.runs.pipeline_runs import Pipelines, contents, differing, in_step, pipelines_in, run_of, terminate
+from tests.runs.pipeline_runs import Pipelines, contents, differing, in_step, member_of, pipelines_in, run_of, terminate
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,19 @@ CASES = [
     ("finished", "config.yaml", "emptied", SAME),
     ("finished", "ledger.json", "a pipe", NAMED),
     ("finished", "run.log", "truncated", NAMED),
-    ("finished", f"phase2/base/checkpoint-{64:012d}/policy.safetensors", "flipped", NAMED),
+    ("finished", f"members/seed-0/base/checkpoint-{64:012d}/policy.safetensors", "flipped", NAMED),
     ("interrupted", "base.zip", "zeroed", SAME),
     ("interrupted", "metrics.jsonl", "a pipe", SAME),
     ("interrupted", "run.log", "a pipe", NAMED),
-    ("interrupted", "phase3/advice.safetensors", "flipped", NAMED),
-    ("interrupted", f"phase3/hybrid/checkpoint-{64:012d}/manifest.json", "a pipe", SAME),
+    ("finished", "tasks/advice/advice.safetensors", "deleted", SAME),
+    ("finished", "tasks/evaluation/task.json", "flipped", SAME),
+    ("finished", "members/seed-0/hybrid/task.json", "a folder", SAME),
+    ("finished", "members/seed-0/base/weights.safetensors", "zeroed", SAME),
+    ("interrupted", "members/seed-0/base/weights.safetensors", "flipped", SAME),
+    ("interrupted", "members/seed-0/base/task.json", "truncated", SAME),
+    ("interrupted", "tasks/advice/advice.safetensors", "flipped", SAME),
+    ("interrupted", "members/seed-0/hybrid/metrics.jsonl", "a pipe", SAME),
+    ("interrupted", f"members/seed-0/hybrid/checkpoint-{64:012d}/manifest.json", "a pipe", SAME),
 ]
 
 
@@ -158,13 +165,13 @@ def test_a_file_that_cannot_be_made_again_ends_with_its_name_and_is_recorded_as_
 def test_whoever_names_a_zip_damaged_needs_no_training_for_it(
     pipelines: Pipelines, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor an evaluation: the checkpoint holds weights, optimizer and counters."""
+    """Nor an evaluation: the member it was copied from holds the same bytes."""
     home = pipelines.new_home(finished)
     was = contents(home)
     for name in ("base.zip", "hybrid.zip"):
         (run_of(home) / name).unlink()
-    monkeypatch.setattr("src.runs.resumable.train", None)
-    monkeypatch.setattr("src.runs.pipeline.evaluated", None)
+    monkeypatch.setattr("src.runs.member_work.train", None)
+    monkeypatch.setattr("src.runs.plan.evaluation_task", None)
     assert pipelines.resume(home).error is None
     now = contents(home)
     assert [name for name in was if name.endswith((".zip", "report.json")) and was[name] != now[name]] == []
@@ -203,7 +210,7 @@ def test_a_checkpoint_folder_that_became_a_link_is_not_written_through(
     pipelines: Pipelines, finished: Path, interrupted: Path
 ) -> None:
     home, outside = pipelines.new_home(interrupted), pipelines.new_home()
-    folder = run_of(home) / "phase3" / "hybrid"
+    folder = member_of(home, "hybrid")
     shutil.move(folder, outside / "hybrid")
     folder.symlink_to(outside / "hybrid")
     was = contents(outside)
@@ -268,13 +275,18 @@ def test_settings_that_were_changed_are_not_taken_for_those_of_the_run(finished:
     check_seal(path)  # of a version that wrote no hash
 
 
-def test_a_ledger_of_an_earlier_version_is_gone_on_with(pipelines: Pipelines, interrupted: Path) -> None:
+def test_a_ledger_of_an_earlier_version_is_refused_and_says_how_to_begin_again(
+    pipelines: Pipelines, interrupted: Path
+) -> None:
     home = pipelines.new_home(interrupted)
     path = run_of(home) / "ledger.json"
-    content = json.loads(path.read_text())
-    del content["sha256"], content["files"]
-    path.write_text(json.dumps(content))
-    assert pipelines.resume(home).error is None
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
+    was = contents(home)
+    ended = pipelines.resume(home)
+    assert isinstance(ended.error, UserError)
+    assert ended.error.exit_code == EXIT_BAD_INPUT
+    assert f"{path} cannot be read (an earlier version of the toolkit wrote it). Leave out --auto-resume" in ended.why
+    assert contents(home) == was
 
 
 def test_one_figure_of_a_ledger_changed_is_refused(pipelines: Pipelines, interrupted: Path) -> None:
@@ -322,17 +334,26 @@ def test_a_disk_that_is_full_at_any_file_is_one_paragraph_and_the_run_goes_on_la
 
 
 @pytest.mark.parametrize("name", ["hybrid.zip", "report.json"])
-def test_a_full_disk_ends_a_run_in_one_go_with_one_paragraph(pipelines: Pipelines, name: str) -> None:
+def test_a_full_disk_ends_a_hardware_maximized_run_with_one_paragraph_and_it_resumes(
+    pipelines: Pipelines, name: str
+) -> None:
     home = pipelines.new_home()
     config = pipelines.config(home, {"test_mode.mode": "hardware_maximized"})
     framework = TestingFramework(config, Console(quiet=True))
     with pytest.MonkeyPatch.context() as patch:
         full_from(patch, name)
-        with pytest.raises(OutputError, match=r"No space left on device.*what was written before is kept") as error:
+        with pytest.raises(
+            OutputError, match=r"No space left on device.*newest checkpoint is kept\. Resume with"
+        ) as error:
             framework.run_hardware_maximized_validation()
     assert name in str(error.value)
     assert framework.run_folder is not None
-    assert {"base.zip", "metrics.jsonl", "hardware.csv", "run.log"} <= set(files_in(framework.run_folder))
+    assert {"members/seed-0/base/base.zip", "metrics.jsonl", "hardware.csv", "run.log"} <= set(
+        files_in(framework.run_folder)
+    )
+    again = TestingFramework(config, Console(quiet=True))
+    assert again.run_hardware_maximized_validation(auto_resume=True)["arms"]
+    assert again.run_folder == framework.run_folder
 
 
 def test_what_a_symlink_points_to_outside_is_bait(tmp_path: Path) -> None:

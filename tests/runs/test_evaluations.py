@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from src.agent.rollout_plan import plan_rollouts
-from src.runs.evaluations import _sealed_fingerprint
+from src.runs.evaluations import sealed_fingerprint
 from src.runs.inputs import trial_inputs
 from tests.small_runs import FinishedRun, finished, market
 from tests.tiny_runs import tiny_config
@@ -25,7 +25,7 @@ def plain() -> FinishedRun:
 
 @pytest.mark.slow
 def test_at_the_runs_own_slippage_the_costs_are_those_of_the_arms(plain: FinishedRun) -> None:
-    report, market = plain.written, plain.framework._bench.market
+    report, market = plain.written, plain.framework._context.market
     assert market is not None
     stress = report["statistics"]["cost_stress"]
     (ticks,) = np.unique(market.session_params["slippage_ticks"])
@@ -104,9 +104,9 @@ def test_the_opinions_counted_are_those_of_the_standard_arms(plain: FinishedRun)
 def test_the_sealed_sessions_of_other_rules_or_of_another_split_are_others() -> None:
     small = market()
     moved = replace(small, split=replace(small.split, test=small.split.test[1:]))
-    prints = [_sealed_fingerprint(m) for m in (small, market("MNQ", "apex_50k_eod_2026_03"), moved)]
+    prints = [sealed_fingerprint(m) for m in (small, market("MNQ", "apex_50k_eod_2026_03"), moved)]
     assert len(set(prints)) == 3
-    assert _sealed_fingerprint(small) == prints[0]
+    assert sealed_fingerprint(small) == prints[0]
 
 
 @pytest.mark.parametrize(

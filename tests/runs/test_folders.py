@@ -1,4 +1,4 @@
-"""Folders of pipeline runs: which is the newest, one run at a time, and nothing lost when a phase begins anew."""
+"""Folders of runs: which is the newest, one run at a time, and nothing lost when a task is done again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from src.errors import EXIT_BAD_INPUT, UserError
 from src.outputs import OutputError
-from src.runs.folders import log_length, newest_run, only_run_in, set_aside
+from src.runs.folders import newest_run, only_run_in
 from src.runs.run_folder import make_run_folder
 from tests.forked_command import ROOT
 from tests.runs.pipeline_runs import Ended, Pipelines, in_step, pipelines_in, run_of
@@ -35,7 +35,7 @@ def refused(output_dir: Path) -> str:
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
     with only_run_in(tmp_path):
         text = refused(tmp_path)
-    assert f"Another pipeline (process {os.getpid()}) is at work in {tmp_path}" in text
+    assert f"Another run (process {os.getpid()}) is at work in {tmp_path}" in text
     assert "--output-dir" in text
 
 
@@ -100,7 +100,7 @@ def test_another_process_holds_it_until_it_is_dead_however_it_died(
 def test_a_deleted_file_lets_no_second_one_in(tmp_path: Path, other_process: subprocess.Popen[str]) -> None:
     for path in tmp_path.iterdir():
         path.unlink()
-    assert "Another pipeline (process unknown) is at work" in refused(tmp_path)
+    assert "Another run (process unknown) is at work" in refused(tmp_path)
     assert other_process.poll() is None
 
 
@@ -115,20 +115,20 @@ ODD_HOLDERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("how", ODD_HOLDERS)
 def test_an_odd_holder_file_is_neither_read_nor_waited_for_nor_followed(tmp_path: Path, how: str) -> None:
-    holder = tmp_path / ".pipeline.holder"
+    holder = tmp_path / ".run.holder"
     ODD_HOLDERS[how](holder)
     with only_run_in(tmp_path):
         assert holder.read_text() == str(os.getpid())
         (holder.unlink if holder.is_file() else holder.rmdir)()
         ODD_HOLDERS[how](holder)
-        assert "Another pipeline (process unknown) is at work" in refused(tmp_path)
+        assert "Another run (process unknown) is at work" in refused(tmp_path)
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_holder_file_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     outside = tmp_path / "mine"
     outside.write_text("mine")
-    for name in (".pipeline.holder", ".pipeline.lock", "..pipeline.holder.part"):
+    for name in (".run.holder", ".run.lock", "..run.holder.part"):
         (tmp_path / name).symlink_to(outside)
     with only_run_in(tmp_path):
         assert outside.read_text() == "mine"
@@ -151,7 +151,7 @@ def test_a_pipeline_beside_one_at_work_is_refused_and_disturbs_nothing(pipelines
     assert first.report["stopped_after"] == "phase2"
     for second in seconds:
         assert isinstance(second.error, UserError)
-        assert f"Another pipeline (process {os.getpid()}) is at work" in second.why
+        assert f"Another run (process {os.getpid()}) is at work" in second.why
         assert second.framework.run_folder is None
     assert run_of(home) == first.folder, "no second run was begun"
 
@@ -175,7 +175,7 @@ def test_the_newest_run_is_the_one_begun_last(
             (folder / "ledger.json").write_text("{}")
             if market in (symbol, None) and (expected is None or (stamp, number) > expected[0]):
                 expected = (stamp, number), folder
-    found = newest_run(output_dir, market)
+    found = newest_run(output_dir, "pipeline", market)
     if expected is None:
         assert found is None
     else:
@@ -200,7 +200,7 @@ def test_a_clock_that_went_back_makes_no_older_run_the_newest(tmp_path: Path, mo
         Clock.at = datetime(2026, 3, 1, 12) + timedelta(hours=hours)
         made.append(make_run_folder(tmp_path, "pipeline", market))
         (made[-1] / "ledger.json").write_text("{}")
-        assert newest_run(tmp_path, market) == newest_run(tmp_path, None) == made[-1]
+        assert newest_run(tmp_path, "pipeline", market) == newest_run(tmp_path, "pipeline", None) == made[-1]
     stamps = [path.name.split("_")[2] for path in made]
     first = "20260301-120000"
     assert stamps == [first, f"{first}-2", f"{first}-3", f"{first}-4", "20260301-130000"]
@@ -211,103 +211,24 @@ def test_a_newest_run_without_its_ledger_is_named_and_no_older_one_taken(tmp_pat
     for folder in (older, newest):
         folder.mkdir()
     (older / "ledger.json").write_text("{}")
-    assert newest_run(tmp_path, "NQ") == older, "nothing was begun in an empty one"
+    assert newest_run(tmp_path, "pipeline", "NQ") == older, "nothing was begun in an empty one"
     (newest / "base.zip").write_text("")
     with pytest.raises(UserError, match=r"20260102-000000 has lost its ledger\.json.*Restore that file"):
-        newest_run(tmp_path, "NQ")
+        newest_run(tmp_path, "pipeline", "NQ")
     (newest / "base.zip").unlink()
     newest.rmdir()
     newest.symlink_to(older)
     with pytest.raises(UserError, match=r"20260102-000000 is a symlink"):
-        newest_run(tmp_path, "NQ")
+        newest_run(tmp_path, "pipeline", "NQ")
 
 
 def test_a_folder_that_cannot_exist_holds_no_run() -> None:
-    assert newest_run(Path("x" * 10_000), None) is None
+    assert newest_run(Path("x" * 10_000), "pipeline", None) is None
 
 
 def test_other_folders_are_no_runs(tmp_path: Path) -> None:
     for name in ("hardware_maximized_NQ_20990101-000000", "pipeline_NQ_copy", "pipeline_NQ_20990101-000000.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "ledger.json").write_text("{}")
-    assert newest_run(tmp_path, "NQ") is None
-    assert newest_run(tmp_path / "absent", None) is None
-
-
-# Set aside
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """The folder of a run with something of every kind."""
-    for name in (
-        "phase2/base/checkpoint-1/policy.safetensors", "phase3/advice.safetensors", "base.zip", "hybrid.zip",
-        "report.json",
-        "tensorboard/base/events.1", "tensorboard/rl_only/events.2", "tensorboard/hybrid/events.3", "metrics.jsonl",
-        "ledger.json", "run.log",
-    ):  # fmt: skip
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"of {name}")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("phase", "moved"),
-    [
-        ("phase2", {"base/checkpoint-1/policy.safetensors", "base.zip", "tensorboard/base/events.1"}),
-        (
-            "phase3",
-            {
-                "advice.safetensors",
-                "hybrid.zip",
-                "tensorboard/rl_only/events.2",
-                "tensorboard/hybrid/events.3",
-                "report.json",
-            },
-        ),
-    ],
-)
-def test_everything_a_phase_has_left_is_moved_and_nothing_else(run: Path, phase: str, moved: set[str]) -> None:
-    was = files(run)
-    aside = set_aside(run, phase)
-    assert aside == run / f"{phase}.before-1"
-    assert files(aside).keys() == moved | {"metrics.jsonl"}
-    assert sorted(files(run).values()) == sorted([*was.values(), b"of metrics.jsonl"]), "moved whole, the log copied"
-    assert not (run / phase).exists()
-
-
-def test_each_time_beside_what_was_set_aside_before(run: Path) -> None:
-    made = []
-    for number in range(1, 4):
-        (run / "phase2").mkdir(exist_ok=True)
-        (run / "phase2" / "number").write_text(str(number))
-        made.append(set_aside(run, "phase2"))
-    assert made == [run / f"phase2.before-{number}" for number in range(1, 4)]
-    assert [(run / f"phase2.before-{number}/number").read_text() for number in range(1, 4)] == ["1", "2", "3"]
-
-
-def test_what_stands_outside_of_its_folder_is_kept_even_where_that_is_not_there(run: Path) -> None:
-    """As under `checkpoint.enabled: false`."""
-    (run / "phase2/base/checkpoint-1/policy.safetensors").unlink()
-    for folder in ("phase2/base/checkpoint-1", "phase2/base", "phase2"):
-        (run / folder).rmdir()
-    aside = set_aside(run, "phase2")
-    assert aside is not None
-    assert (aside / "base.zip").read_text() == "of base.zip"
-
-
-def test_a_phase_that_has_left_nothing_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text("{}")
-    assert set_aside(tmp_path, "phase1") is None
-    assert set_aside(tmp_path, "phase2") is None
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
-def test_the_length_of_the_log(tmp_path: Path) -> None:
-    assert log_length(tmp_path) == 0
-    (tmp_path / "metrics.jsonl").write_bytes(b"12345")
-    assert log_length(tmp_path) == 5
+    assert newest_run(tmp_path, "pipeline", "NQ") is None
+    assert newest_run(tmp_path / "absent", "pipeline", None) is None

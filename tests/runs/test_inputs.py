@@ -1,19 +1,26 @@
-"""What a phase's result depends on: no key of the configuration is forgotten, no byte of the tables either."""
+"""What each task's result depends on: no key of the configuration is forgotten, no byte of the tables either."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from src.advisor.mock import MockAdvisor
 from src.agent.market import Market
 from src.agent.rollout_plan import plan_rollouts
 from src.configuration import Configuration
-from src.runs.inputs import base_inputs, data_inputs, hybrid_inputs, tables_fingerprint, weights_fingerprint
+from src.runs.hardware_maximized import MODE
+from src.runs.inputs import base_inputs, finetune_inputs, tables_fingerprint, weights_fingerprint
+from src.runs.plan import Plan
+from src.runs.tasks import Results, Task
+from src.testing_framework import TestingFramework
 from tests.small_runs import market
 from tests.tiny_runs import tiny_config
 
@@ -24,30 +31,44 @@ CHANGES_NO_RESULT = {
     ),
     "how long it may take, what it may use": (
         "phase1.", "phase2.", "phase3.", "hardware.memory_fraction", "hardware.optimize_memory", "llm.llm_threads",
-        "hardware.stuck_worker_s",
+        "hardware.stuck_worker_s", "hardware.workers",
     ),
-    "what a report concludes from the policies": ("evidence.",),
+    "which tasks there are, not what one makes": ("evidence.seeds", "evidence.walk_forward"),
+    "what a report concludes from what was made": ("evidence.trials_path",),
     "last bits only, and those are told": ("hardware.torch_threads", "hardware.learner"),
     "ways to the same result": ("hardware.vec_env", "performance.", "llm.cache_size"),
     "what counts is the plan they make": (
-        "training.production_timesteps", "training.timesteps", "training.timesteps_reduction", "training.finetune_frac",
-        "test_mode.quick_frac",
+        "training.timesteps", "training.timesteps_reduction", "training.finetune_frac", "test_mode.quick_frac",
     ),
     "what counts is the device it trains on": ("hardware.device",),
     "what counts are the bars and answers that are there": ("data.path", "llm.store_path", "llm.extend_advice"),
 }  # fmt: skip
 
 
-def of_config(changes: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The inputs of all three phases, `phase key`; plans and tables are the same whatever the configuration."""
-    config = tiny_config({"test_mode.mode": "pipeline", **(changes or {})})
-    plan = plan_rollouts(128, 4, 32)
-    phases = {
-        "phase1": data_inputs(config, market()),
-        "phase2": base_inputs(config, plan, "cpu", "tables"),
-        "phase3": hybrid_inputs(config, plan, "weights"),
-    }
-    return {f"{phase} {key}": value for phase, inputs in phases.items() for key, value in inputs.items()}
+class _Facts(dict[str, Any]):
+    """Of finished tasks: always the same, whatever they were made from."""
+
+    def __missing__(self, name: str) -> Any:
+        return f"{name} of {self['task']}"
+
+
+class _AllDone(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        return type("Done", (), {"facts": _Facts(task=name)})
+
+
+def tasks_of(changes: Mapping[str, Any] | None = None, of: Market | None = None) -> list[Task]:
+    """Every task of a run with two seeds and, where asked for, folds."""
+    config = tiny_config({"evidence.seeds": 2, **(changes or {})})
+    context = TestingFramework(config, Console(quiet=True))._context
+    context.market, context.advisor = of or market(), MockAdvisor()
+    return MODE.phases(Plan(context, context.trainer()), context)[0].tasks  # type: ignore[return-value]
+
+
+def inputs_of(changes: Mapping[str, Any] | None = None, of: Market | None = None) -> dict[str, Mapping[str, str]]:
+    """What each task reads, by its name, while whatever it needs left the same."""
+    done: Results = _AllDone()
+    return {task.name: task.inputs(done) for task in tasks_of(changes, of)}
 
 
 def keys_of(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -58,59 +79,119 @@ def keys_of(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def test_every_key_is_an_input_of_a_phase_or_known_to_change_no_result() -> None:
+def test_every_key_is_an_input_of_a_task_or_known_to_change_no_result() -> None:
     keys = keys_of(Configuration().to_dict())
-    inputs = {name.partition(" ")[2] for name in of_config()}
+    inputs = {key for of_task in inputs_of().values() for key in of_task}
+    inputs |= {"training.production_timesteps"}  # "production timesteps" of the task that measures them
     excused = tuple(prefix for prefixes in CHANGES_NO_RESULT.values() for prefix in prefixes)
     assert [key for key in keys if key not in inputs and not key.startswith(excused)] == []
     assert [key for key in keys if key in inputs and key.startswith(excused)] == []
     assert len(inputs & set(keys)) > 50
 
 
+BASES = ["members/seed-0/base", "members/seed-1/base"]
+HEARING = [f"members/seed-{seed}/{arm}" for seed in (0, 1) for arm in ("hybrid", "hybrid_placebo")]
+FINE_TUNED = sorted([*HEARING, *(f"members/seed-{seed}/rl_only" for seed in (0, 1))])
+PRODUCTION, LOOK_AHEAD, ADVICE, EVALUATION = (
+    f"tasks/{name}" for name in ("production", "look-ahead", "advice", "evaluation")
+)
+
+
+def both(name: str) -> list[str]:
+    return [f"tasks/seed-{seed}/{name}" for seed in (0, 1)]
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "phases"),
+    ("key", "value", "tasks"),
     [
-        ("data.train_frac", 0.5, ["phase1"]),
-        ("environment.trading_hours", "globex", ["phase1", "phase2"]),
-        ("environment.env_kwargs", {"reward": 2.0}, ["phase2"]),
-        ("training.gamma", 0.9, ["phase2"]),
-        ("training.policy_kwargs.net_arch.pi", [16], ["phase2"]),
-        ("test_mode.seed", 3, ["phase2"]),
-        ("training.finetune_learning_rate", 1e-5, ["phase3"]),
-        ("training.weight_ramp_rollouts", 9, ["phase3"]),
-        ("llm.llm_weight", 0.25, ["phase3"]),
-        ("fusion.risk.enable_risk_veto", False, ["phase3"]),
-        ("test_mode.quick", True, ["phase3"]),
+        ("data.train_frac", 0.5, [LOOK_AHEAD]),
+        ("environment.trading_hours", "globex", [*BASES, LOOK_AHEAD, PRODUCTION]),
+        ("environment.env_kwargs", {"reward": 2.0}, [*BASES, PRODUCTION]),
+        ("training.gamma", 0.9, [*BASES, PRODUCTION]),
+        ("training.policy_kwargs.net_arch.pi", [16], [*BASES, PRODUCTION]),
+        ("training.production_timesteps", 10**6, [PRODUCTION]),
+        ("training.finetune_learning_rate", 1e-5, FINE_TUNED),
+        ("training.weight_ramp_rollouts", 9, HEARING),
+        ("llm.llm_weight", 0.25, HEARING),
+        ("llm.model", "tiny", [ADVICE]),
+        ("fusion.risk.enable_risk_veto", False, [EVALUATION]),
+        ("evidence.pass_attempts", 300, ["tasks/seed-0/attempts"]),
+        ("evidence.stress_slippage_ticks", [0, 2], both("costs")),
+        ("evidence.late_decisions", 9, both("reliance")),
+        ("evidence.chart_sessions", 3, [EVALUATION]),
         ("phase2.timeout", 9.0, []),
         ("hardware.device", "auto", []),
         ("hardware.vec_env", "dummy", []),
-        ("training.timesteps", 256, []),
+        ("hardware.workers", 4, []),
+        ("training.timesteps", 128, []),
         ("checkpoint.interval_steps", 7, []),
+        ("test_mode.mode", "pipeline", []),
     ],
 )
-def test_another_value_is_another_input_of_the_phases_it_matters_to(key: str, value: Any, phases: list[str]) -> None:
-    was, now = of_config(), of_config({key: value})
-    differing = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
-    assert sorted({name.partition(" ")[0] for name in differing}) == phases
+def test_another_value_is_another_input_of_the_tasks_that_read_it_and_of_no_other(
+    key: str, value: Any, tasks: list[str]
+) -> None:
+    was, now = inputs_of(), inputs_of({key: value})
+    assert was.keys() == now.keys()
+    assert sorted(name for name in was if was[name] != now[name]) == sorted(tasks)
+
+
+def test_a_quick_run_asks_for_less_advice_and_simulates_no_attempts() -> None:
+    was, now = inputs_of(), inputs_of({"test_mode.quick": True, "training.timesteps": 128})
+    assert was.keys() - now.keys() == {"tasks/seed-0/attempts"}
+    assert [name for name in now if was[name] != now[name]] == [ADVICE]
+
+
+def test_a_task_reads_what_the_tasks_it_needs_have_left_and_of_its_own_seed_alone() -> None:
+    """Else it would be kept where one of them was done again."""
+    for task in tasks_of({"evidence.walk_forward": 1}):
+        read = " ".join(task.inputs(_AllDone()).values())
+        assert all(f" of {need}" in read for need in task.needs), task.name
+        if task.member is not None:
+            others = [f"seed-{1 - task.member.seed}", "fold-1" if task.member.fold == 0 else "members/seed-"]
+            assert not any(other in read for other in others), task.name
+    by_name = {task.name: task for task in tasks_of({"evidence.walk_forward": 1})}
+    assert by_name["members/seed-1/hybrid"].needs == ("members/seed-1/base", ADVICE)
+    assert by_name["members/seed-1/rl_only"].needs == ("members/seed-1/base",)
+    assert "members/fold-1/seed-0/hybrid" in by_name["tasks/fold-1/evaluation"].needs
+
+
+def test_another_seed_or_fewer_of_them_leave_what_the_others_made() -> None:
+    one, two = inputs_of({"evidence.seeds": 1}), inputs_of()
+    assert {name for name in one if one[name] != two[name]} == {EVALUATION}
+    moved = inputs_of({"test_mode.seed": 1, "evidence.seeds": 1})
+    assert all(moved[name] == two[name] for name in moved if "seed-1" in name and "attempts" not in name)
+
+
+def test_another_target_to_pass_is_another_input_of_the_attempts_alone() -> None:
+    """The account trades the same under it, but other attempts pass."""
+    rules = market().rules
+    was, now = (
+        inputs_of(),
+        inputs_of(of=replace(market(), rules=rules.model_copy(update={"profit_target_usd": Decimal(1)}))),
+    )
+    assert [name for name in was if was[name] != now[name]] == ["tasks/seed-0/attempts"]
+
+
+def test_other_tables_are_another_input_of_whatever_reads_them() -> None:
+    was, now = inputs_of(), inputs_of(of=replace(market(), params=touched(market().params)))
+    assert {name for name in was if was[name] == now[name]} == set(FINE_TUNED), "which read the weights of their base"
 
 
 def test_plan_device_tables_and_weights_are_inputs() -> None:
-    config = tiny_config({"test_mode.mode": "pipeline"})
+    config = tiny_config({})
     plans = [
         plan_rollouts(128, 4, 32),
         plan_rollouts(256, 4, 32),
         plan_rollouts(128, 4, 32, 16),
         plan_rollouts(128, 4, 64, 16),
     ]
-    base = [base_inputs(config, plan, "cpu", "a") for plan in plans]
-    base += [base_inputs(config, plans[0], "cuda", "a"), base_inputs(config, plans[0], "cpu", "b")]
-    hybrid = [hybrid_inputs(config, plan, "a") for plan in plans] + [hybrid_inputs(config, plans[0], "b")]
-    for inputs in (base, hybrid):
+    base = [base_inputs(config, plan, "cpu", 0, "a") for plan in plans]
+    base += [base_inputs(config, plans[0], *other) for other in (("cuda", 0, "a"), ("cpu", 0, "b"), ("cpu", 1, "a"))]
+    tuned = [finetune_inputs(config, plan, "a", "") for plan in plans]
+    tuned += [finetune_inputs(config, plans[0], *other) for other in (("b", ""), ("a", "advice"), ("a", "other"))]
+    for inputs in (base, tuned):
         assert len({tuple(sorted(each.items())) for each in inputs}) == len(inputs)
-
-
-def test_without_a_market_only_its_name_is_an_input_of_the_data() -> None:
-    assert data_inputs(tiny_config({"test_mode.mode": "pipeline"}), None) == {"test_mode.market": '"MNQ"'}
 
 
 def touched(array: np.ndarray) -> np.ndarray:

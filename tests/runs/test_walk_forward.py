@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from src.agent.market import Market
 from src.errors import BarDataError
 from src.report.schema import check_report
-from src.runs import walk_forward
+from src.runs import plan
 from src.runs.walk_forward import folds_of
 from tests.tiny_runs import Seen, bar_files, quick_calendar, tiny_config, whole_run
 
@@ -79,7 +79,7 @@ def test_too_many_folds_say_what_to_change() -> None:
 
 @pytest.fixture(scope="module")
 def asked() -> list[Market]:
-    """Markets whose training sessions advice was tabulated for, fold by fold."""
+    """Markets whose training sessions advice was tabulated for: the run's own, then fold by fold."""
     return []
 
 
@@ -88,7 +88,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory, asked: list[Market]) -> Ite
     """A run with two folds: what it left, and the lines of its log."""
     folder = tmp_path_factory.mktemp("folds")
     threads = torch.get_num_threads()
-    tabulate = walk_forward.tabulate_advice
+    tabulate = plan.tabulate_advice
 
     def noted(market: Market, *args: Any, **kwargs: Any) -> Any:
         asked.append(market)
@@ -101,7 +101,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory, asked: list[Market]) -> Ite
         "evidence.walk_forward": FOLDS,
     }
     with quick_calendar(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walk_forward, "tabulate_advice", noted)
+        patch.setattr(plan, "tabulate_advice", noted)
         seen = whole_run(tiny_config(changes))
     (run,) = (folder / "logs").iterdir()
     yield seen, [run, *map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())]
@@ -116,7 +116,7 @@ def test_every_fold_is_reported_with_what_it_trained_and_tested_on(
     check_report(report, "report.json")
     folds = report["walk_forward"]["folds"]
     assert [fold["fold"] for fold in folds] == [1, 2]
-    for fold, market in zip(folds, asked, strict=True):
+    for fold, market in zip(folds, asked[1:], strict=True):
         dates = market.tables.sessions.date
         assert fold["train"]["sessions"] == len(market.split.train)
         assert fold["train"]["last"] == str(dates[market.split.train[-1]]) < fold["test"]["first"]
@@ -132,14 +132,20 @@ def test_every_fold_is_reported_with_what_it_trained_and_tested_on(
 
 
 @pytest.mark.slow
-def test_folds_train_under_names_of_their_own(folded: tuple[Seen, list[Any]]) -> None:
+def test_folds_train_in_folders_of_their_own_and_their_rows_say_which(folded: tuple[Seen, list[Any]]) -> None:
     seen, (run, *rows) = folded
     trainings = ["base", "rl_only", "hybrid", "hybrid_placebo"]
-    names = [*trainings, *(f"fold{k}-{name}" for k in (1, 2) for name in trainings)]
-    assert list(dict.fromkeys(row["phase"] for row in rows)) == names
-    assert {path.name for path in (run / "tensorboard").iterdir()} == set(names)
-    assert [record["phase"] for record in seen["report"]["training"]] == trainings
+    members = [(training, fold) for fold in (0, 1, 2) for training in trainings]
+    assert list(dict.fromkeys((row["phase"], row["fold"]) for row in rows)) == members
+    of_fold = {fold: f"fold-{fold}/" if fold else "" for fold in (0, 1, 2)}
+    for root in ("members", "tensorboard"):
+        filled = {str(path.parent.relative_to(run / root)) for path in (run / root).rglob("*") if path.is_file()}
+        own = {f"{of_fold[fold]}seed-0/{training}" for training, fold in members}
+        assert {name.partition("/checkpoint-")[0] for name in filled} == own
+    assert {(record["phase"], record["fold"]) for record in seen["report"]["training"]} == set(members[:4])
     assert [curve["phase"] for curve in seen["report"]["learning"]["curves"]] == trainings
-    for k in (1, 2):
-        assert {f"fold{k}-base", f"fold{k}-evaluation"} <= seen["report"]["phase_times"].keys()
-    assert "Walk-forward" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Walk-forward" in page
+    for fold in (1, 2):
+        ledger = json.loads((run / "ledger.json").read_text(encoding="utf-8"))["tasks"]
+        assert ledger[f"tasks/fold-{fold}/evaluation"]["status"] == "done"

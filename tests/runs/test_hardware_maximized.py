@@ -52,9 +52,15 @@ class Ended:
     finetuned: list[Trained]
 
 
-def digest(model: Any) -> str:
+def rows_of(ended: Ended) -> list[dict[str, Any]]:
+    """Of the log, but for their speed."""
+    lines = (ended.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{**json.loads(line), "steps_per_s": 0} for line in lines]
+
+
+def digest(weights: Any) -> str:
     sha = hashlib.sha256()
-    for tensor in model.policy.state_dict().values():
+    for _, tensor in sorted(weights.items()):
         sha.update(tensor.numpy().tobytes())
     return sha.hexdigest()
 
@@ -62,26 +68,26 @@ def digest(model: Any) -> str:
 def run(folder: Path, bars: Path, **changes: Any) -> Ended:
     heard: list[AdviceTable | None] = []
     finetuned: list[Trained] = []
-    make_env, finetune = Trainer.make_env, Trainer.finetune
+    make_env, new_finetuned = Trainer.make_env, Trainer.new_finetuned
 
     def noted_env(trainer: Trainer, market: Any, table: Any = None) -> Any:
         heard.append(table)
         return make_env(trainer, market, table)
 
-    def noted_finetune(trainer: Trainer, base: Any, env: Any, plan: Any, callbacks: Any, settings: Any) -> Any:
+    def noted_finetune(trainer: Trainer, base: Any, env: Any, plan: Any, settings: Any) -> Any:
         finetuned.append(Trained(trainer.seed, heard[-1], settings, digest(base), plan.actual))
-        return finetune(trainer, base, env, plan, callbacks, settings)
+        return new_finetuned(trainer, base, env, plan, settings)
 
     own = {"data.path": str(bars), "test_mode.output_dir": str(folder), "evidence.trials_path": str(folder / "trials")}
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     framework = TestingFramework(tiny_config({**own, **dotted}), Console(file=io.StringIO(), width=1000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "make_env", noted_env)
-        patch.setattr(Trainer, "finetune", noted_finetune)
+        patch.setattr(Trainer, "new_finetuned", noted_finetune)
         framework.run_hardware_maximized_validation()
     assert framework.run_folder is not None
     report = json.loads((framework.run_folder / "report.json").read_text(encoding="utf-8"))
-    return Ended(framework.run_folder, report, framework._bench.console.file.getvalue(), finetuned)  # type: ignore[attr-defined]
+    return Ended(framework.run_folder, report, framework._context.console.file.getvalue(), finetuned)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +139,9 @@ def test_the_arms_of_a_run_are_its_seeds_averaged(both: Ended, alone: dict[int, 
 def test_a_seed_trains_and_logs_as_if_it_were_alone(both: Ended, alone: dict[int, Ended]) -> None:
     trained = [(record["phase"], record["seed"]) for record in both.report["training"]]
     assert trained == [(phase, seed) for seed in (3, 4) for phase in TRAININGS]
-    rows = [json.loads(line) for line in (both.folder / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(both)
     for seed, single in alone.items():
-        for own in map(json.loads, (single.folder / "metrics.jsonl").read_text().splitlines()):
-            name = own["phase"] if seed == 3 else f"{own['phase']}@4"
-            assert any({**row, "steps_per_s": 0} == {**own, "phase": name, "steps_per_s": 0} for row in rows)
+        assert [row for row in rows if row["seed"] == seed] == rows_of(single)
     curves = both.report["learning"]["curves"]
     assert [(curve["phase"], curve["seed"]) for curve in curves] == trained
     assert weights_in(both.folder / "hybrid.zip") == weights_in(alone[3].folder / "hybrid.zip")
