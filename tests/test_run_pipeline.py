@@ -386,7 +386,7 @@ def test_stopped_in_training_it_prints_the_command_that_goes_on_from_there(
     assert rest == [*options, "--auto-resume"]
     again = server.start(script, *rest, cwd=elsewhere)
     again.until(lambda: checkpoints(output)[-1] > kept)
-    assert f"accounts, resuming from {kept:,}" in in_one_line(again.out)
+    assert f"resuming from {kept:,}" in in_one_line(again.out)
     again.send(signum, to_group=to_group)
     finished = again.finish()
     assert finished.code == 3
