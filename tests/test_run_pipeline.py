@@ -299,7 +299,7 @@ def test_input_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--auto-resume", "--data", "OTHER"], [r"base of .* was started", "with other inputs: bars was [0-9a-f]+"]),
+        (["--auto-resume", "--data", "OTHER"], [r"base of .* was started", "with other inputs: tables was [0-9a-f]+"]),
         (["--auto-resume", "--data", "nowhere.csv"], ["nowhere.csv", "no such file"]),
         (["--auto-resume", "--data", "DEFECTIVE"], ["NQ_defective.csv", "row 4[0-9]", "high"]),
         (["--auto-resume", "--market", "NQX"], ["NQX", "Did you mean NQ"]),
@@ -386,7 +386,7 @@ def test_stopped_in_training_it_prints_the_command_that_goes_on_from_there(
     assert rest == [*options, "--auto-resume"]
     again = server.start(script, *rest, cwd=elsewhere)
     again.until(lambda: checkpoints(output)[-1] > kept)
-    assert f"accounts, resuming from {kept:,}" in in_one_line(again.out)
+    assert f"resuming from {kept:,}" in in_one_line(again.out)
     again.send(signum, to_group=to_group)
     finished = again.finish()
     assert finished.code == 3

@@ -56,7 +56,7 @@ def test_a_report_of_another_shape_fails(
     real = results.write_json
     monkeypatch.setattr(results, "write_json", lambda path, content: real(path, change(path, content)))
     with quick_calendar():
-        assert_failed(report(small_setting()), "does not match the schema", "The report is damaged")
+        assert_failed(report(small_setting()), "does not match the schema", "report.json is damaged")
 
 
 @pytest.mark.long
