@@ -26,6 +26,15 @@ class ConfigError(UserError):
     """A configuration file, key or value that cannot be used."""
 
 
+def memory_words(error: MemoryError) -> str:
+    """What to do where memory ran out."""
+    said = f" ({error})" if str(error) else ""
+    return (
+        f"Out of memory{said}. Free memory that other programs use, raise the limit (ulimit -v, the container's), or "
+        f"take fewer --vectorized-envs or a smaller --batch-size."
+    )
+
+
 class EnvironmentWorkerError(UserError):
     """An environment's worker process died; the text ends with the worker's own traceback."""
 

@@ -17,7 +17,15 @@ from rich.console import Console
 
 from src import __version__
 from src.console import LogHandler, PlainConsole, Stream, StreamError
-from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TARGET_MISSED, InterruptedRun, StopSignal, UserError
+from src.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_TARGET_MISSED,
+    InterruptedRun,
+    StopSignal,
+    UserError,
+    memory_words,
+)
 from src.plain_text import foreign, paragraph
 from src.suggestions import did_you_mean
 
@@ -155,12 +163,7 @@ def _code_of(work: Callable[[], int], console: Console, debug: list[bool]) -> in
     except MemoryError as error:
         if any(debug):
             console.print_exception()
-        said = f" ({error})" if str(error) else ""
-        print_paragraph(
-            f"error:{_NO_BREAK}Out of memory{said}. Free memory that other programs use, raise the limit (ulimit -v, "
-            f"the container's), or take fewer --vectorized-envs or a smaller --batch-size. --debug shows where it ran "
-            f"out."
-        )
+        print_paragraph(f"error:{_NO_BREAK}{memory_words(error)} --debug shows where it ran out.")
         return EXIT_TARGET_MISSED
     except BrokenPipeError:  # `| head`: nobody reads the rest
         Stream("stdout")._give_up()

@@ -210,14 +210,15 @@ def test_a_file_written_for_the_other_mode_is_refused(written: Any) -> None:
     assert "'pipeline'" in message
 
 
-@pytest.mark.parametrize(("key", "value", "only"), [("seeds", 2, 1), ("walk_forward", 3, 0)])
-def test_the_pipeline_trains_one_seed_on_one_split(written: Any, key: str, value: int, only: int) -> None:
-    path = written(f"test_mode: {{mode: pipeline}}\nevidence: {{{key}: {value}}}\n")
+def test_the_pipeline_trains_on_one_split_and_as_many_seeds_as_asked(written: Any) -> None:
+    path = written("test_mode: {mode: pipeline}\nevidence: {walk_forward: 3}\n")
     message = message_of(TestConfig.from_file, path)
-    assert f"mine.yaml: evidence.{key} is {value}, but the pipeline trains one seed on one split" in message
-    assert f"set it to {only}" in message
-    assert f"option {key} (evidence.{key}) is {value}" in message_of(create_test_config, "pipeline", **{key: value})
-    assert create_test_config("hardware_maximized", **{key: value}).evidence.model_dump()[key] == value
+    assert "mine.yaml: evidence.walk_forward is 3, but the pipeline trains on one split: set it to 0" in message
+    said = message_of(create_test_config, "pipeline", walk_forward=3)
+    assert "option walk_forward (evidence.walk_forward) is 3" in said
+    assert create_test_config("hardware_maximized", walk_forward=3).evidence.walk_forward == 3
+    assert create_test_config("pipeline").evidence.seeds == 1
+    assert create_test_config("pipeline", seeds=2).evidence.seeds == 2
 
 
 def test_a_quick_run_trains_one_seed_unless_told_otherwise(written: Any) -> None:

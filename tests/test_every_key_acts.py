@@ -28,9 +28,10 @@ from src.agent.training import build_base, resolve_device
 from src.configuration import flat_paths
 from src.numba_cache import PROJECT_CACHE
 from src.report.facts import judge_targets
-from src.runs import resources
+from src.runs import executors, resources
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets
+from src.runs.tasks import Task
 from src.testing_framework import TestConfig
 from tests.tiny_runs import (
     LEFT_OUT,
@@ -116,6 +117,21 @@ def workers(config: TestConfig) -> Seen:
         )
         trainer.make_env(None)
     return asked
+
+
+def worker_processes(config: TestConfig) -> Seen:
+    """A run, how many worker processes it starts, and how many there are at once."""
+    at_once: list[int] = []
+    start = executors.Cores.start
+
+    def counted(cores: executors.Cores, task: Task, job: Any) -> None:
+        start(cores, task, job)
+        at_once.append(len(cores.running))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors.Cores, "start", counted)
+        seen = whole_run(config)
+    return {**seen, "started": len(at_once), "at_once": max(at_once, default=0)}
 
 
 def judged(config: TestConfig) -> Seen:
@@ -339,6 +355,9 @@ CASES: Mapping[str, Case] = {
     "hardware.mixed_precision": Case(True, ("bf16_update",), ("device",), CUDA, on_cuda),
     "hardware.optimize_memory": Case(True, ("report.memory_released_mb",), (*RESULTS, *TRAINED)),
     "hardware.torch_threads": Case(2, ("threads",), UNTRAINED),
+    "hardware.workers": Case(
+        2, ("started", "at_once", "report.run.workers"), (*RESULTS, *TRAINED), {"hardware.workers": 1}, worker_processes
+    ),
     "hardware.learner": Case(
         "stock", ("report.training.0.learner", "report.training.0.why_learner", "weights.base"), UNTRAINED
     ),
@@ -465,11 +484,11 @@ CASES: Mapping[str, Case] = {
     "data.synthetic_interval_min": bars(12, "report.data.bars", base=SYNTHETIC),
     # evidence
     "evidence.seeds": Case(
-        2, ("report.seeds", "report.arms.hybrid", "steps.4", "metrics.base@1"), (*BASE, "report.arms.flat")
+        2, ("report.seeds", "report.arms.hybrid", "steps.4", "metrics.base, seed 1"), (*BASE, "report.arms.flat")
     ),
     "evidence.walk_forward": Case(
         1,
-        ("report.walk_forward", "metrics.fold1-base", "report.look_ahead"),
+        ("report.walk_forward", "metrics.base, fold 1", "report.look_ahead"),
         (*(path for path in RESULTS if path != "report.look_ahead"), *BASE, "report.fusion"),
     ),
     "evidence.pass_budget_s": attempts(

@@ -8,7 +8,6 @@ import json
 import re
 import zipfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,8 @@ from src.errors import BarDataError, InterruptedRun
 from src.evaluation.leak_words import FEATURES
 from src.evaluation.look_ahead import LeakCheck
 from src.market.split import ids_of
-from src.runs import results, validation
+from src.runs import plan
+from src.runs import run as runs
 from src.testing_framework import TestConfig, TestingFramework
 from tests.golden_forms import golden, key_paths
 from tests.planted import plant_method
@@ -57,7 +57,7 @@ def test_a_run_writes_everything_into_its_folder() -> None:
     assert names == {
         "config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "tensorboard", "report.json", "report.html",
         "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
-        "hybrid.policy.safetensors", "manifest.json",
+        "hybrid.policy.safetensors", "manifest.json", "ledger.json", "members", "tasks",
     }  # fmt: skip
     assert json.loads((run.folder / "report.json").read_text()) == run.written
 
@@ -93,7 +93,7 @@ def test_training_was_logged_phase_by_phase() -> None:
         own = [record for record in records if record["phase"] == phase]
         assert own[-1]["num_timesteps"] == timesteps
         assert own[-1]["fraction_done"] == 1.0
-        scalars = EventAccumulator(str(run.folder / "tensorboard" / phase)).Reload()
+        scalars = EventAccumulator(str(run.folder / "tensorboard" / "seed-0" / phase)).Reload()
         assert [event.step for event in scalars.Scalars("run/mean_reward")] == [r["num_timesteps"] for r in own]
     assert len(records) == run.report["log_writes"]
 
@@ -175,7 +175,7 @@ def test_without_its_shortcuts_a_run_counts_other_things() -> None:
     assert "cached_llm_features is false" in unassisted["targets"]["cache_hit_rate"]["reason"]
     assert unassisted["log_writes"] > plain["log_writes"]
     assert (plain["env_pool"]["built"], plain["env_pool"]["temporary"]) == (7, 0)
-    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 20)
+    assert (unassisted["env_pool"]["built"], unassisted["env_pool"]["temporary"]) == (0, 16)
     assert (plain["fusion"]["loop"], unassisted["fusion"]["loop"]) == ("compiled", "sequential")
     assert plain["fusion"]["total"] == unassisted["fusion"]["total"] > 0
 
@@ -190,7 +190,7 @@ def test_no_worker_outlives_its_run() -> None:
 
 def test_the_advice_in_the_report_is_the_table_an_advisor_gives() -> None:
     run = finished("plain")
-    market = run.framework._bench.market
+    market = run.framework._context.market
     assert market is not None
     table = tabulate_advice(market, MockAdvisor(), LLMSettings(model="mock"))[0]
     assert run.report["advice"]["sha256"] == table.sha256
@@ -199,7 +199,7 @@ def test_the_advice_in_the_report_is_the_table_an_advisor_gives() -> None:
 
 def test_another_seed_is_another_run_and_a_leak_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leak = LeakCheck(FEATURES, 1, "window of bar 7 changes with bars after 9")
-    monkeypatch.setattr(results, "checks_of", lambda *_: {FEATURES: lambda: leak})
+    monkeypatch.setattr(plan, "checks_of", lambda *_: {FEATURES: lambda: leak})
     run = run_small(tmp_path, seed=1)
     assert not same_bits(weights_of(run.folder / "base.zip"), weights_of(finished("plain").folder / "base.zip"))
     assert run.report["arms"] != finished("plain").report["arms"]
@@ -228,14 +228,14 @@ def test_a_run_that_trains_in_sealed_sessions_says_so_and_fails(
     assert run.report["overall"]["judgement"].endswith("training used validation or sealed sessions.")
 
 
-@pytest.mark.parametrize(("module", "where"), [(results, "checks_of"), (validation, "print_summary")])
+@pytest.mark.parametrize("where", ["evaluation_task", "print_summary"])
 def test_stopped_after_its_folder_was_made_a_run_says_what_was_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, where, stop)
+    monkeypatch.setattr(runs if where == "print_summary" else plan, where, stop)
     framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
     with pytest.raises(InterruptedRun, match="kept in") as stopped:
         framework.run_hardware_maximized_validation()
@@ -256,7 +256,7 @@ def test_environments_are_closed_however_a_phase_ends(tmp_path: Path, monkeypatc
         closed.append(type(env).__name__)
 
     monkeypatch.setattr("src.trading.vec_env.BatchedTradingVecEnv.close", close)
-    monkeypatch.setattr(validation, "estimate_production", lambda *_: 1 / 0)
+    monkeypatch.setattr(plan, "estimate_production", lambda *_: 1 / 0)
     framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
     with pytest.raises(ZeroDivisionError):
         framework.run_hardware_maximized_validation()

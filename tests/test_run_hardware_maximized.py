@@ -285,7 +285,7 @@ def test_a_worker_that_dies_shows_its_own_traceback(server: CommandServer, elsew
 
 
 def in_the_middle_of_training(output: Path) -> bool:
-    return any(path.stat().st_size for path in output.glob("*/metrics.jsonl"))
+    return any(path.stat().st_size for path in output.glob("*/members/seed-0/base/metrics.jsonl"))
 
 
 @pytest.mark.slow

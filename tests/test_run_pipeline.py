@@ -39,6 +39,7 @@ monitoring: {log_interval: 5, tensorboard: false}
 evidence: {stress_slippage_ticks: [0], chart_sessions: 0, pass_attempts: 200, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
+LOCKS = (".run.lock", ".run.holder")
 LONG = "10000000"
 """Timesteps of a run that is to be stopped."""
 
@@ -100,7 +101,7 @@ def only_run(output: Path) -> Path:
 
 def checkpoints(output: Path, training: str = "base") -> list[int]:
     """Steps of a training's checkpoints."""
-    found = output.glob(f"*/phase?/{training}/checkpoint-*")
+    found = output.glob(f"*/members/seed-0/{training}/checkpoint-*")
     return sorted(int(path.name.removeprefix("checkpoint-")) for path in found)
 
 
@@ -111,7 +112,7 @@ def phase_of(output: Path, name: str) -> dict[str, Any]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of the runs there."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != ".pipeline.lock"}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in LOCKS}
 
 
 def in_one_line(text: str) -> str:
@@ -153,7 +154,7 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "report.html",
         "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
-        "hybrid.policy.safetensors", "manifest.json", "phase2", "phase3",
+        "hybrid.policy.safetensors", "manifest.json", "members", "tasks",
     }  # fmt: skip
     assert "ended early" not in (folder / "run.log").read_text()
 
@@ -219,9 +220,12 @@ def test_a_phase_is_begun_anew_with_the_settings_of_the_run_before(
     assert f"Settingsarethoseof{tmp_path / 'logs'}" in "".join(finished.out.split())  # long paths wrap
     assert "training.timesteps 256" in said
     assert "phase2 (base training) is done" in said
-    assert "what phase3 had made is kept in" in said
-    assert "hybrid: 128 timesteps" in said
-    assert (only_run(tmp_path / "logs") / "phase3.before-1" / "report.json").exists()
+    assert "what hybrid had made is kept in" in said
+    assert "hybrid: fine-tuning from base weights, 128 timesteps" in said
+    run = only_run(tmp_path / "logs")
+    for name in ("tasks/advice", "members/seed-0/rl_only", "members/seed-0/hybrid", "tasks/evaluation"):
+        assert (run / f"{name}.before-1" / "task.json").exists(), name
+    assert not list(run.glob("members/seed-0/base.before-*"))
     assert results_of(tmp_path) == before
 
 
@@ -237,7 +241,8 @@ def test_a_language_model_named_on_the_command_line_advises(
     assert "advice: tiny on the training sessions' situations" in finished.out
     advice = json.loads((only_run(tmp_path / "logs") / "report.json").read_text())["advice"]
     assert (advice["advisor"], advice["tabulation"]["asked_now"], advice["situations_asked"]) == ("tiny", 16, 16)
-    assert phase_of(tmp_path / "logs", "phase3")["parts"]["advice"]["facts"]["sha256"] == advice["sha256"]
+    kept = json.loads((only_run(tmp_path / "logs") / "tasks/advice/task.json").read_text())["facts"]
+    assert kept["sha256"] == advice["sha256"]
 
 
 def test_help_names_its_options_and_imports_nothing_heavy() -> None:
@@ -294,11 +299,11 @@ def test_input_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--auto-resume", "--data", "OTHER"], [r"phase2 \(base training\)", "with other inputs: bars was [0-9a-f]+"]),
+        (["--auto-resume", "--data", "OTHER"], [r"base of .* was started", "with other inputs: bars was [0-9a-f]+"]),
         (["--auto-resume", "--data", "nowhere.csv"], ["nowhere.csv", "no such file"]),
         (["--auto-resume", "--data", "DEFECTIVE"], ["NQ_defective.csv", "row 4[0-9]", "high"]),
         (["--auto-resume", "--market", "NQX"], ["NQX", "Did you mean NQ"]),
-        (["--auto-resume", "--seed", "7"], [r"phase2 \(base training\)", "test_mode.seed was 0, is 7"]),
+        (["--auto-resume", "--seed", "7"], [r"base of .* was started", "test_mode.seed was 0, is 7"]),
         (["--auto-resume", "--timesteps", "64"], ["timesteps was 10000000, is 64"]),
         (["--auto-resume", "--config", "typo.yaml"], ["typo.yaml", "did you mean 'interval_steps'"]),
         (["--start-phase", "3"], ["Phase 3 needs phase 2", "which is interrupted"]),
@@ -374,7 +379,7 @@ def test_stopped_in_training_it_prints_the_command_that_goes_on_from_there(
     assert_stopped(run, finished, processes)
     kept = checkpoints(output)[-1]
     assert phase_of(output, "phase2")["status"] == "interrupted"
-    assert phase_of(output, "phase2")["timesteps"] == {"base": kept}
+    assert phase_of(output, "phase2")["timesteps"] == {"base, seed 0": kept}
     assert in_one_line(str(only_run(output))) in in_one_line(finished.err)
     script, *rest = command_in(finished.err)
     assert script == str(ROOT / SCRIPT)
@@ -440,6 +445,7 @@ def killed(
     settings = (elsewhere / "small.yaml").read_text()
     settings = settings.replace("llm: {", "llm: {model: tiny, tabulation_budget_s: 600, ")
     settings = settings.replace("interval_steps: 64", "interval_steps: 256")
+    settings = settings.replace("pipeline: {", "pipeline: {max_retries_per_phase: 20, ")
 
     def start(options: Sequence[str], cwd: Path) -> kills.Process:
         return server.start(SCRIPT, *options, cwd=cwd)
@@ -449,12 +455,7 @@ def killed(
         if outcome.differences or (outcome.went_on and outcome.kills.keys() == kills.SHARES.keys()):
             break
         more = kill_and_compare(start, folder / f"again-{seed}", 4, seed=seed, settings=settings, timesteps=1024)
-        outcome = kills.Outcome(
-            {kind: outcome.kills.get(kind, 0) + more.kills.get(kind, 0) for kind in outcome.kills | more.kills},
-            outcome.went_on + more.went_on,
-            outcome.finished_runs + more.finished_runs,
-            more.differences,
-        )
+        outcome.add(more)
     return outcome, folder / "whole"
 
 
@@ -468,9 +469,10 @@ def test_killed_at_any_instant_and_gone_on_with_it_ends_as_a_run_left_alone(kill
     assert outcome.finished_runs >= 1
     compared = results_of(whole)
     for part in (
-        "base.zip policy.pth", "hybrid.zip policy.pth", "base checkpoint-000000001024 optimizer.safetensors",
-        "hybrid checkpoint-000000000512 environment.safetensors", "metrics row 0", "report arms", "report advice",
-        "report fusion",
+        "base.zip policy.pth", "hybrid.zip policy.pth",
+        "members/seed-0/base/checkpoint-000000001024 optimizer.safetensors",
+        "members/seed-0/hybrid/checkpoint-000000000512 environment.safetensors",
+        "metrics row 0", "report arms", "report advice", "report fusion",
     ):  # fmt: skip
         assert part in compared
 
@@ -530,11 +532,11 @@ def another_time(run: Path) -> None:
 
 
 def one_bit_of_a_weight(run: Path) -> None:
-    flip_last_bit(max(run.glob("phase2/base/checkpoint-*")) / "policy.safetensors")
+    flip_last_bit(max(run.glob("members/seed-0/base/checkpoint-*")) / "policy.safetensors")
 
 
 def one_bit_of_adam(run: Path) -> None:
-    flip_last_bit(max(run.glob("phase3/hybrid/checkpoint-*")) / "optimizer.safetensors")
+    flip_last_bit(max(run.glob("members/seed-0/hybrid/checkpoint-*")) / "optimizer.safetensors")
 
 
 def another_models_export(run: Path) -> None:
@@ -554,7 +556,7 @@ def a_row_twice(run: Path) -> None:
 
 
 def a_checkpoint_less(run: Path) -> None:
-    shutil.rmtree(max(run.glob("phase3/rl_only/checkpoint-*")))
+    shutil.rmtree(max(run.glob("members/seed-0/rl_only/checkpoint-*")))
 
 
 def a_dollar_of_an_arm(run: Path) -> None:
@@ -580,12 +582,12 @@ def flip_last_bit(path: Path) -> None:
     [
         (nothing, []),
         (another_time, []),
-        (one_bit_of_a_weight, ["base checkpoint-000000001024 policy.safetensors"]),
-        (one_bit_of_adam, ["hybrid checkpoint-000000000512 optimizer.safetensors"]),
+        (one_bit_of_a_weight, ["members/seed-0/base/checkpoint-000000001024 policy.safetensors"]),
+        (one_bit_of_adam, ["members/seed-0/hybrid/checkpoint-000000000512 optimizer.safetensors"]),
         (another_models_export, [f"hybrid.zip {name}" for name in ("data", "policy.optimizer.pth", "policy.pth")]),
         (a_reward_in_the_log, ["metrics row 3"]),
         (a_row_twice, ["metrics row [0-9]+"]),
-        (a_checkpoint_less, ["rl_only checkpoint-000000000(256|512) [a-z]+.safetensors"] * 8),
+        (a_checkpoint_less, ["members/seed-0/rl_only/checkpoint-000000000(256|512) [a-z]+.safetensors"] * 8),
         (a_dollar_of_an_arm, ["report arms"]),
     ],
 )
@@ -602,17 +604,19 @@ def test_the_comparison_sees_what_differs(
 def test_the_command_prints_the_kills_and_what_differs(
     killed: tuple[kills.Outcome, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kills, "_Started", Played(killed[1], nothing))
-    assert kills.main(["--kills", "1"]) == 0
+    def play(leave: Callable[[Path], None], code: int = 0) -> int:
+        played = Played(killed[1], leave, code)
+        monkeypatch.setattr(kills, "_Started", lambda script, options, cwd: played(options, cwd))
+        return kills.main(["--kills", "1", "--mode", "pipeline"])
+
+    assert play(nothing) == 0
     said = in_one_line(capsys.readouterr().out)
-    assert "kill 1: any instant" in said
+    assert "kill 1: any instant, process group" in said
     assert said.endswith(
-        "1 kills (1 any instant), 1 runs finished after 0 of the kills "
+        "1 kills (1 any instant) 1 kills (1 process group) 1 runs finished after 0 of the kills "
         "a training resumed from a checkpoint nothing differs"
     )
-    monkeypatch.setattr(kills, "_Started", Played(killed[1], a_dollar_of_an_arm))
-    assert kills.main(["--kills", "1"]) == 1
+    assert play(a_dollar_of_an_arm) == 1
     assert in_one_line(capsys.readouterr().out).endswith("differs: killed-1: report arms 1 differences")
-    monkeypatch.setattr(kills, "_Started", Played(killed[1], nothing, code=2))
-    assert kills.main(["--kills", "1"]) == 1
+    assert play(nothing, code=2) == 1
     assert "differs: killed-1 ended with exit code 2" in in_one_line(capsys.readouterr().out)

@@ -193,10 +193,10 @@ def _once(check: Callable[..., LeakCheck]) -> Callable[..., LeakCheck]:
 
 
 def whole_run(config: TestConfig) -> Seen:
-    """Everything a run leaves behind: its report, metrics by phase, digests of the exported weights, and files; a
-    pipeline its ledger and the names of its checkpoints as well.
+    """Everything a run leaves behind: its report, metrics by training, digests of the exported weights, files, the
+    phases of its ledger and the names of its first seed's checkpoints.
 
-    A run that a UserError ended leaves `outcome`, the error's text; a pipeline also what does not need its end.
+    A run that a UserError ended leaves `outcome`, the error's text, and what does not need its end.
     """
     framework = TestingFramework(config, Console(quiet=True))
     outcome = ""
@@ -210,16 +210,16 @@ def whole_run(config: TestConfig) -> Seen:
     folder = framework.run_folder
     seen = {"outcome": outcome, "threads": torch.get_num_threads()}
     if folder is not None and (folder / "ledger.json").exists():
-        seen |= _pipeline_left(folder)
+        seen |= _left_under_way(folder)
     if not outcome:
         assert folder is not None
         seen |= _left(folder)
     return seen
 
 
-def _pipeline_left(folder: Path) -> Seen:
+def _left_under_way(folder: Path) -> Seen:
     by_training: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("phase?/*/checkpoint-*")):
+    for path in sorted(folder.glob("members/seed-0/*/checkpoint-*")):
         by_training.setdefault(path.parent.name, []).append(path.name)
     ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     return {"ledger": ledger["phases"], "checkpoints": by_training}
@@ -263,13 +263,18 @@ def at(seen: Seen, path: str) -> Any:
 
 
 def _metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records by phase, without the one figure that is a speed."""
-    phases: dict[str, list[dict[str, Any]]] = {}
+    """The records by training: "base" of the first seed, "base, seed 1" of the next, "base, fold 1" of a fold; without
+    the one figure that is a speed."""
+    trainings: dict[str, list[dict[str, Any]]] = {}
+    first = None
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         del record["steps_per_s"]
-        phases.setdefault(record["phase"], []).append(record)
-    return phases
+        first = record["seed"] if first is None else first
+        seed = f", seed {record['seed']}" if record["seed"] != first else ""
+        fold = f", fold {record['fold']}" if record["fold"] else ""
+        trainings.setdefault(f"{record['phase']}{seed}{fold}", []).append(record)
+    return trainings
 
 
 def weights_in(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.settings import LLMSettings
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.market import Market
+from src.agent.members import Training
 from src.agent.own_cache import CountingCache, share_cache
 from src.agent.policy import Weights
 from src.agent.ppo import TimedMaskablePPO, global_generators_kept
@@ -66,7 +67,7 @@ class Trainer:
     ) -> tuple[TimedMaskablePPO, TrainingRecord]:
         """Phase 2: a new policy, trained."""
         model = self.new_base(env, plan)
-        return model, train(model, plan, "base", callbacks)
+        return model, train(model, plan, Training.BASE, callbacks)
 
     def new_finetuned(
         self, base: MaskableActorCriticPolicy | Weights, env: VecEnv, plan: RolloutPlan, llm: LLMSettings | None
@@ -105,7 +106,7 @@ class Trainer:
     ) -> tuple[TimedMaskablePPO, TrainingRecord]:
         """Phase 3 from base weights, trained."""
         model, own = self.new_finetuned(base.policy, env, plan, llm)
-        return model, train(model, plan, "rl_only" if llm is None else "hybrid", [*callbacks, *own])
+        return model, train(model, plan, Training.RL_ONLY if llm is None else Training.HYBRID, [*callbacks, *own])
 
 
 def supports_advice(env: VecEnv) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from src.agent.checkpoints import CheckpointStore, Snapshot
 from src.agent.market import Market
+from src.agent.members import Training
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.settings import HardwareSettings, TrainingSettings
 from src.agent.trainer import Trainer
@@ -93,7 +94,7 @@ def _drawn_by_training(setting: Setting, market: Market) -> LeakCheck:
         drawn = drawn_sessions(env, market)
     assert drawn is not None
     return LeakCheck(
-        SEALED, drawn.episodes, check_drawn(market, [{"phase": "base", "sessions_drawn": drawn.to_dict()}])
+        SEALED, drawn.episodes, check_drawn(market, [{"phase": Training.BASE, "sessions_drawn": drawn.to_dict()}])
     )
 
 
@@ -148,7 +149,7 @@ def _trained(
             model.after_update = keep
         else:
             out += restore(model, callbacks, start)
-        train(model, plan, "base", callbacks, resumed=start is not None)
+        train(model, plan, Training.BASE, callbacks, resumed=start is not None)
         ended = capture(model, callbacks)
     found = {
         f"{part} {name}": value.numpy().tobytes()

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.agent.members import ArmName
 from src.evaluation.arms import AdviceUse, Arm
 from src.evaluation.playing import ArmResult
 from src.evaluation.summaries import arm_summary
 
-WITHOUT_SEEDS = ("flat", "advisor_only")
+WITHOUT_SEEDS = (ArmName.FLAT, ArmName.ADVISOR_ONLY)
 """Arms without randomness or training: one result serves every seed."""
 _KINDS = {"NDArray[np.float64]": np.float64, "NDArray[np.int64]": np.int64, "NDArray[np.bool_]": np.bool_}
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from src.console import PROGRESS, live_on, uncut
 from src.plain_text import paragraph
+from src.wording import clock_time
 
 logger = logging.getLogger(PROGRESS)
 
@@ -109,10 +110,12 @@ class RunDisplay:
         hit_rate = self._cache_hit_rate()
         done = self._planned - len(self._left)
         first = _progress(self._record, self._seconds_left())
+        if first and self._is_of_another:
+            first = f"{self._title(_member(self._record))}: {first}"
         if len(self._trainings) > 1:
             first = f"{done} of {self._planned} trainings done"
             if (left := self._total_left()) is not None:
-                first += f", total ETA {_duration(left)}"
+                first += f", total ETA {clock_time(left)}"
         parts = [
             first,
             _given(reading.get("tree_cpu_percent"), lambda v: f"CPU {v:.0f}%"),
@@ -123,13 +126,20 @@ class RunDisplay:
         return ", ".join(part for part in parts if part)
 
     def _seconds_left(self) -> float | None:
-        """Of what was begun last, where it is one thing."""
+        """Of what was begun last."""
+        if self._is_of_another:
+            return None
         if "seconds_left" in self._record:
             return self._record["seconds_left"]
         done = self._record.get("fraction_done")
         if not done:
             return None
         return (time.monotonic() - self._phase_began) * (1.0 - done) / done
+
+    @property
+    def _is_of_another(self) -> bool:
+        """Whether the newest record is of a training that something else was begun after, next to it."""
+        return "seed" in self._record and self._title(_member(self._record)) != self._phase
 
     def _total_left(self) -> float | None:
         """Seconds until the last planned training is over, at the speed of those under way."""
@@ -144,7 +154,7 @@ class RunDisplay:
         return self._titles.get(member, str(member[0]))
 
     def _clock(self) -> str:
-        return _duration(time.monotonic() - self._run_began)
+        return clock_time(time.monotonic() - self._run_began)
 
     def _panel(self) -> Table:
         table = Table.grid(padding=(0, 1))
@@ -172,7 +182,7 @@ def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> s
         _given(record.get("fraction_done"), lambda v: f"{v:.0%}"),
         _given(record.get("steps_per_s"), lambda v: f"{v:,.0f} steps/s"),
         _given(record.get("advices_per_s"), lambda v: f"{v:.1f} advices/s"),
-        _given(seconds_left, lambda v: f"ETA {_duration(v)}"),
+        _given(seconds_left, lambda v: f"ETA {clock_time(v)}"),
         _given(record.get("mean_episode_reward"), lambda v: f"reward {v:+.2f}"),
     ]
     return ", ".join(part for part in parts if part)
@@ -180,9 +190,3 @@ def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> s
 
 def _given(value: Any, show: Callable[[Any], str]) -> str:
     return "" if value is None else show(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

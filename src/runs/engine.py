@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied
-from src.files import NO_SPACE
+from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied, memory_words
+from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
 from src.runs.executors import Cores, Event
-from src.runs.ledger import Ledger, PhaseEntry, Status, TaskEntry, differences
+from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
 from src.runs.member_work import gather_rows
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 from src.runs.tasks import Done, Found, Task, find_task, finish_task
@@ -37,9 +37,9 @@ class TaskFailedForGood(UserError):
 
     exit_code = 1
 
-    def __init__(self, task: Task, tries: int, error: BaseException) -> None:
-        super().__init__(f"{task.title} failed {tries} times. Last failure: {error}")
-        self.error = error
+    def __init__(self, text: str, error: BaseException | None = None) -> None:
+        super().__init__(text)
+        self.last_failure = "" if error is None else _words(error)
 
 
 class Engine:
@@ -55,6 +55,10 @@ class Engine:
         self._root = ledger.path.parent
         self.results: dict[str, Done] = {}
         self.all_tasks: Sequence[Task] = ()
+        self._left: dict[str, Done] = {}
+        """Of tasks that failed for good: what others can do with."""
+        self._partial = False
+        self._failed_for_good: list[TaskFailedForGood] = []
 
     @property
     def workers(self) -> int:
@@ -85,7 +89,7 @@ class Engine:
         """Whether a task need not be done: it is finished with the inputs of now, and whole. Then it is a result."""
         if task.name in self.results:
             return True
-        if any(need not in self.results for need in task.needs):
+        if not self._has_needs(task):
             return False
         found = self.found(task)
         if found.done is not None and not self._changed(task, found.inputs):
@@ -98,7 +102,7 @@ class Engine:
         behind a changed one are not among them: what they will read is not known yet."""
         changed = {}
         for task in tasks:
-            if self.take(task) or any(need not in self.results for need in task.needs):
+            if self.take(task) or not self._has_needs(task):
                 continue
             entry = self._ledger.tasks.get(task.name)
             recorded = self.found(task).inputs or (entry.inputs if entry is not None else {})
@@ -106,17 +110,35 @@ class Engine:
                 changed[task.name] = words
         return changed
 
-    def under_way(self, tasks: Sequence[Task]) -> list[Task]:
-        """The tasks that were begun and are not finished, and have something to lose."""
-        entries = self._ledger.tasks
-        return [
-            task
-            for task in tasks
-            if task.member is not None and task.name in entries and entries[task.name].status not in ("pending", "done")
-        ]
+    def under_way_but_changed(self, changed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Titles of the trainings that were begun and not finished, and whose inputs, or those of a task they build on,
+        are among the `changed` ones; of each the name of that task. A member of another first seed is one, too."""
+        under_way = {name for name, of in self._ledger.tasks.items() if of.status not in ("pending", "done")}
+        origins: dict[str, str] = {}
+        for task in self.all_tasks:  # a task comes behind those it needs
+            origin = next((name for name in (*task.needs, task.name) if name in origins or name in changed), None)
+            if origin is not None:
+                origins[task.name] = origins.get(origin, origin)
+        found = {
+            task.title: origins[task.name]
+            for task in self.all_tasks
+            if task.member is not None and task.name in under_way & origins.keys()
+        }
+        of_seed = next(
+            (name for name, words in changed.items() if any(text.startswith("test_mode.seed ") for text in words)), None
+        )
+        others = sorted(name for name in under_way - {task.name for task in self.all_tasks} if "members/" in name)
+        return found if of_seed is None else found | dict.fromkeys(others, of_seed)
 
     def _changed(self, task: Task, recorded: Mapping[str, str]) -> list[str]:
-        return differences(recorded, task.inputs(self.results)) if recorded else []
+        return differences(recorded, task.inputs(self._at_hand)) if recorded else []
+
+    @property
+    def _at_hand(self) -> dict[str, Done]:
+        return {**self._left, **self.results}
+
+    def _has_needs(self, task: Task) -> bool:
+        return all(need in self.results or need in self._left for need in task.needs)
 
     def forget(self, task: Task) -> None:
         """Begin a task again; what it had made is kept in a folder next to its own."""
@@ -126,14 +148,24 @@ class Engine:
         if folder.is_dir():
             aside = next(p for n in itertools.count(1) if not (p := Path(f"{folder}.before-{n}")).exists())
             folder.rename(aside)
+            for kept in aside.glob(f"{folder.name}.*"):  # copies a user would take for those of now
+                if (copy := self._root / kept.name).is_file() and read_regular(copy) == read_regular(kept):
+                    copy.unlink()
+                    self._ledger.files.pop(kept.name, None)
             self._say(f"what {task.title} had made is kept in {aside}")
 
     # Doing
 
-    def run(self, tasks: Sequence[Task], entry: PhaseEntry, deadline: Deadline, tries: int) -> None:
+    def run(
+        self, tasks: Sequence[Task], entry: PhaseEntry, deadline: Deadline, tries: int, *, partial: bool = False
+    ) -> None:
         """Do the tasks in an order that their needs allow, each at most `tries` times; `entry` takes what the report
-        says of it. Raises UserErrors that end the run, KeyboardInterrupt for a signal, PhaseTimeout."""
+        says of it. With `partial`, where one fails for good, those that can do without it are done before this raises.
+
+        Raises TaskFailedForGood and other UserErrors that end the run, KeyboardInterrupt for a signal, PhaseTimeout.
+        """
         pending = list(tasks)
+        self._partial, self._failed_for_good = partial, []
         self._context.display.plan(
             (task.member.to_dict(), task.title, task.timesteps) for task in tasks if task.member and not self.take(task)
         )
@@ -152,14 +184,15 @@ class Engine:
                         self._here(task, entry, deadline, failed, tries, pending)
                     else:
                         with self._stop.deferred():
-                            self._pool().start(task, task.job(self.results))
+                            self._pool().start(task, task.job(self._at_hand))
                 elif self._running:
                     with self._stop.deferred():
                         for event in self._pool().wait(POLL_S):
                             self._handle(event, entry, failed, tries, pending)
                 else:
-                    missing = [t.title for t in pending]
-                    raise RuntimeError(f"nothing makes what {', '.join(missing)} need")
+                    break
+            if pending or self._failed_for_good:
+                raise next(iter(self._failed_for_good), self._lacking(pending))
         except BaseException as error:
             self._wind_down(entry, error)
             raise
@@ -175,21 +208,21 @@ class Engine:
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> Task | None:
-        """The task to begin now: the first that can, those that need the machine for themselves before all others, and
-        those of workers before those that keep this process busy."""
+        """The task to begin now: the first that can, those that need the machine for themselves before all others."""
         running = self._running
         if len(running) >= self._workers or any(task.alone for task in running):
             return None
-        ready = [task for task in pending if all(need in self.results for need in task.needs)]
+        ready = [task for task in pending if self._has_needs(task)]
         ready = [task for task in ready if not (task.alone and running)]
-        return min(ready, key=lambda task: (not task.alone, task.here and self._workers > 1), default=None)
+        return min(ready, key=lambda task: not task.alone, default=None)
 
     def _begin(self, task: Task) -> None:
         found = self.found(task)
-        inputs = dict(task.inputs(self.results))
-        if found.done is not None:
-            words = "; ".join(differences(found.inputs, inputs))
-            self._say(f"{task.title} is done again, because its inputs changed: {words}")
+        inputs = dict(task.inputs(self._at_hand))
+        begun = self._ledger.tasks.get(task.name)
+        recorded = found.inputs or (begun.inputs if begun is not None else {})
+        if words := self._changed(task, recorded):  # by a task before it: the user's own changes were refused
+            self._say(f"{task.title} is done again, because its inputs changed: {'; '.join(words)}")
             self.forget(task)
         elif found.why_not:
             self._say(f"{task.title} is done again where it was lost: {found.why_not}")
@@ -214,8 +247,10 @@ class Engine:
         watch = WatchHere(self._stop, deadline, self._say, self._context.record, saved)
         began = time.perf_counter()
         try:
-            facts = task.work(task.job(self.results), self._context.market, watch)
-        except TRIED_AGAIN as error:
+            facts = task.work(task.job(self._at_hand), self._context.market, watch)
+        except PhaseTimeout:
+            raise
+        except Exception as error:
             self._failed(task, error, entry, failed, tries, pending)
         else:
             self._finished(task, facts, entry, time.perf_counter() - began)
@@ -287,10 +322,27 @@ class Engine:
             raise error  # no other try helps
         failed[task.name] = failed.get(task.name, 0) + 1
         if failed[task.name] >= tries:
-            raise TaskFailedForGood(task, failed[task.name], error) from error
+            times = "once" if tries == 1 else f"{tries} times"
+            for_good = TaskFailedForGood(f"{task.title} failed {times}", error)
+            if not self._partial:
+                raise for_good from error
+            self._failed_for_good.append(for_good)
+            if task.left is not None and (facts := task.left(task.job(self._at_hand), self._say)) is not None:
+                self._left[task.name] = Done(self._root / task.name, facts)
+            return
         entry.tries += 1
         self._say(f"{task.title} failed ({_first_line(error)}); trying again from its newest checkpoint")
         pending.insert(0, task)
+
+    def _lacking(self, pending: Sequence[Task]) -> TaskFailedForGood:
+        """Why none of these can be done."""
+        known = {task.name: task.title for task in self.all_tasks}
+        made = {*self._at_hand, *(task.name for task in pending)}
+        lacking = dict.fromkeys(known[need] for task in pending for need in task.needs if need not in made)
+        return TaskFailedForGood(
+            f"{', '.join(task.title for task in pending)} cannot be done without {', '.join(lacking)}, which left no "
+            f"checkpoint"
+        )
 
     def _wind_down(self, entry: PhaseEntry, error: BaseException) -> None:
         """Have the workers save what they have; what ended the run is raised by the caller."""
@@ -301,12 +353,15 @@ class Engine:
                     self._saved(task, entry, payload)
                 elif kind == executors.DONE:
                     self._finished(task, payload, entry, 0.0)
-        status: Status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
         for of_task in self._ledger.tasks.values():
             if of_task.status == "running":
-                of_task.status = status if isinstance(error, KeyboardInterrupt | PhaseTimeout) else "failed"
+                of_task.status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
         self._ledger.save()
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _words(error).splitlines()[0]
+
+
+def _words(error: BaseException) -> str:
+    return memory_words(error) if isinstance(error, MemoryError) else str(error) or type(error).__name__

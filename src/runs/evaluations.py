@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.market import Market
-from src.agent.members import Training
+from src.agent.members import FINE_TUNED, ArmName, Training
 from src.agent.trainer import EVALUATION_PHASE, Trainer
 from src.agent.training import phase_seed
 from src.configuration import Configuration
@@ -38,8 +38,6 @@ from src.statistics.intervals import block_length, paired_interval
 from src.statistics.trials import TrialLedger, configuration_hash
 from src.trading.session_batch import SessionBatch
 
-ROLE = {Training.RL_ONLY: "rl_only", Training.HYBRID: "hybrid", Training.PLACEBO: "placebo"}
-
 
 @dataclass(frozen=True)
 class EvaluationJob:
@@ -59,7 +57,7 @@ class EvaluationJob:
         """RL alone and the hybrid of a seed."""
         rl_only = self.policy(market, seed, Training.RL_ONLY)
         return [
-            PolicyArm("rl_only", rl_only, sees_advice=False),
+            PolicyArm(ArmName.RL_ONLY, rl_only, sees_advice=False),
             HybridArm(self.policy(market, seed, Training.HYBRID)),
         ]
 
@@ -108,14 +106,14 @@ def attempts_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
     rl_only, hybrid = job.trained_arms(market, seed)
     played = evaluate([hybrid], first_bars, _fresh(market), FeatureAssembly(market.tables.context, table))
     simulation = simulate_attempts(
-        [rl_only, PolicyArm("hybrid", job.policy(market, seed, Training.HYBRID), sees_advice=True)],
+        [rl_only, PolicyArm(ArmName.HYBRID, job.policy(market, seed, Training.HYBRID), sees_advice=True)],
         lambda: SessionBatch(tape, market.session_params),
         first_bars,
         market.rules,
         attempts=settings.pass_attempts,
         budget_s=settings.pass_budget_s,
         seed=job.config.test_mode.seed,
-        block_length=block_length(played["hybrid"].net_usd),
+        block_length=block_length(played[ArmName.HYBRID].net_usd),
         max_days=settings.pass_max_days,
     )
     return pass_facts(simulation)
@@ -174,7 +172,7 @@ def fold_task(context: RunContext, job: EvaluationJob, own: Market, k: int) -> d
     results = evaluate(arms, own.first_bars(own.split.test), context.pool, assembly)
     context.fusion.counts[:] = counted
     difference = paired_interval(
-        results["hybrid"].net_usd - results["hybrid_placebo"].net_usd, seed=job.config.test_mode.seed
+        results[ArmName.HYBRID].net_usd - results[ArmName.PLACEBO].net_usd, seed=job.config.test_mode.seed
     )
     return {
         "fold": k,
@@ -189,7 +187,7 @@ def fold_task(context: RunContext, job: EvaluationJob, own: Market, k: int) -> d
 
 def _standard_arms(context: RunContext, market: Market, job: EvaluationJob, seed: int, table: AdviceTable) -> Any:
     """Makes the arms of a seed new each time: some count what they do."""
-    policies = {training: job.policy(market, seed, training) for training in ROLE}
+    policies = {training: job.policy(market, seed, training) for training in FINE_TUNED}
 
     def make() -> list[Arm]:
         return standard_arms(
@@ -212,7 +210,7 @@ def _charted(
     context: RunContext, market: Market, job: EvaluationJob, first: int, table: AdviceTable, sealed: SeededResults
 ) -> list[dict[str, Any]]:
     """A few sealed sessions of the first seed bar by bar."""
-    chosen = choose_sessions(sealed.results["hybrid"][0], context.config.evidence.chart_sessions)
+    chosen = choose_sessions(sealed.results[ArmName.HYBRID][0], context.config.evidence.chart_sessions)
     if not chosen:
         return []
     first_bars = market.first_bars(market.split.test)[[place for place, _ in chosen]]
@@ -274,7 +272,7 @@ def _cost_stress(facts: Mapping[str, Any]) -> CostStress:
 
 
 def _reliance(sealed: SeededResults, by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    own = sealed.net_usd("hybrid").mean(axis=1)
+    own = sealed.net_usd(ArmName.HYBRID).mean(axis=1)
     rows: list[dict[str, Any]] = [
         {
             "advice": "own",
@@ -296,7 +294,7 @@ def _reliance(sealed: SeededResults, by_seed: Sequence[Mapping[str, Any]]) -> di
             }
         )
     words = "It shows how much the trained hybrid relies on its advice; it is no evidence of what the advice is worth."
-    return {"arm": "hybrid", "rows": rows, "words": words}
+    return {"arm": ArmName.HYBRID, "rows": rows, "words": words}
 
 
 def sealed_fingerprint(market: Market) -> str:

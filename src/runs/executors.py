@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -42,8 +44,20 @@ def start_server(preload: str) -> None:
     """Have the server that forks workers import what they need, and the module `preload`, while this process does
     something else."""
     multiprocessing.set_forkserver_preload([*PRELOAD, "src.runs.warm_task", preload, PRELOAD_LAST])
-    with server_environment():
+    with _no_main(), server_environment():
         forkserver.ensure_running()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Within, processes are started that do not import the script: no task needs it, and one without a main guard would
+    begin its run again there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class Event(NamedTuple):
@@ -90,7 +104,7 @@ class Cores:
         ours, theirs = self._context.Pipe()
         self._started += 1
         stack = Path(self._folder.name) / f"{self._started}.stack"
-        with server_environment():
+        with _no_main(), server_environment():
             process = self._context.Process(
                 target=_work,
                 args=(
@@ -158,8 +172,12 @@ class Cores:
         worker.pipe.close()
 
     def ask_to_stop(self) -> Iterator[Event]:
-        """Tell all workers to stop; what they told until they have, or until `STOP_S` seconds are over."""
-        for worker in self._workers.values():
+        """Tell all workers to stop; what they told until they have, or until `STOP_S` seconds are over. Those without
+        checkpoints are ended at once: they have nothing to save."""
+        for worker in list(self._workers.values()):
+            if worker.task.member is None:
+                self._end(worker, kill=True)
+                continue
             with suppress(OSError):
                 worker.pipe.send("stop")
         until = time.monotonic() + STOP_S
@@ -179,6 +197,8 @@ def _how(worker: _Worker) -> str:
     how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
     if code == -signal.SIGKILL:
         how += " (as the kernel does when memory runs out: try fewer --workers or vectorized_envs)"
+    if code == 1:  # before it had anything to do: what fails later is told
+        how += " while it started; its output is above"
     return f"The worker of {worker.task.title} (process {worker.process.pid}) ended {how}."
 
 

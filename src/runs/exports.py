@@ -18,15 +18,14 @@ NAMES = tuple(f"{training}{kind}" for training in EXPORTED for kind in FILES)
 
 def publish(engine: Engine, state: RunState, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
     """Copy what the first seed's members export into the run's folder, where it is not there or not the same."""
-    members = [task for task in tasks if task.member is not None and task.name in engine.results]
-    seeds = [task.member.seed for task in members if task.member is not None]
+    members = [(task, task.member) for task in tasks if task.member is not None]
+    first = min((member.seed for _, member in members), default=0)
     again = []
-    for task in members:
-        assert task.member is not None
-        if task.member.fold or task.member.seed != min(seeds) or task.member.training not in EXPORTED:
+    for task, member in members:
+        if member.fold or member.seed != first or member.training not in EXPORTED or task.name not in engine.results:
             continue
         for kind in FILES:
-            name = f"{task.member.training}{kind}"
+            name = f"{member.training}{kind}"
             source, target = engine.results[task.name].folder / name, state.folder / name
             if not source.exists() or _same(source, target):
                 continue

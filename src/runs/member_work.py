@@ -121,6 +121,17 @@ def load_weights(folder: Path) -> Weights:
     return {name: torch.empty_like(tensor).copy_(tensor) for name, tensor in tensors.items()}
 
 
+def leave_weights(job: MemberJob, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Of a training that failed: write the weights of its newest checkpoint, so that others can begin from them. None
+    where it has no checkpoint."""
+    loaded = _store(job).newest(say) if job.config.checkpoint.enabled else None
+    if loaded is None:
+        return None
+    weights = loaded.snapshot.tensors["policy"]
+    write_atomically(job.folder / WEIGHTS_NAME, tensor_bytes(dict(weights)))
+    return {"weights": weights_fingerprint(weights)}
+
+
 def gather_rows(run: Path, members: Iterable[str]) -> None:
     """Write the run's metrics.jsonl: the rows of these members, folders below the run's, in their order."""
     rows = b"".join(read_regular(path) for name in members if (path := run / name / ROWS_NAME).exists())
@@ -143,12 +154,15 @@ def _model(job: MemberJob, env: VecEnv) -> tuple[TimedMaskablePPO, list[BaseCall
     return job.trainer.new_finetuned(load_weights(job.base), env, job.plan, llm)
 
 
+def _store(job: MemberJob) -> CheckpointStore:
+    machine = machine_facts(job.threads)
+    return CheckpointStore(job.folder, job.inputs, keep_last=job.config.checkpoint.keep_last, machine=machine)
+
+
 def _train(
     job: MemberJob, model: TimedMaskablePPO, callbacks: list[BaseCallback], watch: Watch, not_bitwise: list[str]
 ) -> Any:
-    settings = job.config.checkpoint
-    machine = machine_facts(job.threads)
-    store = CheckpointStore(job.folder, job.inputs, keep_last=settings.keep_last, machine=machine)
+    settings, store = job.config.checkpoint, _store(job)
     loaded = store.newest(watch.say) if settings.enabled else None
     rows = b"" if loaded is None else loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +175,7 @@ def _train(
         resumables = [logging, *callbacks]
         if loaded is not None:
             not_bitwise += [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
+            watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
             watch.saved(loaded.snapshot.step)
         model.after_update = _Boundary(job, model, resumables, logged, store if settings.enabled else None, watch)
         try:

@@ -13,6 +13,7 @@ from src.errors import BadEnvironmentValue, TrainingDiverged, UserError
 from src.runs.context import RunContext
 from src.runs.engine import Engine, TaskFailedForGood
 from src.runs.ledger import PhaseEntry
+from src.runs.plan import Plan
 from src.runs.resources import apply_usage, freed_words, gpu_share, memory_now, release_all
 from src.runs.state import RunState
 from src.runs.stopping import Deadline, PhaseTimeout
@@ -38,8 +39,9 @@ class Phase:
 class PhaseRunner:
     """Runs phases of a run, in their order."""
 
-    def __init__(self, context: RunContext, engine: Engine, state: RunState, command: str) -> None:
+    def __init__(self, context: RunContext, plan: Plan, engine: Engine, state: RunState, command: str) -> None:
         self._context = context
+        self._plan = plan
         self._engine = engine
         self._state = state
         self._command = command
@@ -55,19 +57,21 @@ class PhaseRunner:
     def run(self, phase: Phase) -> None:
         """Do a phase's tasks. Raises UserErrors that stop the run, KeyboardInterrupt for a signal."""
         entry, settings = self._state.entry(phase.name), self._context.config.pipeline
+        partial = settings.continue_on_failure and phase.settings is not None and phase.name != "phase1"
         with self._resources(phase, entry):
             try:
                 with self._timed(phase, entry) as deadline:
-                    self._engine.run(phase.tasks, entry, deadline, 1 + settings.max_retries_per_phase)
+                    tries = 1 + settings.max_retries_per_phase
+                    self._engine.run(phase.tasks, entry, deadline, tries, partial=partial)
             except TaskFailedForGood as error:
-                first = str(error.error).splitlines()[0] if str(error.error) else type(error.error).__name__
-                if settings.continue_on_failure and phase.settings is not None and phase.name != "phase1":
+                if partial:
+                    first = (error.last_failure or str(error)).splitlines()[0]
                     self._say(f"{phase.name} failed ({first}); continuing with partial results")
                     return
                 name = f"{phase.name} ({phase.title})" if phase.settings is not None else "The run"
                 raise PhaseFailed(
-                    f"{name} failed: {error} What it has made up to its newest checkpoint is kept in "
-                    f"{self._state.folder}. Resume with:\n{self._command}"
+                    f"{name} failed: {error}. What it has made up to its newest checkpoint is kept in "
+                    f"{self._state.folder}. Last failure: {error.last_failure}\nResume with:\n{self._command}"
                 ) from error
 
     @contextmanager
@@ -113,7 +117,7 @@ class PhaseRunner:
         if config.pipeline.reallocate_resources and phase.settings is not None:
             release_all()
         entry.memory_before = memory_now()
-        apply_phase(self._context, phase, entry)
+        self._plan.threads = apply_phase(self._context, phase, entry)
         if config.pipeline.reallocate_resources and phase.settings is not None and not first:
             self._say(self._transition(phase, entry, freed_words(held, entry.memory_before)))
         seen = len(self._context.monitor.metrics_history)
@@ -135,12 +139,13 @@ class PhaseRunner:
         return f"resources for {phase.name}: {freed}; {gpu}; {threads}"
 
 
-def apply_phase(context: RunContext, phase: Phase, entry: PhaseEntry) -> None:
-    """Set the threads of a phase, and its share of the GPU's memory; the threads are those it was begun with."""
+def apply_phase(context: RunContext, phase: Phase, entry: PhaseEntry) -> int:
+    """Set a phase's share of the GPU's memory, and its threads, those it was begun with; returns the threads."""
     config = context.config
     usage = None if phase.settings is None else phase.settings.gpu_usage
     reallocate = config.pipeline.reallocate_resources and usage is not None
     entry.torch_threads = apply_usage(usage, config.hardware, entry.torch_threads, reallocate=reallocate)
+    return entry.torch_threads
 
 
 def _mean(readings: list[Any], field: str) -> float | None:

@@ -38,7 +38,7 @@ from src.runs.inputs import (
     fusion_inputs,
     tables_fingerprint,
 )
-from src.runs.member_work import Advice, MemberJob, train_member
+from src.runs.member_work import Advice, MemberJob, leave_weights, train_member
 from src.runs.tasks import Results, Task
 from src.runs.walk_forward import folds_of
 from src.runs.watch import Watch
@@ -97,17 +97,19 @@ class Plan:
     def production(self) -> list[Task]:
         """How long production would take: measured with nothing beside it."""
 
-        def work(_: Any, market: Market | None, watch: Watch) -> Mapping[str, Any]:
-            with closing(self._trainer.make_env(market)) as env:
-                return asdict(estimate_production(self._trainer, env, self._plans[0]))
-
-        def work_own(env: VecEnv, market: Market | None, watch: Watch) -> Mapping[str, Any]:
-            return asdict(estimate_production(self._trainer, env, self._plans[0]))
+        def work(env: VecEnv | None, market: Market | None, watch: Watch) -> Mapping[str, Any]:
+            if env is None:
+                with closing(self._trainer.make_env(market)) as made:
+                    return asdict(estimate_production(self._trainer, made, self._plans[0]))
+            self._own_env = None  # a second try makes its own
+            facts = asdict(estimate_production(self._trainer, env, self._plans[0]))
+            self._own_env = env
+            return facts
 
         return [
             Task(
                 "tasks/production", "production", "production", "a rollout with the production networks",
-                work if self._own_env is None else work_own,
+                work,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
                 job=lambda _: self._own_env, here=True, alone=True,
             )
@@ -244,6 +246,7 @@ class Plan:
             tuple(needs),
             member=member,
             timesteps=plan.actual,
+            left=leave_weights if is_base else None,
         )
 
     def _seed_task(self, seed: int, name: str, what: str, work: Any, keys: Sequence[str]) -> Task:

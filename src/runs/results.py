@@ -210,7 +210,9 @@ def _measured(
         "peak_memory_gb": measured["peak_memory"],
         "peak_memory_kind": "gpu" if on_gpu else "ram",
         "timesteps_completed": sum(
-            r["timesteps"] for r in training if r["phase"] in ("base", "hybrid") and r.get("seed") == first
+            r["timesteps"]
+            for r in training
+            if r["phase"] in (Training.BASE, Training.HYBRID) and r.get("seed") == first
         ),
         "timesteps_total": context.total_timesteps,
         "targets": targets,

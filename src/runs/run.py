@@ -26,7 +26,7 @@ from src.runs.engine import Engine
 from src.runs.executors import start_server
 from src.runs.exports import publish
 from src.runs.folders import only_run_in
-from src.runs.ledger import Ledger
+from src.runs.ledger import Ledger, PhaseEntry
 from src.runs.phase_runner import Phase, PhaseRunner, apply_phase
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
@@ -133,7 +133,6 @@ class _Process:
             if not self._mode.one_at_a_time:
                 self._locks.enter_context(only_run_in(state.folder))
             first = state.entry(state.first)
-            plan.threads = first.torch_threads or context.config.hardware.torch_threads or 1
             if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
                 state.ledger.products = state.ledger.products or fastest()
             plan.products = state.ledger.products
@@ -151,7 +150,7 @@ class _Process:
             context.spent_before_s = sum(entry.seconds for entry in state.ledger.phases.values())
             if first.status != "done":
                 first.seconds += loading_s
-            self._runner = PhaseRunner(context, engine, state, self._command)
+            self._runner = PhaseRunner(context, plan, engine, state, self._command)
             with engine.open():
                 if stopped_after := self._phases(phases, engine, workers):
                     return stopped_after
@@ -193,6 +192,8 @@ class _Process:
                 if len(phases) > 1:
                     self._say(f"{phase.name} ({phase.title}) is done: {entry.seconds:,.0f} s, tries: {entry.tries}")
                 continue
+            if entry.status == "done":  # of other inputs, or lost: its time does not count
+                state.ledger.phases[phase.name] = PhaseEntry(torch_threads=entry.torch_threads)
             state.outdate_report()
             if not compiled and context.market is not None:
                 with context.phase("compile", "the account kernel: slow on a machine's first run only"):
@@ -200,7 +201,12 @@ class _Process:
                 compiled = True
                 if workers > 1:
                     self._say(f"up to {workers} tasks at a time, each in a process of its own")
-            self._runner.run(phase)
+            try:
+                self._runner.run(phase)
+            except BaseException:
+                with suppress(OSError, UserError):  # what ended the run is to be heard, not this
+                    publish(engine, state, phase.tasks, self._say)
+                raise
             publish(engine, state, phase.tasks, self._say)
             if phase is not phases[-1]:
                 pipeline = context.config.pipeline

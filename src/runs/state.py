@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,7 @@ class RunState:
         self.damaged: dict[str, str] = {}
         """Files of a resumed run that are not as recorded, and why; filled by `find_damage`."""
         self._recorded: dict[str, FileFacts] = {}
+        self._is_changed = False
 
     @property
     def first(self) -> str:
@@ -135,14 +137,8 @@ class RunState:
         """
         changed = engine.changes(engine.all_tasks)
         if changed and not self._starts_later:
-            first = next(i for i, task in enumerate(engine.all_tasks) if task.name in changed)
-            for task in engine.under_way(engine.all_tasks[first:]):
-                words = changed.get(task.name) or next(iter(changed.values()))
-                restart = f"--start-phase {self._phase_of(task, phases)}" if len(phases) > 1 else "--no-auto-resume"
-                raise CheckpointMismatch(
-                    f"{task.title} of {self.folder} was started with other inputs: {'; '.join(words)}. Give its "
-                    f"original options; or give {restart} to start over."
-                )
+            self._check_under_way(engine, phases, changed)
+            self._reopen(engine, phases, changed)
         if self._starts_later:
             for number, tasks in enumerate(phases[: self._start_phase - 1], start=1):
                 self._must_be_done(number, tasks, engine, changed)
@@ -153,12 +149,37 @@ class RunState:
             self.outdate_report()
             self.ledger.save()
 
+    def _check_under_way(
+        self, engine: Engine, phases: Sequence[Sequence[Task]], changed: Mapping[str, Sequence[str]]
+    ) -> None:
+        for title, origin in engine.under_way_but_changed(changed).items():
+            number = next(n for n, tasks in enumerate(phases, 1) if origin in [task.name for task in tasks])
+            restart = f"--start-phase {number}" if number > 1 else "--no-auto-resume"
+            raise CheckpointMismatch(
+                f"{title} of {self.folder} was started with other inputs: {'; '.join(changed[origin])}. Give its "
+                f"original options; or give {restart} to start over."
+            )
+
+    def _reopen(self, engine: Engine, phases: Sequence[Sequence[Task]], changed: Mapping[str, Sequence[str]]) -> None:
+        """Phases that are not done any more, from the first with a changed task on. One that trains again has a new
+        time limit."""
+        is_behind = False
+        for name, tasks in zip(self.names, phases, strict=True):
+            is_behind = is_behind or any(task.name in changed for task in tasks)
+            left = [task for task in tasks if not engine.take(task)]
+            if not is_behind or not left:
+                continue
+            entry = self.entry(name)
+            entry.status = "pending"
+            if trained := {str(task.member) for task in left if task.member is not None}:
+                kept = {member: steps for member, steps in entry.timesteps.items() if member not in trained}
+                self.ledger.phases[name] = PhaseEntry(timesteps=kept, torch_threads=entry.torch_threads)
+        self._is_changed = True
+        self.outdate_report()
+
     @property
     def _starts_later(self) -> bool:
         return self._start_phase > 1 and not self._auto_resume
-
-    def _phase_of(self, task: Task, phases: Sequence[Sequence[Task]]) -> int:
-        return next(number for number, tasks in enumerate(phases, start=1) if task in tasks)
 
     def _must_be_done(
         self, number: int, tasks: Sequence[Task], engine: Engine, changed: Mapping[str, Sequence[str]]
@@ -220,9 +241,21 @@ class RunState:
         return self.report_is_kept() and not self.damaged and manifest_is(self.folder, of_manifest)
 
     def outdate_report(self) -> None:
-        """A phase is done again: an earlier report is not of what it makes. The caller saves the ledger."""
-        for name in (REPORT_NAME, PAGE_NAME):
-            self.ledger.files.pop(name, None)
+        """Tasks are done again: an earlier report is not of what they make. It is kept under another name, unless they
+        are only done again because they were lost."""
+        names = [name for name in (REPORT_NAME, PAGE_NAME) if self.ledger.files.pop(name, None)]
+        if not names:
+            return
+        self.ledger.save()
+        if not self._is_changed and self.damaged:
+            return
+        before = next(
+            n for n in itertools.count(1) if not any((self.folder / _aside(name, n)).exists() for name in names)
+        )
+        for name in names:
+            if (self.folder / name).exists():
+                (self.folder / name).rename(self.folder / _aside(name, before))
+        self._say(f"the earlier report is kept in {self.folder / _aside(REPORT_NAME, before)}")
 
     def report(self) -> dict[str, Any]:
         """The report as it was written."""
@@ -237,6 +270,12 @@ class RunState:
         self.ledger.files = facts_of(self.folder, [name for name in files_in(self.folder) if name != LEDGER_NAME])
         self.ledger.save()
         write_manifest(self.folder, {**self.ledger.files, **facts_of(self.folder, [LEDGER_NAME])})
+
+
+def _aside(name: str, n: int) -> str:
+    """`report.before-1.json` of `report.json`."""
+    path = Path(name)
+    return f"{path.stem}.before-{n}{path.suffix}"
 
 
 def in_words(damaged: Mapping[str, str]) -> str:

@@ -58,6 +58,8 @@ class Task:
     member: Member | None = None
     timesteps: int = 0
     """Of a member."""
+    left: Callable[[Any, Callable[[str], None]], Mapping[str, Any] | None] | None = None
+    """Of a task that failed for good: `left(job, say)` gives facts with which later tasks can do, or None."""
 
 
 class _File(BaseModel):

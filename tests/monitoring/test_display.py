@@ -109,6 +109,80 @@ def test_on_a_terminal_the_panel_is_live_and_leaves_only_the_lines_that_stay() -
     assert shown.rstrip().endswith("\x1b[2K")
 
 
+def training(title: str, seed: int, **figures: Any) -> dict[str, Any]:
+    """A record of a member's training."""
+    return {**RECORD, **figures, "market": "NQ", "phase": title, "seed": seed, "fold": 0}
+
+
+def several(display: RunDisplay) -> None:
+    """Three trainings planned, two of them under way: 25% and 75% of 4,000 timesteps at 100 and 400 steps/s."""
+    seeds = range(3)
+    display.plan((training("hybrid_placebo", seed), f"hybrid_placebo, seed {seed}", 4000) for seed in seeds)
+    for seed in (0, 1):
+        display.begin(f"hybrid_placebo, seed {seed}", "fine-tuning from base weights, 4,000 timesteps")
+    display.record(training("hybrid_placebo", 0, num_timesteps=1000, steps_per_s=100.0))
+    display.record(training("hybrid_placebo", 1, num_timesteps=3000, steps_per_s=400.0, fraction_done=0.75))
+
+
+def test_several_trainings_have_a_line_each_below_how_long_all_of_them_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    display, out = make_display(reading=READING)
+    with display:
+        several(display)
+        for _ in range(61):  # half a minute of records
+            display.record(training("hybrid_placebo", 1, num_timesteps=3000, steps_per_s=400.0, fraction_done=0.75))
+            clock.now += 0.5
+    # 3,000 timesteps of the first, 1,000 of the second and 4,000 of the one to come, at 500 steps/s.
+    assert out.getvalue().splitlines()[2:5] == [
+        "[0:10]   0 of 3 trainings done, total ETA 0:16, CPU 150%, RAM 1.50 GB",
+        "         hybrid_placebo, seed 0: 25%, 100 steps/s, ETA 0:30, reward -0.50",
+        "         hybrid_placebo, seed 1: 75%, 400 steps/s, ETA 0:02, reward -0.50",
+    ]
+    assert [line[:6] for line in out.getvalue().splitlines() if "total ETA" in line] == ["[0:10]", "[0:20]", "[0:30]"]
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+def test_a_training_that_ended_is_counted_and_loses_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    display, _ = make_display()
+    several(display)
+    display.ended(training("hybrid_placebo", 1))
+    assert display.status() == ""
+    display.begin("hybrid_placebo, seed 2", "fine-tuning from base weights, 4,000 timesteps")
+    display.record(training("hybrid_placebo", 2, fraction_done=0.5, steps_per_s=100.0))
+    # 3,000 of the first and half of the third, at 200 steps/s.
+    assert display.status() == "1 of 3 trainings done, total ETA 0:25"
+    display.ended(training("hybrid_placebo", 0))
+    display.record(training("hybrid_placebo", 2, fraction_done=0.5, steps_per_s=100.0))
+    assert display.status().startswith("50%, 100 steps/s"), "one alone has the line of a run's only training"
+
+
+def test_progress_of_a_training_is_not_taken_for_what_was_begun_next_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    display, _ = make_display()
+    display.plan([(training("base", 0), "base", 4000)])
+    display.begin("base", "PPO over 4 accounts")
+    clock.now += 100.0
+    display.begin("look-ahead", "leak checks")
+    clock.now += 1.0
+    display.record(training("base", 0, num_timesteps=1000, steps_per_s=10.0))
+    assert display.status() == "base: 25%, 10 steps/s, ETA 5:00, reward -0.50"
+
+
+def test_on_a_terminal_each_of_several_trainings_has_a_line_of_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    display, _ = make_display(terminal=True, reading=READING)
+    several(display)
+    console = Console(file=StringIO(), width=80)
+    console.print(display._panel())
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(r"\[0:00\] training +0 of 3 trainings done, total ETA 0:16, .*", lines[0].rstrip())
+    for seed, figures in enumerate(("25%, 100 steps/s, ETA 0:30", "75%, 400 steps/s, ETA 0:02")):
+        (line,) = (line for line in lines if f"hybrid_placebo, seed {seed}" in line)
+        assert f" {figures}, reward -0.50" in line
+
+
 def test_an_error_inside_leaves_the_terminal_as_it_was() -> None:
     display, out = make_display(terminal=True)
     with pytest.raises(ZeroDivisionError), display:

@@ -109,7 +109,12 @@ class Pipelines:
         framework = TestingFramework(self.config(home, changes or {}), Console(file=file, width=1000))
         report, error = {}, None
         try:
-            report = framework.run_automated_pipeline(start_phase=start_phase, auto_resume=auto_resume, command=command)
+            if framework.config.test_mode.mode == "hardware_maximized":
+                report = framework.run_hardware_maximized_validation(auto_resume=auto_resume, command=command)
+            else:
+                report = framework.run_automated_pipeline(
+                    start_phase=start_phase, auto_resume=auto_resume, command=command
+                )
         except (UserError, InterruptedRun, SystemExit) as ended_by:
             error = ended_by
         return Ended(file.getvalue(), report, error, framework)

@@ -21,7 +21,10 @@ from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import src.runs.evaluations
-import src.runs.pipeline
+import src.runs.member_work
+import src.runs.plan
+import src.runs.results
+import src.runs.tasks
 from src.advisor.store import AdviceStore
 from src.advisor.table import empty_table
 from src.advisor.table_file import save_table
@@ -29,8 +32,10 @@ from src.agent.checkpoints import CheckpointMismatch
 from src.agent.ppo import TimedMaskablePPO
 from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InterruptedRun, UserError
 from src.runs.kills import results_of
-from src.runs.ledger import seal
+from src.runs.ledger import Ledger
 from src.runs.member_work import _Boundary
+from src.runs.pipeline import TITLES
+from src.runs.tasks import find_task, finish_task
 from src.trading.vec_env import BatchedTradingVecEnv
 from tests.advisor.fake_model import AMPLE_S, FakeModel
 from tests.runs.pipeline_runs import (
@@ -46,6 +51,7 @@ from tests.runs.pipeline_runs import (
     differing,
     entry_of,
     in_step,
+    member_of,
     pipelines_in,
     run_of,
     steps_of,
@@ -94,7 +100,7 @@ def rewrite_weights(home: Path) -> None:
 
 
 def rewrite_adam(home: Path) -> None:
-    path = run_of(home) / f"phase3/rl_only/checkpoint-{TIMESTEPS:012d}/optimizer.safetensors"
+    path = member_of(home, "rl_only") / f"checkpoint-{TIMESTEPS:012d}/optimizer.safetensors"
     tensors = load_file(path)
     name = next(name for name in sorted(tensors) if name.startswith("exp_avg "))
     tensors[name] = np.nextafter(tensors[name], np.inf)
@@ -117,7 +123,7 @@ def rewrite_report(home: Path, change: Callable[[dict[str, Any]], object]) -> No
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a weight": (rewrite_weights, "hybrid.zip policy.pth"),
-    "a moment of Adam": (rewrite_adam, f"rl_only checkpoint-{TIMESTEPS:012d} optimizer.safetensors"),
+    "a moment of Adam": (rewrite_adam, f"members/seed-0/rl_only/checkpoint-{TIMESTEPS:012d} optimizer.safetensors"),
     "a figure of a row": (
         lambda home: rewrite_rows(home, lambda rows: rows[5].update(mean_reward=rows[5]["mean_reward"] + 1e-12)),
         "metrics row 5",
@@ -133,7 +139,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "report advice",
     ),
     "timesteps of a phase": (
-        lambda home: rewrite_report(home, lambda report: report["phases"]["phase2"]["timesteps"].update(base=1)),
+        lambda home: rewrite_report(home, lambda report: report["phases"]["phase2"]["timesteps"].update(more=1)),
         "report phases",
     ),
     "a reason for other bits": (
@@ -156,7 +162,7 @@ def test_what_is_compared_is_not_trivial(whole: Path) -> None:
     names = results_of(whole).keys()
     for training in TRAININGS:
         for part in ("policy", "optimizer", "environment", "generators"):
-            assert f"{training} checkpoint-{TIMESTEPS:012d} {part}.safetensors" in names
+            assert f"members/seed-0/{training}/checkpoint-{TIMESTEPS:012d} {part}.safetensors" in names
     assert {
         "base.zip policy.pth",
         "hybrid.zip policy.pth",
@@ -181,19 +187,32 @@ def test_another_seed_ends_otherwise(pipelines: Pipelines, whole: Path) -> None:
 # The ledger
 
 
-def test_the_ledger_says_what_each_phase_needed_made_took_and_used(whole: Path) -> None:
+def test_the_ledger_says_what_each_task_needed_and_each_phase_took_and_used(whole: Path) -> None:
     report = json.loads((run_of(whole) / "report.json").read_text())
+    ledger = Ledger.read(run_of(whole), tuple(TITLES))
+    tasks = {name: of.inputs for name, of in ledger.tasks.items()}
+    members = {training: f"members/seed-0/{training}" for training in TRAININGS}
+    assert list(tasks) == [
+        "tasks/look-ahead", "tasks/production", members["base"], "tasks/advice", *list(members.values())[1:],
+        "tasks/seed-0/attempts", "tasks/seed-0/costs", "tasks/seed-0/reliance", "tasks/evaluation",
+    ]  # fmt: skip
+    assert {(of.status, of.tries, len(of.failures)) for of in ledger.tasks.values()} == {("done", 1, 0)}
+    made = {name: json.loads((run_of(whole) / name / "task.json").read_text()) for name in tasks}
+    assert {name: of["inputs"] for name, of in made.items()} == tasks
+    assert tasks["tasks/look-ahead"]["bars"] == report["data"]["fingerprint"]
+    assert tasks[members["base"]]["tables"] == tasks["tasks/look-ahead"]["tables"]
+    assert tasks[members["base"]]["timesteps"] == str(TIMESTEPS)
+    weights = {training: made[name]["facts"]["weights"] for training, name in members.items()}
+    assert len({*weights.values(), ""}) == 5
+    for training in ("rl_only", "hybrid", "hybrid_placebo"):
+        assert tasks[members[training]]["base weights"] == weights["base"]
+        assert tasks["tasks/evaluation"][f"weights of {members[training]}"] == weights[training]
+    heard = [tasks[members[training]].get("advice table") for training in members]
+    assert heard == [None, None, *2 * [report["advice"]["sha256"]]]
     data, base, hybrid = (entry_of(whole, phase) for phase in ("phase1", "phase2", "phase3"))
-    assert data.inputs["bars"] == report["data"]["fingerprint"]
-    assert base.inputs["tables"] == data.result
-    assert base.inputs["timesteps"] == str(TIMESTEPS)
-    assert hybrid.inputs["base weights"] == base.result
-    assert len({data.result, base.result, hybrid.result, ""}) == 4
-    assert (list(data.parts), list(base.parts)) == (["look_ahead"], ["base", "production"])
-    assert list(hybrid.parts) == ["advice", "rl_only", "hybrid", "hybrid_placebo"]
     assert (base.timesteps, hybrid.timesteps) == (
-        {"base": TIMESTEPS},
-        {"rl_only": TIMESTEPS, "hybrid": TIMESTEPS, "hybrid_placebo": TIMESTEPS},
+        {"base, seed 0": TIMESTEPS},
+        {f"{training}, seed 0": TIMESTEPS for training in ("rl_only", "hybrid", "hybrid_placebo")},
     )
     for entry in (data, base, hybrid):
         assert (entry.status, entry.tries, entry.failures, entry.not_bitwise) == ("done", 1, [], [])
@@ -204,7 +223,7 @@ def test_the_ledger_says_what_each_phase_needed_made_took_and_used(whole: Path) 
     assert base.seconds >= report["training"][0]["seconds"]
     assert sum(entry.seconds for entry in (data, base, hybrid)) < report["execution_time"]
     shown = report["phases"]["phase2"]
-    assert (shown["status"], shown["result"], shown["seconds"]) == ("done", base.result, base.seconds)
+    assert (shown["status"], shown["timesteps"], shown["seconds"]) == ("done", base.timesteps, base.seconds)
 
 
 def test_while_a_training_goes_on_the_ledger_says_how_far_it_has_come(pipelines: Pipelines) -> None:
@@ -212,7 +231,7 @@ def test_while_a_training_goes_on_the_ledger_says_how_far_it_has_come(pipelines:
     with in_step("base", 2 * ROLLOUT + 8, crash):
         pipelines.run(home)
     entry = entry_of(home, "phase2")
-    assert (entry.status, entry.timesteps) == ("running", {"base": 2 * ROLLOUT})
+    assert (entry.status, entry.timesteps) == ("running", {"base, seed 0": 2 * ROLLOUT})
     assert entry.seconds > 0
     assert [entry_of(home, name).status for name in ("phase1", "phase3")] == ["done", "pending"]
 
@@ -246,7 +265,7 @@ def test_a_later_phase_on_one_that_is_not_finished_says_so(pipelines: Pipelines)
     was = contents(home)
     ended = pipelines.run(home, start_phase=3)
     assert isinstance(ended.error, UserError)
-    assert "Phase 3 needs phase 2 (base training), which is running" in ended.why
+    assert "Phase 3 needs phase 2, which is running" in ended.why
     assert "--start-phase 2" in ended.why
     assert contents(home) == was
 
@@ -266,11 +285,9 @@ def test_without_auto_advance_each_phase_waits_for_the_command(
     assert second.report["stopped_after"] == "phase2"
     assert "phase1 (data and environments) is done" in second.said
     assert pauses == [], "nothing follows that could wait"
-    made = {name: raw for name, raw in contents(home).items() if "/phase2/" in name or name.endswith("base.zip")}
-    with pytest.MonkeyPatch.context() as patch:  # neither is done again
-        for name in ("look_ahead", "export_base"):
-            patch.setattr(src.runs.pipeline, name, None)
-        third = pipelines.resume(home, stop)
+    made = {name: raw for name, raw in contents(home).items() if "/base" in name or "/look-ahead/" in name}
+    assert len(made) > 10
+    third = pipelines.resume(home, stop)
     assert third.error is None
     assert "stopped_after" not in third.report
     assert made.items() <= contents(home).items()
@@ -282,7 +299,8 @@ def test_a_done_phase_whose_inputs_changed_is_done_again_and_says_which(pipeline
     was = contents(home)
     ended = pipelines.resume(home, change)
     assert ended.error is None
-    assert "phase3 runs again, because its inputs changed: llm.llm_weight was 0.5, is 0.1" in ended.said
+    assert "hybrid is done again, because its inputs changed: llm.llm_weight was 0.5, is 0.1" in ended.said
+    assert "rl_only is done again" not in ended.said, "it hears no advice"
     assert "phase2 (base training) is done" in ended.said
     pipelines.run(fresh, change)
     assert differing(fresh, home) == ["report statistics"], "which count the first try on these sessions, too"
@@ -302,9 +320,10 @@ def test_what_changes_base_training_has_everything_after_it_done_again(pipelines
     ended = pipelines.resume(home, changes)
     assert ended.report["stopped_after"] == "phase2"
     assert "phase1 (data and environments) is done" in ended.said
-    assert "phase2 runs again, because its inputs changed: training.gamma was 0.99, is 0.9" in ended.said
-    assert entry_of(home, "phase3").status == "pending"
+    assert "base is done again, because its inputs changed: training.gamma was 0.99, is 0.9" in ended.said
+    assert (entry_of(home, "phase3").status, entry_of(home, "phase3").seconds) == ("pending", 0.0)
     assert_nothing_is_lost(was, home)
+    assert not (run_of(home) / "report.json").exists(), "it is of other trainings"
 
 
 def test_another_file_of_bars_has_a_complete_run_done_again(pipelines: Pipelines, whole: Path) -> None:
@@ -312,7 +331,7 @@ def test_another_file_of_bars_has_a_complete_run_done_again(pipelines: Pipelines
     was = contents(home)
     ended = pipelines.resume(home, {"data.path": str(pipelines.bars["other"]), "pipeline.auto_advance": False})
     assert ended.report["stopped_after"] == "phase1"
-    assert "phase1 runs again, because its inputs changed: bars was" in ended.said
+    assert "look-ahead is done again, because its inputs changed: bars was" in ended.said
     assert [entry_of(home, name).status for name in ("phase2", "phase3")] == ["pending", "pending"]
     assert_nothing_is_lost(was, home)
 
@@ -329,9 +348,10 @@ def test_a_phase_begun_anew_on_purpose_sets_aside_what_was_there(pipelines: Pipe
     for _ in range(2):
         ended = pipelines.run(home, {"pipeline.auto_advance": False}, start_phase=2)
         assert ended.error is None
-    names = {path.name for path in run_of(home).iterdir()}
-    assert {"phase2", "phase2.before-1", "phase2.before-2", "phase3.before-1"} <= names
-    assert not {"phase3", "hybrid.zip", "report.json"} & names
+    names = {str(path.relative_to(run_of(home))) for path in run_of(home).rglob("*")}
+    base, hybrid = "members/seed-0/base", "members/seed-0/hybrid"
+    assert {base, f"{base}.before-1", f"{base}.before-2", f"{hybrid}.before-1", "report.before-1.json"} <= names
+    assert not {hybrid, "hybrid.zip", "report.json", "report.html"} & names
     assert_nothing_is_lost(was, home)
     assert pipelines.resume(home).error is None
     assert differing(whole, home) == []
@@ -340,7 +360,8 @@ def test_a_phase_begun_anew_on_purpose_sets_aside_what_was_there(pipelines: Pipe
 def assert_nothing_is_lost(was: dict[str, bytes], home: Path) -> None:
     """Every result that was there is still there, under whatever name."""
     kept = set(contents(home).values())
-    rewritten = ("ledger.json", "manifest.json", "config.yaml", "run.log", "trials.jsonl")
+    rows = f"{run_of(home).name}/metrics.jsonl"  # assembled from the members' own
+    rewritten = ("ledger.json", "manifest.json", "config.yaml", "run.log", "trials.jsonl", rows)
     assert [name for name, raw in was.items() if raw not in kept and not name.endswith(rewritten)] == []
 
 
@@ -392,28 +413,27 @@ def test_a_checkpoint_comes_at_the_first_boundary_at_or_past_each_multiple(
 
 def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strategy: str) -> list[int]:
     saved: list[int] = []
-    settings = SimpleNamespace(interval_steps=every, strategy=strategy, enabled=True, keep_last=3)
-    bench: Any = SimpleNamespace(config=SimpleNamespace(checkpoint=settings))
+    settings = SimpleNamespace(interval_steps=every, strategy=strategy)
+    job: Any = SimpleNamespace(config=SimpleNamespace(checkpoint=settings), plan=SimpleNamespace(actual=end))
     model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0)
-    stop = SimpleNamespace(requested=False, check=lambda: None)
-    deadline = SimpleNamespace(passed=False, check=lambda: None)
+    rows: Any = SimpleNamespace(path=None, offset=0)
+    store: Any = _Store(saved)
+    watch: Any = SimpleNamespace(ends=False, check=lambda: None, saved=lambda timesteps: None)
 
     def boundary_of_a_new_process() -> _Boundary:
-        job: Any = SimpleNamespace(name="base", phase="phase2", store=_Store(saved))
-        plan: Any = SimpleNamespace(actual=end)
-        others: Any = ([], lambda: (0, b""), stop, deadline, lambda log_bytes: None)
-        return _Boundary(bench, job, model, plan, *others)
+        return _Boundary(job, model, [], rows, store, watch)
 
     with pytest.MonkeyPatch.context() as patch:
         captured = SimpleNamespace(state=0, tensors={})
-        patch.setattr("src.runs.resumable.capture", lambda model, _: captured)
-        patch.setattr("src.runs.resumable.replace", lambda _, **changes: SimpleNamespace(step=model.num_timesteps))
+        patch.setattr("src.runs.member_work.capture", lambda model, _: captured)
+        patch.setattr("src.runs.member_work.read_regular", lambda path: b"{}")
+        patch.setattr("src.runs.member_work.replace", lambda _, **changes: SimpleNamespace(step=model.num_timesteps))
         boundary = boundary_of_a_new_process()
         for number in itertools.count(1):
             model.num_timesteps += rollout
-            stop.requested = number in restarts
+            watch.ends = number in restarts
             boundary()
-            if stop.requested:
+            if watch.ends:
                 boundary = boundary_of_a_new_process()
             if model.num_timesteps == end:
                 return saved
@@ -467,21 +487,23 @@ def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines
 
 
 CRASHES: list[tuple[str, Callable[[], Any]]] = [
-    ("the look-ahead check", lambda: before(src.runs.pipeline, "look_ahead", crash)),
+    ("the look-ahead check", lambda: before(src.runs.plan, "leak_facts", crash)),
+    ("the estimate for production", lambda: before(src.runs.plan, "estimate_production", crash)),
     ("a step of the accounts", lambda: before(BatchedTradingVecEnv, "step_wait", crash, nth=3)),
     ("an update", lambda: before(TimedMaskablePPO, "_update", crash, nth=2)),
     ("a step", lambda: in_step("base", 100, crash)),
-    ("the estimate for production", lambda: before(src.runs.pipeline, "estimate_production", crash)),
-    ("the export of base weights", lambda: before(src.runs.pipeline, "export_base", crash)),
-    ("asking for advice", lambda: before(src.runs.pipeline, "tabulate_advice", crash)),
+    ("the export of base weights", lambda: before(src.runs.member_work, "export_base", crash)),
+    ("asking for advice", lambda: before(src.runs.plan, "tabulate_advice", crash)),
     ("the first step of a fine-tuning", lambda: in_step("rl_only", 4, crash)),
     ("the last step of a fine-tuning", lambda: in_step("rl_only", TIMESTEPS, crash)),
     ("a rollout of the ramp", lambda: in_step("hybrid", 40, crash)),
     ("a step of the placebo", lambda: in_step("hybrid_placebo", 40, crash)),
-    ("the export of hybrid weights", lambda: before(src.runs.pipeline, "export_hybrid", crash)),
-    ("the evaluation", lambda: before(src.runs.evaluations, "evaluate", crash, nth=2)),
-    ("the costs, once evaluated", lambda: before(src.runs.evaluations, "stress_costs", crash)),
-    ("the report", lambda: before(src.runs.pipeline, "finish", crash)),
+    ("the export of hybrid weights", lambda: before(src.runs.member_work, "export_hybrid", crash)),
+    ("a file that says that a task is done", lambda: before(src.runs.tasks, "write_json", crash)),
+    ("the costs", lambda: before(src.runs.evaluations, "stress_costs", crash)),
+    ("the evaluation", lambda: before(src.runs.evaluations, "placebo_facts", crash)),
+    ("the report", lambda: before(src.runs.results, "complete_report", crash)),
+    ("the page", lambda: before(src.runs.results, "write_page", crash)),
 ]
 
 
@@ -508,23 +530,26 @@ def test_killed_before_any_write_it_ends_as_if_left_alone(
         assert differing(whole, copy) == [], f"killed as {copy.name}"
 
 
-def test_without_checkpoints_a_killed_phase_begins_anew_and_says_so(pipelines: Pipelines, whole: Path) -> None:
+def test_without_checkpoints_a_killed_training_begins_again_and_the_finished_ones_are_kept(
+    pipelines: Pipelines, whole: Path
+) -> None:
     home, off = pipelines.new_home(), {"checkpoint.enabled": False}
     with in_step("hybrid", 100, crash):
         pipelines.run(home, off)
+    was = contents(home)
     ended = pipelines.resume(home, off)
     assert ended.error is None
     assert "resuming from" not in ended.said
-    for training in ("base", "rl_only"):
-        assert f"{training} is trained again where it was lost" in ended.said
-    assert "checkpoint.enabled false" in ended.said
+    kept = {name: raw for name, raw in was.items() if "/seed-0/base/" in name or "/seed-0/rl_only/" in name}
+    assert len(kept) == 2 * 6
+    assert kept.items() <= contents(home).items()
     assert [name for name in differing(whole, home) if "checkpoint-" not in name] == []
 
 
 def test_stopped_or_crashed_while_it_asks_the_model_it_asks_for_the_rest(
     pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.runs.bench.make_advisor", lambda _: FakeModel())
+    monkeypatch.setattr("src.runs.context.make_advisor", lambda _: FakeModel())
     left_alone, home, ample = pipelines.new_home(), pipelines.new_home(), {"llm.tabulation_budget_s": AMPLE_S}
     pipelines.run(left_alone, ample)
     of_the_run = lambda store, *_, **__: store.path == home / "advice.sqlite3"  # noqa: E731  (the leak check has its own)
@@ -536,7 +561,7 @@ def test_stopped_or_crashed_while_it_asks_the_model_it_asks_for_the_rest(
         assert isinstance(pipelines.resume(home, ample).error, SystemExit)
     with in_step("hybrid", 8, crash):
         pipelines.resume(home, ample)
-    asked = entry_of(home, "phase3").parts["advice"].facts
+    asked = json.loads((run_of(home) / "tasks/advice/task.json").read_text())["facts"]["asking"]
     assert (asked["from_store"], asked["asked_now"] + asked["from_store"]) == (7 * 16, asked["listed"])
     (home / "advice.sqlite3").unlink()
     monkeypatch.setattr(FakeModel, "load", None)  # the table itself was kept: nobody is asked again
@@ -562,7 +587,7 @@ def test_tensorboard_shows_a_run_that_was_killed_as_one_left_alone(pipelines: Pi
     """Records come every 24 timesteps: at the third boundary, and between the others."""
 
     def scalars(home: Path, training: str) -> dict[str, list[tuple[int, float]]]:
-        events = EventAccumulator(str(run_of(home) / "tensorboard" / training)).Reload()
+        events = EventAccumulator(str(run_of(home) / "tensorboard/seed-0" / training)).Reload()
         tags = [tag for tag in events.Tags()["scalars"] if tag != "run/steps_per_s"]
         return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
@@ -604,8 +629,8 @@ REFUSED = {
     "accounts": ({"hardware.vectorized_envs": 8, "training.n_steps": 4}, "vectorized_envs was 4, is 8", "options"),
     "length": ({"phase2.total_timesteps": 320}, "timesteps was 128, is 320", "--start-phase 2"),
     "environment": ({"environment.contracts": 2}, "environment.contracts was 1, is 2", "--start-phase 2"),
-    "data": ({"data.path": "other"}, r"bars was [0-9a-f]{64}, is [0-9a-f]{64}", "leave out --auto-resume"),
-    "split": ({"data.train_frac": 0.5}, r"data.train_frac was 0\.6, is 0\.5", "leave out --auto-resume"),
+    "data": ({"data.path": "other"}, r"tables was [0-9a-f]{64}, is [0-9a-f]{64}", "--start-phase 2"),
+    "split": ({"data.train_frac": 0.5}, r"tables was [0-9a-f]{64}, is [0-9a-f]{64}", "--start-phase 2"),
 }
 
 
@@ -618,7 +643,7 @@ def test_a_training_under_way_is_not_gone_on_with_under_another(pipelines: Pipel
     assert isinstance(ended.error, CheckpointMismatch), ended.why
     assert ended.error.exit_code == EXIT_BAD_INPUT
     assert ended.report == {}
-    assert "phase2 (base training)" in ended.why
+    assert " was started with other inputs: " in ended.why
     assert str(run_of(crashed)) in ended.why
     assert remedy in ended.why
     with pytest.raises(CheckpointMismatch, match=named):
@@ -651,8 +676,8 @@ def test_a_checkpoint_of_another_market_is_refused(pipelines: Pipelines, crashed
     home = pipelines.new_home()
     with in_step("base", 8, crash):
         pipelines.run(home, MINI)
-    shutil.rmtree(run_of(home) / "phase2", ignore_errors=True)
-    shutil.copytree(run_of(crashed) / "phase2", run_of(home) / "phase2")
+    shutil.rmtree(member_of(home, "base"), ignore_errors=True)
+    shutil.copytree(member_of(crashed, "base"), member_of(home, "base"))
     ended = pipelines.resume(home, MINI)
     assert isinstance(ended.error, CheckpointMismatch)
     assert "tables was" in ended.why
@@ -680,7 +705,7 @@ def base_of_whole(whole: Path) -> dict[str, bytes]:
 def base_results(home: Path) -> dict[str, bytes]:
     """Everything base training made but times: tensors of its last checkpoint, and its rows."""
     run = run_of(home)
-    parts = (run / f"phase2/base/checkpoint-{TIMESTEPS:012d}").glob("*.safetensors")
+    parts = (member_of(home, "base") / f"checkpoint-{TIMESTEPS:012d}").glob("*.safetensors")
     found = {path.name: path.read_bytes() for path in parts if path.name != "log.safetensors"}
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [{**json.loads(line), "steps_per_s": 0} for line in lines]
@@ -694,12 +719,12 @@ def test_a_fine_tuning_under_other_advice_is_refused(pipelines: Pipelines) -> No
     home = pipelines.new_home()
     with in_step("hybrid", 60, crash):
         pipelines.run(home)
-    folder = run_of(home)
-    ledger = json.loads((folder / "ledger.json").read_text())
-    ledger["phases"]["phase3"]["parts"]["advice"]["facts"]["sha256"] = empty_table().sha256
-    ledger["sha256"] = seal(ledger)
-    (folder / "ledger.json").write_text(json.dumps(ledger))
-    save_table(empty_table(), folder / "phase3" / "advice.safetensors")
+    folder = run_of(home) / "tasks/advice"
+    found = find_task(folder)
+    assert found.done is not None
+    save_table(empty_table(), folder / "advice.safetensors")
+    facts = {**found.done.facts, "sha256": empty_table().sha256}
+    finish_task(folder, found.inputs, facts, ["advice.safetensors"])
     ended = pipelines.resume(home)
     assert isinstance(ended.error, CheckpointMismatch)
     assert "hybrid" in ended.why
@@ -712,7 +737,7 @@ def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
     pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes], file: str, how: str
 ) -> None:
     home = pipelines.new_home(crashed)
-    damage(run_of(home) / f"phase2/base/checkpoint-{96:012d}/{file}", how)
+    damage(member_of(home, "base") / f"checkpoint-{96:012d}/{file}", how)
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.error is None
     assert f"checkpoint-{96:012d} was skipped: {file}" in ended.said
@@ -724,7 +749,7 @@ def test_with_all_checkpoints_damaged_the_training_begins_anew(
     pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes]
 ) -> None:
     home = pipelines.new_home(crashed)
-    for checkpoint in (run_of(home) / "phase2/base").iterdir():
+    for checkpoint in member_of(home, "base").glob("checkpoint-*"):
         damage(checkpoint / "policy.safetensors", "flipped")
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.said.count("was skipped") == 3
@@ -740,17 +765,18 @@ def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
     home = pipelines.new_home()
     with in_step("hybrid", 60, crash):
         pipelines.run(home)
-    for training, phase in (("base", "phase2"), ("rl_only", "phase3")):
-        folder = run_of(home) / phase / training
+    for training in ("base", "rl_only"):
+        folder = member_of(home, training)
         if lost == "damaged":
             damage(folder / f"checkpoint-{TIMESTEPS:012d}/policy.safetensors", "flipped")
+            damage(folder / "weights.safetensors", "flipped")
         else:
             shutil.rmtree(folder)
-    monkeypatch.setattr(src.runs.pipeline, "estimate_production", None)  # what was measured is not measured again
+    monkeypatch.setattr(src.runs.plan, "estimate_production", None)  # what was measured is not measured again
     ended = pipelines.resume(home)
     assert ended.error is None
     for training in ("base", "rl_only"):
-        assert f"{training} is trained again where it was lost" in ended.said
+        assert (f"{training} is done again where it was lost: weights.safetensors" in ended.said) == (lost == "damaged")
     assert ended.said.count("resuming from 96") == (2 if lost == "damaged" else 0)
     assert differing(whole, home) == []
 
@@ -760,29 +786,25 @@ def test_lost_rows_of_the_log_are_made_again_from_the_checkpoints(
     pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes], lost: str
 ) -> None:
     home = pipelines.new_home(crashed)
-    log = run_of(home) / "metrics.jsonl"
-    raw = log.read_bytes()
-    if lost == "all":
-        log.unlink()
-    else:
-        log.write_bytes(raw[:300] if lost == "the last bytes" else raw.replace(b"1", b"2", 1))
+    for log in (run_of(home) / "metrics.jsonl", member_of(home, "base") / "metrics.jsonl"):
+        raw = log.read_bytes() if log.exists() else b""
+        if lost == "all":
+            log.unlink(missing_ok=True)
+        else:
+            log.write_bytes(raw[:300] if lost == "the last bytes" else raw.replace(b"1", b"2", 1))
     ended = pipelines.resume(home, {"pipeline.auto_advance": False})
     assert ended.error is None
-    assert f"{log} had lost or changed rows and was written again from the checkpoints" in ended.said
     assert base_results(home) == base_of_whole
-    asides = list(run_of(home).glob("metrics.jsonl.damaged-*"))
-    assert len(asides) == (lost != "all")
 
 
-def test_a_damaged_table_of_advice_is_refused_and_phase_3_can_begin_anew(pipelines: Pipelines, whole: Path) -> None:
+def test_a_damaged_table_of_advice_is_made_again(pipelines: Pipelines, whole: Path) -> None:
     home = pipelines.new_home()
-    with in_step("rl_only", 60, crash):
+    with in_step("hybrid", 60, crash):
         pipelines.run(home)
-    damage(run_of(home) / "phase3/advice.safetensors", "flipped")
+    damage(run_of(home) / "tasks/advice/advice.safetensors", "flipped")
     ended = pipelines.resume(home)
-    assert isinstance(ended.error, UserError)
-    assert "--start-phase 3" in ended.why
-    assert pipelines.run(home, start_phase=3).error is None
+    assert ended.error is None
+    assert "advice is done again where it was lost: advice.safetensors: changed" in ended.said
     assert differing(whole, home) == []
 
 
