@@ -178,6 +178,7 @@ class Engine:
                 if task is not None:
                     pending.remove(task)
                     if self.take(task):
+                        self._credit(task, entry)
                         continue
                     self._begin(task)
                     if task.here or self._workers == 1:
@@ -286,6 +287,13 @@ class Engine:
             sorted(entry.timesteps.items(), key=lambda of: order.index(of[0]) if of[0] in order else -1)
         )
 
+    def _credit(self, task: Task, entry: PhaseEntry) -> None:
+        """Note what a finished member says for its phase, whose entry may have been begun again without it."""
+        if task.member is not None:
+            facts = self.results[task.name].facts
+            self._reached(task, entry, facts["row"]["timesteps"])
+            entry.not_bitwise += [words for words in facts["not_bitwise"] if words not in entry.not_bitwise]
+
     def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry, seconds: float) -> None:
         files = facts.get("files", ())
         kept = {name: value for name, value in facts.items() if name not in ("files", "released_bytes")}
@@ -294,8 +302,7 @@ class Engine:
         of_task.status = "done"
         self._context.released_bytes += facts.get("released_bytes", 0)
         if task.member is not None:
-            self._reached(task, entry, facts["row"]["timesteps"])
-            entry.not_bitwise += [words for words in facts["not_bitwise"] if words not in entry.not_bitwise]
+            self._credit(task, entry)
             self._context.display.ended(task.member.to_dict())
             self.gather_rows()
         self._context.count_time()
