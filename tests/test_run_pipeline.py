@@ -39,6 +39,7 @@ monitoring: {log_interval: 5, tensorboard: false}
 evidence: {stress_slippage_ticks: [0], chart_sessions: 0, pass_attempts: 200, trials_path: trials.jsonl}
 validation: {max_peak_memory_gb: 1000}
 """
+ROWS = "*/members/seed-0/base/metrics.jsonl"
 LOCKS = (".run.lock", ".run.holder")
 LONG = "10000000"
 """Timesteps of a run that is to be stopped."""
@@ -421,7 +422,7 @@ def test_a_second_signal_does_not_wait_for_the_update_to_end(
 ) -> None:
     options = ("--mock-llm", "--config", "slow_update.yaml", "--timesteps", LONG, "--output-dir", tmp_path)
     run = server.start(SCRIPT, *options, cwd=elsewhere)
-    run.until(lambda: any(b'"num_timesteps": 4080' in path.read_bytes() for path in tmp_path.glob("*/metrics.jsonl")))
+    run.until(lambda: any(b'"num_timesteps": 4080' in path.read_bytes() for path in tmp_path.glob(ROWS)))
     run.send(signal.SIGTERM)
     time.sleep(1.0)
     assert run.ended() is None, "one signal waits for the end of the update"
