@@ -43,8 +43,6 @@ class PhaseEntry(BaseModel):
     tries: int = 0
     failures: list[str] = Field(default_factory=list)
     torch_threads: int | None = None
-    products: Library | None = None
-    """The library that multiplied the fused learner's matrices: phases after it, and a resumed one, keep it."""
     memory_before: dict[str, float] = Field(default_factory=dict)
     memory_after: dict[str, float] = Field(default_factory=dict)
     gpu_utilization: float | None = None

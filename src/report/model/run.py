@@ -249,8 +249,6 @@ class Phase(Part):
     tries: Count
     failures: list[str] = Field([])
     torch_threads: Annotated[int, Field(ge=1)] | None = None
-    products: Literal["torch", "numpy"] | None = None
-    """The library that multiplied the fused learner's matrices."""
     memory_before: dict[str, Number] = Field({})
     memory_after: dict[str, Number] = Field({})
     gpu_utilization: Percent | None = None
