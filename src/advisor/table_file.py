@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,17 @@ def save_table(table: AdviceTable, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"probabilities": table.probabilities, "covered": table.covered}
     facts = {"advisor_name": table.advisor_name, "advisor_identity": table.advisor_identity}
-    write_atomically(path, save(arrays, facts))
+    write_atomically(path, _in_order(save(arrays, facts)))
+
+
+def _in_order(raw: bytes) -> bytes:
+    """The same safetensors file with its facts sorted by name: the library writes them in a random order, so that a
+    table made again would have other bytes."""
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return raw[:8] + text.ljust(end - 8) + raw[end:]
 
 
 def load_table(path: Path, sha256: str) -> AdviceTable:
