@@ -27,7 +27,7 @@ from src.runs.executors import start_server
 from src.runs.exports import publish
 from src.runs.folders import only_run_in
 from src.runs.ledger import Ledger, PhaseEntry
-from src.runs.phase_runner import Phase, PhaseRunner, apply_phase
+from src.runs.phase_runner import Phase, PhaseRunner
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
 from src.runs.results import PAGE_NAME, REPORT_NAME, report_of
@@ -158,8 +158,6 @@ class _Process:
                     report = state.report()
                     write_page(check_report(report, REPORT_NAME), state.folder / PAGE_NAME)
                     return report
-                for phase in phases:
-                    apply_phase(context, phase, state.entry(phase.name))
             return self._report(plan, engine, trainer, workers)
 
     def _engine(self, plan: Plan, ledger: Ledger, workers: int) -> Engine:
