@@ -315,7 +315,10 @@ def test_stopped_in_base_training_it_keeps_its_logs_and_leaves_no_process(
         assert (folder / name).stat().st_size > 0, name
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["phase"] == "base"
-    assert "ended early: StopSignal" in (folder / "run.log").read_text()
+    assert "ended early: KeyboardInterrupt" in (folder / "run.log").read_text()
+    assert list(folder.glob("members/seed-0/base/checkpoint-*"))
+    assert "Resume with:" in finished.err
+    assert finished.err.rstrip().endswith("--auto-resume")
     assert not (folder / "report.json").exists()
 
 

@@ -70,8 +70,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, bars: dict[str, Path]) -
     (folder / "typo.yaml").write_text(small.replace("interval_steps", "intervall_steps"))
     (folder / "missed.yaml").write_text(f"{small}phase2: {{estimated_duration: 0.001}}\n")
     (folder / "step_by_step.yaml").write_text(small.replace("pipeline: {", "pipeline: {auto_advance: false, "))
-    # An update of minutes: 1,000 passes over 128 minibatches.
-    slow = small.replace("n_epochs: 2", "n_epochs: 1000, n_steps: 1024")
+    # An update of many seconds, 60 passes over 128 minibatches, in networks of the size that production is estimated
+    # with before: with smaller ones the estimate would take far longer than the update.
+    slow = small.replace("n_epochs: 2", "n_epochs: 60, n_steps: 1024").replace("[16]", "[512, 256, 128]")
     (folder / "slow_update.yaml").write_text(slow)
     return folder
 
