@@ -172,9 +172,7 @@ def situation_of_the_next_bar(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
 
 
 def situation_looked_up_a_bar_ahead(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
-    plant_method(
-        monkeypatch, SessionBatch, "situations", 'self.tape.situation[a["bar"]]', 'self.tape.situation[a["bar"] + 1]'
-    )
+    plant_method(monkeypatch, SessionBatch, "situations", "self.tape.situation", "np.roll(self.tape.situation, -1)")
 
 
 def episodes_in_sealed_sessions(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
