@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from src.clean_up import CleanUps
 from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied, memory_words
 from src.files import NO_SPACE, read_regular
 from src.runs import executors
@@ -60,20 +60,17 @@ class Engine:
         self._partial = False
         self._failed_for_good: list[TaskFailedForGood] = []
 
-    @property
-    def workers(self) -> int:
-        """How many tasks are done at a time."""
-        return self._workers
-
     @contextmanager
     def open(self) -> Iterator[None]:
         """Worker processes end with this, however it ends."""
-        try:
+        with CleanUps() as stack:  # what ended the run is to be heard, not a failing clean-up
+            stack.call(self.gather_rows)
+            stack.call(self._end_workers)
             yield
-        finally:
-            if self._cores is not None:
-                self._cores.close()
-            self.gather_rows()
+
+    def _end_workers(self) -> None:
+        if self._cores is not None:
+            self._cores.close()
 
     def gather_rows(self) -> None:
         """Write the run's log from its members'."""
@@ -246,7 +243,6 @@ class Engine:
             self._saved(task, entry, timesteps)
 
         watch = WatchHere(self._stop, deadline, self._say, self._context.record, saved)
-        began = time.perf_counter()
         try:
             facts = task.work(task.job(self._at_hand), self._context.market, watch)
         except PhaseTimeout:
@@ -254,7 +250,7 @@ class Engine:
         except Exception as error:
             self._failed(task, error, entry, failed, tries, pending)
         else:
-            self._finished(task, facts, entry, time.perf_counter() - began)
+            self._finished(task, facts, entry)
 
     def _handle(self, event: Event, entry: PhaseEntry, failed: dict[str, int], tries: int, pending: list[Task]) -> None:
         task, kind, payload = event
@@ -268,7 +264,7 @@ class Engine:
             name, level, text = payload
             logging.getLogger(name).log(level, "%s", text)
         elif kind == executors.DONE:
-            self._finished(task, payload, entry, 0.0)
+            self._finished(task, payload, entry)
         elif kind == executors.FAILED:
             error, trace = payload
             if trace:
@@ -294,7 +290,7 @@ class Engine:
             self._reached(task, entry, facts["row"]["timesteps"])
             entry.not_bitwise += [words for words in facts["not_bitwise"] if words not in entry.not_bitwise]
 
-    def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry, seconds: float) -> None:
+    def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry) -> None:
         files = facts.get("files", ())
         kept = {name: value for name, value in facts.items() if name not in ("files", "released_bytes")}
         of_task = self._ledger.tasks[task.name]
@@ -359,7 +355,7 @@ class Engine:
                 if kind == executors.SAVED:
                     self._saved(task, entry, payload)
                 elif kind == executors.DONE:
-                    self._finished(task, payload, entry, 0.0)
+                    self._finished(task, payload, entry)
         for of_task in self._ledger.tasks.values():
             if of_task.status == "running":
                 of_task.status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"

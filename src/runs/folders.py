@@ -48,6 +48,14 @@ def only_run_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_at_work(folder: Path) -> bool:
+    """Whether another run holds a folder's lock."""
+    handle = _locked(folder)
+    if handle is not None:
+        os.close(handle)
+    return handle is None
+
+
 def _locked(folder: Path) -> int | None:
     """An open handle that holds the folder's lock; None where another process holds it. OutputError where the file
     system knows no locks."""

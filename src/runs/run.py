@@ -127,11 +127,12 @@ class _Process:
             context.load_market(own_env)
             loading_s = time.perf_counter() - began
             plan = Plan(context, trainer, own_env)
-            state.open(
-                earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1)), output_dir
-            )
-            if not self._mode.one_at_a_time:
-                self._locks.enter_context(only_run_in(state.folder))
+            earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))
+            if earlier is not None:
+                self._lock(earlier)
+            state.open(earlier, output_dir)
+            if earlier is None:
+                self._lock(state.folder)
             first = state.entry(state.first)
             if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
                 state.ledger.products = state.ledger.products or fastest()
@@ -159,6 +160,11 @@ class _Process:
                     write_page(check_report(report, REPORT_NAME), state.folder / PAGE_NAME)
                     return report
             return self._report(plan, engine, trainer, workers)
+
+    def _lock(self, run: Path) -> None:
+        """One process at a time works in a run's folder. UserError where another one does."""
+        if not self._mode.one_at_a_time:  # else the lock of the output folder is held
+            self._locks.enter_context(only_run_in(run))
 
     def _engine(self, plan: Plan, ledger: Ledger, workers: int) -> Engine:
         plan.place(ledger.path.parent)

@@ -15,7 +15,7 @@ from src.errors import UserError
 from src.files import read_regular
 from src.runs.context import RunContext, plans_of
 from src.runs.engine import Engine
-from src.runs.folders import newest_run, runs_of
+from src.runs.folders import is_at_work, newest_run, runs_of
 from src.runs.inputs import run_inputs
 from src.runs.ledger import LEDGER_NAME, Ledger, PhaseEntry, differences
 from src.runs.results import PAGE_NAME, REPORT_NAME
@@ -92,7 +92,7 @@ class RunState:
             return None
         passed_over = ""
         for folder in runs_of(output_dir, self._mode, self._context.config.test_mode.market):
-            if (folder / REPORT_NAME).exists():
+            if (folder / REPORT_NAME).exists() or is_at_work(folder):
                 continue
             if not (why_not := self._unlike(folder, engine_of)):
                 self._say(f"resuming {folder}, unfinished and of the same settings (--no-auto-resume begins a new run)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -10,15 +11,18 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from src.errors import EXIT_BAD_INPUT, UserError
 from src.outputs import OutputError
 from src.runs.folders import newest_run, only_run_in
 from src.runs.run_folder import make_run_folder
+from src.testing_framework import TestingFramework
 from tests.forked_command import ROOT
 from tests.runs.pipeline_runs import Ended, Pipelines, in_step, pipelines_in, run_of
 
@@ -65,6 +69,7 @@ def test_the_folder_is_made_and_one_that_cannot_be_is_told(tmp_path: Path) -> No
 HOLDER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[1])
 from src.runs.folders import only_run_in
 with only_run_in(Path(sys.argv[2])):
@@ -154,6 +159,24 @@ def test_a_pipeline_beside_one_at_work_is_refused_and_disturbs_nothing(pipelines
         assert f"Another run (process {os.getpid()}) is at work" in second.why
         assert second.framework.run_folder is None
     assert run_of(home) == first.folder, "no second run was begun"
+
+
+def test_next_to_a_hardware_maximized_run_at_work_a_plain_start_begins_another(pipelines: Pipelines) -> None:
+    home, changes = pipelines.new_home(), {"test_mode.mode": "hardware_maximized"}
+    others: list[Any] = []
+
+    def start_others() -> None:
+        plain = TestingFramework(pipelines.config(home, changes), Console(file=io.StringIO()))
+        plain.run_hardware_maximized_validation()  # without --auto-resume, as checkpoint.auto_resume has it
+        others.extend([plain, pipelines.resume(home, changes)])
+
+    with in_step("base", 44, start_others):
+        first = pipelines.run(home, changes)
+    assert first.error is None, first.why
+    plain, resumed = others
+    assert plain.run_folder not in (None, first.folder)
+    assert resumed.error is None, "the newest run is the finished one"
+    assert resumed.folder == plain.run_folder
 
 
 # Which is the newest
