@@ -136,7 +136,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def config_of(args: argparse.Namespace, mode: str, console: Console) -> TestConfig:
     """The configuration of a run: the options over the file they name, over the settings of the run to resume, over
-    the defaults. What is taken over from an earlier run is said on the console."""
+    the defaults. Settings inherited from an earlier run are printed."""
     from src.runs.inheritance import earlier_settings, inherited_words
     from src.testing_framework import TestConfig, create_test_config
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
+from src import run_names
 from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.mock import MockAdvisor
 from src.advisor.table import empty_table
@@ -30,7 +31,7 @@ from src.evaluation.playing import SessionPool
 from src.files import write_atomically
 from src.monitoring.display import RunDisplay
 from src.monitoring.run_log import RunLog
-from src.runs.run_folder import CONFIG_NAME, sealed
+from src.runs.run_folder import sealed
 from src.runs.threads import ThreadDeaths
 from src.trading.session_batch import SessionBatch
 
@@ -187,8 +188,8 @@ class RunContext:
         """From now on the run has a folder: log, configuration and, at its end, the hardware samples go there."""
         self.folder = folder
         self._stack.push(self._write_hardware)
-        self._log.write_to(folder / "run.log")
-        write_atomically(folder / CONFIG_NAME, sealed(effective_yaml(self.config)))
+        self._log.write_to(folder / run_names.RUN_LOG)
+        write_atomically(folder / run_names.CONFIGURATION, sealed(effective_yaml(self.config)))
 
     def trainer(self) -> Trainer:
         """What the trainings of this run share; ConfigError for CUDA that is not there."""

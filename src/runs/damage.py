@@ -26,9 +26,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from src import run_names
 from src.runs.kills import SCRIPTS, SETTINGS, results_of
-from src.runs.ledger import LEDGER_NAME
-from src.runs.run_files import MANIFEST_NAME, files_in
+from src.runs.run_files import files_in
 
 BAIT = "bait"
 """What a planted symlink points to, outside of the run."""
@@ -109,8 +109,8 @@ class Outcome:
 
 def damages_of(home: Path) -> list[tuple[str, str]]:
     """Every file of the run there, its path below the home, with every way to damage it."""
-    (run,) = (path.parent for path in home.glob(f"logs/*/{LEDGER_NAME}"))
-    manifest = [MANIFEST_NAME] if (run / MANIFEST_NAME).exists() else []
+    (run,) = (path.parent for path in home.glob(f"logs/*/{run_names.LEDGER}"))
+    manifest = [run_names.MANIFEST] if (run / run_names.MANIFEST).exists() else []
     names = [f"{run.relative_to(home)}/{name}" for name in [*files_in(run), *manifest]]
     return [(name, how) for name in names for how in DAMAGES if (home / name).stat().st_size or how.startswith("a ")]
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from src import run_names
 from src.errors import UserError
 from src.files import read_regular, write_atomically
 from src.outputs import OutputError, check_writable
-from src.runs.ledger import LEDGER_NAME
 
 NAME = re.compile(r"([a-z_]+)_([A-Z0-9]+)_(\d{8}-\d{6})(?:-(\d+))?")
 _LOCK, _HOLDER = ".run.lock", ".run.holder"
@@ -110,14 +110,14 @@ def runs_of(output_dir: Path, mode: str, market: str | None) -> Iterator[Path]:
                 f"The newest run {folder} is a symlink, which no run writes through. Name the folder that holds it "
                 f"with --output-dir, or remove the link."
             )
-        if os.path.lexists(folder / LEDGER_NAME):
+        if os.path.lexists(folder / run_names.LEDGER):
             yield folder
             continue
         if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(
-                f"The newest run {folder} has lost its {LEDGER_NAME}, so it cannot be resumed. Restore that file, move "
-                f"the folder away to resume the run before it, or leave out --auto-resume and --start-phase to begin a "
-                f"new run."
+                f"The newest run {folder} has lost its {run_names.LEDGER}, so it cannot be resumed. Restore that file, "
+                f"move the folder away to resume the run before it, or leave out --auto-resume and --start-phase to "
+                f"begin a new run."
             )
 
 

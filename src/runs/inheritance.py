@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from src import run_names
 from src.agent.settings import RunSettings
 from src.configuration import Configuration, build_config, changed_keys
 from src.configuration_errors import quote
 from src.market.contracts import get_contract
 from src.runs.folders import newest_run
-from src.runs.run_folder import CONFIG_NAME, check_seal
+from src.runs.run_folder import check_seal
 
 MOST_NAMED = 6
 NAMED_FIRST = ("test_mode.quick", "training.timesteps", "training.timesteps_reduction", "llm.model", "data.path")
@@ -23,8 +24,8 @@ def earlier_settings(output_dir: str | None, mode: str, market: str | None) -> P
     run = newest_run(folder, mode, None if market is None else get_contract(market).symbol)
     if run is None:
         return None
-    check_seal(run / CONFIG_NAME)
-    return run / CONFIG_NAME
+    check_seal(run / run_names.CONFIGURATION)
+    return run / run_names.CONFIGURATION
 
 
 def inherited_words(file: Path, inherited: Configuration, config: Configuration) -> str:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from src import run_names
 from src.agent.ppo import Library
 from src.errors import UserError
 from src.files import plain_json, read_regular, write_json
 from src.runs.run_files import FileFacts
 
-LEDGER_NAME = "ledger.json"
 Status = Literal["pending", "running", "done", "failed", "timed_out", "interrupted"]
 
 
@@ -73,7 +73,7 @@ class Ledger:
     """The entries by phase name; `save` after every change that must survive."""
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
-        self.path = folder / LEDGER_NAME
+        self.path = folder / run_names.LEDGER
         self.phases = {name: PhaseEntry() for name in names}
         self.tasks: dict[str, TaskEntry] = {}
         self.products: Library | None = None

@@ -20,6 +20,7 @@ from safetensors.torch import save as tensor_bytes
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from src import run_names
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table
 from src.agent.checkpoints import CheckpointStore, Loaded
@@ -43,7 +44,7 @@ from src.runs.inputs import weights_fingerprint
 from src.runs.resources import machine_facts
 from src.runs.watch import Watch
 
-ROWS_NAME, WEIGHTS_NAME = "metrics.jsonl", "weights.safetensors"
+WEIGHTS_NAME = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def leave_weights(job: MemberJob, say: Callable[[str], None]) -> dict[str, Any] 
 
 def gather_rows(run: Path, members: Iterable[str]) -> None:
     """Write the run's metrics.jsonl: the rows of these members, folders below the run's, in their order."""
-    rows = b"".join(read_regular(path) for name in members if (path := run / name / ROWS_NAME).exists())
-    path = run / ROWS_NAME
+    rows = b"".join(read_regular(path) for name in members if (path := run / name / run_names.RECORDS).exists())
+    path = run / run_names.RECORDS
     if rows and (not path.exists() or kind_of(path) or read_regular(path) != rows):
         write_atomically(path, rows)
 
@@ -166,10 +167,10 @@ def _train(
     loaded = store.newest(watch.say) if settings.enabled else None
     rows = b"" if loaded is None else loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
     job.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(job.folder / ROWS_NAME, rows)
+    write_atomically(job.folder / run_names.RECORDS, rows)
     purge = 0 if loaded is None else _first_step_not_kept(rows, loaded.snapshot.step)
     with CleanUps() as stack:
-        logged = JsonLinesSink(job.folder / ROWS_NAME, keep_bytes=len(rows))
+        logged = JsonLinesSink(job.folder / run_names.RECORDS, keep_bytes=len(rows))
         stack.call(logged.close)
         logging = _logging(job, logged, watch, purge, stack)
         resumables = [logging, *callbacks]
@@ -218,7 +219,7 @@ def _written(job: MemberJob, model: TimedMaskablePPO) -> list[Path]:
     write_atomically(weights, tensor_bytes(state))
     export = export_base if job.advice is None else export_hybrid
     zipped = export(model, job.exports)
-    return [weights, zipped, *export_data(model, zipped), job.folder / ROWS_NAME]
+    return [weights, zipped, *export_data(model, zipped), job.folder / run_names.RECORDS]
 
 
 def _first_step_not_kept(rows: bytes, step: int) -> int:

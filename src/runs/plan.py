@@ -47,6 +47,12 @@ ADVICE_NAME = "advice.safetensors"
 TRAINING_STAGE, EVALUATION_STAGE = "training", "evaluation"
 
 
+def task_name(name: str, *, seed: int | None = None, fold: int = 0) -> str:
+    """Of a task that is no training: its folder below the run's."""
+    of = f"fold-{fold}/" if fold else ""
+    return f"tasks/{of}{name}" if seed is None else f"tasks/{of}seed-{seed}/{name}"
+
+
 class Plan:
     """Makes the tasks of one run; `place` says below which folder. `threads` are torch's in a training."""
 
@@ -89,7 +95,7 @@ class Plan:
         checks = ", ".join(checks_of(market, config.data, config.environment.trading_hours))
         return [
             Task(
-                "tasks/look-ahead", "look-ahead", "look-ahead", f"leak checks of {checks}", look_ahead_task,
+                task_name("look-ahead"), "look-ahead", "look-ahead", f"leak checks of {checks}", look_ahead_task,
                 inputs=lambda _: data_inputs(config, market), job=lambda _: config,
             )
         ]  # fmt: skip
@@ -108,7 +114,7 @@ class Plan:
 
         return [
             Task(
-                "tasks/production", "production", "production", "a rollout with the production networks",
+                task_name("production"), "production", "production", "a rollout with the production networks",
                 work,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
                 job=lambda _: self._own_env, here=True, alone=True,
@@ -125,14 +131,14 @@ class Plan:
             return []
         advisor, market = self._context.advisor, self.markets[fold]
         assert advisor is not None
-        of_fold = f"fold-{fold}/" if fold else ""
         return [
             Task(
-                f"tasks/{of_fold}advice", "advice", f"advice{_of_fold(fold)}",
+                task_name("advice", fold=fold), "advice", f"advice{_of_fold(fold)}",
                 f"{advisor.name} on the training sessions' situations",
                 partial(_advise, self._context, market),
                 inputs=lambda _: advice_inputs(self._config, self._tables_of(fold)) | {"advisor": advisor.identity},
-                job=lambda _: self._run / f"tasks/{of_fold}advice", here=True, alone=isinstance(advisor, LanguageModel),
+                job=lambda _: self._run / task_name("advice", fold=fold), here=True,
+                alone=isinstance(advisor, LanguageModel),
             )
         ]  # fmt: skip
 
@@ -176,7 +182,7 @@ class Plan:
         return tasks
 
     def fold(self, k: int) -> list[Task]:
-        """What a walk-forward fold does with its advice."""
+        """The trainings and the evaluation of a walk-forward fold; its advice is a task of its own."""
         split = self.markets[k].split
         what = f"every arm on its {len(split.test)} test sessions, trained on {len(split.train)}"
         return [*self.bases(k), *self.fine_tuned(k), self._joint_task(k, what)]
@@ -196,7 +202,7 @@ class Plan:
     def _member_task(self, member: Member) -> Task:
         is_base = member.training == Training.BASE
         plan = self._plans[0 if is_base else 1]
-        advice = f"tasks/{f'fold-{member.fold}/' if member.fold else ''}advice"
+        advice = task_name("advice", fold=member.fold)
         needs = [] if is_base else [member.base.folder]
         needs += [advice] if member.training in (Training.HYBRID, Training.PLACEBO) else []
         what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps"
@@ -255,16 +261,16 @@ class Plan:
         # A target to pass is no constant of an account, so the tables' fingerprint does not hold it.
         rules = {"rules": self.markets[0].rules.model_dump_json()} if work is attempts_task else {}
         return Task(
-            f"tasks/seed-{seed}/{name}", EVALUATION_STAGE, title, what, work,
+            task_name(name, seed=seed), EVALUATION_STAGE, title, what, work,
             lambda results: evaluation_inputs(self._config, keys, self._read([seed], results) | rules),
-            lambda results: self._evaluation_job({seed: names}, results), (*names.values(), "tasks/advice"),
+            lambda results: self._evaluation_job({seed: names}, results), (*names.values(), task_name("advice")),
         )  # fmt: skip
 
     def _joint_task(self, fold: int, what: str) -> Task:
         """Every arm of a fold, or of the run and its seeds: with the run's own fusion and pool, so in its process."""
         seeds = self._seeds(fold)
         names = {seed: {t: self._member(t, seed, fold).folder for t in FINE_TUNED} for seed in seeds}
-        advice = f"tasks/{f'fold-{fold}/' if fold else ''}advice"
+        advice = task_name("advice", fold=fold)
 
         def work(job: EvaluationJob, market: Market, watch: Watch) -> Mapping[str, Any]:
             if fold:
@@ -277,13 +283,13 @@ class Plan:
             return {**evaluation_inputs(self._config, keys, read), **fusion_inputs(self._config)}
 
         return Task(
-            f"tasks/{f'fold-{fold}/' if fold else ''}evaluation", EVALUATION_STAGE, f"evaluation{_of_fold(fold)}",
+            task_name("evaluation", fold=fold), EVALUATION_STAGE, f"evaluation{_of_fold(fold)}",
             what, work, inputs, lambda results: self._evaluation_job(names, results, advice),
             (*(name for of_seed in names.values() for name in of_seed.values()), advice), here=True,
         )  # fmt: skip
 
     def _evaluation_job(
-        self, names: Mapping[int, Mapping[Training, str]], results: Results, advice: str = "tasks/advice"
+        self, names: Mapping[int, Mapping[Training, str]], results: Results, advice: str = task_name("advice")
     ) -> EvaluationJob:
         folders = {
             seed: {training: results[name].folder for training, name in of_seed.items()}
@@ -294,7 +300,7 @@ class Plan:
 
     def _read(self, seeds: Sequence[int], results: Results, fold: int = 0) -> dict[str, str]:
         """The weights and the advice that an evaluation reads."""
-        advice = f"tasks/{f'fold-{fold}/' if fold else ''}advice"
+        advice = task_name("advice", fold=fold)
         names = [self._member(training, seed, fold).folder for seed in seeds for training in FINE_TUNED]
         weights = {f"weights of {name}": results[name].facts["weights"] for name in names}
         return {**weights, "advice table": results[advice].facts["sha256"], "tables": self._tables_of(fold)}

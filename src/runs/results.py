@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src import run_names
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table
 from src.advisor.tabulation import TabulationRecord
@@ -37,11 +38,10 @@ from src.runs.context import RunContext
 from src.runs.evaluations import evaluation_sections
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_facts, phase_targets
-from src.runs.plan import ADVICE_NAME, Plan
+from src.runs.plan import ADVICE_NAME, Plan, task_name
 from src.runs.tasks import Results
 
 PIPELINE_PHASES = ("phase1", "phase2", "phase3")
-REPORT_NAME, PAGE_NAME = "report.json", "report.html"
 
 
 def report_of(
@@ -58,8 +58,8 @@ def report_of(
     threads = max((entry.torch_threads or 0 for entry in ledger.phases.values()), default=0)
     run = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
     report: dict[str, Any] = {"run": run | {"workers": workers}, "training": _rows(plan, results), "arms": {}}
-    if "tasks/production" in results:
-        report["production_estimate"] = results["tasks/production"].facts
+    if task_name("production") in results:
+        report["production_estimate"] = results[task_name("production")].facts
     advised = None
     if market is not None:
         if all(task.name in results for task in plan.evaluations()):
@@ -67,8 +67,8 @@ def report_of(
             report |= _evaluated(context, plan, results)
             advised = _advised(results, 0)
             report["advice"] |= asking_facts(advised[1], config.llm)
-        if "tasks/look-ahead" in results:
-            found = results["tasks/look-ahead"].facts
+        if task_name("look-ahead") in results:
+            found = results[task_name("look-ahead")].facts
             report["look_ahead"] = with_sessions_read(found, market, report["training"], advised)
         if plan.folds:
             report["walk_forward"], leaks = _walk_forward(plan, results)
@@ -89,12 +89,12 @@ def _rows(plan: Plan, results: Results, fold: int = 0) -> list[dict[str, Any]]:
 
 def _evaluated(context: RunContext, plan: Plan, results: Results) -> dict[str, Any]:
     def of_seeds(name: str) -> list[Mapping[str, Any]]:
-        return [results[f"tasks/seed-{seed}/{name}"].facts for seed in plan.seeds]
+        return [results[task_name(name, seed=seed)].facts for seed in plan.seeds]
 
-    attempts = results.get(f"tasks/seed-{plan.seeds[0]}/attempts")
+    attempts = results.get(task_name("attempts", seed=plan.seeds[0]))
     return evaluation_sections(
         context,
-        results["tasks/evaluation"].facts,
+        results[task_name("evaluation")].facts,
         of_seeds("costs"),
         of_seeds("reliance"),
         None if attempts is None else attempts.facts,
@@ -102,7 +102,7 @@ def _evaluated(context: RunContext, plan: Plan, results: Results) -> dict[str, A
 
 
 def _advised(results: Results, fold: int) -> tuple[AdviceTable, TabulationRecord]:
-    done = results[f"tasks/fold-{fold}/advice" if fold else "tasks/advice"]
+    done = results[task_name("advice", fold=fold)]
     asking = dict(done.facts["asking"])
     return load_table(done.folder / ADVICE_NAME, done.facts["sha256"]), TabulationRecord(**asking)
 
@@ -115,7 +115,7 @@ def _walk_forward(plan: Plan, results: Results) -> tuple[dict[str, Any], list[st
         if leak := check_advice(own, *_advised(results, fold)) or check_drawn(own, _rows(plan, results, fold)):
             leaks.append(f"fold {fold}: {leak}")
     section = {
-        "folds": [results[f"tasks/fold-{fold}/evaluation"].facts for fold in plan.folds],
+        "folds": [results[task_name("evaluation", fold=fold)].facts for fold in plan.folds],
         "words": "Each fold trains from scratch on earlier sessions, first seed only. Difference: hybrid - placebo.",
     }
     return section, leaks
@@ -144,7 +144,7 @@ def finish(
     """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json and the
     page made of it. Sections without their shape are a ReportError; report.json then has them as they are."""
     context.stop_clock()
-    rows = folder / "metrics.jsonl"
+    rows = folder / run_names.RECORDS
     lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
     facts = {
         "test_name": test_name,
@@ -158,10 +158,10 @@ def finish(
     try:
         complete = complete_report(facts)
     except ReportError:
-        write_json(folder / REPORT_NAME, facts)
+        write_json(folder / run_names.REPORT, facts)
         raise
-    write_json(folder / REPORT_NAME, complete.to_json_dict())
-    write_page(complete, folder / PAGE_NAME)
+    write_json(folder / run_names.REPORT, complete.to_json_dict())
+    write_page(complete, folder / run_names.PAGE)
     return complete
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
+from src import run_names
 from src.agent.learner.products import fastest
 from src.agent.market import compile_kernel
 from src.agent.members import FINE_TUNED
@@ -30,7 +31,7 @@ from src.runs.ledger import Ledger, PhaseEntry
 from src.runs.phase_runner import Phase, PhaseRunner
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
-from src.runs.results import PAGE_NAME, REPORT_NAME, report_of
+from src.runs.results import report_of
 from src.runs.state import RunState
 from src.runs.stopping import StopRequest
 
@@ -71,7 +72,7 @@ def run(
             report = process.to_the_end(output_dir)
             process.record_files()
             if context.folder is not None and "stopped_after" not in report:
-                print_summary(context.console, check_report(report, REPORT_NAME), context.folder)
+                print_summary(context.console, check_report(report, run_names.REPORT), context.folder)
             process.state.check_all_restored()
             return report
         except UserError:
@@ -157,7 +158,7 @@ class _Process:
                     return stopped_after
                 if state.report_is_kept():
                     report = state.report()
-                    write_page(check_report(report, REPORT_NAME), state.folder / PAGE_NAME)
+                    write_page(check_report(report, run_names.REPORT), state.folder / run_names.PAGE)
                     return report
             return self._report(plan, engine, trainer, workers)
 
@@ -231,7 +232,7 @@ class _Process:
         report = report_of(
             self._context, plan, engine.results, self.state.ledger, trainer, self._mode.test_name, workers
         )
-        self.state.record([REPORT_NAME, PAGE_NAME])
+        self.state.record([run_names.REPORT, run_names.PAGE])
         self.state.ledger.save()
         return report.to_json_dict()
 

@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from src import run_names
 from src.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_TARGET_MISSED, UserError
 from src.files import keep_aside, kind_of, read_regular, regular_only, sha256_of, write_atomically
 
-MANIFEST_NAME = "manifest.json"
 FORMAT = "hybrid-trading-run-files"
 APPENDED = ("run.log", "tensorboard/")
 """A resumed process appends to these, so only their recorded length is checked."""
@@ -55,7 +55,7 @@ class _Manifest(BaseModel):
 def files_in(run: Path) -> list[str]:
     """Paths of the regular files below a run's folder, "/" between their parts, but for the manifest and temporary
     files. Links are not followed."""
-    found = (name for name, kind in _walk(run) if not kind and name != MANIFEST_NAME)
+    found = (name for name, kind in _walk(run) if not kind and name != run_names.MANIFEST)
     return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
 
 
@@ -96,13 +96,13 @@ def set_odd_aside(run: Path, say: Callable[[str], None]) -> None:
 
 def write_manifest(run: Path, files: Mapping[str, FileFacts]) -> None:
     """Write manifest.json with these files. Raises OSError."""
-    write_atomically(run / MANIFEST_NAME, _manifest_text(files))
+    write_atomically(run / run_names.MANIFEST, _manifest_text(files))
 
 
 def manifest_is(run: Path, files: Mapping[str, FileFacts]) -> bool:
     """Whether manifest.json says exactly this."""
     try:
-        return read_regular(run / MANIFEST_NAME) == _manifest_text(files).encode()
+        return read_regular(run / run_names.MANIFEST) == _manifest_text(files).encode()
     except OSError:
         return False
 
@@ -139,12 +139,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = parser.parse_args(argv).run
     console = Console(soft_wrap=True)
     try:
-        manifest = _Manifest.model_validate_json(read_regular(run / MANIFEST_NAME))
+        manifest = _Manifest.model_validate_json(read_regular(run / run_names.MANIFEST))
         if (manifest.format, manifest.version) != (FORMAT, 1):
             raise ValueError(f"its format is {manifest.format} {manifest.version}, not {FORMAT} 1")
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        Console(stderr=True, soft_wrap=True).print(Text(f"error: {run / MANIFEST_NAME} cannot be read ({reason})."))
+        Console(stderr=True, soft_wrap=True).print(
+            Text(f"error: {run / run_names.MANIFEST} cannot be read ({reason}).")
+        )
         return EXIT_BAD_INPUT
     wrong = {name: why for name, facts in manifest.files.items() if (why := damage(run, name, facts))}
     for name, why in wrong.items():

@@ -12,7 +12,6 @@ from src.errors import UserError
 from src.files import read_regular
 from src.outputs import OutputError, check_writable
 
-CONFIG_NAME = "config.yaml"
 _SEAL = "# SHA-256 of what follows this line: "
 
 

@@ -1,4 +1,4 @@
-"""State of a run: which folder it resumes in, what of it is done, damaged, or stale because inputs changed."""
+"""The state of a run: which folder it resumes in, and what in it is done, damaged or out of date."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src import run_names
 from src.agent.checkpoints import CheckpointMismatch
 from src.configuration import Configuration, build_config, load_config_file
 from src.errors import UserError
@@ -17,8 +18,7 @@ from src.runs.context import RunContext, plans_of
 from src.runs.engine import Engine
 from src.runs.folders import is_at_work, newest_run, runs_of
 from src.runs.inputs import run_inputs
-from src.runs.ledger import LEDGER_NAME, Ledger, PhaseEntry, differences
-from src.runs.results import PAGE_NAME, REPORT_NAME
+from src.runs.ledger import Ledger, PhaseEntry, differences
 from src.runs.run_files import (
     FileFacts,
     FilesDamaged,
@@ -29,7 +29,7 @@ from src.runs.run_files import (
     set_odd_aside,
     write_manifest,
 )
-from src.runs.run_folder import CONFIG_NAME, make_run_folder
+from src.runs.run_folder import make_run_folder
 from src.runs.tasks import Task
 
 CHANGING = re.compile(r"metrics\.jsonl$|config\.yaml$|report\.(json|html)$|tasks/|members/")
@@ -92,7 +92,7 @@ class RunState:
             return None
         passed_over = ""
         for folder in runs_of(output_dir, self._mode, self._context.config.test_mode.market):
-            if (folder / REPORT_NAME).exists() or is_at_work(folder):
+            if (folder / run_names.REPORT).exists() or is_at_work(folder):
                 continue
             if not (why_not := self._unlike(folder, engine_of)):
                 self._say(f"resuming {folder}, unfinished and of the same settings (--no-auto-resume begins a new run)")
@@ -105,7 +105,7 @@ class RunState:
     def _unlike(self, folder: Path, engine_of: Callable[[Ledger], Engine]) -> str:
         """How an unfinished run differs from one started now; empty if it does not."""
         try:
-            file = folder / CONFIG_NAME
+            file = folder / run_names.CONFIGURATION
             config: Configuration = build_config(None, load_config_file(file), {}, source=str(file))
             engine = engine_of(Ledger.read(folder, self.names))
             recorded = run_inputs(config, plans_of(config))
@@ -233,17 +233,17 @@ class RunState:
 
     def report_is_kept(self) -> bool:
         """Whether the run has a report that is as it was written."""
-        return self._all_done() and REPORT_NAME in self.ledger.files and REPORT_NAME not in self.damaged
+        return self._all_done() and run_names.REPORT in self.ledger.files and run_names.REPORT not in self.damaged
 
     def is_complete(self) -> bool:
         """Whether nothing is left to do, and none of the run's files is damaged."""
-        of_manifest = {**self.ledger.files, **facts_of(self.folder, [LEDGER_NAME])}
+        of_manifest = {**self.ledger.files, **facts_of(self.folder, [run_names.LEDGER])}
         return self.report_is_kept() and not self.damaged and manifest_is(self.folder, of_manifest)
 
     def outdate_report(self) -> None:
         """Tasks are done again: an earlier report is not of what they make. It is kept under another name, unless they
         are only done again because they were lost."""
-        names = [name for name in (REPORT_NAME, PAGE_NAME) if self.ledger.files.pop(name, None)]
+        names = [name for name in (run_names.REPORT, run_names.PAGE) if self.ledger.files.pop(name, None)]
         if not names:
             return
         self.ledger.save()
@@ -255,11 +255,11 @@ class RunState:
         for name in names:
             if (self.folder / name).exists():
                 (self.folder / name).rename(self.folder / _aside(name, before))
-        self._say(f"the earlier report is kept in {self.folder / _aside(REPORT_NAME, before)}")
+        self._say(f"the earlier report is kept in {self.folder / _aside(run_names.REPORT, before)}")
 
     def report(self) -> dict[str, Any]:
         """The report as it was written."""
-        return json.loads(read_regular(self.folder / REPORT_NAME))
+        return json.loads(read_regular(self.folder / run_names.REPORT))
 
     def record(self, names: Sequence[str]) -> None:
         """Take files as they are into the ledger; the caller saves it. Raises OSError."""
@@ -267,9 +267,9 @@ class RunState:
 
     def record_all(self) -> None:
         """Take every file of the run into the ledger and into manifest.json. Raises OSError."""
-        self.ledger.files = facts_of(self.folder, [name for name in files_in(self.folder) if name != LEDGER_NAME])
+        self.ledger.files = facts_of(self.folder, [name for name in files_in(self.folder) if name != run_names.LEDGER])
         self.ledger.save()
-        write_manifest(self.folder, {**self.ledger.files, **facts_of(self.folder, [LEDGER_NAME])})
+        write_manifest(self.folder, {**self.ledger.files, **facts_of(self.folder, [run_names.LEDGER])})
 
 
 def _aside(name: str, n: int) -> str:

@@ -17,7 +17,7 @@ from src.agent.policy import FlattenWithoutOpinion, HybridPolicy
 
 ACTIVATIONS = {nn.Tanh: "tanh", nn.ReLU: "relu"}
 REPLACEABLE = ("forward", "evaluate_actions", "extract_features", "predict_values")
-"""Methods of a policy that the fused learner stands in for."""
+"""Policy methods that the fused learner replaces."""
 
 
 def why_not_covered(model: Any) -> str | None:
