@@ -106,8 +106,7 @@ def export_hybrid(model: MaskablePPO, path: Path | str) -> Path:
     """Write a hybrid model with HybridPolicy pickled by value and the pool weight of this moment; returns the path.
 
     The class travels as bytecode with the path of its file: it loads under the Python version (3.x) that wrote it. The
-    class of a policy loaded in another process is that copy, not `src.agent.policy.HybridPolicy`, even where both
-    exist. Raises TypeError for another policy.
+    class of a loaded policy is that copy, not `src.agent.policy.HybridPolicy`, even where both exist. Raises TypeError for another policy.
     """
     if not isinstance(model.policy, HybridPolicy):
         raise TypeError(f"the model's policy is a {type(model.policy).__name__}, needs a HybridPolicy; use export_base")
@@ -251,11 +250,14 @@ def _pickled_by_value() -> Iterator[None]:
     cloudpickle gives a class a random number, by which a process knows it again. Here it is one of the module's code.
     """
     code = hashlib.sha256(Path(policy_module.__file__).read_bytes()).hexdigest()
-    for cls in (HybridPolicy, FlattenWithoutOpinion):
-        number = hashlib.sha256(f"{cls.__qualname__} {code}".encode()).hexdigest()[:32]
-        with pickler._DYNAMIC_CLASS_TRACKER_LOCK:
-            pickler._DYNAMIC_CLASS_TRACKER_BY_CLASS[cls] = number
-            pickler._DYNAMIC_CLASS_TRACKER_BY_ID[number] = cls
+    numbers = {
+        cls: hashlib.sha256(f"{cls.__qualname__} {code}".encode()).hexdigest()[:32]
+        for cls in (HybridPolicy, FlattenWithoutOpinion)
+    }
+    with pickler._DYNAMIC_CLASS_TRACKER_LOCK:
+        loaded = {number: pickler._DYNAMIC_CLASS_TRACKER_BY_ID.get(number) for number in numbers.values()}
+        pickler._DYNAMIC_CLASS_TRACKER_BY_CLASS.update(numbers)
+        pickler._DYNAMIC_CLASS_TRACKER_BY_ID.update({number: cls for cls, number in numbers.items()})
     already = policy_module.__name__ in cloudpickle.list_registry_pickle_by_value()
     if not already:
         cloudpickle.register_pickle_by_value(policy_module)
@@ -264,3 +266,9 @@ def _pickled_by_value() -> Iterator[None]:
     finally:
         if not already:
             cloudpickle.unregister_pickle_by_value(policy_module)
+        # A class that stays known is overwritten by the next load, and its next export has other bytes.
+        with pickler._DYNAMIC_CLASS_TRACKER_LOCK:
+            for cls, number in numbers.items():
+                del pickler._DYNAMIC_CLASS_TRACKER_BY_CLASS[cls], pickler._DYNAMIC_CLASS_TRACKER_BY_ID[number]
+                if loaded[number] is not None:
+                    pickler._DYNAMIC_CLASS_TRACKER_BY_ID[number] = loaded[number]

@@ -117,4 +117,5 @@ def compile_kernel(market: Market) -> None:
     sessions = SessionBatch(tape, market.session_params, with_tables=False)
     sessions.begin(market.first_bars(market.split.train[:1]))
     sessions.step(hold)
+    sessions.equities_cents(), sessions.situations(), sessions.risks()
     compile_kernels()

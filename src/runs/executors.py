@@ -208,23 +208,19 @@ class _WatchThere:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
-        self._stop = False
 
     def send(self, kind: int, payload: Any = None) -> None:
         with self._lock:
             self._pipe.send((kind, payload))
 
-    @property
-    def ends(self) -> bool:
-        if not self._stop and self._pipe.poll():
-            self._pipe.recv()  # EOFError where the run is gone: nothing is left to do
-            self._stop = True
-        return self._stop
-
-    def check(self) -> None:
+    def check(self, save: Callable[[], None] | None = None) -> None:
         self.send(TICK)
-        if self.ends:
-            raise Stopped
+        if not self._pipe.poll():
+            return
+        self._pipe.recv()  # EOFError where the run is gone: nothing is left to do
+        if save is not None:
+            save()
+        raise Stopped
 
     def say(self, text: str) -> None:
         self.send(SAY, text)

@@ -256,9 +256,9 @@ class _Boundary:
         self._saved_at = model.num_timesteps
 
     def __call__(self) -> None:
-        if self._store is not None and (self._watch.ends or self._is_due()):
-            self._save(self._store)
-        self._watch.check()
+        if self._is_due():
+            self._save()
+        self._watch.check(self._save)
 
     def _is_due(self) -> bool:
         step, every = self._model.num_timesteps, self._settings.interval_steps
@@ -266,13 +266,16 @@ class _Boundary:
             return True
         return self._settings.strategy == "interval" and step // every > self._saved_at // every
 
-    def _save(self, store: CheckpointStore) -> None:
+    def _save(self) -> None:
+        """Write a checkpoint of this boundary, where there is none yet."""
+        if self._store is None or self._saved_at == self._model.num_timesteps:
+            return
         began = time.perf_counter()
         snapshot = capture(self._model, self._resumables)
         rows = read_regular(self._rows.path)[: self._rows.offset]
         log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
         state = {"training": snapshot.state}
-        store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log}))
+        self._store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log}))
         self._saved_at = self._model.num_timesteps
         self._model.checkpoint_s += time.perf_counter() - began
         self._watch.saved(self._saved_at)

@@ -12,12 +12,8 @@ from src.runs.stopping import Deadline, StopRequest
 class Watch(Protocol):
     """Between a task and its run."""
 
-    @property
-    def ends(self) -> bool:
-        """Whether the run stops: save what there is, then `check`."""
-
-    def check(self) -> None:
-        """A clean instant: raises what ends the run, if anything does."""
+    def check(self, save: Callable[[], None] | None = None) -> None:
+        """A clean instant: where the run ends, call `save` and raise what ends it."""
 
     def say(self, text: str) -> None:
         """A line that stays on the console."""
@@ -49,11 +45,11 @@ class WatchHere:
         self.record = record
         self.saved = saved
 
-    @property
-    def ends(self) -> bool:
-        return self._stop.requested or self._deadline.passed
-
-    def check(self) -> None:
+    def check(self, save: Callable[[], None] | None = None) -> None:
+        if not (self._stop.requested or self._deadline.passed):
+            return
+        if save is not None:
+            save()
         self._stop.check()
         self._deadline.check()
 

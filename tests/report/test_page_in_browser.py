@@ -167,6 +167,7 @@ def test_the_keyboard_reaches_definitions_and_legends(tab: Browser, pages: Path)
         if {"term", "entry"} <= reached:
             break
     assert {"term", "entry", "A"} <= reached
+    tab.value("document.getElementById('arms').scrollIntoView({behavior: 'instant'})")
     tab.value("document.querySelector('#arms .term[aria-describedby=def-sharpe]').focus({preventScroll: true})")
     tab.until("!document.getElementById('tip').hidden")
     shown = tab.value("[document.getElementById('tip').hidden, document.getElementById('tip').textContent]")

@@ -418,7 +418,8 @@ def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strateg
     model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0)
     rows: Any = SimpleNamespace(path=None, offset=0)
     store: Any = _Store(saved)
-    watch: Any = SimpleNamespace(ends=False, check=lambda: None, saved=lambda timesteps: None)
+    watch: Any = SimpleNamespace(ends=False, saved=lambda timesteps: None)
+    watch.check = lambda save: save() if watch.ends else None
 
     def boundary_of_a_new_process() -> _Boundary:
         return _Boundary(job, model, [], rows, store, watch)

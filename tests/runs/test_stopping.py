@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -13,7 +14,9 @@ import pytest
 
 from src.errors import EXIT_TARGET_MISSED
 from src.runs import stopping
+from src.runs.executors import Stopped, _WatchThere
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
+from src.runs.watch import WatchHere
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -141,6 +144,35 @@ def test_in_another_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def test_stopped_at_a_clean_instant_it_always_saves_first() -> None:
+    """Also where the run tells a worker to stop while the worker tells of that very instant."""
+    saved: list[int] = []
+
+    def save() -> None:
+        saved.append(1)
+
+    stop, deadline = StopRequest(), Deadline("phase2", 60.0, 0.0)
+    here = WatchHere(stop, deadline, say=print, record=print, saved=print)
+    with pytest.raises(KeyboardInterrupt), stop, stop.deferred():
+        here.check(save)
+        assert saved == []
+        send(signal.SIGTERM)
+        here.check(save)
+    assert saved == [1]
+
+    ours, theirs = multiprocessing.Pipe()
+
+    class StopComes:
+        poll, recv = theirs.poll, theirs.recv
+
+        def send(self, told: object) -> None:
+            ours.send("stop")
+
+    with pytest.raises(Stopped):
+        _WatchThere(StopComes()).check(save)  # type: ignore[arg-type]
+    assert saved == [1, 1]
 
 
 # Timeouts
