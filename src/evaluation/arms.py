@@ -13,11 +13,14 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.fusion import RISK_FIELDS, RULES
 from src.advisor.table import AdviceTable, advised_action, confidence
+from src.agent.deciding import Decider, likeliest, masked_shares, why_not
 from src.agent.members import ArmName
 from src.agent.policy import HybridPolicy
+from src.agent.session_play import SessionPlayer
 from src.evaluation.assembly import AdviceFeed, TableFeed
 from src.trading.layout import HOLD, OPINION
 from src.trading.session_batch import SessionBatch
+from src.trading.tape import Tape
 
 
 class Fusion(Protocol):
@@ -119,20 +122,53 @@ class AdvisorArm:
 
 
 class PolicyArm:
-    """A trained policy's likeliest legal action; one that sees advice reads it in its observation."""
+    """A trained policy's likeliest legal action; one that sees advice reads it in its observation.
+
+    The weights are those the policy has when the arm is made. A policy that `deciding` does not know is asked itself.
+    """
 
     def __init__(self, name: str, policy: MaskableActorCriticPolicy, sees_advice: bool) -> None:
         self.name = name
         self.sees_advice = sees_advice
         self._policy = policy
+        self._decider = None if why_not(policy) else Decider(policy)
         policy.set_training_mode(False)
+
+    @property
+    def llm_weight(self) -> float:
+        """The weight with which the policy pools an opinion; 0 where it does not."""
+        return float(self._policy.llm_weight) if isinstance(self._policy, HybridPolicy) else 0.0
+
+    def player(self, tape: Tape) -> SessionPlayer | None:
+        """Plays whole sessions on a tape as `act` would; None where the policy's own code decides."""
+        if self._decider is None:
+            return None
+        return SessionPlayer(
+            self._decider, len(tape.flags), sees_advice=self.sees_advice, llm_weight=self.llm_weight
+        )
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
         """Argmax of the masked distribution."""
-        return self.probabilities(batch, opinions).argmax(axis=1)
+        if self._decider is None:
+            return self._asked(batch, opinions).argmax(axis=1)
+        logits = self._logits(self._decider, batch, opinions)
+        return likeliest(logits, batch.obs[:, OPINION], self.llm_weight, batch.masks)
 
     def probabilities(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The masked distribution, float32[n, 6]."""
+        if self._decider is None:
+            return self._asked(batch, opinions)
+        logits = self._logits(self._decider, batch, opinions)
+        return masked_shares(logits, batch.obs[:, OPINION], self.llm_weight, batch.masks)
+
+    def _logits(
+        self, decider: Decider, batch: SessionBatch, opinions: NDArray[np.float32] | None
+    ) -> NDArray[np.float64]:
+        batch.obs[:, OPINION] = 0.0 if opinions is None else opinions
+        return decider.logits(batch.obs, batch.over)
+
+    def _asked(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The masked distribution by the policy's own code."""
         batch.obs[:, OPINION] = 0.0 if opinions is None else opinions
         with torch.no_grad():
             obs, _ = self._policy.obs_to_tensor(batch.obs)
@@ -161,16 +197,27 @@ class HybridArm(PolicyArm):
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
         """Argmax of the masked distribution."""
         assert opinions is not None
-        weight = float(self._hybrid.llm_weight)
-        self._hybrid.set_llm_weight(0.0)
-        try:
-            unpooled = super().act(batch, opinions)
-        finally:
-            self._hybrid.set_llm_weight(weight)
-        actions = super().act(batch, opinions)
+        actions, unpooled = self._with_and_without_pool(batch, opinions)
         self.advice_use.count(batch, opinions)
         self.advice_use.changed += int(((actions != unpooled) & ~batch.over).sum())
         return actions
+
+    def _with_and_without_pool(
+        self, batch: SessionBatch, opinions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self._decider is not None:
+            logits = self._logits(self._decider, batch, opinions)
+            actions, unpooled = (
+                likeliest(logits, opinions, weight, batch.masks) for weight in (self.llm_weight, 0.0)
+            )
+            return actions, unpooled
+        weight = self.llm_weight
+        self._hybrid.set_llm_weight(0.0)
+        try:
+            unpooled = self._asked(batch, opinions).argmax(axis=1)
+        finally:
+            self._hybrid.set_llm_weight(weight)
+        return self._asked(batch, opinions).argmax(axis=1), unpooled
 
 
 class FusedArm:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.evaluation.arms import Arm, begin_count, feed_of
+from src.agent.session_play import NO_GOAL
+from src.evaluation.arms import Arm, PolicyArm, begin_count, feed_of
 from src.evaluation.settings import FEWEST_ATTEMPTS
 from src.statistics.bootstrap import session_orders, session_variance
 from src.statistics.samples import FEW_SESSIONS
@@ -182,6 +183,7 @@ class _Attempts:
     ) -> None:
         _check(arm, batch, rules)
         begin_count(arm)
+        self._player = arm.player(batch.tape) if type(arm) is PolicyArm else None
         self.name = arm.name
         self._arm, self._batch, self._first_bars = arm, batch, first_bars
         self._horizon, self._min_days = horizon, rules.min_days
@@ -218,6 +220,8 @@ class _Attempts:
     def _play(self, day: int) -> NDArray[np.bool_]:
         """Play one session of all live accounts; returns which reached the target and stopped, bool[n]."""
         batch, arm = self._batch, self._arm
+        if self._player is not None:
+            return self._player.play(batch, NO_GOAL if day < self._min_days else self._goal_cents)
         passed = self._at_goal(day)
         while not batch.over.all():
             opinions = batch.obs[:, OPINION].copy() if arm.sees_advice else None

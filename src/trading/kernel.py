@@ -522,6 +522,16 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
 
 
 @njit(cache=True)
+def write_own_columns(a, prices, flags, situation, advice, p, mask, obs):
+    """The columns of `obs` that depend on the account, as `write_observation` fills them; the others are left."""
+    close_ticks = np.int64(prices[a.bar, CLOSE])
+    equity = np.float64(equity_cents(a, close_ticks, p))
+    _write_account(a, close_ticks, equity, flags, p, obs)
+    _write_risk(a, close_ticks, equity, p, obs)
+    _write_opinion(a, close_ticks, situation, advice, mask, obs)
+
+
+@njit(cache=True)
 def observe_batch(tape, params, accounts, masks, obs, with_tables):
     """Current masks (bool[n, 6]) and observations (float32[n, 261]) of every account."""
     p = params[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,12 @@ class SessionBatch:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What a kernel that plays whole sessions needs: the tape's arrays, constants PARAMS[1], accounts ACCOUNT[n],
+        masks bool[n, 6] and `over`. It leaves the observations behind: `begin` writes them again."""
+        return self.tape.arrays, self._params, self._block.accounts, self._block.masks, self.over
 
     @property
     def accounts(self) -> np.ndarray:

@@ -147,8 +147,9 @@ def test_counting_leaves_the_policy_and_its_sessions_as_they_are() -> None:
 
 
 def test_the_weight_comes_back_even_when_the_policy_fails() -> None:
-    arm = HybridArm(policy := hybrid_policy(0.3))
+    policy = hybrid_policy(0.3)
     policy.get_distribution = None  # type: ignore[assignment,method-assign]
+    arm = HybridArm(policy)
     with pytest.raises(TypeError):
         play([arm])
     assert float(policy.llm_weight) == pytest.approx(0.3)

@@ -52,7 +52,20 @@ def _reasons(model: Any) -> Iterator[str]:
         yield "exploration is state-dependent"
 
 
+def why_no_plain_networks(policy: Any) -> str | None:
+    """Why a policy's decisions are no plain networks' (and pool's), in a few words; None where they are."""
+    return next(_network_reasons(policy), None)
+
+
 def _policy_reasons(policy: Any) -> Iterator[str]:
+    reason = why_no_plain_networks(policy)
+    if reason is not None:
+        yield reason
+        return
+    yield from _optimizer_reasons(policy)
+
+
+def _network_reasons(policy: Any) -> Iterator[str]:
     if type(policy) not in (MaskableActorCriticPolicy, HybridPolicy):
         yield f"the policy is a {type(policy).__name__}"
         return
@@ -66,7 +79,6 @@ def _policy_reasons(policy: Any) -> Iterator[str]:
         yield f"the activation is {policy.activation_fn.__name__}, not tanh or relu"
     if not len(extractor.policy_net) or not len(extractor.value_net):
         yield "a network has no hidden layer"
-    yield from _optimizer_reasons(policy)
 
 
 def _optimizer_reasons(policy: Any) -> Iterator[str]:
