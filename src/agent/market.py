@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from src.advisor.situations import market_situations
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.learner.engine import compile_kernels
+from src.agent.session_play import load_decisions
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
@@ -114,8 +115,6 @@ def compile_kernel(market: Market) -> None:
     single = TradingEnv(tape, market.params)
     single.reset()
     single.step(0)
-    sessions = SessionBatch(tape, market.session_params, with_tables=False)
-    sessions.begin(market.first_bars(market.split.train[:1]))
-    sessions.step(hold)
-    sessions.equities_cents(), sessions.situations(), sessions.risks()
+    first_bar = int(market.first_bars(market.split.train[:1])[0])
+    load_decisions(SessionBatch(tape, market.session_params, with_tables=False), first_bar)
     compile_kernels()

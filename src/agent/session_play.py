@@ -21,6 +21,9 @@ from src.agent.deciding import (
     add_product,
     choose_one,
     layer_of,
+    likeliest,
+    logits_of,
+    masked_shares,
     upper_layers,
 )
 from src.trading.kernel import step_account, write_action_mask, write_own_columns
@@ -65,6 +68,23 @@ class SessionPlayer:
             self._sees_advice, self._llm_weight, goal_cents, reached,
         )  # fmt: skip
         return reached
+
+
+def load_decisions(batch: SessionBatch, first_bar: int) -> None:
+    """Call every kernel of decisions and of a batch of sessions on the session that begins at this bar, so that they
+    are compiled, or read from numba's cache."""
+    batch.begin([first_bar])
+    batch.step(np.zeros(1, np.int64))
+    batch.equities_cents(), batch.situations(), batch.risks()
+    n, units = 1, 16
+    shape = np.array([0, 1, N_INPUTS, N_INPUTS, units, 0], np.int64)
+    weights = np.zeros(N_INPUTS * units + units, np.float32)
+    logits_of(batch.obs, batch.over, weights, shape, np.zeros((n, N_ACTIONS)))
+    opinions, logits = batch.obs[:, OPINION], np.zeros((n, N_ACTIONS))
+    masked_shares(logits, opinions, 0.0, batch.masks), likeliest(logits, opinions, 0.0, batch.masks)
+    kept = np.zeros((1, units), np.float32), np.zeros(1, np.int32), np.zeros(1, np.int64)
+    batch.over[:] = True
+    play_to_the_end(batch.arrays, (weights, shape), kept, False, 0.0, NO_GOAL, np.zeros(n, np.bool_))
 
 
 @njit(cache=True)

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.settings import LLMSettings
 from src.agent.learner.fused import FusedMaskablePPO
 from src.agent.learner.products import use_threads
+from src.agent.no_compiler import leave_out_compiler
 from src.agent.policy import HybridPolicy, Weights, transfer_weights
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
@@ -25,6 +26,9 @@ from src.errors import ConfigError
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 PRODUCTION_NET_ARCH = NetArch(pi=(512, 256, 128), vf=(512, 256, 128))
 """The networks of the production run."""
+
+
+leave_out_compiler()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_SIDES, N_WINDOW_
 from src.trading.tape import Tape
 
 
-def load_kernel() -> None:
-    """Step an account over three bars; numba's types are those of a real tape: read-only arrays and constants."""
+def small_market() -> tuple[Tape, np.ndarray]:
+    """A tape of three bars and an account's constants; numba's types are those of a real one: read-only arrays."""
     n = 3
     flags = np.full(n, DECISION | ENTRY_ALLOWED, np.uint8)
     flags[-1] |= END_AFTER | BREAK_AFTER
@@ -30,7 +30,12 @@ def load_kernel() -> None:
     )
     params = np.ones(1, PARAMS)
     params.setflags(write=False)
-    env = TradingEnv(tape, params)
+    return tape, params
+
+
+def load_kernel() -> None:
+    """Step an account."""
+    env = TradingEnv(*small_market())
     env.reset()
     env.step(0)
 
