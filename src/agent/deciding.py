@@ -34,6 +34,9 @@ _BLOCK = 64
 _LANES = 16
 """Widths are filled with zeros to a multiple of it: loops without a rest."""
 
+KEPT_BYTES = 32 << 20
+"""Memory for what is kept of bars, 16,000 bars with the default networks."""
+
 IS_RELU, N_LAYERS, WIDEST, LAYERS = range(4)
 """Places in `shape`; from LAYERS on the inputs, outputs and start of each layer, its weights [inputs, outputs] before
 its biases."""
@@ -75,14 +78,40 @@ class Decider:
             inputs = outputs
         relu = ACTIVATIONS[policy.activation_fn] == "relu"
         widest = max(N_INPUTS, *facts[1::_FACTS])
+        self._kept = nothing_kept(0, 0)
         self.weights: NDArray[np.float32] = np.concatenate(weights)
         self.shape: NDArray[np.int64] = np.array([int(relu), len(layers), widest, *facts], np.int64)
 
-    def logits(self, observations: NDArray[np.float32], over: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The networks' logits, float64[n, 6], of observations float32[n, 261]; zeros where a row is `over`."""
+    @property
+    def units(self) -> int:
+        """Outputs of the first layer, filled up."""
+        return int(self.shape[LAYERS + 1])
+
+    def keep_bars(self, n_bars: int) -> None:
+        """From now on keep the part of the first layer's sums that the bar alone decides: worth its memory where
+        sessions of a tape of `n_bars` are played several times."""
+        if len(self._kept[2]) != n_bars:
+            self._kept = nothing_kept(n_bars, min(n_bars, KEPT_BYTES // (4 * (self.units + N_MARKET))), self.units)
+
+    def logits(
+        self, observations: NDArray[np.float32], over: NDArray[np.bool_], bars: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """The networks' logits, float64[n, 6], of observations float32[n, 261] at these bars, int32[n]; zeros where a
+        row is `over`."""
         logits = np.zeros((len(over), N_ACTIONS))
-        logits_of(observations, over, self.weights, self.shape, logits)
+        logits_of(observations, over, bars, self._kept, self.weights, self.shape, logits)
         return logits
+
+
+def nothing_kept(n_bars: int, capacity: int, units: int = 1) -> tuple[NDArray[Any], ...]:
+    """Room for sums and inputs of so many bars, where each bar's are (-1: nowhere), and how many there are."""
+    sums, inputs = np.empty((capacity, units), np.float32), np.empty((capacity, N_MARKET), np.float32)
+    return sums, inputs, np.full(n_bars, -1, np.int32), np.zeros(1, np.int64)
+
+
+def decider_of(policy: Any) -> Decider | None:
+    """The decisions of a policy; None where its own code must decide."""
+    return None if why_not(policy) else Decider(policy)
 
 
 def likeliest(
@@ -175,29 +204,69 @@ def upper_layers(sums, weights, shape, rows, other):
     return here, bias
 
 
+@njit(cache=True)
+def _is_known(kept, bar, x):
+    """Where a bar's sums are kept, if it was with the same inputs; else -1."""
+    _, inputs, places, _ = kept
+    if len(places) == 0:
+        return -1
+    place = places[bar]
+    if place < 0:
+        return -1
+    known, unlike = inputs[place], False
+    for k in range(N_MARKET):
+        unlike |= known[k] != x[k]
+    return -1 if unlike else place
+
+
+@njit(cache=True)
+def _keep(kept, bar, x, sums_of_bar):
+    sums, inputs, places, used = kept
+    if len(places) == 0 or places[bar] >= 0 or used[0] >= len(sums):
+        return
+    sums[used[0]] = sums_of_bar
+    inputs[used[0]] = x[:N_MARKET]
+    places[bar] = used[0]
+    used[0] += 1
+
+
 @njit(cache=True, error_model="numpy", nogil=True)
-def logits_of(observations, over, weights, shape, logits):
-    """Fill `logits` float64[n, 6] of the rows that are not `over`."""
+def logits_of(observations, over, bars, kept, weights, shape, logits):
+    """Fill `logits` float64[n, 6] of the rows that are not `over`. `kept` are sums, inputs and places of bars, and how
+    many there are; without places none is kept."""
     widest = shape[WIDEST]
-    x = np.zeros((TILE, N_INPUTS), np.float32)
+    market, own = np.zeros((TILE, N_MARKET), np.float32), np.zeros((TILE, N_INPUTS), np.float32)
     one, other = np.empty(TILE * widest, np.float32), np.empty(TILE * widest, np.float32)
-    chosen = np.empty(TILE, np.int64)
+    chosen, missing = np.empty(TILE, np.int64), np.empty(TILE, np.int64)
     weight, _ = layer_of(weights, shape, 0)
     units = weight.shape[1]
+    first, sums = one[: TILE * units].reshape(TILE, units), np.empty((TILE, units), np.float32)
     at = 0
     while at < len(over):
-        rows = 0
+        rows, n = 0, 0
         while at < len(over) and rows < TILE:
             if not over[at]:
                 chosen[rows] = at
-                for k in range(N_OBS):
-                    x[rows, PLACES[k]] = observations[at, COLUMNS[k]]
+                for k in range(N_OBS - N_OWN):
+                    market[n, k] = observations[at, COLUMNS[k]]
+                for k in range(N_OWN):
+                    own[rows, N_MARKET + k] = observations[at, COLUMNS[N_OBS - N_OWN + k]]
+                place = _is_known(kept, bars[at], market[n])
+                if place >= 0:
+                    first[rows] = kept[0][place]
+                else:
+                    missing[n] = rows
+                    n += 1
                 rows += 1
             at += 1
+        even = n + n % 2
+        sums[:even] = np.float32(0.0)
+        add_product(market, weight, 0, N_MARKET, even, sums)
+        for k in range(n):
+            first[missing[k]] = sums[k]
+            _keep(kept, bars[chosen[missing[k]]], market[k], sums[k])
         even = rows + rows % 2
-        first = one[: TILE * units].reshape(TILE, units)
-        first[:even] = np.float32(0.0)
-        add_product(x, weight, 0, N_INPUTS, even, first)
+        add_product(own, weight, N_MARKET, N_INPUTS, even, first)
         last, bias = upper_layers(one, weights, shape, even, other)
         n_padded = len(bias)
         for i in range(rows):

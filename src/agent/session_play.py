@@ -24,6 +24,7 @@ from src.agent.deciding import (
     likeliest,
     logits_of,
     masked_shares,
+    nothing_kept,
     upper_layers,
 )
 from src.trading.kernel import step_account, write_action_mask, write_own_columns
@@ -53,7 +54,7 @@ class SessionPlayer:
     def __init__(self, decider: Decider, n_bars: int, *, sees_advice: bool, llm_weight: float) -> None:
         self._decider = decider
         self._sees_advice, self._llm_weight = sees_advice, llm_weight
-        units = int(decider.shape[4])
+        units = decider.units
         capacity = min(n_bars, TABLE_BYTES // (4 * units))
         self._sums = np.empty((capacity, units), np.float32)
         self._places = np.full(n_bars, -1, np.int32)
@@ -79,7 +80,7 @@ def load_decisions(batch: SessionBatch, first_bar: int) -> None:
     n, units = 1, 16
     shape = np.array([0, 1, N_INPUTS, N_INPUTS, units, 0], np.int64)
     weights = np.zeros(N_INPUTS * units + units, np.float32)
-    logits_of(batch.obs, batch.over, weights, shape, np.zeros((n, N_ACTIONS)))
+    logits_of(batch.obs, batch.over, batch.bars(), nothing_kept(0, 0), weights, shape, np.zeros((n, N_ACTIONS)))
     opinions, logits = batch.obs[:, OPINION], np.zeros((n, N_ACTIONS))
     masked_shares(logits, opinions, 0.0, batch.masks), likeliest(logits, opinions, 0.0, batch.masks)
     kept = np.zeros((1, units), np.float32), np.zeros(1, np.int32), np.zeros(1, np.int64)

@@ -13,7 +13,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.fusion import RISK_FIELDS, RULES
 from src.advisor.table import AdviceTable, advised_action, confidence
-from src.agent.deciding import Decider, likeliest, masked_shares, why_not
+from src.agent.deciding import Decider, decider_of, likeliest, masked_shares
 from src.agent.members import ArmName
 from src.agent.policy import HybridPolicy
 from src.agent.session_play import SessionPlayer
@@ -124,20 +124,28 @@ class AdvisorArm:
 class PolicyArm:
     """A trained policy's likeliest legal action; one that sees advice reads it in its observation.
 
-    The weights are those the policy has when the arm is made. A policy that `deciding` does not know is asked itself.
+    The weights are those the policy has when the arm is made, or `decider`. A policy that `deciding` does not know is
+    asked itself.
     """
 
-    def __init__(self, name: str, policy: MaskableActorCriticPolicy, sees_advice: bool) -> None:
+    def __init__(
+        self, name: str, policy: MaskableActorCriticPolicy, sees_advice: bool, decider: Decider | None = None
+    ) -> None:
         self.name = name
         self.sees_advice = sees_advice
         self._policy = policy
-        self._decider = None if why_not(policy) else Decider(policy)
+        self._decider = decider or decider_of(policy)
         policy.set_training_mode(False)
 
     @property
     def llm_weight(self) -> float:
         """The weight with which the policy pools an opinion; 0 where it does not."""
         return float(self._policy.llm_weight) if isinstance(self._policy, HybridPolicy) else 0.0
+
+    def keep_bars(self, n_bars: int) -> None:
+        """Several evaluations of the same sessions follow, on a tape of so many bars: see `Decider.keep_bars`."""
+        if self._decider is not None:
+            self._decider.keep_bars(n_bars)
 
     def player(self, tape: Tape) -> SessionPlayer | None:
         """Plays whole sessions on a tape as `act` would; None where the policy's own code decides."""
@@ -165,7 +173,7 @@ class PolicyArm:
         self, decider: Decider, batch: SessionBatch, opinions: NDArray[np.float32] | None
     ) -> NDArray[np.float64]:
         batch.obs[:, OPINION] = 0.0 if opinions is None else opinions
-        return decider.logits(batch.obs, batch.over)
+        return decider.logits(batch.obs, batch.over, batch.bars())
 
     def _asked(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The masked distribution by the policy's own code."""

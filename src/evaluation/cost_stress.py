@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.evaluation.arms import Arm
+from src.evaluation.arms import Arm, PolicyArm
 from src.evaluation.assembly import FeatureAssembly
 from src.evaluation.playing import ArmResult, FreshBatches, evaluate
 from src.evaluation.settings import SLIPPAGE_TICKS
@@ -67,6 +67,9 @@ def stress_costs(
     ticks = tuple(int(value) for value in slippage_ticks)
     if not ticks or min(ticks) < 0:
         raise ValueError(f"slippage_ticks must be at least one number of at least 0, not {ticks}")
+    for arm in arms:
+        if isinstance(arm, PolicyArm):
+            arm.keep_bars(len(tape.flags))
     results: list[dict[str, ArmResult]] = []
     for value in ticks:
         pool = FreshBatches(tape, with_slippage(params, value))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 
 from src.advisor.table import AdviceTable, empty_table, renormalise
+from src.agent.deciding import Decider, decider_of
 from src.agent.members import ArmName
 from src.evaluation.arms import AdviceUse, PolicyArm
 from src.evaluation.assembly import AdviceFeed, TableFeed
@@ -52,8 +53,15 @@ class RelianceArm(PolicyArm):
     It decides twice: `changed` counts decisions that would differ with its own advice, `own`, in the same state.
     """
 
-    def __init__(self, name: str, policy: MaskableActorCriticPolicy, feed: AdviceFeed, own: AdviceTable) -> None:
-        super().__init__(name, policy, sees_advice=True)
+    def __init__(
+        self,
+        name: str,
+        policy: MaskableActorCriticPolicy,
+        feed: AdviceFeed,
+        own: AdviceTable,
+        decider: Decider | None = None,
+    ) -> None:
+        super().__init__(name, policy, sees_advice=True, decider=decider)
         self.feed: AdviceFeed | None = feed
         self._own = own
         self.advice_use = AdviceUse()
@@ -87,4 +95,5 @@ def reliance_arms(
         "late": LateFeed(table, late_decisions),
         "constant": TableFeed(constant_table(table)),
     }
-    return {fed: RelianceArm(f"{name}_{fed}", hybrid, feed, table) for fed, feed in feeds.items()}
+    decider = decider_of(hybrid)
+    return {fed: RelianceArm(f"{name}_{fed}", hybrid, feed, table, decider) for fed, feed in feeds.items()}

@@ -87,6 +87,8 @@ def reliance_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
     table = job.advice.load()
     hybrid = job.policy(market, seed, Training.HYBRID)
     arms = reliance_arms(hybrid, table, seed, late_decisions=job.config.evidence.late_decisions)
+    for arm in arms.values():
+        arm.keep_bars(len(market.tables.flags))
     assembly = FeatureAssembly(market.tables.context, table)
     results = evaluate(list(arms.values()), market.first_bars(market.split.test), _fresh(market), assembly)
     facts: dict[str, Any] = {}

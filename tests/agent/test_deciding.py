@@ -19,7 +19,7 @@ from src.agent.deciding import Decider, likeliest, masked_shares, why_not
 from src.agent.policy import HybridPolicy
 from src.evaluation.arms import PolicyArm
 from src.trading.gym_env import action_space, observation_space
-from src.trading.layout import N_ACTIONS, N_OBS, OPINION
+from src.trading.layout import ACCOUNT_STATE, N_ACTIONS, N_OBS, OPINION
 from src.trading.session_batch import SessionBatch
 from tests.evaluation.test_advice_use import advice, market
 
@@ -66,7 +66,7 @@ def test_probabilities_are_the_policys(
     policy = policy_of(hybrid, seed, net_arch={"pi": widths, "vf": [4]}, activation_fn=act, **own)
     assert why_not(policy) is None
     (obs, masks), over = rows_of(n, seed), np.random.default_rng(seed).random(n) < 0.2
-    logits = Decider(policy).logits(obs, over)
+    logits = Decider(policy).logits(obs, over, np.zeros(n, np.int32))
     pooled = own.get("llm_weight", 0.0)
     found, wanted = masked_shares(logits, obs[:, OPINION], pooled, masks), shares_of(policy, obs, masks)
     np.testing.assert_allclose(found[~over], wanted[~over], atol=3e-5)
@@ -76,12 +76,22 @@ def test_probabilities_are_the_policys(
 
 
 def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it() -> None:
-    decider = Decider(policy_of(True, net_arch={"pi": [65, 30], "vf": [4]}, llm_weight=1.0))
+    policy = policy_of(True, net_arch={"pi": [65, 30], "vf": [4]}, llm_weight=1.0)
+    decider = Decider(policy)
     obs, _ = rows_of(101, 3)
-    together = decider.logits(obs, np.zeros(101, np.bool_))
-    for rows in (slice(0, 1), slice(40, 73), slice(7, None, 5)):
-        part = np.ascontiguousarray(obs[rows])
-        np.testing.assert_array_equal(decider.logits(part, np.zeros(len(part), np.bool_)), together[rows])
+    bars = np.arange(101, dtype=np.int32) // 3  # three rows say that they are at the same bar, and are not
+    together = decider.logits(obs, np.zeros(101, np.bool_), bars)
+    for keeps in (False, True):
+        for rows in (slice(0, 1), slice(40, 73), slice(7, None, 5), slice(None)):
+            part, over = np.ascontiguousarray(obs[rows]), np.zeros(len(bars[rows]), np.bool_)
+            np.testing.assert_array_equal(decider.logits(part, over, bars[rows]), together[rows])
+        if keeps:
+            part = obs.copy()  # known bars, seen with other accounts
+            part[:, ACCOUNT_STATE] = 1.0
+            decider.logits(obs, over, bars)
+            fresh = Decider(policy).logits(part, over, bars)
+            np.testing.assert_array_equal(decider.logits(part, over, bars), fresh)
+        decider.keep_bars(34)
 
 
 def test_policies_that_decide_otherwise_are_asked_themselves() -> None:
