@@ -118,4 +118,6 @@ def matrix_products(
     networks = [layers, layers]
     updates = n_epochs * plan.n_envs * plan.n_steps // plan.batch_size
     acting = hidden_products(networks, plan.n_envs, trains=False)
-    return multiplying([*acting * plan.n_steps, *hidden_products(networks, plan.batch_size, trains=True) * updates], library)
+    return multiplying(
+        [*acting * plan.n_steps, *hidden_products(networks, plan.batch_size, trains=True) * updates], library
+    )

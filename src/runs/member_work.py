@@ -27,7 +27,7 @@ from src.agent import clock as parts
 from src.agent.checkpoints import CheckpointStore, Loaded
 from src.agent.clock import Clock
 from src.agent.export import export_base, export_data, export_hybrid
-from src.agent.learner.bound import products_bound_s
+from src.agent.learner.bound import products_cpu_s
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
 from src.agent.market import Market
 from src.agent.members import Member, Training
@@ -119,9 +119,9 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
     row |= {name: found.to_dict() for name, found in drawn.items() if found is not None}
     facts = {"row": row, "weights": weights_fingerprint(model.policy.state_dict()), "not_bitwise": not_bitwise}
     with clock.within(parts.MEASURING):
-        bound_s = products_bound_s(model)
+        bound = products_cpu_s(model)
     released = release(model) if job.config.hardware.optimize_memory else 0
-    facts |= {"time": {**clock.facts(), "bound_s": bound_s}, "spent": clock.facts_of_process()}
+    facts |= {"time": {**clock.facts(), "bound_cpu_s": bound}, "spent": clock.facts_of_process()}
     return {**facts, "files": [path.name for path in files], "released_bytes": released}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,9 +55,9 @@ def multiplying(pairs: Sequence[Pair], library: Library) -> Callable[[], object]
     return with_torch if library == "torch" else with_numpy
 
 
-def products_bound_s(model: TimedMaskablePPO) -> float | None:
-    """Seconds that the products of all of a model's training take on their own, measured now; None on a GPU, and for
-    networks other than plain layers."""
+def products_cpu_s(model: TimedMaskablePPO) -> float | None:
+    """Processor seconds that the products of all of a model's training take on their own, measured now; None on a GPU,
+    and for networks other than plain layers. Not wall time: other programs would count."""
     networks = _networks(model)
     if model.device.type != "cpu" or not networks:
         return None
@@ -88,12 +87,12 @@ def _minibatches(model: TimedMaskablePPO) -> int:
 
 
 def _seconds(multiply: Callable[[], object]) -> float:
-    """The median of a few calls, after one that warms up."""
+    """Processor seconds of the fastest of a few calls, after one that warms up."""
     taken = []
     for _ in range(1 + REPEATS):
-        began = time.perf_counter()
+        began = time.process_time()
         multiply()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
         if taken[-1] > LONG_S:
             break
-    return statistics.median(taken[1:] or taken)
+    return min(taken[1:] or taken)
