@@ -136,7 +136,7 @@ class Plan:
             Task(
                 task_name("settings"), "settings", "settings", "short rollouts and updates with other settings",
                 try_settings,
-                inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | {"trial": f"{seconds}, {timesteps}"},
+                inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | {"trial": str(seconds)},
                 job=job, here=True,
             )
         ]  # fmt: skip
