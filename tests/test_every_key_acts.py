@@ -544,6 +544,7 @@ CASES: Mapping[str, Case] = {
         0.05, ("files.hardware_rows", "report.hardware.samples"), (*RESULTS, *TRAINED)
     ),
     "monitoring.log_interval": Case(5, ("report.log_writes", "metrics.base"), RESULTS),
+    "monitoring.settings_trial_s": Case(0.1, ("report.time.settings.rounds",), (*RESULTS, *TRAINED)),
     "monitoring.tensorboard": Case(True, ("files.tensorboard",), (*RESULTS, *TRAINED)),
     # validation
     "validation.gpu_utilization_target": Case(0.4, ("gpu_utilization",), observe=judged),

@@ -23,6 +23,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch.utils.checkpoint import checkpoint
 
+from src.agent import clock as parts
+from src.agent.clock import CPU_EVERY, Clock
 from src.agent.divergence import is_finite, raise_if_diverged, raise_if_given_bad
 from src.errors import UserError
 from src.trading.vec_env import BatchedTradingVecEnv
@@ -36,8 +38,7 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory",
 
 
 class TimedMaskablePPO(MaskablePPO):
-    """Adds up seconds spent collecting rollouts (`rollout_s`), of these in the environment (`environment_s`; the rest
-    is the policy's), and updating (`update_s`).
+    """Adds up seconds spent collecting rollouts (`rollout_s`) and updating (`update_s`), and by part on its `clock`.
 
     `bf16_update` runs the update under bf16 autocast, on CUDA only (on a CPU without AMX it is 8-13 times slower).
     `micro_batch` is the number of minibatch rows evaluated at once, None for all. An update that runs out of memory is
@@ -49,8 +50,9 @@ class TimedMaskablePPO(MaskablePPO):
     called for that update), and UserError if 16 rows still exceed the memory.
     """
 
+    clock: Clock
+    """Where the time goes; a new one until it is replaced."""
     rollout_s = 0.0
-    environment_s = 0.0
     update_s = 0.0
     checkpoint_s = 0.0
     """Seconds spent taking and writing checkpoints, counted by the code that takes them."""
@@ -61,28 +63,47 @@ class TimedMaskablePPO(MaskablePPO):
     products: Library | None = None
     """The library that multiplies the fused learner's matrices; None until it is chosen, and for the stock learner."""
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.clock = Clock()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "clock"]
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        with self.clock.within(parts.ENVIRONMENT):  # it resets them
+            return super()._setup_learn(*args, **kwargs)
+
+    @property
+    def environment_s(self) -> float:
+        """Seconds of `rollout_s` spent in the environment; the rest is the policy's."""
+        return self.clock.seconds(parts.ENVIRONMENT)
+
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """See MaskablePPO."""
         began = time.perf_counter()
-        timed = _TimedVecEnv(env, self.num_timesteps)
+        before = self.clock.switch(parts.BUFFER)
         try:
-            return self._collect(timed, callback, rollout_buffer, *args)
+            return self._collect(_TimedVecEnv(env, self.num_timesteps, self.clock), callback, rollout_buffer, *args)
         except (ValueError, RuntimeError) as error:
             raise_if_diverged(self, "acting", self.logger.name_to_value, error)
             raise
         finally:
+            self.clock.watch_cpu(True)
+            self.clock.switch(before)
             self.rollout_s += time.perf_counter() - began
-            self.environment_s += timed.seconds
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """The rollout itself: the library's."""
+        self.clock.switch(parts.POLICY)
         return super().collect_rollouts(env, callback, rollout_buffer, *args)
 
     def train(self) -> None:
         """See MaskablePPO."""
         began = time.perf_counter()
         try:
-            self._update()
+            with self.clock.within(parts.BOOKKEEPING):
+                self._update()
         finally:
             self.update_s += time.perf_counter() - began
         if self.after_update is not None:
@@ -94,7 +115,7 @@ class TimedMaskablePPO(MaskablePPO):
         return "stock"
 
     @property
-    def _minibatch(self) -> int:
+    def minibatch(self) -> int:
         """Rows of a whole minibatch."""
         rollout = self.n_steps * self.n_envs
         return min(self.batch_size or rollout, rollout)
@@ -107,7 +128,7 @@ class TimedMaskablePPO(MaskablePPO):
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._halve_micro_batch(said)
-        if self.micro_batch is not None and self.micro_batch < self._minibatch:
+        if self.micro_batch is not None and self.micro_batch < self.minibatch:
             self.split_updates += 1
         if not is_finite(self):
             raise_if_diverged(self, "updating", before.log[0], None)
@@ -128,17 +149,40 @@ class TimedMaskablePPO(MaskablePPO):
         with (
             torch.autocast("cuda", torch.bfloat16, enabled=self.bf16_update),
             _evaluated_in_parts(self.policy, self.micro_batch),
+            self.clock.within(parts.GRADIENTS),
+            self._optimizer_timed(),
         ):
             super().train()
 
+    @contextmanager
+    def _optimizer_timed(self) -> Iterator[None]:
+        """Time the library's optimizer on its own, but not on a GPU, which works behind the program's back."""
+        if self.device.type != "cpu":
+            yield
+            return
+
+        def begins(*_: object) -> None:
+            self.clock.switch(parts.OPTIMIZER)
+
+        def ends(*_: object) -> None:
+            self.clock.switch(parts.GRADIENTS)
+
+        optimizer = self.policy.optimizer
+        hooks = [optimizer.register_step_pre_hook(begins), optimizer.register_step_post_hook(ends)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _halve_micro_batch(self, said: str) -> None:
         """Halve the rows for the next attempt. Raises UserError if they cannot be halved further."""
-        rows = min(self.micro_batch or self._minibatch, self._minibatch)
+        rows = min(self.micro_batch or self.minibatch, self.minibatch)
         if rows <= MIN_MICRO_BATCH:
             weights = sum(parameter.numel() for parameter in self.policy.parameters())
             raise UserError(
                 f"Out of memory in the update at timestep {self.num_timesteps:,} on {self.device}, even with {rows} "
-                f"rows of a minibatch of {self._minibatch} at a time: the rollout of {self.n_steps} steps x "
+                f"rows of a minibatch of {self.minibatch} at a time: the rollout of {self.n_steps} steps x "
                 f"{self.n_envs} accounts and {weights:,} weights do not fit. Take a smaller hardware.batch_size or "
                 f"hardware.vectorized_envs, smaller networks (training.policy_kwargs.net_arch), or free memory that "
                 f"other programs use. Allocator message: {said}"
@@ -148,18 +192,18 @@ class TimedMaskablePPO(MaskablePPO):
             "Out of memory in the update at timestep %d: from now on a minibatch of %d rows is evaluated %d rows at a "
             "time, which is slower and gives equal results except for rounding.",
             self.num_timesteps,
-            self._minibatch,
+            self.minibatch,
             self.micro_batch,
         )
 
 
 class _TimedVecEnv(VecEnvWrapper):
-    """Adds up the seconds spent in an environment's steps and masks, and refuses numbers that are not finite."""
+    """Times an environment's steps and masks, and refuses numbers that are not finite."""
 
-    def __init__(self, venv: VecEnv, timesteps: int) -> None:
+    def __init__(self, venv: VecEnv, timesteps: int, clock: Clock) -> None:
         super().__init__(venv)
-        self.seconds = 0.0
-        self._timesteps = timesteps
+        self._clock = clock
+        self._steps, self._timesteps = 0, timesteps
 
     def reset(self) -> VecEnvObs:
         """See VecEnv."""
@@ -171,9 +215,11 @@ class _TimedVecEnv(VecEnvWrapper):
 
     def step(self, actions: np.ndarray) -> VecEnvStepReturn:
         """See VecEnv."""
-        began = time.perf_counter()
+        before = self._clock.switch(parts.ENVIRONMENT)
         result = self.venv.step(actions)
-        self.seconds += time.perf_counter() - began
+        self._clock.switch(before)
+        self._steps += 1
+        self._clock.watch_cpu(self._steps % CPU_EVERY == 0)
         raise_if_given_bad(result[0], result[1], self._timesteps)
         self._timesteps += self.num_envs
         return result
@@ -182,17 +228,15 @@ class _TimedVecEnv(VecEnvWrapper):
         """Legal actions of all accounts, bool[n_envs, actions], where they are one batch; else None."""
         if not isinstance(self.venv, BatchedTradingVecEnv):
             return None
-        began = time.perf_counter()
+        before = self._clock.switch(parts.ENVIRONMENT)
         masks = self.venv.action_masks()
-        self.seconds += time.perf_counter() - began
+        self._clock.switch(before)
         return masks
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """See VecEnv."""
-        began = time.perf_counter()
-        result = self.venv.env_method(method_name, *args, indices=indices, **kwargs)
-        self.seconds += time.perf_counter() - began
-        return result
+        with self._clock.within(parts.ENVIRONMENT):
+            return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
 
 
 class _BeforeUpdate:

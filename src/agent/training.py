@@ -14,6 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.settings import LLMSettings
+from src.agent import clock as parts
+from src.agent.clock import Clock
 from src.agent.learner.fused import FusedMaskablePPO
 from src.agent.learner.products import use_threads
 from src.agent.no_compiler import leave_out_compiler
@@ -48,7 +50,7 @@ class TrainingRecord:
     """On top of `seconds`."""
     steps_per_s: float
     environment_s: float = 0.0
-    """Part of `rollout_s`: the environment's steps and masks; the rest is the policy's."""
+    """Part of `rollout_s`: the environment's steps and masks."""
     learner: str = "stock"
     """What trained it: fused or stock."""
     why_learner: str = ""
@@ -234,6 +236,31 @@ def weight_ramp(llm: LLMSettings, training: TrainingSettings, plan: RolloutPlan)
     return WeightRamp(llm.llm_weight, min(training.weight_ramp_rollouts, plan.rollouts // 2))
 
 
+class _TimedCallbacks(CallbackList):
+    """Callbacks whose time counts as logging."""
+
+    def __init__(self, callbacks: list[BaseCallback], clock: Clock) -> None:
+        super().__init__(callbacks)
+        self._clock = clock
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        """See BaseCallback."""
+        before = self._clock.switch(parts.LOGGING)
+        super().update_locals(locals_)
+        self._clock.switch(before)
+
+    def on_step(self) -> bool:
+        """See BaseCallback."""
+        before = self._clock.switch(parts.LOGGING)
+        on = super().on_step()
+        self._clock.switch(before)
+        return on
+
+    def _on_training_end(self) -> None:
+        with self._clock.within(parts.LOGGING):
+            super()._on_training_end()
+
+
 def train(
     model: TimedMaskablePPO,
     plan: RolloutPlan,
@@ -245,9 +272,10 @@ def train(
     """Train the planned rollouts, or where `resumed` what is left of them, and say what all of them took."""
     if isinstance(model, FusedMaskablePPO):
         model.make_ready()
+    model.clock.switch(parts.BOOKKEEPING)
     model.learn(
         plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
-        callback=CallbackList(list(callbacks)),
+        callback=_TimedCallbacks(list(callbacks), model.clock),
         log_interval=None,  # type: ignore[arg-type]
         reset_num_timesteps=not resumed,
     )

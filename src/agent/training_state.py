@@ -31,7 +31,6 @@ COUNTERS = (
     "_n_updates",
     "_episode_num",
     "rollout_s",
-    "environment_s",
     "update_s",
     "checkpoint_s",
     "micro_batch",
@@ -57,6 +56,7 @@ def capture(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback]) -> Snaps
         "learner": model.learner,
         "products": model.products,
         "counters": {name: getattr(model, name) for name in COUNTERS},
+        "clock": model.clock.state(),
         "episodes": {name: _plain_entries(getattr(model, name)) for name in EPISODE_BUFFERS},
         "log": _pending_log(model),
         "learning_rate": model.policy.optimizer.param_groups[0]["lr"],
@@ -150,7 +150,8 @@ def _restore_learner(model: TimedMaskablePPO, state: Mapping[str, Any], snapshot
     model.policy.load_state_dict(snapshot.tensors["policy"])
     _restore_adam(model, snapshot.tensors["optimizer"], state["learning_rate"])
     for name in COUNTERS:
-        setattr(model, name, state["counters"].get(name, 0.0))  # environment_s is not in checkpoints of version 0
+        setattr(model, name, state["counters"][name])
+    model.clock.carry(state.get("clock", {}))  # checkpoints of earlier versions have none
     for name in EPISODE_BUFFERS:
         entries = state["episodes"][name]
         setattr(model, name, None if entries is None else deque(entries, maxlen=model._stats_window_size))

@@ -6,14 +6,14 @@ Shows the medians of both ways and their ratio; the last line is the same as JSO
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from src.agent.learner.products import processor_key
-from src.benchmarks import bars, parts
+from src.benchmarks import bars, clock_cost, parts, trials
 from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.shell import Parser, run_main
@@ -21,8 +21,9 @@ from src.suggestions import did_you_mean
 from src.wording import measured
 
 COLUMNS = 80
-BARS = "bars"
-"""The part that loads files in processes of their own: nothing is compared, so it is measured alone."""
+ALONE: Mapping[str, Callable[..., None]] = {"bars": bars.run, "settings": trials.run, "clock": clock_cost.run}
+"""Parts with tables of their own, measured alone: files loaded in processes of their own, other settings against the
+defaults, and the cost of telling the parts of a training's time apart."""
 SHORTEST_BLOCK_S, SHORTEST_BLOCK_QUICK_S = 0.05, 0.005
 """A measured block calls its function until it has lasted this long: the clock and the loop then weigh nothing."""
 
@@ -58,18 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts asked for, all by default. 0, or 2 for an unknown part or one that is asked for by name and
     cannot be measured here; the ratios decide nothing."""
     parser = Parser("Parts against the common way.", prog="python -m src.benchmarks")
-    known = f"{', '.join(parts.PARTS)} or {BARS} (alone)"
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {known}; all but {BARS} if left out")
+    known = f"{', '.join(parts.PARTS)} or one of {', '.join(ALONE)} (alone)"
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {known}; those if left out")
     parser.add_argument("--repeats", type=int, default=9, help="measured blocks of each way (default 9)")
     parser.add_argument("--quick", action="store_true", help="three short blocks: shows that it runs, not how fast")
     options = parser.parse_args(arguments)
     console = PlainConsole(width=COLUMNS)
-    if options.parts == [BARS]:
-        bars.run(console, quick=options.quick)
+    if len(options.parts) == 1 and options.parts[0] in ALONE:
+        ALONE[options.parts[0]](console, quick=options.quick)
         return 0
     for name in options.parts:
         if name not in parts.PARTS:
-            parser.error(f"no part {name!r}{did_you_mean(name, [*parts.PARTS, BARS])}; there are {known}")
+            parser.error(f"no part {name!r}{did_you_mean(name, [*parts.PARTS, *ALONE])}; there are {known}")
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; it must be at least 1")
     repeats = min(3, options.repeats) if options.quick else options.repeats

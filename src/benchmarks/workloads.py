@@ -17,7 +17,7 @@ from src.advisor.models import LoadedModel
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.situations import N_SITUATIONS
-from src.agent.learner.products import use_threads
+from src.agent.learner.bound import hidden_products, multiplying
 from src.agent.market import Market, market_of_bars
 from src.agent.ppo import Library, TimedMaskablePPO
 from src.agent.rollout_plan import RolloutPlan
@@ -114,33 +114,10 @@ def generating(loaded: LoadedModel, situations: NDArray[np.int64], at_once: int 
 def matrix_products(
     layers: Sequence[int], plan: RolloutPlan, n_epochs: int, library: Library = "torch"
 ) -> Callable[[], object]:
-    """The matrix products of the hidden layers in one rollout and its update, policy and value network both.
-
-    Forward; and in the update the weights' gradients, and the inputs' but for the first layer's: 5.04 MFLOP a timestep
-    for layers 261, 256, 128 and 5 epochs.
-    """
-    forward: list[tuple[torch.Tensor, torch.Tensor]] = []
-    backward: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for rows, pairs in ((plan.n_envs, forward), (plan.batch_size, backward)):
-        for depth, (wide, narrow) in enumerate(itertools.pairwise(layers)):
-            x, weight, gradient = torch.ones(rows, wide), torch.ones(wide, narrow), torch.ones(rows, narrow)
-            pairs.append((x, weight))
-            if pairs is backward:
-                pairs.append((x.t(), gradient))
-                if depth:
-                    pairs.append((gradient, weight.t()))
+    """The matrix products of the hidden layers in one rollout and its update, policy and value network both."""
+    networks = [layers, layers]
     updates = n_epochs * plan.n_envs * plan.n_steps // plan.batch_size
-    work = [*forward * (2 * plan.n_steps), *backward * (2 * updates)]
-    arrays = [(left.numpy(), right.numpy()) for left, right in work]
-
-    def multiply() -> int:
-        if library == "torch":
-            for left, right in work:
-                torch.mm(left, right)
-            return len(work)
-        use_threads(library)
-        for a, b in arrays:
-            np.matmul(a, b)
-        return len(work)
-
-    return multiply
+    acting = hidden_products(networks, plan.n_envs, trains=False)
+    return multiplying(
+        [*acting * plan.n_steps, *hidden_products(networks, plan.batch_size, trains=True) * updates], library
+    )

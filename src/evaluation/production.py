@@ -37,7 +37,7 @@ def estimate_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> Pro
             env, production, one, trainer.seed, trainer.device, hardware.mixed_precision, hardware.learner
         )
         train(model, one, "warm-up", [])
-        model.rollout_s = model.environment_s = model.update_s = 0.0
+        model.rollout_s = model.update_s = 0.0
         record = train(model, one, "production", [])
     finetuned = training.finetune_frac if supports_advice(env) else 0.0  # other environments end with base training
     timesteps = round(training.production_timesteps * (1.0 + finetuned))

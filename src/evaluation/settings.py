@@ -25,6 +25,12 @@ class MonitoringSettings(Section):
     hardware_interval_s: float = Field(1.0, ge=0.05, le=3600.0, description="seconds between two hardware samples")
     log_interval: int = Field(100, ge=1, description="vec-env steps between two training log records")
     tensorboard: bool = Field(True, description="write training records for TensorBoard as well as JSON lines")
+    settings_trial_s: float | None = Field(
+        None,
+        ge=0,
+        le=3600,
+        description="seconds for trying other settings of hardware; null: 2% of the trainings' time; 0: none",
+    )
 
 
 class EvidenceSettings(Section):

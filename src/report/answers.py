@@ -6,10 +6,11 @@ too short a training or too wide an interval.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from src.agent.members import ArmName
 from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps
+from src.report.held_back import training_parts
 from src.report.model.arms import Statistics
 from src.report.model.report import Answer, Mark, Report
 from src.wording import duration, percent, signed_usd, usd
@@ -33,19 +34,6 @@ def answers(report: Report) -> list[Answer]:
     )
     found = [(key, question, *answer(report)) for key, question, answer in asked]
     return [Answer(key=key, question=question, mark=mark, answer=said) for key, question, mark, said in found]
-
-
-def training_parts(report: Report) -> list[tuple[str, float]]:
-    """Parts of the training time with their fraction of it, largest first; your own environments are a part of their
-    own."""
-    seconds = sum(row.seconds for row in report.training)
-    update = sum(row.update_s for row in report.training) / seconds
-    parts = {"PPO update": update, "rollouts": 1.0 - update}
-    settings: dict[str, Any] = (report.configuration or {}).get("environment", {})
-    if settings.get("env_class") is not None:
-        environment = sum(row.environment_s for row in report.training) / seconds
-        parts = {"environment": environment, "policy": 1.0 - update - environment, "PPO update": update}
-    return sorted(parts.items(), key=lambda part: -part[1])
 
 
 def production_memory(report: Report) -> list[tuple[str, float]]:

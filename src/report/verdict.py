@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from src.advisor.table import LABEL_MASS_FLOOR
 from src.agent.members import ArmName
-from src.report.answers import llm_effect, production_memory, training_parts
+from src.report.answers import llm_effect, production_memory
 from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps
+from src.report.held_back import speed, training_parts
 from src.report.model.accounts import PassArm
 from src.report.model.advice import Advice
 from src.report.model.arms import Contrast, Statistics
@@ -45,6 +46,8 @@ def _training_lines(report: Report) -> list[str]:
     ]
     if kept_s := sum(row.checkpoint_s for row in report.training):
         lines.append(f"Checkpoints: {kept_s:.1f} s ({percent(kept_s / (kept_s + seconds), 1)} of training time).")
+    if said := speed(report):
+        lines.append(f"Speed: {' '.join(said)}")
     return lines
 
 

@@ -33,6 +33,7 @@ from src.monitoring.display import RunDisplay
 from src.monitoring.run_log import RunLog
 from src.runs.run_folder import sealed
 from src.runs.threads import ThreadDeaths
+from src.runs.time_account import TimeAccount
 from src.trading.session_batch import SessionBatch
 
 
@@ -128,6 +129,7 @@ class RunContext:
         self.phase_times: dict[str, float] = {}
         self.spent_before_s = 0.0
         """What earlier processes of the same run have taken."""
+        self.account = TimeAccount()
         self.total_time = 0.0
         self.start_time: float | None = None
         self.total_timesteps = 0
@@ -146,6 +148,7 @@ class RunContext:
         """Log, display and monitor are on within; what is pushed on the stack is undone at the end. A thread that died
         within ends the run at the next phase or record; an error on its way is not replaced by one of cleaning up."""
         self._began = time.perf_counter()
+        self.account = TimeAccount()
         self.start_time = time.time()
         with CleanUps() as stack:
             self._stack = stack
@@ -257,6 +260,7 @@ class RunContext:
             self.phase_times[self.monitor.phase] = (
                 self.phase_times.get(self.monitor.phase, 0.0) + now - self._stage_began
             )
+        self.account.stage(name)
         self.monitor.phase, self._stage_began = name, now
 
     def record(self, record: Any) -> None:

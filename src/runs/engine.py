@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
 from src.runs.member_work import gather_rows
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 from src.runs.tasks import Done, Found, Task, find_task, finish_task
+from src.runs.time_account import WORKED, worked
 from src.runs.watch import WatchHere
 
 logger = logging.getLogger(__name__)
@@ -167,6 +169,12 @@ class Engine:
             (task.member.to_dict(), task.title, task.timesteps) for task in tasks if task.member and not self.take(task)
         )
         failed: dict[str, int] = {}
+        with self._context.account.engaged(self._workers):
+            self._do(pending, entry, deadline, failed, tries)
+
+    def _do(
+        self, pending: list[Task], entry: PhaseEntry, deadline: Deadline, failed: dict[str, int], tries: int
+    ) -> None:
         try:
             while pending or self._running:
                 self._stop.check()
@@ -182,6 +190,7 @@ class Engine:
                         self._here(task, entry, deadline, failed, tries, pending)
                     else:
                         with self._stop.deferred():
+                            self._context.account.begins(task)
                             self._pool().start(task, task.job(self._at_hand))
                 elif self._running:
                     with self._stop.deferred():
@@ -243,14 +252,18 @@ class Engine:
             self._saved(task, entry, timesteps)
 
         watch = WatchHere(self._stop, deadline, self._say, self._context.record, saved)
+        account = self._context.account
+        account.begins(task)
+        began, cpu_before = time.perf_counter(), time.process_time()
         try:
             facts = task.work(task.job(self._at_hand), self._context.market, watch)
         except PhaseTimeout:
             raise
         except Exception as error:
+            account.ended(task, None, None)
             self._failed(task, error, entry, failed, tries, pending)
         else:
-            self._finished(task, facts, entry)
+            self._finished(task, {**facts, WORKED: worked(began, cpu_before)}, entry)
 
     def _handle(self, event: Event, entry: PhaseEntry, failed: dict[str, int], tries: int, pending: list[Task]) -> None:
         task, kind, payload = event
@@ -266,6 +279,7 @@ class Engine:
         elif kind == executors.DONE:
             self._finished(task, payload, entry)
         elif kind == executors.FAILED:
+            self._context.account.ended(task, None, None)
             error, trace = payload
             if trace:
                 logger.info("%s failed in its worker:\n%s", task.title, trace)
@@ -291,8 +305,10 @@ class Engine:
             entry.not_bitwise += [words for words in facts["not_bitwise"] if words not in entry.not_bitwise]
 
     def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry) -> None:
+        self._context.account.ended(task, facts[WORKED], facts.get("spent"))
         files = facts.get("files", ())
-        kept = {name: value for name, value in facts.items() if name not in ("files", "released_bytes")}
+        of_process = ("files", "released_bytes", "spent", WORKED)
+        kept = {name: value for name, value in facts.items() if name not in of_process}
         of_task = self._ledger.tasks[task.name]
         self.results[task.name] = finish_task(self._root / task.name, of_task.inputs, kept, files)
         of_task.status = "done"

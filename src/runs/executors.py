@@ -30,6 +30,7 @@ import torch
 from src.errors import StuckWorkerError, TaskFailed, WorkerDied
 from src.runs.shared_object import Mapped, SharedObject
 from src.runs.tasks import Task
+from src.runs.time_account import WORKED, worked
 from src.trading.orphans import end_with_fork_server
 from src.trading.stuck_worker import Patience, answer_with_stack, state_and_stack
 from src.trading.workers import PRELOAD, PRELOAD_LAST, server_environment
@@ -263,7 +264,10 @@ def _work(pipe: Connection, work: Any, job: Any, market: Mapped, stack: str, is_
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        watch.send(DONE, work(job, market.load(), watch))
+        loaded = market.load()
+        began, cpu_before = time.perf_counter(), time.process_time()
+        facts = work(job, loaded, watch)
+        watch.send(DONE, {**facts, WORKED: worked(began, cpu_before)})
     except Stopped:
         watch.send(STOPPED)
     except (EOFError, BrokenPipeError):

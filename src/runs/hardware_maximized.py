@@ -23,6 +23,7 @@ def _phases(plan: Plan, context: RunContext) -> list[Phase]:
         *plan.production(),
         *(task for fold in (0, *plan.folds) for task in plan.advice(fold)),
         *plan.bases(),
+        *plan.settings(),
         *plan.fine_tuned(),
         *plan.evaluations(),
         *(task for fold in plan.folds for task in plan.fold(fold)),

@@ -23,8 +23,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from src import run_names
 from src.advisor.table import AdviceTable
 from src.advisor.table_file import load_table
+from src.agent import clock as parts
 from src.agent.checkpoints import CheckpointStore, Loaded
+from src.agent.clock import Clock
 from src.agent.export import export_base, export_data, export_hybrid
+from src.agent.learner.bound import products_cpu_s
 from src.agent.log_sink import DisplaySink, JsonLinesSink, Sink, TensorBoardSink
 from src.agent.market import Market
 from src.agent.members import Member, Training
@@ -94,15 +97,18 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
 
     A signal or a timeout ends it at a rollout's end, with a checkpoint (`watch.check` raises).
     """
+    clock = Clock()
     torch.set_num_threads(job.threads)
     if market is not None and job.split is not None:
         market = replace(market, split=job.split)
-    heard = _heard(job)
+    with clock.within(parts.ADVICE):
+        heard = _heard(job)
     with closing(job.own_env or job.trainer.make_env(market, heard)) as env:
         model, callbacks = _model(job, env)
-        model.products = job.products
+        model.products, model.clock = job.products, clock
         not_bitwise: list[str] = []
         record = _train(job, model, callbacks, watch, not_bitwise)
+        clock.switch(parts.EXPORTS)
         drawn = {} if market is None else {"sessions_drawn": drawn_sessions(env, market)}
         if job.after is not None:
             job.after(env)
@@ -112,7 +118,10 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
     row = {**record.to_dict(), **job.member.to_dict()}
     row |= {name: found.to_dict() for name, found in drawn.items() if found is not None}
     facts = {"row": row, "weights": weights_fingerprint(model.policy.state_dict()), "not_bitwise": not_bitwise}
+    with clock.within(parts.MEASURING):
+        bound = products_cpu_s(model)
     released = release(model) if job.config.hardware.optimize_memory else 0
+    facts |= {"time": {**clock.facts(), "bound_cpu_s": bound}, "spent": clock.facts_of_process()}
     return {**facts, "files": [path.name for path in files], "released_bytes": released}
 
 
@@ -270,6 +279,7 @@ class _Boundary:
         """Write a checkpoint of this boundary, where there is none yet."""
         if self._store is None or self._saved_at == self._model.num_timesteps:
             return
+        before = self._model.clock.switch(parts.CHECKPOINTS)
         began = time.perf_counter()
         snapshot = capture(self._model, self._resumables)
         rows = read_regular(self._rows.path)[: self._rows.offset]
@@ -279,3 +289,4 @@ class _Boundary:
         self._saved_at = self._model.num_timesteps
         self._model.checkpoint_s += time.perf_counter() - began
         self._watch.saved(self._saved_at)
+        self._model.clock.switch(before)

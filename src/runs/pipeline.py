@@ -24,7 +24,7 @@ def _phases(plan: Plan, context: RunContext) -> list[Phase]:
     config = context.config
     return [
         Phase("phase1", TITLES["phase1"], plan.look_ahead(), config.phase1),
-        Phase("phase2", TITLES["phase2"], [*plan.production(), *plan.bases()], config.phase2),
+        Phase("phase2", TITLES["phase2"], [*plan.production(), *plan.bases(), *plan.settings()], config.phase2),
         Phase("phase3", TITLES["phase3"], [*plan.advice(), *plan.fine_tuned(), *plan.evaluations()], config.phase3),
     ]
 

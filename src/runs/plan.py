@@ -20,6 +20,7 @@ from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
 from src.evaluation.production import estimate_production
+from src.evaluation.setting_trials import TrialJob, try_settings
 from src.runs.context import RunContext
 from src.runs.evaluations import (
     EvaluationJob,
@@ -62,7 +63,7 @@ class Plan:
         self._trainer = trainer
         self._plans = context.plans()
         self._run = Path()
-        self.threads = 1
+        self.threads = self.workers = 1
         self.products: Library | None = None
         self._own_env = own_env
         self._tables: dict[int, str] = {}
@@ -118,6 +119,25 @@ class Plan:
                 work,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
                 job=lambda _: self._own_env, here=True, alone=True,
+            )
+        ]  # fmt: skip
+
+    def settings(self) -> list[Task]:
+        """Which setting would make training faster: tried like any training, with the others beside it."""
+        seconds = self._config.monitoring.settings_trial_s
+        base, finetune = self._plans
+        of_seed = base.actual + (len(FINE_TUNED) * finetune.actual if self.markets else 0)
+        timesteps = len(self.seeds) * of_seed + len(self.folds) * of_seed
+
+        def job(results: Results) -> TrialJob:
+            return TrialJob(self._trainer, timesteps, self.workers, seconds, self.products)
+
+        return [
+            Task(
+                task_name("settings"), "settings", "settings", "short rollouts and updates with other settings",
+                try_settings,
+                inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | {"trial": str(seconds)},
+                job=job, here=True,
             )
         ]  # fmt: skip
 

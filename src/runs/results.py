@@ -58,6 +58,7 @@ def report_of(
     threads = max((entry.torch_threads or 0 for entry in ledger.phases.values()), default=0)
     run = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
     report: dict[str, Any] = {"run": run | {"workers": workers}, "training": _rows(plan, results), "arms": {}}
+    report["time"] = _times(plan, results)
     if task_name("production") in results:
         report["production_estimate"] = results[task_name("production")].facts
     advised = None
@@ -85,6 +86,16 @@ def _rows(plan: Plan, results: Results, fold: int = 0) -> list[dict[str, Any]]:
     """The trainings' rows, by seed, in the order they begin."""
     names = plan.member_names(tuple(Training), fold)
     return [dict(results[name].facts["row"]) for name in names if name in results]
+
+
+def _times(plan: Plan, results: Results) -> dict[str, Any]:
+    """Where the trainings' time went; those of earlier versions did not say."""
+    names = [name for fold in (0, *plan.folds) for name in plan.member_names(tuple(Training), fold)]
+    done = [results[name].facts for name in names if name in results]
+    of_whom = ("phase", "market", "seed", "fold")
+    members = [{**{key: facts["row"][key] for key in of_whom}, **facts["time"]} for facts in done if "time" in facts]
+    tried = results.get(task_name("settings"))
+    return {"members": members} | ({} if tried is None else {"settings": tried.facts})
 
 
 def _evaluated(context: RunContext, plan: Plan, results: Results) -> dict[str, Any]:
@@ -151,6 +162,7 @@ def finish(
         **_measured(context, report, device, own_targets or {}),
         "log_writes": len(lines),
         **report,
+        "time": {**report["time"], "run": {**context.account.facts(), "earlier_s": context.spent_before_s}},
         "learning": {"curves": _curves([json.loads(line) for line in lines])},
         "hardware_timeline": hardware_timeline(context.monitor.metrics_history),
         "configuration": context.config.to_dict(),

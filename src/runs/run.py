@@ -128,6 +128,7 @@ class _Process:
             context.load_market(own_env)
             loading_s = time.perf_counter() - began
             plan = Plan(context, trainer, own_env)
+            plan.workers = workers
             earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))
             if earlier is not None:
                 self._lock(earlier)

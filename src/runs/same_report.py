@@ -18,6 +18,7 @@ OF_THE_PROCESS = frozenset(
         "gpu_utilization",
         "targets",
         "phase_times",
+        "time",
         "hardware",
         "hardware_timeline",
         "configuration",

@@ -68,7 +68,7 @@ PASSES = {
     "attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_low_frac": 0.1, "passed_high_frac": 0.45,
 }  # fmt: skip
 REPORT: dict[str, Any] = {
-    **{name: value for name, value in FULL.items() if name not in ("pass_simulation", "session_dates")},
+    **{name: value for name, value in FULL.items() if name not in ("pass_simulation", "session_dates", "time")},
     "run": {**FULL["run"], "device": "cuda:0"},
     "training": [training()],
     "look_ahead": {"checks": 4, "passed": True, "found": ""},

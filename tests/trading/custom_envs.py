@@ -141,6 +141,19 @@ class Sleeps(Plain):
         return super().step(action)
 
 
+class Slow(Plain):
+    """Takes its time for every step; an episode lasts ten."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.steps = seconds, 0
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict]:
+        time.sleep(self.seconds)
+        self.steps += 1
+        return np.full(3, 0.5, np.float32), 1.0, self.steps % 10 == 0, False, {}
+
+
 class Stubborn(Sleeps):
     """Does not listen to SIGTERM either."""
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from src.agent import clock as parts
+from src.agent.clock import Clock, NoClock
 from src.agent.learner import kernels
 from src.agent.learner.coverage import ACTIVATIONS
 from src.agent.learner.network import KERNELS, FlatWeights, Workspace
@@ -49,8 +51,9 @@ class Rollout:
 class Engine:
     """Networks, memory and kernels of a model that `coverage` allows."""
 
-    def __init__(self, policy: Any, library: Library) -> None:
+    def __init__(self, policy: Any, library: Library, clock: Clock | None = None) -> None:
         self.library = library
+        self.clock = clock or NoClock()
         self.weights = FlatWeights(policy)
         self.policy = policy
         self._activation = ACTIVATIONS[policy.activation_fn]
@@ -85,14 +88,18 @@ class Engine:
         Draws the random numbers that the library would, from torch's generator. Raises ValueError where the policy's
         output is not finite.
         """
+        clock = self.clock
+        before = clock.switch(parts.FORWARD)
         values = self.values(observations)
         self._fill_terms(observations, self._terms)
         work = self._acts(len(observations))
+        clock.switch(parts.SAMPLING)
         noise = self._noise.exponential_().numpy()
         given = self._all_legal if masks is None else masks
         bias = self.weights.last[0].bias
         if not kernels.sample(work.logits, bias, self._terms, given, noise, self._rows, actions, log_probs):
             raise ValueError("The policy's output is not finite, so no action can be drawn from it.")
+        clock.switch(before)
         return values
 
     def values(self, observations: NDArray[Any]) -> Floats:
@@ -104,8 +111,10 @@ class Engine:
 
     def _fill_terms(self, observations: NDArray[Any], terms: Floats) -> None:
         if isinstance(self.policy, HybridPolicy):
+            before = self.clock.switch(parts.ADVICE)
             weight = np.float32(self.policy.llm_weight)
             kernels.pool_terms(observations, OPINION.start, weight, LOG_P_MIN, terms)
+            self.clock.switch(before)
 
     # ---------------------------------------------------------------- learning
 
@@ -183,7 +192,9 @@ class Engine:
         if rows not in self._training:
             if len(self._training) > 1:  # a whole minibatch and the rest are all there can be
                 self._training.clear()
-            self._training[rows] = Workspace(self.weights, self._activation, self.library, rows, trains=True)
+            self._training[rows] = Workspace(
+                self.weights, self._activation, self.library, rows, trains=True, clock=self.clock
+            )
         return self._training[rows]
 
     def forget(self) -> None:

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
+from src.agent import clock as parts
 from src.agent.learner import kernels
 from src.agent.learner.buffer import KeptRolloutBuffer
 from src.agent.learner.coverage import why_not_covered, why_not_now
@@ -66,8 +67,8 @@ class FusedMaskablePPO(TimedMaskablePPO):
         if self.products is None:
             self.products = fastest()
         engine = self._engine
-        if engine is None or engine.library != self.products or engine.policy is not self.policy:
-            engine = self._engine = Engine(self.policy, self.products)
+        if engine is None or (engine.library, engine.policy, engine.clock) != (self.products, self.policy, self.clock):
+            engine = self._engine = Engine(self.policy, self.products, self.clock)
         use_threads(self.products)
         engine.weights.adopt_weights()
         return engine
@@ -152,7 +153,7 @@ class FusedMaskablePPO(TimedMaskablePPO):
         """As the library's `train`, which names what is logged."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        loss, buffer = self._loss_settings(), self.rollout_buffer
+        loss, buffer, clock = self._loss_settings(), self.rollout_buffer, self.clock
         rollout, rows_of = engine.rollout(buffer), _row_numbers(buffer)
         steps = engine.weights.adopt_moments()
         means: list[np.ndarray] = []
@@ -161,14 +162,18 @@ class FusedMaskablePPO(TimedMaskablePPO):
             for _ in range(self.n_epochs):
                 kls, going_on = [], True
                 for rows in _minibatches(rows_of, self.batch_size):
+                    clock.switch(parts.ELEMENTWISE)
                     sums = engine.gradient(rollout, rows, self.micro_batch, loss)
+                    clock.switch(parts.BOOKKEEPING)
                     means.append(sums / len(rows))
                     kls.append(means[-1][kernels.KL])
                     if self.target_kl is not None and kls[-1] > 1.5 * self.target_kl:
                         going_on = False
                         break
                     steps += 1
+                    clock.switch(parts.OPTIMIZER)
                     engine.step(steps, self.max_grad_norm)
+                    clock.switch(parts.BOOKKEEPING)
                 self._n_updates += 1
                 if not going_on:
                     break

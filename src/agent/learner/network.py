@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from src.agent import clock as parts
+from src.agent.clock import Clock
 from src.agent.learner import kernels
-from src.agent.learner.products import Floats, Library, Step, aligned, product
+from src.agent.learner.products import Floats, Library, Product, Step, aligned, product
 
 KERNELS = {
     "tanh": (kernels.add_bias_tanh, kernels.tanh_backward),
@@ -167,7 +169,7 @@ class Workspace:
     the weights' gradients are products over all rows. In each block `x` [rows, inputs] is to be filled before
     `forward`, which leaves sums without bias in `logits` [rows, actions] and `values` [rows, 1]; `d_logits` and
     `d_values` before `backward`, which adds to the gradients of the hidden layers' biases. `finish` makes the gradients
-    of all weights.
+    of all weights. A `clock` tells matrix products from the rest, which is elementwise.
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class Workspace:
         *,
         trains: bool,
         block_rows: int = BLOCK_ROWS,
+        clock: Clock | None = None,
     ) -> None:
         first = weights.first
         self.rows = rows
@@ -206,6 +209,10 @@ class Workspace:
                         self._finish.append(step)
             operands = (self.x.T, d_joint) if first.turned else (d_joint.T, self.x)
             self._finish.append(product(library, *operands, first.weight_gradient))
+        if clock is not None:
+            self._finish = _timed(self._finish, clock)
+            for block in self.blocks:
+                block.time(clock)
 
     def forward(self) -> None:
         """All blocks."""
@@ -268,6 +275,10 @@ class Block:
                 self._backward += _backward(tower, rows, library, act)
             self._backward.append(functools.partial(act.backward, h, d_joint[rows], first.bias_gradient))
 
+    def time(self, clock: Clock) -> None:
+        """Have a clock tell products from the rest."""
+        self._forward, self._backward = _timed(self._forward, clock), _timed(self._backward, clock)
+
     def forward(self) -> None:
         """From `x` to `logits` and `values`."""
         for step in self._forward:
@@ -277,6 +288,21 @@ class Block:
         """From `d_logits` and `d_values` to the first layer; `forward` was called with the same `x`."""
         for step in self._backward:
             step()
+
+
+def _timed(steps: Sequence[Step], clock: Clock) -> list[Step]:
+    """The same steps with the clock switched between them wherever products begin or end."""
+    timed: list[Step] = []
+    part = parts.ELEMENTWISE
+    for step in steps:
+        own = parts.PRODUCTS if isinstance(step, Product) else parts.ELEMENTWISE
+        if own != part:
+            timed.append(functools.partial(clock.switch, own))
+        timed.append(step)
+        part = own
+    if part != parts.ELEMENTWISE:
+        timed.append(functools.partial(clock.switch, parts.ELEMENTWISE))
+    return timed
 
 
 def _forward(tower: _Tower, rows: slice, library: Library, act: _Activation) -> Iterator[Step]:

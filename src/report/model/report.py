@@ -27,6 +27,7 @@ from src.report.model.run import (
     Target,
     TrainingRow,
 )
+from src.report.model.time import Time
 
 SCHEMA_VERSION = 1
 Mark = Literal["pass", "fail", "unknown"]
@@ -69,6 +70,8 @@ class Report(Part):
     targets: dict[str, Target]
     phase_times: dict[str, Number]
     """Seconds by phase, in order."""
+    time: Maybe[Time] = None
+    """Where the time went, by part."""
     hardware: Hardware
     summary: Maybe[Summary] = None
     cache: Cache

@@ -35,13 +35,28 @@ from src.report.sections import (
     quality,
     reliance,
     targets,
+    time,
     trades,
     verdict,
 )
 
 PARTS = Path(__file__).parent
 SECTIONS = (
-    *(verdict, equity, contrast, arms, trades, learning, hardware, advice, attempts, reliance, quality, provenance),
+    *(
+        verdict,
+        equity,
+        contrast,
+        arms,
+        trades,
+        learning,
+        time,
+        hardware,
+        advice,
+        attempts,
+        reliance,
+        quality,
+        provenance,
+    ),
     targets,
 )
 """In the order of the page."""

@@ -184,11 +184,11 @@ def short_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     init = network.Workspace.__init__
 
-    def short(self: Any, weights: Any, activation: Any, library: Any, rows: int, *, trains: bool) -> None:
+    def short(self: Any, weights: Any, activation: Any, library: Any, rows: int, *, trains: bool, **more: Any) -> None:
         asked.append(rows * trains)
         if trains and rows > 32:
             raise MemoryError(f"Unable to allocate {rows} rows")
-        init(self, weights, activation, library, rows, trains=trains)
+        init(self, weights, activation, library, rows, trains=trains, **more)
 
     monkeypatch.setattr(network.Workspace, "__init__", short)
     return asked

@@ -1,0 +1,134 @@
+"""Where a training's time goes: seconds and processor time by part, one part at a time.
+
+Whatever runs belongs to the part that was switched to last, so the parts add up to the whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+SET_UP: Final = "set-up"
+"""Accounts, networks, compiled kernels, and what a resumed training reads."""
+ENVIRONMENT: Final = "environment"
+FORWARD: Final = "forward pass"
+SAMPLING: Final = "sampling"
+POLICY: Final = "policy"
+"""Forward pass, sampling and buffer of the stock learner, which does not tell them apart."""
+BUFFER: Final = "buffer"
+ADVICE: Final = "advice"
+PRODUCTS: Final = "matrix products"
+ELEMENTWISE: Final = "elementwise"
+GRADIENTS: Final = "gradients"
+"""Matrix products and elementwise work of the stock learner, which does not tell them apart; on a GPU the whole
+update."""
+OPTIMIZER: Final = "optimizer"
+BOOKKEEPING: Final = "bookkeeping"
+"""Minibatch order, what undoes a failed update, the update's figures."""
+LOGGING: Final = "logging"
+CHECKPOINTS: Final = "checkpoints"
+EXPORTS: Final = "exports"
+MEASURING: Final = "measuring"
+"""The bound of the matrix products."""
+
+PARTS: Final = (
+    *(SET_UP, ENVIRONMENT, FORWARD, SAMPLING, POLICY, BUFFER, ADVICE, PRODUCTS, ELEMENTWISE, GRADIENTS, OPTIMIZER),
+    *(BOOKKEEPING, LOGGING, CHECKPOINTS, EXPORTS, MEASURING),
+)
+CPU_EVERY: Final = 8
+"""In a rollout processor time is read during one step of so many: reading it takes several times as long as reading
+the wall clock."""
+
+
+class Clock:
+    """Adds up seconds by part; `switch` ends the part at work and begins another.
+
+    Processor time (all threads of this process) is read only while `watch_cpu` is on, and scaled up from there.
+    """
+
+    def __init__(self, part: str = SET_UP) -> None:
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._watched_s = dict.fromkeys(PARTS, 0.0)
+        self._cpu_s = dict.fromkeys(PARTS, 0.0)
+        self._carried: Mapping[str, Mapping[str, float]] = {}
+        self._part = part
+        self._watches = True
+        self._at, self._cpu_at = time.perf_counter(), time.process_time()
+
+    def switch(self, part: str) -> str:
+        """From now on the time is of `part`; returns the part before it."""
+        now = time.perf_counter()
+        before = self._part
+        took = now - self._at
+        self._seconds[before] += took
+        if self._watches:
+            cpu = time.process_time()
+            self._watched_s[before] += took
+            self._cpu_s[before] += cpu - self._cpu_at
+            self._cpu_at = cpu
+        self._part, self._at = part, now
+        return before
+
+    @contextmanager
+    def within(self, part: str) -> Iterator[None]:
+        """The time within is of `part`."""
+        before = self.switch(part)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def watch_cpu(self, on: bool) -> None:
+        """Whether processor time is read from now on."""
+        if on != self._watches:
+            self.switch(self._part)
+            self._watches, self._cpu_at = on, time.process_time()
+
+    def seconds(self, part: str) -> float:
+        """Of one part so far, with what was carried over."""
+        return self._seconds[part] + self._carried.get("seconds", {}).get(part, 0.0)
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """All of it, for a checkpoint: seconds, and processor time with the seconds it was read in."""
+        return {
+            name: {part: seconds + self._carried.get(name, {}).get(part, 0.0) for part, seconds in of.items()}
+            for name, of in self._of_process().items()
+        }
+
+    def carry(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Continue from a checkpoint's state: its seconds count besides those of this process."""
+        self._carried = state
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """Seconds and processor seconds by part, in the order of `PARTS`; parts without any are left out."""
+        return _facts(self.state())
+
+    def facts_of_process(self) -> dict[str, dict[str, float]]:
+        """The same without what was carried over."""
+        return _facts(self._of_process())
+
+    def _of_process(self) -> dict[str, dict[str, float]]:
+        self.switch(self._part)
+        return {"seconds": self._seconds, "watched_s": self._watched_s, "cpu_s": self._cpu_s}
+
+
+class NoClock(Clock):
+    """Measures nothing: what a training takes without the clock."""
+
+    def switch(self, part: str) -> str:
+        """Nothing."""
+        return part
+
+    def watch_cpu(self, on: bool) -> None:
+        """Nothing."""
+
+
+def _facts(state: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Processor seconds are those read, scaled to all of a part's seconds; a part never watched has none."""
+    seconds, watched_s, cpu_s = (state[name] for name in ("seconds", "watched_s", "cpu_s"))
+    return {
+        "seconds": {part: seconds[part] for part in PARTS if seconds[part]},
+        "cpu_s": {part: cpu_s[part] * seconds[part] / watched_s[part] for part in PARTS if watched_s[part]},
+    }
