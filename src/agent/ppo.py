@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from torch.utils.checkpoint import checkpoint
 
 from src.agent.divergence import is_finite, raise_if_diverged, raise_if_given_bad
+from src.agent.pace import Pace
 from src.errors import UserError
 from src.trading.vec_env import BatchedTradingVecEnv
 
@@ -42,8 +43,8 @@ class TimedMaskablePPO(MaskablePPO):
     `bf16_update` runs the update under bf16 autocast, on CUDA only (on a CPU without AMX it is 8-13 times slower).
     `micro_batch` is the number of minibatch rows evaluated at once, None for all. An update that runs out of memory is
     undone, `micro_batch` is halved and the update restarts; `split_updates` counts split updates, which equal whole
-    ones except for rounding. `after_update` is called at every rollout boundary, where no step is pending; an exception
-    from it ends `learn`.
+    ones except for rounding. `pace` has the seconds of each rollout with its update. `after_update` is called at every
+    rollout boundary, where no step is pending; an exception from it ends `learn`.
 
     `learn` raises TrainingDiverged if a loss, a weight or the environment's output is not finite (`after_update` is not
     called for that update), and UserError if 16 rows still exceed the memory.
@@ -60,6 +61,13 @@ class TimedMaskablePPO(MaskablePPO):
     after_update: Callable[[], None] | None = None
     products: Library | None = None
     """The library that multiplies the fused learner's matrices; None until it is chosen, and for the stock learner."""
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.pace = Pace()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "pace"]
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """See MaskablePPO."""
@@ -85,6 +93,7 @@ class TimedMaskablePPO(MaskablePPO):
             self._update()
         finally:
             self.update_s += time.perf_counter() - began
+        self.pace.rollout_ended()
         if self.after_update is not None:
             self.after_update()
 

@@ -56,6 +56,7 @@ def capture(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback]) -> Snaps
         "n_envs": model.n_envs,
         "learner": model.learner,
         "products": model.products,
+        "pace": model.pace.get_state(),
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "episodes": {name: _plain_entries(getattr(model, name)) for name in EPISODE_BUFFERS},
         "log": _pending_log(model),
@@ -151,6 +152,8 @@ def _restore_learner(model: TimedMaskablePPO, state: Mapping[str, Any], snapshot
     _restore_adam(model, snapshot.tensors["optimizer"], state["learning_rate"])
     for name in COUNTERS:
         setattr(model, name, state["counters"].get(name, 0.0))  # environment_s is not in checkpoints of version 0
+    if "pace" in state:  # not in older checkpoints
+        model.pace.set_state(state["pace"])
     for name in EPISODE_BUFFERS:
         entries = state["episodes"][name]
         setattr(model, name, None if entries is None else deque(entries, maxlen=model._stats_window_size))
