@@ -65,9 +65,7 @@ class HardwareSettings(Section):
     price_per_hour: float | None = Field(
         None, ge=0, le=10**6, description="US dollars an hour of the machine, for the forecast's cost; null: none"
     )
-    other_machine: str | None = Field(
-        None, description=f"machine to forecast production for as well, as {SHAPE} (of one core); null: none"
-    )
+    other_machine: str | None = Field(None, description=f"machine to forecast production on, too: {SHAPE}; null: none")
 
     @field_validator("other_machine")
     @classmethod

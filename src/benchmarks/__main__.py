@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from src.agent.learner.products import processor_key
-from src.benchmarks import bars, parts
+from src.benchmarks import bars, parts, scaling
 from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.shell import Parser, run_main
@@ -23,6 +24,8 @@ from src.wording import measured
 COLUMNS = 80
 BARS = "bars"
 """The part that loads files in processes of their own: nothing is compared, so it is measured alone."""
+SCALING = "scaling"
+"""Speed by size, which has a page of its own."""
 SHORTEST_BLOCK_S, SHORTEST_BLOCK_QUICK_S = 0.05, 0.005
 """A measured block calls its function until it has lasted this long: the clock and the loop then weigh nothing."""
 
@@ -58,18 +61,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts asked for, all by default. 0, or 2 for an unknown part or one that is asked for by name and
     cannot be measured here; the ratios decide nothing."""
     parser = Parser("Parts against the common way.", prog="python -m src.benchmarks")
-    known = f"{', '.join(parts.PARTS)} or {BARS} (alone)"
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {known}; all but {BARS} if left out")
+    known = f"{', '.join(parts.PARTS)}, or alone {BARS} or {SCALING}"
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {known}; all but these two if left out")
     parser.add_argument("--repeats", type=int, default=9, help="measured blocks of each way (default 9)")
     parser.add_argument("--quick", action="store_true", help="three short blocks: shows that it runs, not how fast")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"of {SCALING} (default docs/{scaling.PAGE.name}; none with --quick)",
+    )
     options = parser.parse_args(arguments)
     console = PlainConsole(width=COLUMNS)
     if options.parts == [BARS]:
         bars.run(console, quick=options.quick)
         return 0
+    if options.parts == [SCALING]:
+        scaling.run(console, quick=options.quick, output=options.output or (None if options.quick else scaling.PAGE))
+        return 0
+    if options.output is not None:
+        parser.error(f"--output belongs to {SCALING}: the other parts write no file")
     for name in options.parts:
         if name not in parts.PARTS:
-            parser.error(f"no part {name!r}{did_you_mean(name, [*parts.PARTS, BARS])}; there are {known}")
+            parser.error(f"no part {name!r}{did_you_mean(name, [*parts.PARTS, BARS, SCALING])}; there are {known}")
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; it must be at least 1")
     repeats = min(3, options.repeats) if options.quick else options.repeats
