@@ -193,6 +193,7 @@ def test_speed_by_size_is_shown_and_written_as_a_page(
     assert "Written" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_trainings_beside_each_other_are_summed_and_end_with_the_measurement() -> None:
     axis = scaling.by_workers(quick=True)
     assert axis.sizes == (1, 2)
