@@ -493,7 +493,7 @@ def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines
 
 CRASHES: list[tuple[str, Callable[[], Any]]] = [
     ("the look-ahead check", lambda: before(src.runs.plan, "leak_facts", crash)),
-    ("the estimate for production", lambda: before(src.runs.plan, "estimate_production", crash)),
+    ("the estimate for production", lambda: before(src.runs.plan, "try_production", crash)),
     ("a step of the accounts", lambda: before(BatchedTradingVecEnv, "step_wait", crash, nth=3)),
     ("an update", lambda: before(TimedMaskablePPO, "_update", crash, nth=2)),
     ("a step", lambda: in_step("base", 100, crash)),
@@ -777,7 +777,7 @@ def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
             damage(folder / "weights.safetensors", "flipped")
         else:
             shutil.rmtree(folder)
-    monkeypatch.setattr(src.runs.plan, "estimate_production", None)  # what was measured is not measured again
+    monkeypatch.setattr(src.runs.plan, "try_production", None)  # what was measured is not measured again
     ended = pipelines.resume(home)
     assert ended.error is None
     for training in ("base", "rl_only"):
