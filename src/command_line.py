@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from src.agent.other_machine import SHAPE
 from src.market.contracts import CONTRACTS
 from src.shell import Parser, run_command
 
@@ -22,6 +23,8 @@ NOT_CONFIGURATION = ("config", "debug", "auto_resume", "start_phase")
 WITHOUT_VALUE = {
     "data": "data/, else synthetic bars",
     "interval": "as in the file",
+    "other_machine": "none",
+    "price_per_hour": "none",
     "stamp": "measured from the bars",
     "timesteps": "10% of production",
     "timezone": "measured from the bars",
@@ -115,6 +118,8 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--vectorized-envs", type=int, metavar="N", help="accounts stepped together")
     key("--device", choices=("auto", "cpu", "cuda"), help="where the networks train")
     key("--seed", type=int, metavar="N", help="of every random stream of the run")
+    key("--price-per-hour", type=float, metavar="USD", help="price of the machine, for the cost of production")
+    key("--on", dest="other_machine", metavar="MACHINE", help=f"forecast production there as well: {SHAPE}")
     key("--output-dir", metavar="FOLDER", help="gets one folder a run")
     key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")
     key("--seeds", type=int, metavar="N", help="seeds trained and averaged")

@@ -80,6 +80,7 @@ class HardwareMonitor(BackgroundSampling):
             "gpu_available": sampler is not None and sampler.gpu_available,
             "gpu_name": sampler.gpu_name if sampler else "",
             "gpu_reason": sampler.gpu_reason if sampler else "monitoring was not started",
+            "cpu_power_reason": sampler.cpu_power_reason if sampler else "monitoring was not started",
             "cores": sampler.cores if sampler else None,
             "memory_measure": sampler.memory_measure if sampler else None,
             **hardware.summarise(history),

@@ -35,13 +35,14 @@ def masked(text: str) -> str:
     text = re.sub(r"(Report|Figures): .*", r"\1: <path>", text)
     text = re.sub(r"\brollouts\b|PPO update", "<part>", text)
     text = re.sub(r"[+-]?\$?\d[\d,.:]*%?", "#", text)
-    text = re.sub(r"take # (h|min|s) at", "take # <unit> at", text)
+    text = re.sub(r"take # (h|min|s) \([^()]*\) at", "take # <unit> (<interval>) at", text)
+    text = re.sub(r"Energy: .*?(?= (?:Evidence|On)\b)", "Energy: <said>", text)  # few machines let it be read
     text = re.sub(r"(?<=production networks), using # GB of .*?(?=\.\s)", "", text)  # a short phase may see no sample
     text = re.sub(r"(?<=#) +- +(?=#)", " # ", text)
     text = re.sub(r"^Advice on sealed bars while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
     for said, masks in DEPENDS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
-    heads = "Training|Checkpoints|Leaks|Production|Evidence|Learning|LLM \\(|Advice|Simulated|Survival"
+    heads = "Training|Checkpoints|Leaks|Production|Energy|Evidence|Learning|Still learning|LLM \\(|Advice|Simulated|Survival"
     text = re.sub(rf" ({heads})(?!\?)", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 

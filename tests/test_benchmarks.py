@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.agent.rollout_plan import plan_rollouts
-from src.benchmarks import bars, parts
+from src.benchmarks import bars, parts, scaling
 from src.benchmarks.__main__ import main
 from src.benchmarks.parts import TRAININGS, Comparison, ListRecency, Result, measure
 from src.market import table_cache
@@ -119,7 +123,11 @@ def test_every_part_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["fussion"], "did you mean 'fusion'"), (["--repeats", "0"], "--repeats is 0; it must be at least 1")],
+    [
+        (["fusion", "--output", "x.md"], "--output belongs to scaling"),
+        (["fussion"], "did you mean 'fusion'"),
+        (["--repeats", "0"], "--repeats is 0; it must be at least 1"),
+    ],
 )
 def test_bad_usage_ends_with_2_and_says_what_is_meant(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
@@ -152,3 +160,42 @@ def test_the_files_of_bars_that_are_timed_are_read_without_a_defect_and_from_the
     first, second = (bars.load_once(tmp_path / "ES.parquet") for _ in range(2))
     assert first["bars"] == second["bars"] == written["parquet"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def made_axis(name: str, sizes: tuple[int, ...], power: float) -> scaling.Axis:
+    """Speeds of an exact power law; each round the machine is another factor faster."""
+    speeds = np.array([[factor * 1000.0 * size**power for size in sizes] for factor in (1.0, 3.0, 0.5)])
+    return scaling.Axis(name, sizes, speeds)
+
+
+@given(st.floats(-2, 2), st.lists(st.integers(2, 10**6), min_size=2, max_size=6, unique=True))
+def test_the_exponent_of_a_power_law_is_its_power_however_fast_the_machine_is_in_a_round(power: float, sizes) -> None:
+    axis = made_axis("width", tuple(sorted(sizes)), power)
+    slope, half = axis.exponent()
+    assert slope == pytest.approx(power, abs=1e-6)
+    assert half == pytest.approx(0.0, abs=1e-6)
+    assert axis.local() == [None, *[pytest.approx(power, abs=1e-6)] * (len(sizes) - 1)]
+
+
+def test_speed_by_size_is_shown_and_written_as_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = {"accounts": scaling.by_envs, "width": lambda quick: made_axis("width", (64, 128), -1.0)}
+    monkeypatch.setattr(scaling, "AXES", axes)
+    assert main(["scaling", "--quick", "--output", str(tmp_path / "scaling.md")]) == 0
+    line = json.loads(capsys.readouterr().out.rstrip("\n").split("\n")[-1])
+    assert line["axes"]["accounts"]["sizes"] == [8, 32]
+    assert all(speed > 0 for speeds in line["axes"]["accounts"]["speeds"] for speed in speeds)
+    text = (tmp_path / "scaling.md").read_text(encoding="utf-8")
+    assert "`timesteps/s ~ width^-1.00 (95% interval -1.00 to -1.00)`" in text
+    assert "| 128 | 8 | 0.50x | -1.00 |" in text
+    assert main(["scaling", "--quick"]) == 0
+    assert "Written" not in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_trainings_beside_each_other_are_summed_and_end_with_the_measurement() -> None:
+    axis = scaling.by_workers(quick=True)
+    assert axis.sizes == (1, 2)
+    assert (axis.speeds > 0).all()
+    assert not multiprocessing.active_children()

@@ -361,12 +361,22 @@ CASES: Mapping[str, Case] = {
     "hardware.learner": Case(
         "stock", ("report.training.0.learner", "report.training.0.why_learner", "weights.base"), UNTRAINED
     ),
+    "hardware.price_per_hour": Case(
+        2.0, ("report.production_estimate.price_per_hour_usd",), (*RESULTS, *TRAINED), {"hardware.price_per_hour": 1.0}
+    ),
+    "hardware.other_machine": Case(
+        "big:cores=16,gflops=90", ("report.production_estimate.other_machine",), (*RESULTS, *TRAINED)
+    ),
     "hardware.stuck_worker_s": Case(5.0, ("s",), ("n",), OWN_ENV, workers),
     # training
     "training.production_timesteps": Case(
         2000, ("steps.0.timesteps", "report.production_estimate.timesteps"), UNTRAINED,
         {"training.timesteps": None, "training.production_timesteps": 1000},
     ),
+    "training.production_net_arch": Case(
+        [8], ("report.production_estimate.net_arch",), (*RESULTS, *TRAINED), {"training.production_net_arch": [4]}
+    ),
+    "training.production_seeds": Case(3, ("report.production_estimate.seeds",), (*RESULTS, *TRAINED)),
     "training.timesteps_reduction": budget(0.2, {}),
     "training.timesteps": Case(256, ("steps.0.timesteps", "weights.base"), UNTRAINED),
     "training.learning_rate": trained(1e-2),

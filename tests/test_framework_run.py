@@ -256,7 +256,7 @@ def test_environments_are_closed_however_a_phase_ends(tmp_path: Path, monkeypatc
         closed.append(type(env).__name__)
 
     monkeypatch.setattr("src.trading.vec_env.BatchedTradingVecEnv.close", close)
-    monkeypatch.setattr(plan, "estimate_production", lambda *_: 1 / 0)
+    monkeypatch.setattr(plan, "try_production", lambda *_: 1 / 0)
     framework = TestingFramework(small_config(tmp_path, timesteps=128), Console(file=io.StringIO()))
     with pytest.raises(ZeroDivisionError):
         framework.run_hardware_maximized_validation()

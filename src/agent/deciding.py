@@ -43,7 +43,6 @@ its biases."""
 _FACTS = 3
 
 
-
 def _padded(width: int) -> int:
     return width + -width % _LANES
 

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from src.agent import clock as parts
 from src.agent.clock import CPU_EVERY, Clock
 from src.agent.divergence import is_finite, raise_if_diverged, raise_if_given_bad
+from src.agent.pace import Pace
 from src.errors import UserError
 from src.trading.vec_env import BatchedTradingVecEnv
 
@@ -43,8 +44,8 @@ class TimedMaskablePPO(MaskablePPO):
     `bf16_update` runs the update under bf16 autocast, on CUDA only (on a CPU without AMX it is 8-13 times slower).
     `micro_batch` is the number of minibatch rows evaluated at once, None for all. An update that runs out of memory is
     undone, `micro_batch` is halved and the update restarts; `split_updates` counts split updates, which equal whole
-    ones except for rounding. `after_update` is called at every rollout boundary, where no step is pending; an exception
-    from it ends `learn`.
+    ones except for rounding. `pace` has the seconds of each rollout with its update. `after_update` is called at every
+    rollout boundary, where no step is pending; an exception from it ends `learn`.
 
     `learn` raises TrainingDiverged if a loss, a weight or the environment's output is not finite (`after_update` is not
     called for that update), and UserError if 16 rows still exceed the memory.
@@ -66,9 +67,10 @@ class TimedMaskablePPO(MaskablePPO):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.clock = Clock()
+        self.pace = Pace()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "clock"]
+        return [*super()._excluded_save_params(), "clock", "pace"]
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         with self.clock.within(parts.ENVIRONMENT):  # it resets them
@@ -106,6 +108,7 @@ class TimedMaskablePPO(MaskablePPO):
                 self._update()
         finally:
             self.update_s += time.perf_counter() - began
+        self.pace.rollout_ended()
         if self.after_update is not None:
             self.after_update()
 

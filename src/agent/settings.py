@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from src.agent.other_machine import SHAPE, OtherMachine
 from src.settings import Section
 from src.shares import as_fraction
 
@@ -61,6 +62,17 @@ class HardwareSettings(Section):
         le=86_400,
         description="seconds without an answer (and 60 median steps) after which a worker is stuck (subproc)",
     )
+    price_per_hour: float | None = Field(
+        None, ge=0, le=10**6, description="US dollars an hour of the machine, for the forecast's cost; null: none"
+    )
+    other_machine: str | None = Field(None, description=f"machine to forecast production on, too: {SHAPE}; null: none")
+
+    @field_validator("other_machine")
+    @classmethod
+    def _has_cores_and_speed(cls, text: str | None) -> str | None:
+        if text is not None:
+            OtherMachine.parse(text)
+        return text
 
 
 Units = Annotated[int, Field(ge=1, le=65_536)]
@@ -84,6 +96,10 @@ class TrainingSettings(Section):
     """PPO and its budget: section `training`."""
 
     production_timesteps: int = Field(500_000, ge=1, le=10**10, description="base timesteps of the production run")
+    production_net_arch: tuple[Units, ...] = Field(
+        (512, 256, 128), min_length=1, description="hidden layers of both networks of the production run"
+    )
+    production_seeds: int = Field(1, ge=1, le=1000, description="seeds of the production run, for its forecast")
     timesteps_reduction: float = Field(0.10, gt=0, le=1, description="share of production_timesteps trained here")
     timesteps: int | None = Field(None, ge=1, le=10**10, description="base timesteps outright; null: the share")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size in base training")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,9 @@ from src.agent.settings import HardwareSettings, Learner, NetArch, TrainingSetti
 from src.errors import ConfigError
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
-PRODUCTION_NET_ARCH = NetArch(pi=(512, 256, 128), vf=(512, 256, 128))
-"""The networks of the production run."""
+_LAYERS = TrainingSettings().production_net_arch
+PRODUCTION_NET_ARCH = NetArch(pi=_LAYERS, vf=_LAYERS)
+"""The networks of the production run, unless the settings have others."""
 
 
 leave_out_compiler()
@@ -55,6 +56,9 @@ class TrainingRecord:
     """What trained it: fused or stock."""
     why_learner: str = ""
     """Why the stock learner, or which library multiplied the fused one's matrices."""
+    pace_s: list[float] = field(default_factory=list)
+    """Wall seconds of consecutive blocks of `pace_rollouts` rollouts, updates and checkpoints included."""
+    pace_rollouts: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The record as it appears in the report."""
@@ -273,6 +277,7 @@ def train(
     if isinstance(model, FusedMaskablePPO):
         model.make_ready()
     model.clock.switch(parts.BOOKKEEPING)
+    model.pace.begin()
     model.learn(
         plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
         callback=_TimedCallbacks(list(callbacks), model.clock),
@@ -295,6 +300,8 @@ def train(
         environment_s=model.environment_s,
         learner=model.learner,
         why_learner=_why_learner(model),
+        pace_s=model.pace.seconds(),
+        pace_rollouts=model.pace.rollouts,
     )
 
 

@@ -55,6 +55,7 @@ def capture(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback]) -> Snaps
         "n_envs": model.n_envs,
         "learner": model.learner,
         "products": model.products,
+        "pace": model.pace.get_state(),
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "clock": model.clock.state(),
         "episodes": {name: _plain_entries(getattr(model, name)) for name in EPISODE_BUFFERS},
@@ -151,7 +152,9 @@ def _restore_learner(model: TimedMaskablePPO, state: Mapping[str, Any], snapshot
     _restore_adam(model, snapshot.tensors["optimizer"], state["learning_rate"])
     for name in COUNTERS:
         setattr(model, name, state["counters"][name])
-    model.clock.carry(state.get("clock", {}))  # checkpoints of earlier versions have none
+    model.clock.carry(state.get("clock", {}))  # checkpoints of earlier versions have neither
+    if "pace" in state:
+        model.pace.set_state(state["pace"])
     for name in EPISODE_BUFFERS:
         entries = state["episodes"][name]
         setattr(model, name, None if entries is None else deque(entries, maxlen=model._stats_window_size))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from src.agent.learner.products import processor_key
-from src.benchmarks import bars, clock_cost, parts, trials
+from src.benchmarks import bars, clock_cost, parts, scaling, trials
 from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.shell import Parser, run_main
@@ -24,6 +25,8 @@ COLUMNS = 80
 ALONE: Mapping[str, Callable[..., None]] = {"bars": bars.run, "settings": trials.run, "clock": clock_cost.run}
 """Parts with tables of their own, measured alone: files loaded in processes of their own, other settings against the
 defaults, and the cost of telling the parts of a training's time apart."""
+SCALING = "scaling"
+"""Speed by size, measured alone too, which has a page of its own."""
 SHORTEST_BLOCK_S, SHORTEST_BLOCK_QUICK_S = 0.05, 0.005
 """A measured block calls its function until it has lasted this long: the clock and the loop then weigh nothing."""
 
@@ -59,18 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts asked for, all by default. 0, or 2 for an unknown part or one that is asked for by name and
     cannot be measured here; the ratios decide nothing."""
     parser = Parser("Parts against the common way.", prog="python -m src.benchmarks")
-    known = f"{', '.join(parts.PARTS)} or one of {', '.join(ALONE)} (alone)"
+    known = f"{', '.join(parts.PARTS)} or one of {', '.join([*ALONE, SCALING])} (alone)"
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {known}; those if left out")
     parser.add_argument("--repeats", type=int, default=9, help="measured blocks of each way (default 9)")
     parser.add_argument("--quick", action="store_true", help="three short blocks: shows that it runs, not how fast")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"of {SCALING} (default docs/{scaling.PAGE.name}; none with --quick)",
+    )
     options = parser.parse_args(arguments)
     console = PlainConsole(width=COLUMNS)
     if len(options.parts) == 1 and options.parts[0] in ALONE:
         ALONE[options.parts[0]](console, quick=options.quick)
         return 0
+    if options.parts == [SCALING]:
+        scaling.run(console, quick=options.quick, output=options.output or (None if options.quick else scaling.PAGE))
+        return 0
+    if options.output is not None:
+        parser.error(f"--output belongs to {SCALING}: the other parts write no file")
     for name in options.parts:
         if name not in parts.PARTS:
-            parser.error(f"no part {name!r}{did_you_mean(name, [*parts.PARTS, *ALONE])}; there are {known}")
+            parser.error(f"no part {name!r}{did_you_mean(name, [*parts.PARTS, *ALONE, SCALING])}; there are {known}")
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; it must be at least 1")
     repeats = min(3, options.repeats) if options.quick else options.repeats

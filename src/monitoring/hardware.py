@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import psutil
 
 from src.machine_limits import GB, usable_cores
+from src.monitoring.energy import PackageEnergy
 
 """Memory is reported in units of 10^9 bytes."""
 
@@ -25,6 +26,7 @@ SAMPLE_FIELDS = (
     "tree_rss_gb",
     "machine_memory_used_gb",
     "processes",
+    "cpu_power_w",  # of the processor packages, whoever draws it; an average over the interval
     "gpu_percent",  # NVML's utilisation rate: share of time in which a kernel ran
     "gpu_memory_used_gb",  # of the whole device
     "gpu_memory_total_gb",
@@ -124,6 +126,7 @@ class Sampler:
         self._machine_times: tuple[float, float] | None = None
         self._tree_times: dict[tuple[int, float], float] | None = None
         self._process = psutil.Process()
+        self._energy = PackageEnergy()
         self.memory_measure = "pss" if _pss(self._process.pid) is not None else "rss less shared"
         self._pss_of: frozenset[int] = frozenset()
         self._pss_due = 0.0
@@ -157,6 +160,7 @@ class Sampler:
             self._last = now
         self._read("machine_cpu", reading, lambda: self._machine_cpu() if with_cpu else {})
         self._read("process_tree", reading, lambda: self._tree(interval if with_cpu else None, with_cpu))
+        self._read("cpu_power", reading, lambda: {"cpu_power_w": self._energy.power_w(now)} if with_cpu else {})
         self._read("machine_memory", reading, lambda: {"machine_memory_used_gb": psutil.virtual_memory().used / GB})
         if self.gpu_available and self._nvml is not None:
             nvml, device = self._nvml, self._device
@@ -169,6 +173,11 @@ class Sampler:
             self._read("gpu_power", reading, lambda: {"gpu_power_w": nvml.nvmlDeviceGetPowerUsage(device) / 1000.0})
             self._read("gpu_temperature", reading, lambda: _gpu_temperature(nvml, device))
         return reading
+
+    @property
+    def cpu_power_reason(self) -> str:
+        """Why the processor's power is not read; empty where it is."""
+        return self._energy.reason
 
     def close(self) -> None:
         """Leave NVML; names and counts stay readable."""
@@ -289,6 +298,7 @@ def summarise(history: Sequence[Reading]) -> dict[str, float | int | None]:
         "peak_ram_gb": peak(history, "tree_rss_gb"),
         "peak_machine_memory_gb": peak(history, "machine_memory_used_gb"),
         "peak_processes": peak(history, "processes"),
+        "average_cpu_power_w": mean_over_time(history, "cpu_power_w"),
         "average_gpu_percent": mean(history, "gpu_percent"),
         "peak_gpu_percent": peak(history, "gpu_percent"),
         "peak_gpu_memory_gb": peak(history, "gpu_memory_used_gb"),

@@ -11,7 +11,9 @@ from src.report.model.accounts import PassArm
 from src.report.model.advice import Advice
 from src.report.model.arms import Contrast, Statistics
 from src.report.model.report import Report
-from src.wording import count, duration, percent
+from src.report.production_words import cost_lines, seeds_words, time_words
+from src.report.still_learning import FLAT, RISING
+from src.wording import count, percent
 
 
 def verdict(report: Report) -> list[str]:
@@ -25,9 +27,11 @@ def verdict(report: Report) -> list[str]:
         )
     if (production := report.production_estimate) is not None:
         lines.append(
-            f"Production: {production.timesteps:,} timesteps would take {duration(3600.0 * production.hours)} "
-            f"at the {production.steps_per_s:,.0f} steps/s with the production networks{_memory_words(report)}."
+            f"Production: {production.timesteps:,} timesteps{seeds_words(production)} would take "
+            f"{time_words(production)} at the {production.steps_per_s:,.0f} steps/s with the production networks"
+            f"{_memory_words(report)}."
         )
+        lines += cost_lines(production)
     if report.statistics is not None and report.advice is not None:
         lines += [*_evidence_lines(report, report.statistics, report.advice), *_advice_lines(report.advice)]
         lines += _survival_lines(report)
@@ -68,7 +72,21 @@ def _evidence_lines(report: Report, statistics: Statistics, advice: Advice) -> l
         learning = f"not measured: {trained:,} base timesteps are too few to learn (at least {ENOUGH_TIMESTEPS:,})"
         if statistics.sample_size.level != "none":
             llm = "not measured: after so short a training the arms differ only by chance"
-    return [*lines, f"Learning: {learning}.", f"LLM ({advice.advisor}): {llm}."]
+    lines += [f"Learning: {learning}.", *_still_learning_lines(report)]
+    return [*lines, f"LLM ({advice.advisor}): {llm}."]
+
+
+def _still_learning_lines(report: Report) -> list[str]:
+    if (section := report.still_learning) is None:
+        return []
+    said = "; ".join(f"{name}: {of.words}" for name, of in section.trainings.items())
+    verdicts = {of.verdict for of in section.trainings.values()}
+    meaning = ""
+    if RISING in verdicts:
+        meaning = " More timesteps may earn more than this run shows."
+    elif verdicts == {FLAT}:
+        meaning = " More timesteps alone are unlikely to earn more."
+    return [f"Still learning on {section.sessions} validation sessions? {said}.{meaning}"]
 
 
 def _n_seeds(report: Report) -> int:

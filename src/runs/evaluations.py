@@ -30,9 +30,10 @@ from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
 from src.report.conclusions import seed_facts, statistics_facts
 from src.report.facts import advice_facts
+from src.report.still_learning import still_learning_facts
 from src.runs.context import RunContext
 from src.runs.inputs import trial_inputs
-from src.runs.member_work import Advice, load_weights
+from src.runs.member_work import KEEPS_QUARTERS, Advice, load_quarters, load_weights
 from src.runs.watch import Watch
 from src.statistics.intervals import block_length, paired_interval
 from src.statistics.trials import TrialLedger, configuration_hash
@@ -98,6 +99,28 @@ def reliance_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
         net = float(results[arm.name].net_usd.mean())
         facts[fed] = {"net_usd_per_session": net, "changed": use.changed, "choices": use.choices}
     return facts
+
+
+def quarters_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
+    """The policies of one seed as they were at the quarters of their training and at its end, on the validation
+    sessions: by training, timesteps [k] and net P&L by session [k, sessions]."""
+    (seed,) = job.members
+    table = job.advice.load()
+    steps: dict[Training, list[int]] = {}
+    arms: list[Arm] = []
+    for training in KEEPS_QUARTERS:
+        folder, llm = job.members[seed][training], None if training == Training.BASE else job.config.llm
+        kept = load_quarters(folder)
+        steps[training] = list(kept)
+        policies = {step: job.trainer.policy(market, weights, llm) for step, weights in kept.items()}
+        arms += [PolicyArm(f"{training}@{step}", of, sees_advice=llm is not None) for step, of in policies.items()]
+    played = evaluate(
+        arms, market.first_bars(market.split.validation), _fresh(market), FeatureAssembly(market.tables.context, table)
+    )
+    return {
+        training: {"timesteps": of, "net_usd": [played[f"{training}@{step}"].net_usd.tolist() for step in of]}
+        for training, of in steps.items()
+    }
 
 
 def attempts_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
@@ -233,8 +256,10 @@ def evaluation_sections(
     stress: Sequence[Mapping[str, Any]],
     reliance: Sequence[Mapping[str, Any]],
     attempts: Mapping[str, Any] | None,
+    quarters: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What the evaluation allows to be concluded. `stress` and `reliance` have an entry a seed."""
+    """What the evaluation allows to be concluded. `stress`, `reliance` and `quarters` have an entry a seed; a quick run
+    has no quarters."""
     market, config = context.market, context.config
     assert market is not None
     sealed = SeededResults.from_dict(facts["played"]["sealed"])
@@ -260,6 +285,9 @@ def evaluation_sections(
         "sessions": facts["sessions"],
         "env_pool": facts["env_pool"],
     }
+    if quarters:
+        by_seed = dict(zip(sealed.values, quarters, strict=True))
+        report["still_learning"] = still_learning_facts(by_seed, seed=config.test_mode.seed)
     return report if attempts is None else {**report, "pass_simulation": attempts}
 
 

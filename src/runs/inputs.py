@@ -27,8 +27,10 @@ BASE = (
         "hardware.learner",
         "hardware.stuck_worker_s",
         "hardware.workers",
-        "training.production_timesteps",  # what counts of these three is the plan
-        "training.timesteps",
+        "hardware.price_per_hour",
+        "hardware.other_machine",
+        "training.production_",  # a forecast's
+        "training.timesteps",  # what counts of these two is the plan
         "training.timesteps_reduction",
         "training.finetune",
         "training.weight_ramp_rollouts",

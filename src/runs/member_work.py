@@ -33,6 +33,7 @@ from src.agent.market import Market
 from src.agent.members import Member, Training
 from src.agent.policy import Weights
 from src.agent.ppo import Library, TimedMaskablePPO
+from src.agent.quarters import QuarterWeights, weights_by_timesteps
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.trainer import Trainer
 from src.agent.training import release, train
@@ -48,6 +49,9 @@ from src.runs.resources import machine_facts
 from src.runs.watch import Watch
 
 WEIGHTS_NAME = "weights.safetensors"
+QUARTERS_NAME = "quarters.safetensors"
+KEEPS_QUARTERS = (Training.BASE, Training.HYBRID)
+"""The trainings that are asked whether they are still learning: those of production."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class MemberJob:
     """Called with the environment once the training is over."""
 
     @property
+    def keeps_quarters(self) -> bool:
+        """Whether it keeps its weights at the quarters of the training."""
+        return self.member.fold == 0 and self.member.training in KEEPS_QUARTERS
+
+    @property
     def exports(self) -> Path:
         """The zip that is exported; the policy as data lies beside it."""
         return self.folder / f"{self.member.training}.zip"
@@ -107,12 +116,13 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
         model, callbacks = _model(job, env)
         model.products, model.clock = job.products, clock
         not_bitwise: list[str] = []
-        record = _train(job, model, callbacks, watch, not_bitwise)
+        quarters = QuarterWeights(job.plan.actual)
+        record = _train(job, model, callbacks, watch, not_bitwise, quarters)
         clock.switch(parts.EXPORTS)
         drawn = {} if market is None else {"sessions_drawn": drawn_sessions(env, market)}
         if job.after is not None:
             job.after(env)
-    files = _written(job, model)
+    files = _written(job, model, quarters)
     if model.split_updates:
         not_bitwise.append(f"{model.split_updates} updates of {job.member} were split to fit into memory")
     row = {**record.to_dict(), **job.member.to_dict()}
@@ -129,6 +139,11 @@ def load_weights(folder: Path) -> Weights:
     """The weights a member left. Copied: the alignment of foreign memory changes what a product rounds to."""
     tensors = read_tensors(read_regular(folder / WEIGHTS_NAME))
     return {name: torch.empty_like(tensor).copy_(tensor) for name, tensor in tensors.items()}
+
+
+def load_quarters(folder: Path) -> dict[int, Weights]:
+    """The weights a member had at the quarters of its training, and at its end, by timesteps."""
+    return weights_by_timesteps(read_tensors(read_regular(folder / QUARTERS_NAME)))
 
 
 def leave_weights(job: MemberJob, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -170,7 +185,12 @@ def _store(job: MemberJob) -> CheckpointStore:
 
 
 def _train(
-    job: MemberJob, model: TimedMaskablePPO, callbacks: list[BaseCallback], watch: Watch, not_bitwise: list[str]
+    job: MemberJob,
+    model: TimedMaskablePPO,
+    callbacks: list[BaseCallback],
+    watch: Watch,
+    not_bitwise: list[str],
+    quarters: QuarterWeights,
 ) -> Any:
     settings, store = job.config.checkpoint, _store(job)
     loaded = store.newest(watch.say) if settings.enabled else None
@@ -187,7 +207,9 @@ def _train(
             not_bitwise += [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
             watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
             watch.saved(loaded.snapshot.step)
-        model.after_update = _Boundary(job, model, resumables, logged, store if settings.enabled else None, watch)
+            quarters.restore(loaded.snapshot.tensors.get("quarters", {}))  # older checkpoints have none
+        kept_in = store if settings.enabled else None
+        model.after_update = _Boundary(job, model, resumables, logged, kept_in, watch, quarters)
         try:
             with watch.deferred():
                 return train(model, job.plan, str(job.member.training), resumables, resumed=loaded is not None)
@@ -221,14 +243,20 @@ class _Labelled:
         self._sink.write({**record, **self._member})
 
 
-def _written(job: MemberJob, model: TimedMaskablePPO) -> list[Path]:
-    """Weights for the members that begin from them, and the policy for everybody else."""
+def _written(job: MemberJob, model: TimedMaskablePPO, quarters: QuarterWeights) -> list[Path]:
+    """Weights for the members that begin from them and for those who ask how it learned, the policy for everybody
+    else."""
     weights = job.folder / WEIGHTS_NAME
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.policy.state_dict().items()}
     write_atomically(weights, tensor_bytes(state))
     export = export_base if job.advice is None else export_hybrid
     zipped = export(model, job.exports)
-    return [weights, zipped, *export_data(model, zipped), job.folder / run_names.RECORDS]
+    files = [weights, zipped, *export_data(model, zipped), job.folder / run_names.RECORDS]
+    if job.keeps_quarters:
+        quarters.keep(model.num_timesteps, state)
+        files.append(job.folder / QUARTERS_NAME)
+        write_atomically(files[-1], tensor_bytes(quarters.tensors()))
+    return files
 
 
 def _first_step_not_kept(rows: bytes, step: int) -> int:
@@ -254,7 +282,10 @@ class _Boundary:
         rows: JsonLinesSink,
         store: CheckpointStore | None,
         watch: Watch,
+        quarters: QuarterWeights,
     ) -> None:
+        self._keeps_quarters = job.keeps_quarters
+        self._quarters = quarters
         self._settings = job.config.checkpoint
         self._planned = job.plan.actual
         self._model = model
@@ -265,6 +296,9 @@ class _Boundary:
         self._saved_at = model.num_timesteps
 
     def __call__(self) -> None:
+        model = self._model
+        if self._keeps_quarters:
+            self._quarters.look(model.num_timesteps, model.n_envs * model.n_steps, model.policy.state_dict())
         if self._is_due():
             self._save()
         self._watch.check(self._save)
@@ -285,7 +319,8 @@ class _Boundary:
         rows = read_regular(self._rows.path)[: self._rows.offset]
         log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
         state = {"training": snapshot.state}
-        self._store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log}))
+        quarters = {"quarters": self._quarters.tensors()} if self._keeps_quarters else {}
+        self._store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log, **quarters}))
         self._saved_at = self._model.num_timesteps
         self._model.checkpoint_s += time.perf_counter() - began
         self._watch.saved(self._saved_at)

@@ -19,7 +19,7 @@ from src.agent.ppo import Library
 from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
-from src.evaluation.production import estimate_production
+from src.evaluation.production import try_production
 from src.evaluation.setting_trials import TrialJob, try_settings
 from src.runs.context import RunContext
 from src.runs.evaluations import (
@@ -27,6 +27,7 @@ from src.runs.evaluations import (
     attempts_task,
     evaluation_task,
     fold_task,
+    quarters_task,
     reliance_task,
     stress_task,
 )
@@ -39,7 +40,7 @@ from src.runs.inputs import (
     fusion_inputs,
     tables_fingerprint,
 )
-from src.runs.member_work import Advice, MemberJob, leave_weights, train_member
+from src.runs.member_work import KEEPS_QUARTERS, Advice, MemberJob, leave_weights, train_member
 from src.runs.tasks import Results, Task
 from src.runs.walk_forward import folds_of
 from src.runs.watch import Watch
@@ -107,15 +108,15 @@ class Plan:
         def work(env: VecEnv | None, market: Market | None, watch: Watch) -> Mapping[str, Any]:
             if env is None:
                 with closing(self._trainer.make_env(market)) as made:
-                    return asdict(estimate_production(self._trainer, made, self._plans[0]))
+                    return asdict(try_production(self._trainer, made, self._plans[0]))
             self._own_env = None  # a second try makes its own
-            facts = asdict(estimate_production(self._trainer, env, self._plans[0]))
+            facts = asdict(try_production(self._trainer, env, self._plans[0]))
             self._own_env = env
             return facts
 
         return [
             Task(
-                task_name("production"), "production", "production", "a rollout with the production networks",
+                task_name("production"), "production", "production", "rollouts with the production networks",
                 work,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
                 job=lambda _: self._own_env, here=True, alone=True,
@@ -186,6 +187,13 @@ class Plan:
                     ("pass_budget_s", "pass_attempts", "pass_max_days"),
                 )
             )  # fmt: skip
+            tasks += [
+                self._seed_task(
+                    seed, "quarters", "policies of each quarter of training on the validation sessions", quarters_task,
+                    (), KEEPS_QUARTERS,
+                )
+                for seed in self.seeds
+            ]  # fmt: skip
         for seed in self.seeds:
             tasks += [
                 self._seed_task(
@@ -275,14 +283,22 @@ class Plan:
             left=leave_weights if is_base else None,
         )
 
-    def _seed_task(self, seed: int, name: str, what: str, work: Any, keys: Sequence[str]) -> Task:
-        names = {training: self._member(training, seed).folder for training in FINE_TUNED}
+    def _seed_task(
+        self,
+        seed: int,
+        name: str,
+        what: str,
+        work: Any,
+        keys: Sequence[str],
+        trainings: Sequence[Training] = FINE_TUNED,
+    ) -> Task:
+        names = {training: self._member(training, seed).folder for training in trainings}
         title = name if len(self.seeds) == 1 else f"{name}, seed {seed}"
         # A target to pass is no constant of an account, so the tables' fingerprint does not hold it.
         rules = {"rules": self.markets[0].rules.model_dump_json()} if work is attempts_task else {}
         return Task(
             task_name(name, seed=seed), EVALUATION_STAGE, title, what, work,
-            lambda results: evaluation_inputs(self._config, keys, self._read([seed], results) | rules),
+            lambda of: evaluation_inputs(self._config, keys, self._read([seed], of, trainings=trainings) | rules),
             lambda results: self._evaluation_job({seed: names}, results), (*names.values(), task_name("advice")),
         )  # fmt: skip
 
@@ -318,10 +334,16 @@ class Plan:
         trainer = replace(self._trainer, feature_cache=None)
         return EvaluationJob(self._config, trainer, folders, _advice_of(results, advice))
 
-    def _read(self, seeds: Sequence[int], results: Results, fold: int = 0) -> dict[str, str]:
+    def _read(
+        self,
+        seeds: Sequence[int],
+        results: Results,
+        fold: int = 0,
+        trainings: Sequence[Training] = FINE_TUNED,
+    ) -> dict[str, str]:
         """The weights and the advice that an evaluation reads."""
         advice = task_name("advice", fold=fold)
-        names = [self._member(training, seed, fold).folder for seed in seeds for training in FINE_TUNED]
+        names = [self._member(training, seed, fold).folder for seed in seeds for training in trainings]
         weights = {f"weights of {name}": results[name].facts["weights"] for name in names}
         return {**weights, "advice table": results[advice].facts["sha256"], "tables": self._tables_of(fold)}
 
@@ -331,7 +353,11 @@ class Plan:
 
     def _production_inputs(self) -> dict[str, str]:
         training = self._config.training
-        return {"production timesteps": str(training.production_timesteps), "share": str(training.finetune_frac)}
+        return {
+            "production timesteps": str(training.production_timesteps),
+            "production networks": str(training.production_net_arch),
+            "share": str(training.finetune_frac),
+        }
 
     def _tables_of(self, fold: int) -> str:
         if not self.markets:

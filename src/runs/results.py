@@ -13,9 +13,12 @@ from src.advisor.table_file import load_table
 from src.advisor.tabulation import TabulationRecord
 from src.agent.market import Market
 from src.agent.members import Training
+from src.agent.other_machine import OtherMachine
 from src.agent.trainer import Trainer
 from src.evaluation.leak_words import SEALED
 from src.evaluation.leaks import with_finding
+from src.evaluation.production import ProductionTrial
+from src.evaluation.production_forecast import production_facts
 from src.evaluation.sealed import check_advice, check_drawn
 from src.files import write_json
 from src.monitoring.timelines import hardware_timeline, learning_curves
@@ -38,7 +41,7 @@ from src.runs.context import RunContext
 from src.runs.evaluations import evaluation_sections
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_facts, phase_targets
-from src.runs.plan import ADVICE_NAME, Plan, task_name
+from src.runs.plan import ADVICE_NAME, TRAINING_STAGE, Plan, task_name
 from src.runs.tasks import Results
 
 PIPELINE_PHASES = ("phase1", "phase2", "phase3")
@@ -60,7 +63,8 @@ def report_of(
     report: dict[str, Any] = {"run": run | {"workers": workers}, "training": _rows(plan, results), "arms": {}}
     report["time"] = _times(plan, results)
     if task_name("production") in results:
-        report["production_estimate"] = results[task_name("production")].facts
+        trial = ProductionTrial(**results[task_name("production")].facts)
+        report["production_estimate"] = _production(context, trial, report["training"], workers, str(trainer.device))
     advised = None
     if market is not None:
         if all(task.name in results for task in plan.evaluations()):
@@ -80,6 +84,38 @@ def report_of(
         gpu_counts, no_gpu = gpu_use(context, device)
         own_targets = phase_targets(config, ledger, gpu_counts=gpu_counts, why_not=no_gpu)
     return finish(context, test_name, report, device, folder, own_targets)
+
+
+def _production(
+    context: RunContext, trial: ProductionTrial, rows: Sequence[Mapping[str, Any]], workers: int, device: str
+) -> dict[str, Any]:
+    """What production would take, at the power that the trainings drew."""
+    config = context.config
+    power_w, power_words = _power(context.monitor.get_summary(), with_gpu=device.startswith("cuda"))
+    other = config.hardware.other_machine
+    return production_facts(
+        trial,
+        rows,
+        workers=workers,
+        seeds=config.training.production_seeds,
+        power_w=power_w,
+        power_words=power_words,
+        price_usd=config.hardware.price_per_hour,
+        other=None if other is None else OtherMachine.parse(other),
+    )
+
+
+def _power(hardware: Mapping[str, Any], *, with_gpu: bool) -> tuple[float | None, str]:
+    """Mean watts while the run trained and whose they are, or None and why they are not known."""
+    drawn = hardware["phases"].get(TRAINING_STAGE, {})
+    watts = {"processor": drawn.get("average_cpu_power_w")}
+    watts |= {"GPU": drawn.get("average_gpu_power_w")} if with_gpu else {}
+    known = {name: watt for name, watt in watts.items() if watt is not None}
+    why_not = hardware.get("cpu_power_reason") or "no power was read while the run trained"
+    if not known:
+        return None, why_not
+    without = "" if "processor" in known else f" alone: {why_not}"
+    return sum(known.values()), " and ".join(known) + without
 
 
 def _rows(plan: Plan, results: Results, fold: int = 0) -> list[dict[str, Any]]:
@@ -109,6 +145,7 @@ def _evaluated(context: RunContext, plan: Plan, results: Results) -> dict[str, A
         of_seeds("costs"),
         of_seeds("reliance"),
         None if attempts is None else attempts.facts,
+        [] if context.config.test_mode.quick else of_seeds("quarters"),
     )
 
 

@@ -28,6 +28,8 @@ OF_THE_PROCESS = frozenset(
         "environment_s",
         "update_s",
         "checkpoint_s",
+        "pace_s",
+        "pace_rollouts",
         "steps_per_s",
         "hours",
         "name",

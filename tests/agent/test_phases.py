@@ -15,7 +15,7 @@ from src.agent.advising import tabulate_advice
 from src.agent.market import prepare_market
 from src.agent.trainer import supports_advice
 from src.errors import ConfigError, MarketError
-from src.evaluation.production import estimate_production
+from src.evaluation.production import try_production
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
 from src.market.settings import DataSettings
 from src.trading.settings import EnvironmentSettings
@@ -73,13 +73,13 @@ def test_the_same_accounts_one_by_one_train_the_same_weights() -> None:
 
 
 @pytest.mark.slow
-def test_the_production_estimate_changes_no_later_phase() -> None:
+def test_the_production_trial_changes_no_later_phase() -> None:
     def phase_three(with_probe: bool) -> dict[str, np.ndarray]:
         made = small_runs.trainer()
         env = made.make_env(small_runs.market())
         base, _ = made.base(env, small_runs.plan(1), [])
         if with_probe:
-            estimate_production(made, env, small_runs.plan(1))
+            try_production(made, env, small_runs.plan(1))
         env = made.make_env(small_runs.market(), small_runs.advice())
         return state_of(made.finetune(base, env, small_runs.plan(1), [], LIVE)[0])
 

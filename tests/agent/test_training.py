@@ -26,7 +26,7 @@ from src.agent.training import (
     weight_ramp,
 )
 from src.errors import ConfigError
-from src.evaluation.production import estimate_production
+from src.evaluation.production import try_production
 from src.trading.layout import OPINION
 from tests import small_runs
 from tests.agent.opinion_env import random_masks, random_observations
@@ -218,7 +218,7 @@ def test_release_drops_what_only_training_needs_and_says_how_much() -> None:
     np.testing.assert_array_equal(before, after)
 
 
-def test_the_production_estimate_draws_nothing_from_the_run() -> None:
+def test_the_production_trial_draws_nothing_from_the_run() -> None:
     def generators() -> tuple:
         numpy_state = np.random.get_state()  # noqa: NPY002  (SB3 uses the global one)
         return random.getstate(), numpy_state[1].tobytes(), numpy_state[2], torch.get_rng_state().numpy().tobytes()
@@ -228,13 +228,13 @@ def test_the_production_estimate_draws_nothing_from_the_run() -> None:
     plan = small_runs.plan(1)
     base, _ = made.base(env, plan, [])
     weights, before = state_of(base), generators()
-    estimate = estimate_production(made, env, plan)
+    trial = try_production(made, env, plan)
     assert generators() == before
     assert same_bits(weights, state_of(base))
-    assert estimate.net_arch == [512, 256, 128]
-    assert estimate.measured_timesteps == plan.actual
-    assert estimate.timesteps == 750_000
-    assert estimate.hours == pytest.approx(750_000 / estimate.steps_per_s / 3600)
+    assert trial.net_arch == [512, 256, 128]
+    assert trial.measured_timesteps == 2 * len(trial.production_s) * plan.actual // 2
+    assert (trial.base_timesteps, trial.finetune_timesteps) == (500_000, 250_000)
+    assert min(*trial.production_s, *trial.tested_s) > 0.0
 
 
 class _NeverBuilt:

@@ -69,6 +69,7 @@ def full_report(
         "walk_forward": _walk_forward(rng),
         "pass_simulation": _pass_simulation(rng),
         "reliance": _reliance(),
+        "still_learning": _still_learning(max(n_sessions // 2, 1), n_seeds),
         "sessions": [_session(rng, dates[-1 - i], bars_a_session) for i in range(n_charted)],
         "learning": {"curves": _curves(rng, n_seeds, n_records)},
         "time": times(),
@@ -597,6 +598,33 @@ def _reliance() -> dict[str, Any]:
             for advice, net, changed in (*rows, ("constant", 19.4, 0.24))
         ],
         "words": "Shuffling the advice changes a fifth of the decisions.",
+    }
+
+
+def _still_learning(n_sessions: int, n_seeds: int) -> dict[str, Any]:
+    def trend(steps: list[int], net: list[float], low: float, high: float, verdict: str, words: str) -> dict[str, Any]:
+        return {
+            "timesteps": steps,
+            "net_usd_per_session": net,
+            "seed_net_usd_per_session": [[value + seed - 1 for value in net] for seed in range(n_seeds)],
+            "slope_usd": (low + high) / 2,
+            "low_usd": low,
+            "high_usd": high,
+            "level_frac": 0.95,
+            "reason": "",
+            "verdict": verdict,
+            "words": f"{verdict}, {words} per quarter of training",
+        }
+
+    base = [128_000, 256_000, 384_000, 512_000], [-80.0, -21.0, 14.5, 30.0], 12.0, 60.0
+    hybrid = [64_000, 128_000, 192_000, 256_000], [31.0, 36.0, 35.0, 38.0], -9.0, 13.0
+    return {
+        "sessions": n_sessions,
+        "seeds": list(range(n_seeds)),
+        "trainings": {
+            "base": trend(*base, "still rising", "+$36/session (95% CI +$12 to +$60)"),
+            "hybrid": trend(*hybrid, "cannot tell", "+$2/session (95% CI -$9 to +$13)"),
+        },
     }
 
 

@@ -144,6 +144,24 @@ def test_it_never_says_that_nothing_leaks_only_that_nothing_was_found() -> None:
     assert "Leaks" not in told(look_ahead=None)
 
 
+@pytest.mark.parametrize(
+    ("base", "hybrid", "meaning"),
+    [
+        ("still rising", "cannot tell", " More timesteps may earn more than this run shows."),
+        ("flat", "flat", " More timesteps alone are unlikely to earn more."),
+        ("flat", "cannot tell", ""),
+        ("falling", "flat", ""),
+    ],
+)
+def test_whether_it_is_still_learning_is_told_with_what_it_means_for_production(base, hybrid, meaning: str) -> None:
+    trainings = {
+        name: {**of, "verdict": verdict, "words": f"{verdict}, $1"}
+        for (name, of), verdict in zip(FULL["still_learning"]["trainings"].items(), (base, hybrid), strict=True)
+    }
+    said = f"Still learning on 5 validation sessions? base: {base}, $1; hybrid: {hybrid}, $1.{meaning}\n"
+    assert said in told(still_learning__trainings=trainings)
+
+
 def test_how_long_production_takes_is_told_in_hours_or_minutes() -> None:
     assert "750,000 timesteps would take 12.0 h at the 987 steps/s" in told()
     assert "would take 3.0 min at" in told(production_estimate__hours=0.05)

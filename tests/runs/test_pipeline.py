@@ -163,12 +163,15 @@ def test_what_is_compared_is_not_trivial(whole: Path) -> None:
     for training in TRAININGS:
         for part in ("policy", "optimizer", "environment", "generators"):
             assert f"members/seed-0/{training}/checkpoint-{TIMESTEPS:012d} {part}.safetensors" in names
+        quarters = f"members/seed-0/{training}/checkpoint-{TIMESTEPS:012d} quarters.safetensors"
+        assert (quarters in names) == (training in ("base", "hybrid"))
     assert {
         "base.zip policy.pth",
         "hybrid.zip policy.pth",
         "report arms",
         "report validation_arms",
         "report fusion",
+        "report still_learning",
     } <= names
     rows = [json.loads(line) for line in (run_of(whole) / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == [name for name in TRAININGS for _ in range(7)]
@@ -194,7 +197,8 @@ def test_the_ledger_says_what_each_task_needed_and_each_phase_took_and_used(whol
     members = {training: f"members/seed-0/{training}" for training in TRAININGS}
     assert list(tasks) == [
         "tasks/look-ahead", "tasks/production", members["base"], "tasks/advice", *list(members.values())[1:],
-        "tasks/seed-0/attempts", "tasks/seed-0/costs", "tasks/seed-0/reliance", "tasks/evaluation",
+        "tasks/seed-0/attempts", "tasks/seed-0/quarters", "tasks/seed-0/costs", "tasks/seed-0/reliance",
+        "tasks/evaluation",
     ]  # fmt: skip
     assert {(of.status, of.tries, len(of.failures)) for of in ledger.tasks.values()} == {("done", 1, 0)}
     made = {name: json.loads((run_of(whole) / name / "task.json").read_text()) for name in tasks}
@@ -489,7 +493,7 @@ def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines
 
 CRASHES: list[tuple[str, Callable[[], Any]]] = [
     ("the look-ahead check", lambda: before(src.runs.plan, "leak_facts", crash)),
-    ("the estimate for production", lambda: before(src.runs.plan, "estimate_production", crash)),
+    ("the estimate for production", lambda: before(src.runs.plan, "try_production", crash)),
     ("a step of the accounts", lambda: before(BatchedTradingVecEnv, "step_wait", crash, nth=3)),
     ("an update", lambda: before(TimedMaskablePPO, "_update", crash, nth=2)),
     ("a step", lambda: in_step("base", 100, crash)),
@@ -773,7 +777,7 @@ def test_where_the_end_of_a_finished_training_is_lost_it_is_trained_again(
             damage(folder / "weights.safetensors", "flipped")
         else:
             shutil.rmtree(folder)
-    monkeypatch.setattr(src.runs.plan, "estimate_production", None)  # what was measured is not measured again
+    monkeypatch.setattr(src.runs.plan, "try_production", None)  # what was measured is not measured again
     ended = pipelines.resume(home)
     assert ended.error is None
     for training in ("base", "rl_only"):

@@ -236,7 +236,7 @@ def test_a_run_in_which_nothing_was_trained_still_reports(pipelines: Pipelines) 
 def test_a_failed_production_estimate_is_tried_again_with_new_environments(
     pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, whole, seen = pipelines.new_home(), src.runs.plan.estimate_production, list[Any]()
+    home, whole, seen = pipelines.new_home(), src.runs.plan.try_production, list[Any]()
 
     def stuck_at_first(trainer: Any, env: Any, plan: Any) -> Any:
         seen.append(env)
@@ -245,7 +245,7 @@ def test_a_failed_production_estimate_is_tried_again_with_new_environments(
             raise EnvironmentWorkerError("it no longer answers")
         return whole(trainer, env, plan)
 
-    monkeypatch.setattr(src.runs.plan, "estimate_production", stuck_at_first)
+    monkeypatch.setattr(src.runs.plan, "try_production", stuck_at_first)
     assert pipelines.run(home, COUNTING).error is None
     assert seen[0] is not seen[1]
     assert entry_of(home, "phase2").failures == ["production: EnvironmentWorkerError: it no longer answers"]

@@ -54,6 +54,9 @@ class TrainingRow(Part):
     learner: Maybe[Literal["fused", "stock"]] = None
     why_learner: Maybe[str] = None
     """Why the stock learner, or which library multiplied the fused one's matrices."""
+    pace_s: Maybe[list[Number]] = None
+    """Wall seconds of consecutive blocks of `pace_rollouts` rollouts, updates and checkpoints included."""
+    pace_rollouts: Maybe[Count] = None
     market: Maybe[str] = None
     seed: Maybe[int] = None
     fold: Maybe[Count] = None
@@ -61,12 +64,59 @@ class TrainingRow(Part):
     sessions_drawn: Maybe[SessionsDrawn] = None
 
 
+class Bounds(Part):
+    """A figure of the forecast with the bounds of its interval; null: nothing to take it from."""
+
+    value: Figure
+    low: Figure
+    high: Figure
+
+
+class OtherMachineEstimate(Part):
+    """Production on a machine that is not here. `gflops` are of a matrix product on one core."""
+
+    name: str
+    cores: Count
+    gflops: Number
+    beside: Count
+    hours: Figure
+    low_hours: Figure
+    high_hours: Figure
+    reason: str
+    """Why there are no hours, or no interval; else empty."""
+    cost_usd: Maybe[Bounds] = None
+
+
 class ProductionEstimate(Part):
     timesteps: Count
+    """Of one seed."""
     steps_per_s: Number
+    """Of one seed."""
     hours: Number
+    """Of all seeds."""
     measured_timesteps: Count
     net_arch: list[Count]
+    seeds: Maybe[Count] = None
+    beside: Maybe[Count] = None
+    """Seeds trained beside each other."""
+    level_frac: Maybe[Frac] = None
+    """Of all intervals here."""
+    low_hours: Figure = None
+    high_hours: Figure = None
+    reason: Maybe[str] = None
+    """Why there is no interval; else empty."""
+    cores: Maybe[Count] = None
+    """Of this machine, that this process may use."""
+    gemm_gflops: Figure = None
+    """10^9 floating-point operations a second of a matrix product on one core."""
+    energy_kwh: Maybe[Bounds] = None
+    power_w: Figure = None
+    """Mean of processor packages and GPU while the run trained, other programs' share included."""
+    power_words: Maybe[str] = None
+    """What the power is of, or why it is not known."""
+    price_per_hour_usd: Maybe[Number] = None
+    cost_usd: Maybe[Bounds] = None
+    other_machine: Maybe[OtherMachineEstimate] = None
 
 
 class Curve(Columns):
@@ -110,6 +160,8 @@ class HardwareFigures(Part):
     peak_ram_gb: Figure
     peak_machine_memory_gb: Figure
     peak_processes: Figure
+    average_cpu_power_w: Figure = None
+    """Of the processor packages, whoever drew it."""
     average_gpu_percent: Figure
     peak_gpu_percent: Figure
     peak_gpu_memory_gb: Figure
@@ -122,6 +174,8 @@ class Machine(Part):
     gpu_available: bool
     gpu_name: str
     gpu_reason: str
+    cpu_power_reason: Maybe[str] = None
+    """Why the processor's power was not read; else empty."""
     cores: int | None
     memory_measure: Literal["pss", "rss less shared"] | None = None
     """How `peak_ram_gb` counts what processes share: pss once; the other more than once."""

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from src.agent.members import Training
+from src.agent.quarters import QUARTERS
+from src.report.model.learning import LearningTrend, StillLearning
 from src.report.model.report import Report
 from src.report.model.run import Curve, TrainingRow
-from src.report.page.blocks import Chart, Choice, Column, Figure, Folded, Hint, Section, Table, Text, given, term
+from src.report.page.blocks import (
+    Chart,
+    Choice,
+    Column,
+    Figure,
+    Folded,
+    Hint,
+    Named,
+    Section,
+    Table,
+    Text,
+    given,
+    named,
+    term,
+)
 from src.report.page.drawing import Arrays, chart_text, legend_entry, line, role, style_of, zero_line
-from src.wording import NOTHING, duration, percent, plain
+from src.report.production_words import cost_lines, seeds_words, time_words
+from src.wording import NOTHING, duration, percent, plain, usd
 
 ROWS_SHOWN = 8
 METRICS: Mapping[str, str] = {
@@ -50,18 +67,42 @@ def section(report: Report, arrays: Arrays) -> Section:
         table = Table("Training", _training_columns(), report.training)
         folded = len(report.training) > ROWS_SHOWN
         blocks.append(Folded("Training by seed and phase", [table]) if folded else table)
+    if report.still_learning is not None:
+        blocks.append(_still_learning(report.still_learning))
     if (estimate := report.production_estimate) is not None:
-        words = Markup("{}: {} timesteps with networks of {} units would take {} at the {} steps/s measured over {}.")
+        words = Markup("{}: {} timesteps{} with networks of {} units would take {} at {} steps/s.")
         said = words.format(
             term("production", "Production"),
             plain(estimate.timesteps),
+            seeds_words(estimate),
             " x ".join(str(width) for width in estimate.net_arch),
-            duration(3600.0 * estimate.hours),
+            time_words(estimate),
             plain(estimate.steps_per_s),
-            f"{plain(estimate.measured_timesteps)} timesteps",
         )
         blocks.append(Text(said))
+        blocks += [Text(given(line)) for line in cost_lines(estimate)]
     return Section("learning", "Does it learn?", blocks)
+
+
+def _still_learning(section: StillLearning) -> Table[Named[LearningTrend]]:
+    def at(place: int) -> Callable[[Named[LearningTrend]], str]:
+        def cell(row: Named[LearningTrend]) -> str:
+            steps, net = row.of.timesteps, row.of.net_usd_per_session
+            return f"{usd(net[place])} at {plain(steps[place])}" if place < len(net) else NOTHING
+
+        return cell
+
+    most = max(len(of.timesteps) for of in section.trainings.values())
+    name = "quarter" if most == QUARTERS else "point"
+    caption = Markup("{}? Net P&amp;L a session on {} validation sessions, by timesteps trained").format(
+        term("still_learning", "Still learning"), section.sessions
+    )
+    columns = [
+        Column(term("training_phase", "phase"), lambda row: given(row.name), numeric=False),
+        *(Column(f"{name} {place + 1}", at(place)) for place in range(most)),
+        Column("trend", lambda row: given(row.of.words), numeric=False),
+    ]
+    return Table(caption, columns, named(section.trainings))
 
 
 def _training_columns() -> list[Column[TrainingRow]]:

@@ -1,0 +1,66 @@
+"""Whether a policy is still learning: planted trends are named, and noise is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.report.still_learning import CANNOT_TELL, FALLING, FLAT, RISING, still_learning_facts
+
+STEPS = [12_800, 25_600, 38_400, 51_200]
+
+
+def facts(slope_usd: float, noise_usd: float, *, seeds: int = 3, sessions: int = 80, steps=STEPS) -> dict[str, Any]:
+    """Of seeds whose sessions are alike but for `noise_usd`, and earn `slope_usd` more each quarter."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(0.0, 500.0, sessions)
+    by_seed = {
+        seed: {
+            name: {
+                "timesteps": list(steps),
+                "net_usd": (level + slope_usd * np.arange(len(steps))[:, None]
+                            + rng.normal(0.0, noise_usd, (len(steps), sessions))).tolist(),
+            }
+            for name in ("base", "hybrid")
+        }
+        for seed in range(seeds)
+    }  # fmt: skip
+    return still_learning_facts(by_seed, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("slope", "noise", "verdict"),
+    [(60.0, 100.0, RISING), (-60.0, 100.0, FALLING), (0.0, 20.0, FLAT), (0.0, 2000.0, CANNOT_TELL)],
+)
+def test_a_planted_trend_is_named(slope: float, noise: float, verdict: str) -> None:
+    found = facts(slope, noise)
+    assert (found["sessions"], found["seeds"]) == (80, [0, 1, 2])
+    for of in found["trainings"].values():
+        assert of["verdict"] == verdict
+        assert of["low_usd"] < slope < of["high_usd"]
+        assert of["words"].startswith(f"{verdict}, ")
+        assert of["words"].endswith("per quarter of training")
+        np.testing.assert_allclose(of["net_usd_per_session"], np.mean(of["seed_net_usd_per_session"], axis=0))
+
+
+@pytest.mark.parametrize(
+    ("steps", "sessions", "why"),
+    [
+        ([1280, 2560, 3840, 5120], 80, "5,120 timesteps are too few to learn"),
+        ([51_200], 80, "1 of 4 quarters end at different rollouts"),
+        (STEPS, 5, "not enough sessions (5 of 40)"),
+    ],
+)
+def test_what_supports_no_trend_says_why(steps, sessions: int, why: str) -> None:
+    base = facts(60.0, 1.0, sessions=sessions, steps=steps)["trainings"]["base"]
+    assert (base["verdict"], base["low_usd"], base["reason"]) == (CANNOT_TELL, None, why)
+    assert base["words"] == f"cannot tell ({why})"
+
+
+def test_a_fine_tuning_counts_the_timesteps_of_its_base() -> None:
+    half = [step // 2 for step in STEPS]
+    by_seed = {0: {name: {"timesteps": of, "net_usd": np.random.default_rng(0).normal(size=(4, 50)).tolist()}
+                   for name, of in (("base", STEPS), ("hybrid", half))}}  # fmt: skip
+    assert all(of["reason"] == "" for of in still_learning_facts(by_seed, seed=0)["trainings"].values())
