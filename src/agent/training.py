@@ -241,12 +241,16 @@ def train(
     """Train the planned rollouts, or where `resumed` what is left of them, and say what all of them took."""
     if isinstance(model, FusedMaskablePPO):
         model.make_ready()
-    model.learn(
-        plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
-        callback=CallbackList(list(callbacks)),
-        log_interval=None,  # type: ignore[arg-type]
-        reset_num_timesteps=not resumed,
-    )
+    try:
+        model.learn(
+            plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
+            callback=CallbackList(list(callbacks)),
+            log_interval=None,  # type: ignore[arg-type]
+            reset_num_timesteps=not resumed,
+        )
+    finally:
+        for callback in callbacks:  # what they were shown of a rollout would keep all of it in memory
+            callback.locals = {}
     seconds = model.rollout_s + model.update_s
     return TrainingRecord(
         phase=phase,

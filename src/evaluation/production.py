@@ -10,7 +10,7 @@ from src.agent.ppo import global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import PolicySettings
 from src.agent.trainer import Trainer, supports_advice
-from src.agent.training import PRODUCTION_NET_ARCH, build_base, train
+from src.agent.training import PRODUCTION_NET_ARCH, build_base, release, train
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def estimate_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> Pro
         train(model, one, "warm-up", [])
         model.rollout_s = model.environment_s = model.update_s = 0.0
         record = train(model, one, "production", [])
+        release(model)
     finetuned = training.finetune_frac if supports_advice(env) else 0.0  # other environments end with base training
     timesteps = round(training.production_timesteps * (1.0 + finetuned))
     return ProductionEstimate(

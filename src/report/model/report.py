@@ -19,6 +19,7 @@ from src.report.model.run import (
     HardwareTimeline,
     Learning,
     LookAhead,
+    Memory,
     Phase,
     ProductionEstimate,
     Rules,
@@ -70,6 +71,7 @@ class Report(Part):
     phase_times: dict[str, Number]
     """Seconds by phase, in order."""
     hardware: Hardware
+    memory: Maybe[Memory] = None
     summary: Maybe[Summary] = None
     cache: Cache
     fusion: Fusion
