@@ -36,6 +36,12 @@ class LanguageModel:
         )
         return LLMScorer(loaded, load_prompts(), batch_size=llm.advice_batch_size)
 
+    def weight_bytes(self) -> int:
+        """What its weights take once loaded, from its files alone. Raises UserErrors as `load`."""
+        from src.advisor.models import weight_bytes
+
+        return weight_bytes(self.name, quantization=self.settings.quantization, device=self.settings.llm_device)
+
     def in_full_precision(self) -> LanguageModel:
         """The same model without quantization."""
         return _language_model(self.settings.model_copy(update={"quantization": "none"}))

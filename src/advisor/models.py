@@ -206,6 +206,15 @@ def model_identity(name: str, *, quantization: Quantization = "none", device: st
     return _identity_of_source(None if name == TINY else _find(name), quantization, dtype)
 
 
+def weight_bytes(name: str, *, quantization: Quantization = "none", device: str = "auto") -> int:
+    """What a model's weights take once loaded; reads the files' headers, loads no model. Errors as `load_model`."""
+    if name == TINY:
+        return 0  # a few thousand weights
+    source = _find(name)
+    elements = (check_gguf(source) if source.is_file() else check_folder(source)).elements
+    return round(elements * _BYTES_EACH.get(quantization, _dtype_of(_resolve_device(device)).itemsize))
+
+
 @contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
     """torch's CPU threads within the block; None leaves them alone."""

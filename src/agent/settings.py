@@ -53,6 +53,9 @@ class HardwareSettings(Section):
         le=1024,
         description="tasks done at a time; null: as many as there are free cores, where it is worth it",
     )
+    memory_limit_gb: float | None = Field(
+        None, gt=0, le=1_000_000, description="GB of memory the run may take; null: what is free when it starts"
+    )
     learner: Learner | None = Field(
         None, description="fused: explicit gradients, compiled; stock: the library's; null: fused where it applies"
     )

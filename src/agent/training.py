@@ -278,12 +278,16 @@ def train(
         model.make_ready()
     model.clock.switch(parts.BOOKKEEPING)
     model.pace.begin()
-    model.learn(
-        plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
-        callback=_TimedCallbacks(list(callbacks), model.clock),
-        log_interval=None,  # type: ignore[arg-type]
-        reset_num_timesteps=not resumed,
-    )
+    try:
+        model.learn(
+            plan.actual - model.num_timesteps if resumed else plan.actual,  # learn() adds the timesteps done
+            callback=_TimedCallbacks(list(callbacks), model.clock),
+            log_interval=None,  # type: ignore[arg-type]
+            reset_num_timesteps=not resumed,
+        )
+    finally:
+        for callback in callbacks:  # what they were shown of a rollout would keep all of it in memory
+            callback.locals = {}
     seconds = model.rollout_s + model.update_s
     return TrainingRecord(
         phase=phase,

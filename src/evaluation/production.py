@@ -15,7 +15,7 @@ from src.agent.ppo import TimedMaskablePPO, global_generators_kept
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.settings import NetArch, PolicySettings
 from src.agent.trainer import Trainer, supports_advice
-from src.agent.training import build_base, train
+from src.agent.training import build_base, release, train
 from src.machine_limits import usable_cores
 
 FEWEST_PAIRS, MOST_PAIRS, TRIAL_S = 3, 6, 2.0
@@ -65,6 +65,8 @@ def try_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> Producti
                 break
             for model, of_model in zip(models, costs, strict=True):
                 of_model.append(_cost_s(model, one, "production"))
+        for model in models:
+            release(model)
     inputs = math.prod(env.observation_space.shape or (1,))
     return ProductionTrial(
         base_timesteps=training.production_timesteps,

@@ -98,11 +98,12 @@ class Sampler:
     `nvml` None loads the real bindings; `use_gpu` False leaves the GPU alone. `gpu_available` says whether a GPU is
     read, `gpu_name` which, `gpu_reason` why none is.
 
-    `tree_rss_gb` is the memory of this process and all its descendants. Where the kernel tells it, that is the sum of
-    their proportional set sizes (PSS, /proc/PID/smaps_rollup), in which a page that k processes share counts 1/k in
-    each: tables mapped, or libraries inherited, by 32 workers count once. Else it is each one's own pages (resident
-    minus shared) plus the largest shared part among them, in which pages that a forked child shares copy-on-write count
-    once a process: 7.3 GB were told for 0.7. `memory_measure` says which.
+    `tree_rss_gb` is the memory of this process and all its descendants: their own pages, and the largest part among
+    them of pages of files (libraries, tables mapped by 32 workers), which so counts once and in full, whatever other
+    programs map the same library. Of own pages the kernel tells the proportional set sizes (PSS,
+    /proc/PID/smaps_rollup), in which a page that k forked processes share counts 1/k in each. Where it does not, they
+    are each one's resident pages, in which those shared copy-on-write count once a process: 7.3 GB were told for 0.7.
+    `memory_measure` says which.
 
     The kernel walks a process's page tables for its PSS: 2 ms a process of 200 MB. It is therefore read where processes
     came or went, and else so rarely that it takes `PSS_SHARE` of the time; in between, the second measure is taken less
@@ -216,7 +217,7 @@ class Sampler:
             own_bytes += memory.rss - shared
             shared_bytes = max(shared_bytes, shared)
             pids.append(process.pid)
-        used_bytes = self._less_what_is_shared(own_bytes + shared_bytes, pids)
+        used_bytes = self._less_what_is_shared(own_bytes, pids) + shared_bytes
         reading: dict[str, float | int] = {"tree_rss_gb": used_bytes / GB, "processes": len(pids)}
         if with_cpu:
             before, self._tree_times = self._tree_times, times
@@ -227,7 +228,7 @@ class Sampler:
         return reading
 
     def _less_what_is_shared(self, used_bytes: int, pids: list[int]) -> int:
-        """The processes' proportional set sizes together, read now or estimated; see the class."""
+        """The proportional sizes of the processes' own pages together, read now or estimated; see the class."""
         if self.memory_measure != "pss":
             return used_bytes
         began = time.perf_counter()
@@ -239,13 +240,19 @@ class Sampler:
         return max(0, used_bytes - self._too_high)
 
 
+def own_memory_bytes() -> int:
+    """Of this process, measured as `Sampler` does."""
+    memory, own = psutil.Process().memory_info(), _pss(os.getpid())
+    return memory.rss if own is None else own + getattr(memory, "shared", 0)
+
+
 def _pss(pid: int) -> int | None:
-    """Bytes of a process's proportional set size; None where it has ended or the kernel does not tell."""
+    """Bytes of a process's own pages, proportionally; None where it has ended or the kernel does not tell."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
         return None
-    found = re.search(r"^Pss:\s+(\d+) kB$", text, re.MULTILINE)
+    found = re.search(r"^Pss_Anon:\s+(\d+) kB$", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 

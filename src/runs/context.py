@@ -31,6 +31,7 @@ from src.evaluation.playing import SessionPool
 from src.files import write_atomically
 from src.monitoring.display import RunDisplay
 from src.monitoring.run_log import RunLog
+from src.runs.memory import MemoryPlan
 from src.runs.run_folder import sealed
 from src.runs.threads import ThreadDeaths
 from src.runs.time_account import TimeAccount
@@ -126,6 +127,8 @@ class RunContext:
         self.market: Market | None = None
         self.advisor: MockAdvisor | LanguageModel | None = None
         self.folder: Path | None = None
+        self.memory: MemoryPlan | None = None
+        """What the run is predicted to take, once its market is loaded."""
         self.phase_times: dict[str, float] = {}
         self.spent_before_s = 0.0
         """What earlier processes of the same run have taken."""

@@ -22,6 +22,7 @@ BASE = (
         "hardware.device",  # where it really trains is an input of its own
         "hardware.vec_env",  # every route gives the same bits
         "hardware.memory_fraction",
+        "hardware.memory_limit_gb",
         "hardware.optimize_memory",
         "hardware.torch_threads",
         "hardware.learner",

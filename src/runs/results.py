@@ -198,6 +198,7 @@ def finish(
         "test_name": test_name,
         **_measured(context, report, device, own_targets or {}),
         "log_writes": len(lines),
+        **_memory(context),
         **report,
         "time": {**report["time"], "run": {**context.account.facts(), "earlier_s": context.spent_before_s}},
         "learning": {"curves": _curves([json.loads(line) for line in lines])},
@@ -273,6 +274,17 @@ def _measured(
         "env_pool": context.pool.get_stats(),
         "memory_released_mb": context.released_bytes / 1e6,
     }
+
+
+def _memory(context: RunContext) -> dict[str, Any]:
+    """What was predicted, and the highest sample."""
+    if context.memory is None:
+        return {}
+    summary = context.monitor.get_summary()
+    measured = {"measured_gb": summary["peak_ram_gb"], "gpu_measured_gb": None}
+    if context.memory.gpu_predicted_gb is not None:
+        measured["gpu_measured_gb"] = summary["peak_gpu_memory_gb"]
+    return {"memory": context.memory.to_dict() | measured}
 
 
 def gpu_use(context: RunContext, device: str) -> tuple[bool, str]:

@@ -31,6 +31,7 @@ from src.runs.ledger import Ledger, PhaseEntry
 from src.runs.phase_runner import Phase, PhaseRunner
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
+from src.runs.preflight import plan_memory
 from src.runs.results import report_of
 from src.runs.state import RunState
 from src.runs.stopping import StopRequest
@@ -127,6 +128,10 @@ class _Process:
                 start_server(context.make_callback.__module__)
             context.load_market(own_env)
             loading_s = time.perf_counter() - began
+            context.memory = plan_memory(context, trainer, own_env, workers)
+            workers = context.memory.workers
+            for words in filter(None, (context.memory.words, context.memory.fewer_words)):
+                self._say(words)
             plan = Plan(context, trainer, own_env)
             plan.workers = workers
             earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))

@@ -22,6 +22,7 @@ OF_THE_PROCESS = frozenset(
         "hardware",
         "hardware_timeline",
         "configuration",
+        "memory",
         "memory_released_mb",
         "seconds",
         "rollout_s",

@@ -58,6 +58,8 @@ class FusedMaskablePPO(TimedMaskablePPO):
 
     def release(self) -> None:
         """Give back the memory that only training needs; a later training takes new."""
+        if self._engine is not None:
+            self._engine.forget()
         self._engine = None
 
     def _fused(self) -> Engine | None:

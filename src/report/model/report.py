@@ -20,6 +20,7 @@ from src.report.model.run import (
     HardwareTimeline,
     Learning,
     LookAhead,
+    Memory,
     Phase,
     ProductionEstimate,
     Rules,
@@ -74,6 +75,7 @@ class Report(Part):
     time: Maybe[Time] = None
     """Where the time went, by part."""
     hardware: Hardware
+    memory: Maybe[Memory] = None
     summary: Maybe[Summary] = None
     cache: Cache
     fusion: Fusion

@@ -291,6 +291,31 @@ class LookAhead(Part):
         return WRONG.get(next(failed, FEATURES), WRONG[FEATURES])
 
 
+class Memory(Part):
+    """RAM of the run, predicted before anything was written, and measured. GB are 10^9 bytes."""
+
+    predicted_gb: Number
+    measured_gb: Figure
+    """The highest sample of this process of the run."""
+    available_gb: Number
+    """To the run in all."""
+    limit: str
+    """Where that comes from."""
+    stage: Literal["loading", "advice", "production", "training", "evaluation", "report"]
+    """In which the predicted peak is reached."""
+    parts_gb: dict[str, Number]
+    """Of the predicted peak."""
+    worker_gb: Number
+    """Predicted for each worker; 0 without workers."""
+    workers: Count
+    workers_wanted: Count
+    """More than `workers` where memory asked for fewer."""
+    gpu_predicted_gb: Figure
+    gpu_available_gb: Figure
+    gpu_measured_gb: Figure
+    """Of the whole device."""
+
+
 class Phase(Part):
     """A phase of a pipeline: what its ledger says."""
 

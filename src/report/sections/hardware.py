@@ -11,6 +11,7 @@ from src.report.model.report import Report
 from src.report.model.run import Hardware, HardwareFigures, HardwareTimeline
 from src.report.page.blocks import Chart, Column, Figure, Folded, Named, Section, Table, Text, given, named, term
 from src.report.page.drawing import Arrays, bars_across, chart_text, role, stacked
+from src.report.sections import memory
 from src.wording import duration, percent, plain
 
 MACHINE: Sequence[tuple[str, str, float]] = (
@@ -27,7 +28,7 @@ PHASE_LABEL_LEAST = 0.075
 def section(report: Report, arrays: Arrays) -> Section:
     """The section."""
     hardware, timeline = report.hardware, report.hardware_timeline
-    blocks: list[Any] = [Text(_machine_words(hardware))]
+    blocks: list[Any] = [Text(_machine_words(hardware)), *memory.blocks(report.memory)]
     if timeline is not None and (n := len(machine_panels(timeline))):
         caption = Markup("Hardware over the run, {} shaded alternately.").format(term("phase", "phases"))
         figures = [machine_figure(timeline, arrays)]
