@@ -72,7 +72,9 @@ def report() -> dict[str, Any]:
 def test_verdict_and_page_say_the_same(report: dict[str, Any]) -> None:
     checked = check_report(report, "The report")
     lines, page = verdict(checked.model_copy(update={"statistics": None})), render(checked)
-    assert any("750,000 timesteps would take 2.5 h (90% interval 2.2 h to 3.0 h) at the 1,000" in line for line in lines)
+    assert any(
+        "750,000 timesteps would take 2.5 h (90% interval 2.2 h to 3.0 h) at the 1,000" in line for line in lines
+    )
     for line in LINES:
         assert line in lines
         assert line in page
