@@ -42,7 +42,8 @@ def masked(text: str) -> str:
     text = re.sub(r"^Advice on sealed bars while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
     for said, masks in DEPENDS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
-    heads = "Training|Checkpoints|Leaks|Production|Energy|Evidence|Learning|Still learning|LLM \\(|Advice|Simulated|Survival"
+    heads = "Training|Checkpoints|Leaks|Production|Energy|Evidence|Learning|Still learning|LLM \\("
+    heads += "|Advice|Simulated|Survival"
     text = re.sub(rf" ({heads})(?!\?)", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 

@@ -50,7 +50,7 @@ def _training_facts(steps: Sequence[int], net: Float64, trained_before: int, see
     elif trained < ENOUGH_TIMESTEPS:
         slope = Change(None, None, None, 0.95, f"{trained:,} timesteps are too few to learn")
     else:
-        slope = over_sessions_and_seeds(slopes(4.0 * shares, net), seed=seed)
+        slope = over_sessions_and_seeds(slopes((4.0 * shares).tolist(), net), seed=seed)
     # From the first quarter to the end, in which the slope is worth so many quarters.
     verdict = trend(slope, 4.0 * float(shares[-1] - shares[0]), float(net[:, -1].mean(axis=0).std()))
     return {

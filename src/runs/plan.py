@@ -355,7 +355,7 @@ class Plan:
         training = self._config.training
         return {
             "production timesteps": str(training.production_timesteps),
-            "production networks": str(training.production_net_arch),
+            "training.production_net_arch": str(training.production_net_arch),
             "share": str(training.finetune_frac),
         }
 

@@ -34,7 +34,9 @@ CHANGES_NO_RESULT = {
         "hardware.stuck_worker_s", "hardware.workers",
     ),
     "which tasks there are, not what one makes": ("evidence.seeds", "evidence.walk_forward"),
-    "what a report concludes from what was made": ("evidence.trials_path",),
+    "what a report concludes from what was made": (
+        "evidence.trials_path", "hardware.price_per_hour", "hardware.other_machine", "training.production_seeds",
+    ),
     "last bits only, and those are told": ("hardware.torch_threads", "hardware.learner"),
     "ways to the same result": ("hardware.vec_env", "performance.", "llm.cache_size"),
     "what counts is the plan they make": (
@@ -110,6 +112,9 @@ def both(name: str) -> list[str]:
         ("training.gamma", 0.9, [*BASES, PRODUCTION]),
         ("training.policy_kwargs.net_arch.pi", [16], [*BASES, PRODUCTION]),
         ("training.production_timesteps", 10**6, [PRODUCTION]),
+        ("training.production_net_arch", [64], [PRODUCTION]),
+        ("training.production_seeds", 2, []),
+        ("hardware.price_per_hour", 2.0, []),
         ("training.finetune_learning_rate", 1e-5, FINE_TUNED),
         ("training.weight_ramp_rollouts", 9, HEARING),
         ("llm.llm_weight", 0.25, HEARING),
@@ -136,9 +141,9 @@ def test_another_value_is_another_input_of_the_tasks_that_read_it_and_of_no_othe
     assert sorted(name for name in was if was[name] != now[name]) == sorted(tasks)
 
 
-def test_a_quick_run_asks_for_less_advice_and_simulates_no_attempts() -> None:
+def test_a_quick_run_asks_for_less_advice_simulates_no_attempts_and_plays_no_quarters() -> None:
     was, now = inputs_of(), inputs_of({"test_mode.quick": True, "training.timesteps": 128})
-    assert was.keys() - now.keys() == {"tasks/seed-0/attempts"}
+    assert was.keys() - now.keys() == {"tasks/seed-0/attempts", *both("quarters")}
     assert [name for name in now if was[name] != now[name]] == [ADVICE]
 
 
