@@ -1,4 +1,4 @@
-"""A training's time by part: the parts add up to the whole in whatever order they come, and measuring changes nothing."""
+"""A training's time by part: the parts add up to the whole in any order, and measuring changes nothing."""
 
 from __future__ import annotations
 
