@@ -106,7 +106,8 @@ def export_hybrid(model: MaskablePPO, path: Path | str) -> Path:
     """Write a hybrid model with HybridPolicy pickled by value and the pool weight of this moment; returns the path.
 
     The class travels as bytecode with the path of its file: it loads under the Python version (3.x) that wrote it. The
-    class of a loaded policy is that copy, not `src.agent.policy.HybridPolicy`, even where both exist. Raises TypeError for another policy.
+    class of a loaded policy is that copy, not `src.agent.policy.HybridPolicy`, even where both exist. Raises TypeError
+    for another policy.
     """
     if not isinstance(model.policy, HybridPolicy):
         raise TypeError(f"the model's policy is a {type(model.policy).__name__}, needs a HybridPolicy; use export_base")
