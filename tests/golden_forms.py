@@ -35,6 +35,9 @@ def masked(text: str) -> str:
     text = re.sub(r"(Report|Figures): .*", r"\1: <path>", text)
     text = re.sub(r"\brollouts\b|PPO update", "<part>", text)
     text = re.sub(r"[+-]?\$?\d[\d,.:]*%?", "#", text)
+    # Which part of so short a training takes most depends on what else the machine does.
+    text = re.sub(r"(?i)(bottleneck: )[^()]*\([^()]*\)", r"\1<part> (#)", text)
+    text = re.sub(r"Speed: .*?(?=No other settings)", "Speed: <figures> ", text, flags=re.DOTALL)
     text = re.sub(r"take # (h|min|s) \([^()]*\) at", "take # <unit> (<interval>) at", text)
     text = re.sub(r"Energy: .*?(?= (?:Evidence|On)\b)", "Energy: <said>", text)  # few machines let it be read
     text = re.sub(r"(?<=production networks), using # GB of .*?(?=\.\s)", "", text)  # a short phase may see no sample
@@ -42,7 +45,7 @@ def masked(text: str) -> str:
     text = re.sub(r"^Advice on sealed bars while(.|\n)*?\n\n", _advice_unbroken, text, flags=re.MULTILINE)
     for said, masks in DEPENDS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
-    heads = "Training|Checkpoints|Leaks|Production|Energy|Evidence|Learning|Still learning|LLM \\("
+    heads = "Training|Checkpoints|Speed|Leaks|Production|Energy|Evidence|Learning|Still learning|LLM \\("
     heads += "|Advice|Simulated|Survival"
     text = re.sub(rf" ({heads})(?!\?)", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -57,7 +60,10 @@ def _advice_unbroken(lines: re.Match[str]) -> str:
 
 def key_paths(value: Any, path: str = "") -> Iterator[str]:
     """Every key of a report; what stands under a name of the run's own making is one line, and so are like arms."""
-    if re.search(r"(hardware\.phases|phase_times|sessions_left_out|repairs|failed_readings|failure_reasons)$", path):
+    if re.search(
+        r"(hardware\.phases|phase_times|sessions_left_out|repairs|failed_readings|failure_reasons|^time\.(run|members\[\])\.(seconds|cpu_s))$",
+        path,
+    ):
         yield f"{path}.*"
     elif path == "configuration":
         yield path

@@ -105,12 +105,22 @@ def _candidates(trainer: Trainer, slots: int) -> Iterator[Candidate]:
         yield changed("batch_size", larger, changes_learning=True)
 
 
+def why_not_tried(timesteps: int, seconds: float | None) -> str:
+    """Why no setting is to be tried for trainings of so many timesteps; empty where some are."""
+    if seconds == 0.0:
+        return "monitoring.settings_trial_s is 0"
+    if seconds is None and timesteps < WORTH_TIMESTEPS:
+        return f"the trainings are shorter than {WORTH_TIMESTEPS:,} timesteps together"
+    return ""
+
+
+def nothing_tried(why: str) -> dict[str, Any]:
+    """The section of a run that tries nothing."""
+    return {"steps_per_s": None, "rounds": 0, "tried": [], "not_tried": why, "seconds": 0.0}
+
+
 def try_settings(job: TrialJob, market: Market | None, watch: Any) -> dict[str, Any]:
     """Report section `time.settings`: what was tried, and what it gains."""
-    if job.seconds == 0.0:
-        return _none("monitoring.settings_trial_s is 0")
-    if job.seconds is None and job.timesteps < WORTH_TIMESTEPS:
-        return _none(f"the trainings are shorter than {WORTH_TIMESTEPS:,} timesteps together")
     threads = torch.get_num_threads()
     try:
         with global_generators_kept(), ExitStack() as stack:
@@ -154,10 +164,6 @@ def _tried(job: TrialJob, market: Market | None, watch: Any, stack: ExitStack) -
         "not_tried": f"no time for {', '.join(dict.fromkeys(left_out))}" if left_out else "",
         "seconds": time.perf_counter() - began,
     }
-
-
-def _none(why: str) -> dict[str, Any]:
-    return {"steps_per_s": None, "rounds": 0, "tried": [], "not_tried": why, "seconds": 0.0}
 
 
 def _result(candidate: Candidate, speedups: Sequence[float]) -> Tried:

@@ -10,9 +10,9 @@ from src.report.model.report import Report
 from src.report.model.time import MemberTime, SettingsTried, TriedSetting
 from src.wording import measured, percent, plain, three_digits
 
-ENVIRONMENT, POLICY, UPDATE, LOGGING, CHECKPOINTS, ENDS = (
-    *("environment", "policy", "PPO update", "logging", "checkpoints"),
-    "start and end",
+ENVIRONMENT, POLICY, UPDATE, LOGGING, CHECKPOINTS = (
+    *("environment", "policy", "PPO update", "logging"),
+    "checkpoints",
 )
 GROUPS: Mapping[str, Sequence[str]] = {
     ENVIRONMENT: (clock.ENVIRONMENT,),
@@ -20,8 +20,9 @@ GROUPS: Mapping[str, Sequence[str]] = {
     UPDATE: (clock.PRODUCTS, clock.ELEMENTWISE, clock.GRADIENTS, clock.OPTIMIZER, clock.BOOKKEEPING),
     LOGGING: (clock.LOGGING,),
     CHECKPOINTS: (clock.CHECKPOINTS,),
-    ENDS: (clock.SET_UP, clock.EXPORTS, clock.MEASURING),
 }
+ENDS = (clock.SET_UP, clock.EXPORTS, clock.MEASURING)
+"""Before the first step and after the last: no part of what a longer training takes."""
 SHOWN = 0.005
 """Smallest fraction of the training time that a sentence names."""
 GAIN = 1.05
@@ -42,11 +43,11 @@ def total(members: Sequence[MemberTime], kind: str = "seconds") -> dict[str, flo
 
 
 def training_parts(report: Report) -> list[tuple[str, float]]:
-    """Parts of the training time with their fraction of it, largest first. A report of an earlier version tells
-    rollouts and updates apart, and environments of your own."""
+    """Parts of the training time from the first step to the last with their fraction of it, largest first. A report of
+    an earlier version tells rollouts and updates apart, and environments of your own."""
     if report.time is not None and report.time.members:
         seconds = total(report.time.members)
-        whole = sum(seconds.values())
+        whole = sum(taken for part, taken in seconds.items() if part not in ENDS)
         shares = {name: sum(seconds.get(part, 0.0) for part in parts) / whole for name, parts in GROUPS.items()}
         parts = {name: share for name, share in shares.items() if share >= SHOWN}
         return sorted(parts.items(), key=lambda part: -part[1])
@@ -89,7 +90,7 @@ def speed(report: Report) -> list[str]:
 def bound_share(members: Sequence[MemberTime]) -> float | None:
     """Processor time of the matrix products alone as a fraction of the training's, from its first step to its last."""
     known = [member for member in members if member.bound_cpu_s is not None]
-    taken = sum(cpu_s for part, cpu_s in total(known, "cpu_s").items() if part not in GROUPS[ENDS])
+    taken = sum(cpu_s for part, cpu_s in total(known, "cpu_s").items() if part not in ENDS)
     return sum(member.bound_cpu_s or 0.0 for member in known) / taken if taken else None
 
 

@@ -20,7 +20,7 @@ from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
 from src.evaluation.production import try_production
-from src.evaluation.setting_trials import TrialJob, try_settings
+from src.evaluation.setting_trials import TrialJob, try_settings, why_not_tried
 from src.runs.context import RunContext
 from src.runs.evaluations import (
     EvaluationJob,
@@ -123,19 +123,30 @@ class Plan:
             )
         ]  # fmt: skip
 
+    @property
+    def why_no_settings(self) -> str:
+        """Why no other settings are tried; empty where they are."""
+        return why_not_tried(self._timesteps, self._config.monitoring.settings_trial_s)
+
+    @property
+    def _timesteps(self) -> int:
+        """Of all trainings together."""
+        base, finetune = self._plans
+        of_one = base.actual + (len(FINE_TUNED) * finetune.actual if self.markets else 0)
+        return (len(self.seeds) + len(self.folds)) * of_one
+
     def settings(self) -> list[Task]:
         """Which setting would make training faster: tried like any training, with the others beside it."""
+        if self.why_no_settings:
+            return []
         seconds = self._config.monitoring.settings_trial_s
-        base, finetune = self._plans
-        of_seed = base.actual + (len(FINE_TUNED) * finetune.actual if self.markets else 0)
-        timesteps = len(self.seeds) * of_seed + len(self.folds) * of_seed
 
         def job(results: Results) -> TrialJob:
-            return TrialJob(self._trainer, timesteps, self.workers, seconds, self.products)
+            return TrialJob(self._trainer, self._timesteps, self.workers, seconds, self.products)
 
         return [
             Task(
-                task_name("settings"), "settings", "settings", "short rollouts and updates with other settings",
+                task_name("settings"), "settings", "settings", "whether other settings would make training faster",
                 try_settings,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | {"trial": str(seconds)},
                 job=job, here=True,

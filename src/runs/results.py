@@ -20,6 +20,7 @@ from src.evaluation.leaks import with_finding
 from src.evaluation.production import ProductionTrial
 from src.evaluation.production_forecast import production_facts
 from src.evaluation.sealed import check_advice, check_drawn
+from src.evaluation.setting_trials import nothing_tried
 from src.files import write_json
 from src.monitoring.timelines import hardware_timeline, learning_curves
 from src.report.complete import complete_report
@@ -130,6 +131,8 @@ def _times(plan: Plan, results: Results) -> dict[str, Any]:
     done = [results[name].facts for name in names if name in results]
     of_whom = ("phase", "market", "seed", "fold")
     members = [{**{key: facts["row"][key] for key in of_whom}, **facts["time"]} for facts in done if "time" in facts]
+    if why := plan.why_no_settings:
+        return {"members": members, "settings": nothing_tried(why)}
     tried = results.get(task_name("settings"))
     return {"members": members} | ({} if tried is None else {"settings": tried.facts})
 

@@ -85,8 +85,8 @@ class TimeAccount:
         """The account until now."""
         self._switch(self._part)
         seconds = dict(self._seconds)
-        if self._most_slots == 1 and IDLE in seconds:  # between two tasks the only slot is at work for the run itself
-            seconds[OWN] = seconds.get(OWN, 0.0) + seconds.pop(IDLE)
+        if self._most_slots == 1:  # around its tasks the only slot is at work for the run itself
+            seconds[OWN] = sum(seconds.pop(part, 0.0) for part in (OWN, IDLE, STARTING))
         cpu_s = {part: cpu for part, cpu in self._cpu_s.items() if part not in (IDLE, STARTING, FAILED)}
         return {
             "wall_s": self._at - self._began,

@@ -1,4 +1,4 @@
-"""A training's time by part: the parts add up to the whole, whatever order they come in, and measuring changes nothing."""
+"""A training's time by part: the parts add up to the whole in any order, and measuring changes nothing."""
 
 from __future__ import annotations
 
@@ -83,9 +83,14 @@ def test_the_parts_add_up_and_processor_time_is_scaled_from_where_it_was_read(
 
 def test_a_part_within_another_ends_with_an_error(clocks: Clocks) -> None:
     clock = Clock(parts.FORWARD)
-    with pytest.raises(ValueError, match="lost"), clock.within(parts.ENVIRONMENT):
-        clocks.wall = 2.0
-        raise ValueError("lost")
+
+    def fails() -> None:
+        with clock.within(parts.ENVIRONMENT):
+            clocks.wall = 2.0
+            raise ValueError("lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        fails()
     clocks.wall = 5.0
     assert clock.facts()["seconds"] == {parts.ENVIRONMENT: 2.0, parts.FORWARD: 3.0}
 
@@ -135,7 +140,8 @@ def test_a_trainings_parts_are_those_of_its_learner_and_add_up_to_its_wall_time(
     seconds = facts["seconds"]
     assert sum(seconds.values()) == pytest.approx(wall, rel=0.03)
     assert seconds.keys() - {parts.SET_UP} == UPDATE[learner] | ROLLOUT[learner]
-    assert sum(seconds[part] for part in UPDATE[learner]) == pytest.approx(record.update_s, rel=0.1, abs=2e-3)
+    update_s = {part: seconds[part] for part in UPDATE[learner]}  # bookkeeping is around updates as well
+    assert sum(update_s.values()) - update_s[parts.BOOKKEEPING] <= record.update_s <= sum(update_s.values())
     assert facts["cpu_s"].keys() <= seconds.keys()
     assert record.environment_s == pytest.approx(seconds[parts.ENVIRONMENT])
 

@@ -9,7 +9,7 @@ import torch
 
 from src.agent.trainer import Trainer
 from src.evaluation import setting_trials
-from src.evaluation.setting_trials import Candidate, TrialJob, candidates, try_settings
+from src.evaluation.setting_trials import Candidate, TrialJob, candidates, nothing_tried, try_settings, why_not_tried
 from src.trading.settings import EnvironmentSettings
 from tests import small_runs
 
@@ -90,8 +90,7 @@ def test_a_slow_environment_is_tried_in_few_steps() -> None:
 
 
 def test_a_short_run_and_no_seconds_try_nothing() -> None:
-    short = try_settings(TrialJob(trainer(), 99_999, 1), None, Watch())
-    assert (short["tried"], short["rounds"]) == ([], 0)
-    assert short["not_tried"] == "the trainings are shorter than 100,000 timesteps together"
-    none = try_settings(TrialJob(trainer(), 10**9, 1, 0.0), None, Watch())
-    assert none["not_tried"] == "monitoring.settings_trial_s is 0"
+    assert why_not_tried(99_999, None) == "the trainings are shorter than 100,000 timesteps together"
+    assert why_not_tried(10**9, 0.0) == "monitoring.settings_trial_s is 0"
+    assert why_not_tried(100_000, None) == why_not_tried(1, 0.1) == ""
+    assert nothing_tried("too short")["not_tried"] == "too short"

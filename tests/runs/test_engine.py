@@ -72,6 +72,9 @@ def test_two_and_four_workers_leave_the_bits_of_one(
         assert ended.error is None, ended.why
         assert f"up to {workers} tasks at a time, each in a process of its own" in ended.said
         assert ended.report["run"]["workers"] == workers
+        run = ended.report["time"]["run"]
+        assert run["slots"] == workers
+        assert abs(run["unaccounted_s"]) <= 0.03 * run["slot_s"]
         assert differing(whole[mode], home) == []
 
 
