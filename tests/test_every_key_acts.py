@@ -358,6 +358,7 @@ CASES: Mapping[str, Case] = {
     "hardware.workers": Case(
         2, ("started", "at_once", "report.run.workers"), (*RESULTS, *TRAINED), {"hardware.workers": 1}, worker_processes
     ),
+    "hardware.memory_limit_gb": Case(0.01, ("outcome",)),
     "hardware.learner": Case(
         "stock", ("report.training.0.learner", "report.training.0.why_learner", "weights.base"), UNTRAINED
     ),

@@ -1,8 +1,8 @@
 """Memory of a run, predicted before it starts: arithmetic over the shape of its work.
 
-The process as it is now is measured; what it will load and make is added. Sizes of arrays follow from the settings. What
-libraries take when they are loaded, and a worker process, does not: those are the constants below, measured with the
-pinned versions on Linux by `python -m src.runs.memory_study`, which prints predictions against real runs.
+The process as it is now is measured, and what it will load and make is added. Sizes of arrays follow from the settings.
+What libraries and a worker process take does not: the constants below were measured on Linux with the pinned versions.
+`python -m src.runs.memory_study` compares predictions with real runs.
 """
 
 from __future__ import annotations
@@ -153,8 +153,10 @@ class Prediction:
 def predict(shape: RunShape) -> Prediction:
     """The memory of a run of this shape. ConfigError where its rollouts cannot be planned."""
     plans = shape.plans()
-    training = _largest([_training(shape, shape.networks, plan) for plan in plans])
-    trial = _training(shape, replace(shape.networks, pi=PRODUCTION_NET_ARCH.pi, vf=PRODUCTION_NET_ARCH.vf), plans[0])
+    training = _largest([training_parts(shape, shape.networks, plan) for plan in plans])
+    trial = training_parts(
+        shape, replace(shape.networks, pi=PRODUCTION_NET_ARCH.pi, vf=PRODUCTION_NET_ARCH.vf), plans[0]
+    )
     here: Parts = {"this process": shape.now_bytes, "libraries and compiled code": shape.to_load_bytes}
     played = {"evaluation": _evaluation_bytes(shape)}
     report = {"first use": FIRST_USE_MB * MB}
@@ -184,7 +186,7 @@ def _largest(parts: Sequence[Parts]) -> Parts:
     return max(parts, key=lambda of: sum(of.values()))
 
 
-def _training(shape: RunShape, networks: Networks, plan: RolloutPlan) -> Parts:
+def training_parts(shape: RunShape, networks: Networks, plan: RolloutPlan) -> Parts:
     """What one training makes, where its networks are on the CPU; else what stays there."""
     rows, n_envs = plan.n_envs * plan.n_steps, plan.n_envs
     columns = 8 + 6 * 4 + 4 * networks.actions

@@ -1,6 +1,6 @@
 """Predicted and measured memory of real runs: `python -m src.runs.memory_study`.
 
-Each run is a process of its own with the mock advisor, and short: few rollouts, one epoch, a second of attempts. What a
+Each run is a process of its own with the mock advisor, and short: few rollouts, one epoch, no attempts. What a
 run takes does not depend on how long it trains.
 """
 
@@ -28,9 +28,9 @@ SCRIPT = ROOT / "run_hardware_maximized.py"
 WITHIN = 0.20
 """Share of the measured peak by which the predicted one may differ."""
 SHORT: Mapping[str, Any] = {
+    "test_mode.quick": True,
     "training.n_epochs": 1,
     "evidence.seeds": 1,
-    "evidence.pass_budget_s": 1,
     "monitoring.hardware_interval_s": 0.1,
     "checkpoint.auto_resume": False,
     "hardware.workers": 1,
@@ -41,8 +41,8 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "default": {"training.timesteps": 8192},
     "2 workers, 2 seeds": {"training.timesteps": 8192, "hardware.workers": 2, "evidence.seeds": 2},
     "4096 accounts": {"hardware.vectorized_envs": 4096, "training.timesteps": 16_384},
-    "4096 accounts x 64 bars": {
-        "hardware.vectorized_envs": 4096, "training.n_steps": 64, "hardware.batch_size": 8192, "training.timesteps": 1,
+    "4096 accounts x 16 bars": {
+        "hardware.vectorized_envs": 4096, "training.n_steps": 16, "hardware.batch_size": 8192, "training.timesteps": 1,
     },
     "large minibatch": LARGE_BATCH,
     "large minibatch, wide": {**LARGE_BATCH, **WIDE},
@@ -79,7 +79,9 @@ def measure(name: str, settings: Mapping[str, Any], options: Sequence[str], fold
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     reports = list(folder.glob(f"*/{run_names.REPORT}"))
     if not reports:
-        raise UserError(f"The run {name!r} ended with exit code {ended.returncode}: {ended.stdout[-1000:]}{ended.stderr}")
+        raise UserError(
+            f"The run {name!r} ended with exit code {ended.returncode}: {ended.stdout[-1000:]}{ended.stderr}"
+        )
     found = json.loads(reports[0].read_text(encoding="utf-8"))["memory"]
     return Pair(name, found["predicted_gb"], found["measured_gb"], found["stage"])
 

@@ -78,9 +78,7 @@ def shape_of(context: RunContext, trainer: Trainer, own_env: VecEnv | None, work
             N_OBS if space is None else get_flattened_obs_dim(space), actions, architecture.pi, architecture.vf
         ),
         observation_bytes=4 * N_OBS if space is None else _bytes_of(space),
-        fused=not on_gpu
-        and config.hardware.learner != "stock"
-        and (space is None or isinstance(space, spaces.Box)),
+        fused=not on_gpu and config.hardware.learner != "stock" and (space is None or isinstance(space, spaces.Box)),
         on_gpu=on_gpu,
         vec_env=config.hardware.vec_env,
         own_env=own_env is not None,

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import math
+import gc
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.agent.market import market_of_bars
 from src.agent.rollout_plan import plan_rollouts
+from src.agent.settings import HardwareSettings, PolicySettings, TrainingSettings
+from src.agent.trainer import Trainer
+from src.agent.training import release, train
 from src.errors import ConfigError
-from src.runs import memory
+from src.market.settings import DataSettings
+from src.market.synthetic import synthetic_bars
+from src.monitoring import hardware
+from src.runs import memory, run
 from src.runs.memory import GB, MB, Networks, RunShape
-from tests.runs.pipeline_runs import SETTINGS, Pipelines
+from src.trading.settings import EnvironmentSettings
+from tests.runs.pipeline_runs import Pipelines, pipelines_in
 
+SMALLEST = RunShape(
+    now_bytes=0, peak_bytes=0, to_load_bytes=0, table_bytes=0, bars=0, base_timesteps=1, finetune_timesteps=1,
+    n_steps=None, n_envs=1, batch_size=2, networks=Networks(261, 6, (1,), (1,)), observation_bytes=4 * 261, fused=True,
+    on_gpu=False, vec_env="batched", own_env=False, workers=1, parallel=1, seeds=1, sessions=0, model_bytes=0,
+)  # fmt: skip
 WIDTHS = st.lists(st.integers(1, 4096), min_size=1, max_size=4).map(tuple)
 
 
@@ -25,7 +41,8 @@ def shapes(draw: st.DrawFn) -> RunShape:
     """Runs of any size whose rollouts can be planned."""
     n_envs, batch_size = 2 ** draw(st.integers(0, 12)), 2 ** draw(st.integers(5, 16))
     n_steps = draw(st.sampled_from([None, max(1, batch_size // n_envs) * draw(st.integers(1, 4))]))
-    return RunShape(
+    return replace(
+        SMALLEST,
         now_bytes=draw(st.integers(100, 2000)) * MB,
         peak_bytes=draw(st.integers(100, 1500)) * MB,
         to_load_bytes=draw(st.integers(0, 200)) * MB,
@@ -37,11 +54,8 @@ def shapes(draw: st.DrawFn) -> RunShape:
         n_envs=n_envs,
         batch_size=batch_size,
         networks=Networks(261, 6, draw(WIDTHS), draw(WIDTHS)),
-        observation_bytes=4 * 261,
         fused=draw(st.booleans()),
-        on_gpu=False,
         vec_env=draw(st.sampled_from(["batched", "subproc", "dummy"])),
-        own_env=False,
         workers=draw(st.integers(1, 64)),
         parallel=draw(st.integers(1, 64)),
         seeds=draw(st.integers(1, 20)),
@@ -55,27 +69,22 @@ def peak(shape: RunShape) -> float:
 
 
 @settings(deadline=None)
-@given(shapes(), st.data())
-def test_more_of_anything_never_takes_less(shape: RunShape, data: st.DataObject) -> None:
-    wider = replace(shape.networks, pi=tuple(width + 1 for width in shape.networks.pi), vf=(*shape.networks.vf, 8))
-    more = data.draw(
-        st.sampled_from(
-            [
-                {"workers": shape.workers + 1},
-                {"seeds": shape.seeds + 1},
-                {"sessions": shape.sessions + 50},
-                {"bars": shape.bars + 1000},
-                {"table_bytes": shape.table_bytes + MB},
-                {"now_bytes": shape.now_bytes + MB},
-                {"model_bytes": shape.model_bytes + MB},
-                {"networks": wider},
-                {"fused": False},
-            ][: 9 if shape.workers > 1 else 0]
-            or [{"networks": wider}, {"seeds": shape.seeds + 1}, {"now_bytes": shape.now_bytes + MB}]
-        )
+@given(shapes())
+def test_more_of_anything_never_takes_less(shape: RunShape) -> None:
+    networks = shape.networks
+    more = (
+        {"workers": shape.workers + 1},
+        {"seeds": shape.seeds + 1},
+        {"sessions": shape.sessions + 50},
+        {"bars": shape.bars + 1000},
+        {"table_bytes": shape.table_bytes + MB},
+        {"now_bytes": shape.now_bytes + MB},
+        {"model_bytes": shape.model_bytes + MB},
+        {"networks": replace(networks, pi=tuple(width + 1 for width in networks.pi))},
+        {"networks": replace(networks, vf=(*networks.vf, 8))},
     )
-    if "fused" not in more:
-        assert peak(replace(shape, **more)) >= peak(shape)
+    for change in more:
+        assert peak(replace(shape, **change)) >= peak(shape), change
 
 
 @settings(deadline=None)
@@ -133,7 +142,7 @@ def _peak_is_at_most(shape: RunShape, limit: float) -> bool:
         return False
 
 
-@given(st.integers(1, 4096), st.integers(2, 8192), st.none() | st.integers(1, 512))
+@given(st.integers(1, 4096), st.integers(2, 16_384), st.none() | st.integers(1, 512))
 def test_candidates_fill_whole_minibatches(n_envs: int, batch_size: int, n_steps: int | None) -> None:
     for envs in memory.env_candidates(n_envs, batch_size, n_steps):
         assert 1 <= envs < n_envs
@@ -147,11 +156,61 @@ def test_candidates_fill_whole_minibatches(n_envs: int, batch_size: int, n_steps
         assert plan.n_envs * plan.n_steps <= max(3 * batch, n_envs * (n_steps or 1))
 
 
-def test_a_run_takes_about_what_was_predicted(pipelines: Pipelines, tmp_path: Path) -> None:
-    """In this process, which has loaded more than a run by itself: what is predicted is what the run adds."""
-    run = pipelines.run(tmp_path, {"hardware.batch_size": 16_384, "hardware.vectorized_envs": 512})
-    print(run)
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipelines]:
+    with pipelines_in(tmp_path_factory.mktemp("memory")) as made:
+        yield made
 
 
-def test_too_large_a_run_is_refused_before_anything_is_written(pipelines: Pipelines, tmp_path: Path) -> None:
-    pass
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system keeps no peak to reset")
+@pytest.mark.parametrize("learner", ["fused", "stock"])
+def test_a_training_takes_what_was_predicted(learner: str) -> None:
+    """Arrays so large that the allocator asks the system for each, and gives each back."""
+    wide = {"net_arch": {"pi": [512], "vf": [512]}}
+    training = TrainingSettings(n_steps=64, n_epochs=1, policy_kwargs=PolicySettings.model_validate(wide))
+    hardware = HardwareSettings(vectorized_envs=256, batch_size=16_384, learner=learner)
+    market = market_of_bars(synthetic_bars("NQ", 10, 5, 0), DataSettings(), EnvironmentSettings())
+    trainer = Trainer(training, hardware, EnvironmentSettings(), torch.device("cpu"), 0)
+    plan = plan_rollouts(16_384, 256, 16_384, 64)
+    train(trainer.new_base(trainer.make_env(market), plan_rollouts(8, 4, 4, 2)), plan_rollouts(8, 4, 4, 2), "", [])
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = psutil.Process().memory_info().rss
+    model = trainer.new_base(trainer.make_env(market), plan)
+    train(model, plan, "base", [])
+    peak_kb = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    added = int(peak_kb[1]) * 1024 - before if peak_kb else 0
+    networks = Networks(261, 6, (512,), (512,))
+    shape = replace(SMALLEST, n_envs=256, n_steps=64, batch_size=16_384, networks=networks, fused=learner == "fused")
+    predicted = sum(memory.training_parts(shape, networks, plan).values())
+    assert added == pytest.approx(predicted, rel=0.2)
+    release(model)
+    assert psutil.Process().memory_info().rss - before < 0.3 * added
+
+
+def test_too_large_a_run_is_refused_before_anything_is_written(pipelines: Pipelines) -> None:
+    home = pipelines.new_home()
+    limit_gb = hardware.own_memory_bytes() / GB + 0.5
+    asked = {"hardware.batch_size": 2**19, "training.n_steps": None, "training.timesteps": 10**6}
+    ended = pipelines.run(home, {**asked, "hardware.memory_limit_gb": limit_gb})
+    assert isinstance(ended.error, ConfigError)
+    assert list(home.glob("**/*")) == [home / "logs"], "an empty folder shows that it can be written to"
+    found = re.search(r"Each of these alone is small enough: --batch-size (\d+)\. Or take", ended.why)
+    assert found is not None, ended.why
+    assert "hardware.memory_limit_gb" in ended.why
+    assert 8192 < int(found[1]) < 2**19
+
+
+def test_fewer_workers_are_taken_where_nobody_asked_for_more(
+    pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(run, "free_cores", lambda: 8)
+    monkeypatch.setattr(run, "start_server", lambda preload: None)
+    limit = {"hardware.memory_limit_gb": hardware.own_memory_bytes() / GB + memory.SERVER_MB / 1e3}
+    ended = pipelines.run(pipelines.new_home(), limit)
+    assert ended.report["run"]["workers"] == 1
+    assert (ended.report["memory"]["workers"], ended.report["memory"]["workers_wanted"]) == (1, 3)
+    assert "1 worker instead of 3: more would not fit into the" in ended.said
+    refused = pipelines.run(pipelines.new_home(), {**limit, "hardware.workers": 3})
+    assert "--workers 1" in refused.why
