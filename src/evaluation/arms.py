@@ -151,9 +151,7 @@ class PolicyArm:
         """Plays whole sessions on a tape as `act` would; None where the policy's own code decides."""
         if self._decider is None:
             return None
-        return SessionPlayer(
-            self._decider, len(tape.flags), sees_advice=self.sees_advice, llm_weight=self.llm_weight
-        )
+        return SessionPlayer(self._decider, len(tape.flags), sees_advice=self.sees_advice, llm_weight=self.llm_weight)
 
     def act(self, batch: SessionBatch, opinions: NDArray[np.float32] | None) -> NDArray[np.int64]:
         """Argmax of the masked distribution."""
@@ -215,9 +213,7 @@ class HybridArm(PolicyArm):
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self._decider is not None:
             logits = self._logits(self._decider, batch, opinions)
-            actions, unpooled = (
-                likeliest(logits, opinions, weight, batch.masks) for weight in (self.llm_weight, 0.0)
-            )
+            actions, unpooled = (likeliest(logits, opinions, weight, batch.masks) for weight in (self.llm_weight, 0.0))
             return actions, unpooled
         weight = self.llm_weight
         self._hybrid.set_llm_weight(0.0)
