@@ -6,6 +6,7 @@ cut and joined as is fastest, and finished accounts need no computing.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ _LANES = 16
 
 KEPT_BYTES = 32 << 20
 """Memory for what is kept of bars, 16,000 bars with the default networks."""
+
+NOT_FINITE = "The policy's output is not finite, so no action can be chosen from it."
 
 IS_RELU, N_LAYERS, WIDEST, LAYERS = range(4)
 """Places in `shape`; from LAYERS on the inputs, outputs and start of each layer, its weights [inputs, outputs] before
@@ -96,9 +99,10 @@ class Decider:
         self, observations: NDArray[np.float32], over: NDArray[np.bool_], bars: NDArray[np.int32]
     ) -> NDArray[np.float64]:
         """The networks' logits, float64[n, 6], of observations float32[n, 261] at these bars, int32[n]; zeros where a
-        row is `over`."""
+        row is `over`. Raises ValueError where one is not finite."""
         logits = np.zeros((len(over), N_ACTIONS))
-        logits_of(observations, over, bars, self._kept, self.weights, self.shape, logits)
+        if not logits_of(observations, over, bars, self._kept, self.weights, self.shape, logits):
+            raise ValueError(NOT_FINITE)
         return logits
 
 
@@ -231,8 +235,9 @@ def _keep(kept, bar, x, sums_of_bar):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def logits_of(observations, over, bars, kept, weights, shape, logits):
-    """Fill `logits` float64[n, 6] of the rows that are not `over`. `kept` are sums, inputs and places of bars, and how
-    many there are; without places none is kept."""
+    """Fill `logits` float64[n, 6] of the rows that are not `over`; returns whether all are finite. `kept` are sums,
+    inputs and places of bars, and how many there are; without places none is kept."""
+    finite = True
     widest = shape[WIDEST]
     market, own = np.zeros((TILE, N_MARKET), np.float32), np.zeros((TILE, N_INPUTS), np.float32)
     one, other = np.empty(TILE * widest, np.float32), np.empty(TILE * widest, np.float32)
@@ -271,6 +276,8 @@ def logits_of(observations, over, bars, kept, weights, shape, logits):
         for i in range(rows):
             for k in range(N_ACTIONS):
                 logits[chosen[i], k] = np.float64(last[i * n_padded + k]) + np.float64(bias[k])
+                finite = finite and math.isfinite(logits[chosen[i], k])
+    return finite
 
 
 @njit(cache=True, error_model="numpy")

@@ -6,6 +6,8 @@ simulated attempts come back to the same bars hundreds of times.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from src.agent.deciding import (
     N_INPUTS,
     N_MARKET,
     N_OWN,
+    NOT_FINITE,
     TILE,
     WIDEST,
     Decider,
@@ -27,8 +30,16 @@ from src.agent.deciding import (
     nothing_kept,
     upper_layers,
 )
-from src.trading.kernel import step_account, write_action_mask, write_own_columns
+from src.trading.kernel import (
+    equity_cents,
+    step_account,
+    write_account,
+    write_action_mask,
+    write_opinion,
+    write_risk,
+)
 from src.trading.layout import (
+    CLOSE,
     N_ACTIONS,
     N_CONTEXT_FEATURES,
     N_OBS,
@@ -45,7 +56,6 @@ NO_GOAL = np.iinfo(np.int64).max
 
 _OWN_COLUMNS = COLUMNS[-N_OWN:]
 _WINDOW_LEN = WINDOW.stop
-_OPINION_AT = OPINION.start
 
 
 class SessionPlayer:
@@ -61,13 +71,15 @@ class SessionPlayer:
         self._used = np.zeros(1, np.int64)
 
     def play(self, batch: SessionBatch, goal_cents: int = NO_GOAL) -> NDArray[np.bool_]:
-        """Play the sessions of a batch that has begun to their end; bool[n]: which accounts were flat with this balance,
-        at which they stop."""
+        """Play the sessions of a batch that has begun to their end; an account that is flat with `goal_cents` or more
+        stops. Returns which did, bool[n]. Raises ValueError where the policy's output is not finite."""
         reached = np.zeros(batch.n, np.bool_)
-        play_to_the_end(
+        finite = play_to_the_end(
             batch.arrays, (self._decider.weights, self._decider.shape), (self._sums, self._places, self._used),
             self._sees_advice, self._llm_weight, goal_cents, reached,
         )  # fmt: skip
+        if not finite:
+            raise ValueError(NOT_FINITE)
         return reached
 
 
@@ -136,7 +148,7 @@ def _market_sums(bars, rows, window_flat, context, weight, kept, x, scratch, fir
 @njit(cache=True, error_model="numpy", nogil=True)
 def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, reached):
     """Play every session that is not over to its end. `batch` is `SessionBatch.arrays`, `network` weights and shape of
-    a `Decider`."""
+    a `Decider`. Returns False, in the middle of the sessions, where a logit is not finite."""
     tape, params, accounts, masks, over = batch
     prices, flags, atr_ticks, window_flat, context, situation, advice, _ = tape
     weights, shape = network
@@ -166,9 +178,12 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
             a = accounts[at]
             bars[i] = a.bar
             write_action_mask(a, prices, flags, p, masks[at])
-            write_own_columns(a, prices, flags, situation, advice, p, masks[at], obs)
-            if not sees_advice:
-                obs[_OPINION_AT:] = np.float32(0.0)
+            close_ticks = np.int64(prices[a.bar, CLOSE])
+            equity = np.float64(equity_cents(a, close_ticks, p))
+            write_account(a, close_ticks, equity, flags, p, obs)
+            write_risk(a, close_ticks, equity, p, obs)
+            if sees_advice:
+                write_opinion(a, close_ticks, situation, advice, masks[at], obs)
             for k in range(N_OWN):
                 own[i, N_MARKET + k] = obs[_OWN_COLUMNS[k]]
         even = rows + rows % 2
@@ -182,6 +197,8 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
             a = accounts[at]
             for k in range(N_ACTIONS):
                 logits[k] = np.float64(last[i * n_padded + k]) + np.float64(bias[k])
+                if not math.isfinite(logits[k]):
+                    return False
             opinion = own[i, N_MARKET + N_OWN - N_ACTIONS : N_MARKET + N_OWN]
             action = choose_one(logits, opinion, llm_weight, masks[at], term)
             _, ending = step_account(a, action, prices, flags, atr_ticks, p, masks[at])
@@ -191,3 +208,4 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
                 at_play[left] = at
                 left += 1
         rows = left
+    return True

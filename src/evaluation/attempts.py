@@ -29,8 +29,8 @@ PASSED, BREACHED, EXPIRED = range(3)
 OUTCOMES = ("passed", "breached", "expired")
 PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 WAVE = 200
-"""Attempts per batch. Fixed: a policy's last digits depend on its batch size, so a size that followed the machine's
-speed would make the outcomes depend on it too."""
+"""Attempts per batch. Fixed: the last digits of a policy that is asked itself (see `decider_of`) depend on its batch
+size, so a size that followed the machine's speed would make the outcomes depend on it too."""
 _Z95 = 1.959964
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from src.market.flags import DECISION
 from src.splitmix import mix64
@@ -49,10 +50,16 @@ class AccountBlock:
 
     def begin_at(self, index: int, bar: int) -> None:
         """Start a new account of the rule profile at `bar`. Raises ValueError if that is no DECISION bar."""
-        self._check_begin(bar)
+        self._check_begin(np.array([bar]))
         p = self.params[0]
         start = p["start_balance_cents"]
         kernel.reset_account(self.accounts[index], bar, start, start, p["expiry_days"], p)
+
+    def begin_all(self, bars: Sequence[int] | np.ndarray) -> None:
+        """The same for every account, at `bars`, int[n]."""
+        p, n = self.params[0], len(self.accounts)
+        start, days = np.full(n, p["start_balance_cents"]), np.full(n, p["expiry_days"])
+        _reset_all(self.accounts, self._check_begin(bars), start, start, days, self.params)
 
     def carry_on(self, ended: np.ndarray, bars: Sequence[int] | np.ndarray) -> None:
         """Begin the next session of accounts that ended one: `ended` ACCOUNT[n], `bars` int[n].
@@ -70,18 +77,19 @@ class AccountBlock:
         # Copy first: `ended` may be the array that is written to.
         kept = ended.copy()
         self.accounts[:] = kept
-        for i, bar in enumerate(bars):
-            self._check_begin(int(bar))
-            # Python integers, for which the function is already compiled.
-            balance, peak, days = (int(kept[name][i]) for name in ("cash_cents", "peak_cents", "days_left"))
-            kernel.reset_account(self.accounts[i], int(bar), balance, peak, days, self.params[0])
+        balances, peaks, days = (kept[name].astype(np.int64) for name in ("cash_cents", "peak_cents", "days_left"))
+        _reset_all(self.accounts, self._check_begin(bars), balances, peaks, days, self.params)
         for name in CARRIED:
             self.accounts[name] = kept[name]
 
-    def _check_begin(self, bar: int) -> None:
+    def _check_begin(self, bars: Sequence[int] | np.ndarray) -> np.ndarray:
         # Compiled code does not check bounds: a bar beyond the tape would read arbitrary memory.
-        if not 0 <= bar < len(self.tape.flags) or not self.tape.flags[bar] & DECISION:
-            raise ValueError(f"an account cannot begin at bar {bar} of {len(self.tape.flags)}: it is no DECISION bar")
+        given, n = np.asarray(bars, np.int64), len(self.tape.flags)
+        may = (given >= 0) & (given < n)
+        may[may] = (self.tape.flags[given[may]] & DECISION) != 0
+        if not may.all():
+            raise ValueError(f"an account cannot begin at bar {given[~may][0]} of {n}: it is no DECISION bar")
+        return given
 
     def restore(self, accounts: np.ndarray) -> None:
         """Restore a snapshot of all records, `ACCOUNT`[n]. Raises ValueError for one taken on a longer tape."""
@@ -97,6 +105,12 @@ class AccountBlock:
     def step(self, actions: np.ndarray, obs: np.ndarray, rewards: np.ndarray) -> int:
         """Step every account; write into `obs` and `rewards`; return how many ended (see `endings`, `last_*`)."""
         return kernel.step_batch(self.tape.arrays, self.params, self.arrays, actions, obs, rewards)
+
+
+@njit(cache=True)
+def _reset_all(accounts, bars, balances_cents, peaks_cents, days, params):
+    for i in range(len(accounts)):
+        kernel.reset_account(accounts[i], bars[i], balances_cents[i], peaks_cents[i], days[i], params[0])
 
 
 def episode_summary(account: np.void) -> dict[str, Any]:

@@ -444,7 +444,8 @@ def account_side(a, close_ticks):
 
 
 @njit(cache=True)
-def _write_opinion(a, close_ticks, situation, advice, mask, obs):
+def write_opinion(a, close_ticks, situation, advice, mask, obs):
+    """The opinion slice of `obs`: the advice on the account's situation, over what is legal."""
     row = situation[a.bar] * N_SIDES + account_side(a, close_ticks)
     mass = 0.0
     for k in range(N_ACTIONS):
@@ -458,7 +459,8 @@ def _write_opinion(a, close_ticks, situation, advice, mask, obs):
 
 
 @njit(cache=True)
-def _write_account(a, close_ticks, equity, flags, p, obs):
+def write_account(a, close_ticks, equity, flags, p, obs):
+    """The account slice of `obs`; `equity` in cents, float64."""
     at = _ACCOUNT_AT
     sign = 0
     if a.position != 0:
@@ -480,7 +482,8 @@ def _write_account(a, close_ticks, equity, flags, p, obs):
 
 
 @njit(cache=True)
-def _write_risk(a, close_ticks, equity, p, obs):
+def write_risk(a, close_ticks, equity, p, obs):
+    """The risk slice of `obs`."""
     at = _RISK_AT
     obs[at] = 0.0
     obs[at + 4] = 0.0
@@ -513,22 +516,12 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
         obs[np.uint64(start) + k] = window_flat[offset + k]
     close_ticks = np.int64(prices[a.bar, CLOSE])
     equity = np.float64(equity_cents(a, close_ticks, p))
-    _write_account(a, close_ticks, equity, flags, p, obs)
-    _write_risk(a, close_ticks, equity, p, obs)
+    write_account(a, close_ticks, equity, flags, p, obs)
+    write_risk(a, close_ticks, equity, p, obs)
     if with_tables:
         for k in range(N_CONTEXT_FEATURES):
             obs[_CONTEXT_AT + k] = context[a.bar, k]
-        _write_opinion(a, close_ticks, situation, advice, mask, obs)
-
-
-@njit(cache=True)
-def write_own_columns(a, prices, flags, situation, advice, p, mask, obs):
-    """The columns of `obs` that depend on the account, as `write_observation` fills them; the others are left."""
-    close_ticks = np.int64(prices[a.bar, CLOSE])
-    equity = np.float64(equity_cents(a, close_ticks, p))
-    _write_account(a, close_ticks, equity, flags, p, obs)
-    _write_risk(a, close_ticks, equity, p, obs)
-    _write_opinion(a, close_ticks, situation, advice, mask, obs)
+        write_opinion(a, close_ticks, situation, advice, mask, obs)
 
 
 @njit(cache=True)

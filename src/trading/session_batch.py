@@ -46,8 +46,7 @@ class SessionBatch:
         self.rewards[:] = 0.0
         self.obs[:] = 0.0
         if carried is None:
-            for index, bar in enumerate(first_bars):
-                self._block.begin_at(index, int(bar))
+            self._block.begin_all(first_bars)
         else:
             self._block.carry_on(carried, first_bars)
         self._block.observe(self.obs, self.with_tables)

@@ -56,8 +56,8 @@ def shares_of(policy: MaskableActorCriticPolicy, obs: NDArray[np.float32], masks
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.booleans(), st.booleans(), st.lists(st.integers(1, 70), min_size=1, max_size=3), st.sampled_from([0.0, 0.4, 1.5]),
-    st.sampled_from([nn.Tanh, nn.ReLU]), st.integers(1, 80), st.integers(0, 2**16),
+    st.booleans(), st.booleans(), st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    st.sampled_from([0.0, 0.4, 1.5]), st.sampled_from([nn.Tanh, nn.ReLU]), st.integers(1, 80), st.integers(0, 2**16),
 )  # fmt: skip
 def test_probabilities_are_the_policys(
     hybrid: bool, reads: bool, widths: list[int], weight: float, act: type[nn.Module], n: int, seed: int
@@ -139,3 +139,18 @@ def test_sessions_at_once_are_those_step_by_step(
         assert at_once.over.all()
         assert 0 < reached.sum() < len(firsts)
         assert at_once.accounts["n_trades"].sum() > 0
+
+
+def test_weights_that_are_not_finite_choose_nothing() -> None:
+    policy = policy_of(False, net_arch={"pi": [8], "vf": [8]})
+    with torch.no_grad():
+        policy.mlp_extractor.policy_net[0].weight[3, 7] = float("nan")
+    arm = PolicyArm("diverged", policy, True)
+    batch = SessionBatch(market().tape(advice()), market().session_params)
+    player = arm.player(batch.tape)
+    assert player is not None
+    batch.begin(market().first_bars(market().split.test))
+    with pytest.raises(ValueError, match="not finite"):
+        arm.act(batch, batch.obs[:, OPINION].copy())
+    with pytest.raises(ValueError, match="not finite"):
+        player.play(batch)

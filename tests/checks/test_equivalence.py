@@ -160,18 +160,18 @@ def test_an_environment_that_remembers_its_last_borrower_fails(
 
 
 def test_sessions_that_remember_what_was_played_before_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin_at = AccountBlock.begin_at
+    begin_all = AccountBlock.begin_all
 
-    def counts_its_losses_on(self: AccountBlock, index: int, bar: int) -> None:
-        losses = int(self.accounts["consecutive_losses"][index])
-        begin_at(self, index, bar)
-        self.accounts["consecutive_losses"][index] = losses
+    def counts_its_losses_on(self: AccountBlock, bars: Any) -> None:
+        losses = self.accounts["consecutive_losses"].copy()
+        begin_all(self, bars)
+        self.accounts["consecutive_losses"] = losses
 
     def reset(self: SessionBatch, *, seed: int | None = None) -> None:
         if not hasattr(self, "_block"):
             self._resize(0)
 
-    monkeypatch.setattr(AccountBlock, "begin_at", counts_its_losses_on)
+    monkeypatch.setattr(AccountBlock, "begin_all", counts_its_losses_on)
     monkeypatch.setattr(SessionBatch, "reset", reset)
     assert_failed(pool(small_setting()), "evaluation environment", "performance.environment_state_pooling")
 
