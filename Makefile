@@ -1,6 +1,6 @@
 # make run        a quick validation of NQ, in its own virtual environment
 # make test       lint, format, types and tests
-# make evidence   what takes too long for make test: long tests, kills, damaged files, clocks, canaries, coverage
+# make evidence   what takes too long for make test: long tests, kills, damaged files, clocks, canaries, coverage, memory
 # make clean     remove the virtual environment and the tools' caches
 #
 # PYTHON=python3.12 make run   builds the environment with another interpreter (3.11 or newer)
@@ -43,6 +43,7 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m src.benchmarks clock
 	$(bin)/python -m tests.market.files.fuzz --cases 10000
 	$(bin)/python -m src.market.files.zone_study
+	$(bin)/python -m src.runs.memory_study
 
 # torch alone and first: later packages then find it and never choose another build of it.
 $(run_stamp):

@@ -255,7 +255,8 @@ class MemoryPlan:
     """Where `available_gb` comes from, in a few words."""
     stage: str
     """In which the peak is reached."""
-    parts_gb: dict[str, float]
+    parts: list[dict[str, Any]]
+    """What takes it, and GB."""
     worker_gb: float
     workers: int
     workers_wanted: int
@@ -269,11 +270,8 @@ class MemoryPlan:
     @property
     def words(self) -> str:
         """One line for the console."""
-        each = f", {self.workers} workers at {self.worker_gb:.2f} GB each" if self.workers > 1 else ""
-        return (
-            f"memory: about {self.predicted_gb:.2f} GB at the peak ({self.stage}{each}); {self.available_gb:.1f} GB "
-            f"available"
-        )
+        each = f" ({self.workers} workers at {self.worker_gb:.2f} GB each)" if self.workers > 1 else ""
+        return f"memory: about {self.predicted_gb:.2f} GB at the peak{each}; {self.available_gb:.1f} GB available"
 
     @property
     def fewer_words(self) -> str:

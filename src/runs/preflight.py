@@ -145,7 +145,7 @@ def _plan(
         available_gb=limit_gb,
         limit=limit,
         stage=found.stage,
-        parts_gb={name: size / GB for name, size in found.parts.items()},
+        parts=[{"what": name, "gb": size / GB} for name, size in _by_size(found.parts)],
         worker_gb=found.worker_bytes / GB,
         workers=shape.workers,
         workers_wanted=wanted,

@@ -220,7 +220,11 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
             "available_gb": 7.5,
             "limit": "the 7.5 GB that are free here",
             "stage": "training",
-            "parts_gb": {"this process": 0.61, "server of workers": 0.35, "6 workers": 1.35},
+            "parts": [
+                {"what": "6 workers", "gb": 1.35},
+                {"what": "this process", "gb": 0.61},
+                {"what": "server", "gb": 0.35},
+            ],
             "worker_gb": 0.225,
             "workers": 6,
             "workers_wanted": 9,

@@ -291,6 +291,11 @@ class LookAhead(Part):
         return WRONG.get(next(failed, FEATURES), WRONG[FEATURES])
 
 
+class MemoryPart(Part):
+    what: str
+    gb: Number
+
+
 class Memory(Part):
     """RAM of the run, predicted before anything was written, and measured. GB are 10^9 bytes."""
 
@@ -303,8 +308,8 @@ class Memory(Part):
     """Where that comes from."""
     stage: Literal["loading", "advice", "production", "training", "evaluation", "report"]
     """In which the predicted peak is reached."""
-    parts_gb: dict[str, Number]
-    """Of the predicted peak."""
+    parts: list[MemoryPart]
+    """Of the predicted peak, largest first."""
     worker_gb: Number
     """Predicted for each worker; 0 without workers."""
     workers: Count

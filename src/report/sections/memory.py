@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from src.report.model.run import Memory
+from src.report.model.run import Memory, MemoryPart
 from src.report.page.blocks import Column, Folded, Table, Text, given, term
 from src.wording import percent, plain
 
@@ -15,14 +15,13 @@ def blocks(memory: Memory | None) -> list[Any]:
     """A paragraph, and the parts of the predicted peak."""
     if memory is None:
         return []
-    parts = sorted(memory.parts_gb.items(), key=lambda part: -part[1])
-    columns: list[Column[tuple[str, float]]] = [
-        Column("part", lambda part: given(part[0]), numeric=False),
-        Column("GB", lambda part: plain(part[1], 3)),
+    columns: list[Column[MemoryPart]] = [
+        Column("part", lambda part: given(part.what), numeric=False),
+        Column("GB", lambda part: plain(part.gb, 3)),
     ]
     caption = f"Parts of the predicted peak ({memory.stage})"
     words = Markup("{}: {}").format(term("peak_memory", "Peak memory"), memory_words(memory))
-    return [Text(words), Folded(caption, [Table(caption, columns, parts)])]
+    return [Text(words), Folded(caption, [Table(caption, columns, memory.parts)])]
 
 
 def memory_words(memory: Memory) -> str:
