@@ -61,6 +61,12 @@ class TimedMaskablePPO(MaskablePPO):
     products: Library | None = None
     """The library that multiplies the fused learner's matrices; None until it is chosen, and for the stock learner."""
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.learner == "stock":
+            # torch's optimizer imports it at its first step: two seconds and 100 MB that are no update's.
+            import torch._dynamo  # noqa: F401
+        return super()._setup_learn(*args, **kwargs)
+
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, *args: Any) -> bool:
         """See MaskablePPO."""
         began = time.perf_counter()
