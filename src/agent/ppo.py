@@ -73,6 +73,9 @@ class TimedMaskablePPO(MaskablePPO):
         return [*super()._excluded_save_params(), "clock", "pace"]
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.learner == "stock":
+            # torch's optimizer imports it at its first step: two seconds and 100 MB that are no update's.
+            import torch._dynamo  # noqa: F401
         with self.clock.within(parts.ENVIRONMENT):  # it resets them
             return super()._setup_learn(*args, **kwargs)
 

@@ -192,7 +192,7 @@ def training_parts(shape: RunShape, networks: Networks, plan: RolloutPlan) -> Pa
     columns = 8 + 6 * 4 + 4 * networks.actions
     if shape.fused:
         columns += 4 * networks.actions + 4 * 8
-        update = 4 * plan.batch_size * (networks.inputs + 2 * networks.outputs)
+        update: float = 4 * plan.batch_size * (networks.inputs + 2 * networks.outputs)
     else:
         columns += shape.observation_bytes  # the library flattens a rollout by copying it
         update = plan.batch_size * (2 * shape.observation_bytes + AUTOGRAD_BYTES * networks.outputs)

@@ -98,7 +98,7 @@ def _bytes_of(space: spaces.Space[Any]) -> int:
 def _table_bytes(market: Market) -> int:
     """Of the arrays that workers map."""
     parts = (market, market.tables, market.tables.bars, market.tables.sessions)
-    arrays = (getattr(part, each.name) for part in parts for each in fields(part))  # type: ignore[arg-type]
+    arrays = (getattr(part, each.name) for part in parts for each in fields(part))
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
 

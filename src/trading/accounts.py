@@ -108,7 +108,7 @@ class AccountBlock:
 
 
 @njit(cache=True)
-def _reset_all(accounts, bars, balances_cents, peaks_cents, days, params):
+def _reset_all(accounts, bars, balances_cents, peaks_cents, days, params):  # type: ignore[no-untyped-def]
     for i in range(len(accounts)):
         kernel.reset_account(accounts[i], bars[i], balances_cents[i], peaks_cents[i], days[i], params[0])
 
