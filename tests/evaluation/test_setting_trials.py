@@ -63,11 +63,13 @@ def test_a_setting_known_to_be_faster_is_found_to_be_and_nothing_else_is_touched
     torch.manual_seed(5)
     threads, drawn = torch.get_num_threads(), torch.get_rng_state()
     watch = Watch()
-    found = try_settings(TrialJob(trainer(vec_env="dummy"), 10**6, 2, 0.6, "torch"), small_runs.market(), watch)
+    slow = trainer(vec_env="dummy", vectorized_envs=64, batch_size=512)
+    found = try_settings(TrialJob(slow, 10**6, 2, 1.0, "torch"), small_runs.market(), watch)
     tried = {one["setting"]: one for one in found["tried"]}
     batched = tried["hardware.vec_env"]
     assert (batched["now"], batched["tried"], batched["changes_learning"]) == ("dummy", "batched", False)
-    assert 1.2 < batched["low"] <= batched["speedup"] <= batched["high"]
+    assert batched["low"] <= batched["speedup"] <= batched["high"]
+    assert batched["speedup"] > 1.5  # the median, since on a busy machine any one round may be off
     assert found["rounds"] >= 3
     assert watch.checks >= found["rounds"]
     assert torch.get_num_threads() == threads
