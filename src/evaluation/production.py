@@ -44,10 +44,13 @@ class ProductionTrial:
     cores: int
 
 
-def try_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> ProductionTrial:
+def try_production(
+    trainer: Trainer, env: VecEnv, plan: RolloutPlan, *, most_pairs: int = MOST_PAIRS
+) -> ProductionTrial:
     """Train rollouts with the production and the run's own networks in turns; the run's generators are kept.
 
     The first rollout of each warms up. Rollouts are half as long as the plan's where that leaves whole minibatches.
+    `most_pairs`: `FEWEST_PAIRS` for an environment that is used again, so that it always takes as many steps here.
     """
     training = trainer.training
     layers = training.production_net_arch
@@ -60,7 +63,7 @@ def try_production(trainer: Trainer, env: VecEnv, plan: RolloutPlan) -> Producti
             _cost_s(model, one, "warm-up")
         costs: list[list[float]] = [[] for _ in models]
         began = time.perf_counter()
-        for done in range(MOST_PAIRS):
+        for done in range(most_pairs):
             if done >= FEWEST_PAIRS and time.perf_counter() - began > TRIAL_S:
                 break
             for model, of_model in zip(models, costs, strict=True):

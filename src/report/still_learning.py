@@ -28,17 +28,22 @@ References: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988,
 
 
 def still_learning_facts(by_seed: Mapping[int, Mapping[str, Mapping[str, Any]]], *, seed: int) -> dict[str, Any]:
-    """The section. `by_seed` has for each training `timesteps` [k] and `net_usd` [k, sessions], the same k."""
+    """The section by its name; nothing where no training was finished for all seeds.
+
+    `by_seed` has for each training `timesteps` [k] and `net_usd` [k, sessions], the same k.
+    """
     first = next(iter(by_seed.values()))
-    trained_before, trainings = 0, {}
+    trained_before, trainings, sessions = 0, {}, 0
     for training, of_first in first.items():
-        steps = of_first["timesteps"]
+        if not all(training in of_seed for of_seed in by_seed.values()):
+            continue
+        steps, sessions = of_first["timesteps"], len(of_first["net_usd"][-1])
         net = np.array([of_seed[training]["net_usd"] for of_seed in by_seed.values()], np.float64)
         trainings[training] = _training_facts(steps, net, trained_before, seed)
         if training == Training.BASE:
             trained_before = steps[-1]
-    sessions = len(first[Training.BASE]["net_usd"][-1])
-    return {"sessions": sessions, "seeds": list(by_seed), "trainings": trainings}
+    section = {"sessions": sessions, "seeds": list(by_seed), "trainings": trainings}
+    return {"still_learning": section} if trainings else {}
 
 
 def _training_facts(steps: Sequence[int], net: Float64, trained_before: int, seed: int) -> dict[str, Any]:

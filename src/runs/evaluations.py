@@ -103,7 +103,7 @@ def reliance_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
 
 def quarters_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
     """The policies of one seed as they were at the quarters of their training and at its end, on the validation
-    sessions: by training, timesteps [k] and net P&L by session [k, sessions]."""
+    sessions: by training, timesteps [k] and net P&L by session [k, sessions]. A training that failed has none."""
     (seed,) = job.members
     table = job.advice.load()
     steps: dict[Training, list[int]] = {}
@@ -111,6 +111,8 @@ def quarters_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
     for training in KEEPS_QUARTERS:
         folder, llm = job.members[seed][training], None if training == Training.BASE else job.config.llm
         kept = load_quarters(folder)
+        if not kept:
+            continue
         steps[training] = list(kept)
         policies = {step: job.trainer.policy(market, weights, llm) for step, weights in kept.items()}
         arms += [PolicyArm(f"{training}@{step}", of, sees_advice=llm is not None) for step, of in policies.items()]
@@ -287,7 +289,7 @@ def evaluation_sections(
     }
     if quarters:
         by_seed = dict(zip(sealed.values, quarters, strict=True))
-        report["still_learning"] = still_learning_facts(by_seed, seed=config.test_mode.seed)
+        report |= still_learning_facts(by_seed, seed=config.test_mode.seed)
     return report if attempts is None else {**report, "pass_simulation": attempts}
 
 

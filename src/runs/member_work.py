@@ -142,7 +142,10 @@ def load_weights(folder: Path) -> Weights:
 
 
 def load_quarters(folder: Path) -> dict[int, Weights]:
-    """The weights a member had at the quarters of its training, and at its end, by timesteps."""
+    """The weights a member had at the quarters of its training, and at its end, by timesteps. None of a training that
+    failed."""
+    if not (folder / QUARTERS_NAME).exists():
+        return {}
     return weights_by_timesteps(read_tensors(read_regular(folder / QUARTERS_NAME)))
 
 

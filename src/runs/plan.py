@@ -19,7 +19,7 @@ from src.agent.ppo import Library
 from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
-from src.evaluation.production import try_production
+from src.evaluation.production import FEWEST_PAIRS, try_production
 from src.evaluation.setting_trials import TrialJob, try_settings, why_not_tried
 from src.runs.context import RunContext
 from src.runs.evaluations import (
@@ -110,7 +110,7 @@ class Plan:
                 with closing(self._trainer.make_env(market)) as made:
                     return asdict(try_production(self._trainer, made, self._plans[0]))
             self._own_env = None  # a second try makes its own
-            facts = asdict(try_production(self._trainer, env, self._plans[0]))
+            facts = asdict(try_production(self._trainer, env, self._plans[0], most_pairs=FEWEST_PAIRS))
             self._own_env = env
             return facts
 

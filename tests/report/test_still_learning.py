@@ -27,7 +27,8 @@ def facts(slope_usd: float, noise_usd: float, *, seeds: int = 3, sessions: int =
         }
         for seed in range(seeds)
     }  # fmt: skip
-    return still_learning_facts(by_seed, seed=0)
+    section: dict[str, Any] = still_learning_facts(by_seed, seed=0)["still_learning"]
+    return section
 
 
 @pytest.mark.parametrize(
@@ -63,4 +64,6 @@ def test_a_fine_tuning_counts_the_timesteps_of_its_base() -> None:
     half = [step // 2 for step in STEPS]
     by_seed = {0: {name: {"timesteps": of, "net_usd": np.random.default_rng(0).normal(size=(4, 50)).tolist()}
                    for name, of in (("base", STEPS), ("hybrid", half))}}  # fmt: skip
-    assert all(of["reason"] == "" for of in still_learning_facts(by_seed, seed=0)["trainings"].values())
+    assert all(
+        of["reason"] == "" for of in still_learning_facts(by_seed, seed=0)["still_learning"]["trainings"].values()
+    )

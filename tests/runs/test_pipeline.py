@@ -29,7 +29,9 @@ from src.advisor.store import AdviceStore
 from src.advisor.table import empty_table
 from src.advisor.table_file import save_table
 from src.agent.checkpoints import CheckpointMismatch
+from src.agent.clock import NoClock
 from src.agent.ppo import TimedMaskablePPO
+from src.agent.quarters import QuarterWeights
 from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InterruptedRun, UserError
 from src.runs.kills import results_of
 from src.runs.ledger import Ledger
@@ -418,15 +420,16 @@ def test_a_checkpoint_comes_at_the_first_boundary_at_or_past_each_multiple(
 def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strategy: str) -> list[int]:
     saved: list[int] = []
     settings = SimpleNamespace(interval_steps=every, strategy=strategy)
-    job: Any = SimpleNamespace(config=SimpleNamespace(checkpoint=settings), plan=SimpleNamespace(actual=end))
-    model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0)
+    config, plan = SimpleNamespace(checkpoint=settings), SimpleNamespace(actual=end)
+    job: Any = SimpleNamespace(config=config, plan=plan, keeps_quarters=False)
+    model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0, clock=NoClock())
     rows: Any = SimpleNamespace(path=None, offset=0)
     store: Any = _Store(saved)
     watch: Any = SimpleNamespace(ends=False, saved=lambda timesteps: None)
     watch.check = lambda save: save() if watch.ends else None
 
     def boundary_of_a_new_process() -> _Boundary:
-        return _Boundary(job, model, [], rows, store, watch)
+        return _Boundary(job, model, [], rows, store, watch, QuarterWeights(end))
 
     with pytest.MonkeyPatch.context() as patch:
         captured = SimpleNamespace(state=0, tensors={})
@@ -546,7 +549,7 @@ def test_without_checkpoints_a_killed_training_begins_again_and_the_finished_one
     assert ended.error is None
     assert "resuming from" not in ended.said
     kept = {name: raw for name, raw in was.items() if "/seed-0/base/" in name or "/seed-0/rl_only/" in name}
-    assert len(kept) == 2 * 6
+    assert len(kept) == 7 + 6  # of the base the weights at its quarters too
     assert kept.items() <= contents(home).items()
     assert [name for name in differing(whole, home) if "checkpoint-" not in name] == []
 
@@ -715,7 +718,7 @@ def base_results(home: Path) -> dict[str, bytes]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [{**json.loads(line), "steps_per_s": 0} for line in lines]
     found["rows"] = json.dumps([row for row in rows if row["phase"] == "base"]).encode()
-    assert len(found) == 5
+    assert len(found) == 6
     return found
 
 

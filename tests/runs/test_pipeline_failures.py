@@ -175,6 +175,7 @@ def test_going_on_after_a_failure_uses_what_is_there_and_does_not_pass(pipelines
     assert {name: phase["status"] for name, phase in ended.report["phases"].items()} == {
         "phase1": "done", "phase2": "failed", "phase3": "done",
     }  # fmt: skip
+    assert list(ended.report["still_learning"]["trainings"]) == ["hybrid"]  # the base has no weights at its quarters
     assert {"hybrid.zip policy.pth"} <= set(differing_but_for_base(whole, home))
     ended = pipelines.resume(home)  # base training goes on, and phase 3 is not of its weights
     assert ended.error is None
@@ -338,11 +339,11 @@ def test_a_phase_that_hangs_where_no_instant_is_clean_is_stopped_too(
 
 def test_a_nan_of_an_own_environment_is_told_and_the_last_checkpoint_is_good(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
-    odd = {**OWN, "environment.env_kwargs": {"nan_at": 71}}  # 32 steps are the production estimate's
+    odd = {**OWN, "environment.env_kwargs": {"nan_at": 103}}  # 64 steps are the production trial's
     ended = pipelines.run(home, odd)
     assert isinstance(ended.error, BadEnvironmentValue)
     assert ended.error.exit_code == EXIT_BAD_INPUT
-    assert "environment 0 of 2, step 71 (step 4 of its episode)" in ended.why
+    assert "environment 0 of 2, step 103 (step 4 of its episode)" in ended.why
     assert "returned the reward nan" in ended.why
     assert f"The newest checkpoint, from before it, is kept in {ended.folder}" in ended.why
     assert (entry_of(home, "phase2").status, entry_of(home, "phase2").tries) == ("failed", 1), "no retry can help"
