@@ -146,11 +146,12 @@ def _by_input(weight: NDArray[np.float32], *, blank: bool) -> NDArray[np.float32
 
 def why_not(policy: Any) -> str | None:
     """Why a policy's own code must decide, in a few words; None where a `Decider` can."""
+    if (reason := why_no_plain_networks(policy)) is not None:
+        return reason
     if policy.observation_space.shape != (N_OBS,) or getattr(policy.action_space, "n", 0) != N_ACTIONS:
         return "it decides something else"
-    if replaced := {"get_distribution", "forward", "extract_features"} & set(vars(policy)):
-        return f"its method {min(replaced)} is replaced"
-    return why_no_plain_networks(policy)
+    replaced = {"get_distribution", "forward", "extract_features"} & set(vars(policy))
+    return f"its method {min(replaced)} is replaced" if replaced else None
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract", "nsz"})
