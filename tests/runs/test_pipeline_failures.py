@@ -239,12 +239,12 @@ def test_a_failed_production_estimate_is_tried_again_with_new_environments(
 ) -> None:
     home, whole, seen = pipelines.new_home(), src.runs.plan.try_production, list[Any]()
 
-    def stuck_at_first(trainer: Any, env: Any, plan: Any) -> Any:
+    def stuck_at_first(trainer: Any, env: Any, plan: Any, **fixed: Any) -> Any:
         seen.append(env)
         if len(seen) == 1:
             env.close()
             raise EnvironmentWorkerError("it no longer answers")
-        return whole(trainer, env, plan)
+        return whole(trainer, env, plan, **fixed)
 
     monkeypatch.setattr(src.runs.plan, "try_production", stuck_at_first)
     assert pipelines.run(home, COUNTING).error is None
