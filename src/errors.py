@@ -26,7 +26,17 @@ class ConfigError(UserError):
     """A configuration file, key or value that cannot be used."""
 
 
-def memory_words(error: MemoryError) -> str:
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch's allocators and cuBLAS raise RuntimeErrors that only their text tells apart."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _OUT_OF_MEMORY)
+
+
+def memory_words(error: BaseException) -> str:
     """What to do where memory ran out."""
     said = f" ({error})" if str(error) else ""
     return (

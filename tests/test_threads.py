@@ -176,6 +176,7 @@ def test_a_monitor_started_and_stopped_by_many_threads_has_one_sampler_at_a_time
         def __init__(self, **_: Any) -> None:
             self.gpu_available, self.gpu_name, self.gpu_reason, self.cores = False, "", "", 1
             self.failures, self.reasons, self.memory_measure = {}, {}, "pss"
+            self._energy = hardware.PackageEnergy()
             at_work["now"] += 1
             most.append(at_work["now"])
             time.sleep(0.0005)

@@ -26,7 +26,7 @@ from src.advisor.models import LoadedModel, Quantization, model_chat, model_iden
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32
-from src.errors import ConfigError, UserError
+from src.errors import ConfigError, UserError, is_out_of_memory
 from src.plain_text import one_line
 from src.trading.layout import N_ACTIONS, N_SIDES
 
@@ -215,7 +215,7 @@ class LLMScorer:
             output = self._loaded.model(input_ids=torch.tensor(prompts, device=place), use_cache=False)
             return output.logits[:, -back].double().log_softmax(-1)
         except Exception as error:  # a stranger's model may raise whatever Python raises
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise self._no_memory(error) from error
             raise ConfigError(
                 f"llm.model {self.name} ({type(self._loaded.model).__name__}) cannot be scored: reading "
@@ -256,7 +256,7 @@ class LLMScorer:
 
     def _halve(self, error: Exception) -> None:
         """Halve the batch after running out of memory; re-raise any other error."""
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         if self.batch_size == 1:
             raise self._no_memory(error) from error
@@ -341,10 +341,3 @@ def _can_be_lent(cache: Any, longest: int) -> bool:
         type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > longest)
         for layer in cache.layers
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text

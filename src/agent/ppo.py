@@ -27,7 +27,7 @@ from src.agent import clock as parts
 from src.agent.clock import CPU_EVERY, Clock
 from src.agent.divergence import is_finite, raise_if_diverged, raise_if_given_bad
 from src.agent.pace import Pace
-from src.errors import UserError
+from src.errors import UserError, is_out_of_memory
 from src.trading.vec_env import BatchedTradingVecEnv
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 Library = Literal["torch", "numpy"]
 MIN_MICRO_BATCH = 16
 """Rows below which an update is not split further: the rest of the memory is weights, Adam and the rollout."""
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
 
 
 class TimedMaskablePPO(MaskablePPO):
@@ -144,7 +143,7 @@ class TimedMaskablePPO(MaskablePPO):
         try:
             self._update_once()
         except (MemoryError, RuntimeError, ValueError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 return str(error).partition("\n")[0] or type(error).__name__
             raise_if_diverged(self, "updating", before.log[0], error)
             raise
@@ -325,13 +324,6 @@ def _evaluated_in_parts(policy: MaskableActorCriticPolicy, rows: int | None) -> 
             policy.evaluate_actions = whole  # type: ignore[method-assign]
         else:
             del policy.evaluate_actions
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means out of memory; torch's CPU allocator and cuBLAS raise plain RuntimeErrors."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 class GeneratorStates(NamedTuple):

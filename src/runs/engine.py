@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.clean_up import CleanUps
-from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied, memory_words
+from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied, is_out_of_memory, memory_words
 from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
@@ -383,4 +383,4 @@ def _first_line(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
-    return memory_words(error) if isinstance(error, MemoryError) else str(error) or type(error).__name__
+    return memory_words(error) if is_out_of_memory(error) else str(error) or type(error).__name__

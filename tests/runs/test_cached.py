@@ -42,10 +42,10 @@ def report_of(changes: dict[str, Any]) -> dict[str, Any]:
 def test_own_environments_get_the_runs_cache_and_their_lookups_are_counted(mode: str) -> None:
     report = report_of({**OWN, "hardware.vec_env": "dummy", "test_mode.mode": mode})
     counted = report["cache"]
-    # Training, and a rollout of the production estimate, in episodes of five steps.
-    assert (counted["misses"], counted["hits"]) == (5, 128 + 64 - 5)
-    assert report["cache_hit_rate"] == 187 / 192 == report["targets"]["cache_hit_rate"]["measured"]
-    assert counted["words"].startswith("187 of 192 lookups hit: ")
+    # Training, and the production trial's four rollouts of each network, in episodes of five steps.
+    assert (counted["misses"], counted["hits"]) == (5, 128 + 256 - 5)
+    assert report["cache_hit_rate"] == 379 / 384 == report["targets"]["cache_hit_rate"]["measured"]
+    assert counted["words"].startswith("379 of 384 lookups hit: ")
 
 
 def test_environments_in_worker_processes_have_a_cache_each_whose_lookups_are_added() -> None:

@@ -192,7 +192,7 @@ def test_on_few_sessions_no_interval_is_printed_or_reported(both: Ended) -> None
     assert len(bounds) >= 5 * 4
     assert [path for path, bound in bounds.items() if bound is not None] == []
     assert f"not enough sessions ({n} of 40)" in both.printed
-    assert "interval" not in both.printed.replace("no interval", "")
+    assert "interval" not in both.printed.replace("no interval", "").replace("90% interval", "")  # of production time
     assert both.report["overall"]["judgement"] == "Cannot say: not enough sessions."
     assert both.report["pass_simulation"]["arms"] == {}
     assert "Survival: not simulated" in both.printed
