@@ -11,6 +11,7 @@ and report figures (times aside) are compared.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -264,17 +265,32 @@ class _Run:
 
     def _being_written(self, behind: int) -> list[Path]:
         """Checkpoints that are being written, with at least so many others of their training."""
-        partial = self.folder.glob("logs/*/members/**/.checkpoint-*.partial")
-        return [path for path in partial if len([*path.parent.glob("checkpoint-*")]) >= behind]
+        partial = self._found("logs/*/members/**/.checkpoint-*.partial")
+        return [path for path in partial if len(fnmatch.filter(_names(path.parent), "checkpoint-*")) >= behind]
+
+    def _found(self, pattern: str) -> list[Path]:
+        """What there is by a pattern; nothing where the run removes a folder while it is looked at."""
+        try:
+            return [*self.folder.glob(pattern)]
+        except FileNotFoundError:
+            return []
 
     def is_within_a_training(self) -> bool:
         """Whether a training has a checkpoint to resume from and has not ended."""
-        begun = {path.parent for path in self.folder.glob("logs/*/members/**/checkpoint-*")}
+        begun = {path.parent for path in self._found("logs/*/members/**/checkpoint-*")}
         return any(not (member / TASK_NAME).exists() for member in begun)
 
     def _is_asking(self, asked_before: int) -> bool:
         asked_to_the_end = any(self.folder.glob("logs/*/tasks/advice/advice.safetensors"))
         return _answers(self._store) > asked_before and not asked_to_the_end
+
+
+def _names(folder: Path) -> list[str]:
+    """Names in a folder; none where it was removed."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _processes_below(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
