@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -505,7 +506,7 @@ def test_resources_are_given_anew_between_phases(pipelines: Pipelines, monkeypat
     collected: list[int] = []
     given: list[int] = []  # and not set: on a busy machine a second thread costs minutes
     monkeypatch.setattr("src.runs.run.time.sleep", pauses.append)
-    monkeypatch.setattr("src.runs.resources.gc.collect", lambda: collected.append(1))
+    monkeypatch.setattr("src.runs.resources.gc", SimpleNamespace(collect=lambda: collected.append(1)))
     monkeypatch.setattr("src.runs.resources.set_threads", lambda _: 1)
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     home = pipelines.new_home()
@@ -524,7 +525,7 @@ def test_without_reallocation_the_runs_own_settings_hold_for_every_phase(
 ) -> None:
     collected: list[int] = []
     monkeypatch.setattr("src.runs.run.time.sleep", lambda _: None)
-    monkeypatch.setattr("src.runs.resources.gc.collect", lambda: collected.append(1))
+    monkeypatch.setattr("src.runs.resources.gc", SimpleNamespace(collect=lambda: collected.append(1)))
     home = pipelines.new_home()
     pipelines.run(home, {**COUNTING, **THREADS, "hardware.torch_threads": 1, "pipeline.reallocate_resources": False})
     assert [entry_of(home, f"phase{n}").torch_threads for n in (1, 2, 3)] == [1, 1, 1]
