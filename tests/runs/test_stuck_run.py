@@ -56,8 +56,9 @@ def test_a_second_signal_while_stopping_leaves_no_worker_and_no_traceback(
     run = started(tmp_path, "Plain")
     try:
         until = time.monotonic() + 120
-        while not list(tmp_path.glob("logs/*/metrics.jsonl")) and time.monotonic() < until:
+        while not list(tmp_path.glob("logs/*/members/seed-0/base/metrics.jsonl")) and time.monotonic() < until:
             time.sleep(0.1)
+        assert time.monotonic() < until, "nothing was trained"
         family = psutil.Process(run.pid).children(recursive=True)
         assert len(family) >= 3, "the server and its workers"
         # A worker that no longer listens: the first signal's clean-up waits for it.
