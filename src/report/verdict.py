@@ -79,14 +79,14 @@ def _evidence_lines(report: Report, statistics: Statistics, advice: Advice) -> l
 def _still_learning_lines(report: Report) -> list[str]:
     if (section := report.still_learning) is None:
         return []
-    said = "; ".join(f"{name}: {of.words}" for name, of in section.trainings.items())
+    said = "; ".join(f"{name} {of.words}" for name, of in section.trainings.items())
     verdicts = {of.verdict for of in section.trainings.values()}
     meaning = ""
     if RISING in verdicts:
         meaning = " More timesteps may earn more than this run shows."
     elif verdicts == {FLAT}:
         meaning = " More timesteps alone are unlikely to earn more."
-    return [f"Still learning on {section.sessions} validation sessions? {said}.{meaning}"]
+    return [f"Still learning ({section.sessions} validation sessions): {said}.{meaning}"]
 
 
 def _n_seeds(report: Report) -> int:

@@ -158,7 +158,7 @@ def test_whether_it_is_still_learning_is_told_with_what_it_means_for_production(
         name: {**of, "verdict": verdict, "words": f"{verdict}, $1"}
         for (name, of), verdict in zip(FULL["still_learning"]["trainings"].items(), (base, hybrid), strict=True)
     }
-    said = f"Still learning on 5 validation sessions? base: {base}, $1; hybrid: {hybrid}, $1.{meaning}\n"
+    said = f"Still learning (5 validation sessions): base {base}, $1; hybrid {hybrid}, $1.{meaning}\n"
     assert said in told(still_learning__trainings=trainings)
 
 
