@@ -19,15 +19,17 @@ def run_hardware_maximized(
 
 
 def _phases(plan: Plan, context: RunContext) -> list[Phase]:
+    evaluations = plan.evaluations()
     tasks = [
         *plan.production(),
         *(task for fold in (0, *plan.folds) for task in plan.advice(fold)),
         *plan.bases(),
         *plan.settings(),
         *plan.fine_tuned(),
-        *plan.evaluations(),
+        *evaluations[:-1],
+        *plan.look_ahead(),  # a worker does it while this process does the last of the evaluations
+        *evaluations[-1:],
         *(task for fold in plan.folds for task in plan.fold(fold)),
-        *plan.look_ahead(),
     ]
     return [Phase("run", "the run", tasks)]
 
