@@ -143,48 +143,19 @@ def _t_ratios(resamples: Float64, lags: int, rounding: float) -> Float64:
 
 
 def block_length(values: Float64) -> float:
-    """Mean block length of the stationary bootstrap for float64[n]: 1 below 30 sessions, else estimated, at least 1.
-
-    Notes: m is the first lag after which max(5, log10 n) autocorrelations are within 2 sqrt(log10(n) / n); over lags of
-    up to 2m with flat-top weights w, G = sum 2 w k R(k) and S = R(0) + sum 2 w R(k); the length is (G / S)^(2/3)
-    n^(1/3), at most the smaller of 3 sqrt(n) and n / 3, rounded up. Equal to `arch`'s to the bit; importing that takes
-    over a second.
+    """Mean block length for float64[n]: 1 below 30 sessions, else estimated by `arch`, at least 1.
 
     References: Politis & White, Automatic Block-Length Selection for the Dependent Bootstrap, Econometric Reviews 23,
     2004, with the correction of Patton, Politis & White, ibid. 28, 2009.
     """
-    n = len(values)
-    if n < SESSIONS_FOR_BLOCKS:
+    if len(values) < SESSIONS_FOR_BLOCKS:
         return 1.0
+    from arch.bootstrap import optimal_block_length  # two seconds, which a small sample need not wait for
+
     # If all but a few sessions are equal it may divide zero by zero: there is nothing to estimate from.
     with np.errstate(all="ignore"):
-        length = _optimal_length(np.asarray(values, np.float64))
+        length = float(optimal_block_length(values)["stationary"].iloc[0])
     return max(1.0, length) if math.isfinite(length) else 1.0
-
-
-def _optimal_length(values: Float64) -> float:
-    n = len(values)
-    errors = values - values.mean(0)
-    in_a_row = max(5, int(np.log10(n)))
-    most = int(np.ceil(np.sqrt(n))) + in_a_row
-    limit = 2 * np.sqrt(np.log10(n) / n)
-    covariances, correlations = np.zeros(most + 1), np.zeros(most + 1)
-    found: int | None = None
-    for lag in range(most + 1):
-        later, earlier = errors[lag + 1 :], errors[: -(lag + 1)]
-        product = errors[lag:] @ errors[: n - lag]
-        covariances[lag] = product / n
-        correlations[lag] = np.abs(product) / np.sqrt((later @ later) * (earlier @ earlier))
-        if lag >= in_a_row and found is None and np.all(correlations[lag - in_a_row : lag] < limit):
-            found = lag - in_a_row
-    lags = most if found is None else min(2 * max(found, 1), most)
-    slope, long_run = 0.0, covariances[0]
-    for k in range(1, lags + 1):
-        weight = 1 if k / lags <= 1 / 2 else 2 * (1 - k / lags)
-        slope += 2 * weight * k * covariances[k]
-        long_run += 2 * weight * covariances[k]
-    length = ((2 * slope**2) / (2 * long_run**2)) ** (1 / 3) * n ** (1 / 3)
-    return float(min(length, np.ceil(min(3 * np.sqrt(n), n / 3))))
 
 
 def newey_west_lags(n: int, length: float) -> int:
