@@ -1,6 +1,6 @@
 """Where a training's time goes: seconds and processor time by part, one part at a time.
 
-Whatever runs belongs to the part that was switched to last, so the parts add up to the whole.
+Exactly one part is charged at any time, so the parts add up to the whole.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Clock:
         self._at, self._cpu_at = time.perf_counter(), time.process_time()
 
     def switch(self, part: str) -> str:
-        """From now on the time is of `part`; returns the part before it."""
+        """Charge the time from now on to `part`; return the part that was charged before."""
         now = time.perf_counter()
         before = self._part
         took = now - self._at
@@ -73,7 +73,7 @@ class Clock:
 
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
-        """The time within is of `part`."""
+        """Charge the time within to `part`."""
         before = self.switch(part)
         try:
             yield
@@ -98,7 +98,7 @@ class Clock:
         }
 
     def carry(self, state: Mapping[str, Mapping[str, float]]) -> None:
-        """Continue from a checkpoint's state: its seconds count besides those of this process."""
+        """Continue from a checkpoint's state: its seconds are added to those of this process."""
         self._carried = state
 
     def facts(self) -> dict[str, dict[str, float]]:

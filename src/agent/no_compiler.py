@@ -1,4 +1,4 @@
-"""Keeps torch from importing its compiler, two seconds and 100 MB in every process, when an optimizer is made.
+"""Keeps torch from importing its compiler in every process when an optimizer is made.
 
 torch asks the compiler for a version of some of the optimizer's methods that it must not compile, and keeps the answer
 on the method. Nothing here is compiled by torch, so that answer is the method itself.

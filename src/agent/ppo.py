@@ -73,7 +73,7 @@ class TimedMaskablePPO(MaskablePPO):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learner == "stock":
-            # torch's optimizer imports it at its first step: two seconds and 100 MB that are no update's.
+            # The optimizer imports it at its first step. An update that runs short of memory must not pay for that.
             import torch._dynamo  # noqa: F401
         with self.clock.within(parts.ENVIRONMENT):  # it resets them
             return super()._setup_learn(*args, **kwargs)

@@ -1,7 +1,7 @@
 """How far the mean of a series may move: the interval of a longer future than the past that was measured.
 
-The speed of a machine wanders: neighbours come and go, clocks and caches change. Its values are no independent draws,
-and the standard error of their mean is far too small.
+The speed of a machine drifts: other programs come and go, clock rates and caches change. Its values are not independent
+draws, and the standard error of their mean is far too small.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-Float64 = NDArray[np.float64]
+from src.statistics.samples import Float64
+
 FEWEST = 8
-"""Values below which nothing is said about drift: the longest scale would have been seen once."""
+"""The fewest values from which drift is estimated. With fewer, the longest scale occurs only once."""
 
 
 @dataclass(frozen=True)

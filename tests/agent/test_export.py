@@ -210,6 +210,9 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     th.set_num_threads(1)
     try:
         model = make_model(HybridPolicy, llm_weight=0.6, use_opinion_features=False)
+        decide = HybridPolicy.get_distribution
+        MaskablePPO.load(export_hybrid(model, tmp_path / "loaded.zip"))
+        assert HybridPolicy.get_distribution is decide, "a load changes no class of this process"
         export_hybrid(model, tmp_path / "one.zip")
     finally:
         th.set_num_threads(threads)
