@@ -309,16 +309,18 @@ def train(
     )
 
 
-def release(model: TimedMaskablePPO) -> int:
-    """Drop a trained model's rollout buffer and environment: only its policy is used on. Returns bytes dropped."""
-    arrays = [value for value in vars(model.rollout_buffer).values() if isinstance(value, np.ndarray)]
-    dropped = sum(array.nbytes for array in arrays)
-    model.rollout_buffer.__dict__.clear()
-    model.env = None
-    model._last_obs = None
-    if isinstance(model, FusedMaskablePPO):
-        model.release()
+def release(*models: TimedMaskablePPO) -> int:
+    """Drop trained models' rollout buffers and environments: only their policies are used on. Returns bytes dropped."""
+    dropped = 0
+    for model in models:
+        arrays = [value for value in vars(model.rollout_buffer).values() if isinstance(value, np.ndarray)]
+        dropped += sum(array.nbytes for array in arrays)
+        model.rollout_buffer.__dict__.clear()
+        model.env = None
+        model._last_obs = None
+        if isinstance(model, FusedMaskablePPO):
+            model.release()
     gc.collect()
-    if model.device.type == "cuda":
+    if any(model.device.type == "cuda" for model in models):
         torch.cuda.empty_cache()
     return dropped

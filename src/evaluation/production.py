@@ -18,7 +18,7 @@ from src.agent.trainer import Trainer, supports_advice
 from src.agent.training import build_base, release, train
 from src.machine_limits import usable_cores
 
-FEWEST_PAIRS, MOST_PAIRS, TRIAL_S = 3, 6, 2.0
+FEWEST_PAIRS, MOST_PAIRS, TRIAL_S = 3, 6, 1.0
 """Rollouts of each of both networks, in turns: so many, and more while they take less than so many seconds in all."""
 GEMM_ROWS, GEMM_LAYER = 1024, (256, 512)
 """The product whose speed compares machines: a minibatch through a hidden layer."""
@@ -68,8 +68,7 @@ def try_production(
                 break
             for model, of_model in zip(models, costs, strict=True):
                 of_model.append(_cost_s(model, one, "production"))
-        for model in models:
-            release(model)
+        release(*models)
     inputs = math.prod(env.observation_space.shape or (1,))
     return ProductionTrial(
         base_timesteps=training.production_timesteps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -101,17 +101,18 @@ def _what_would_do(interval: Interval) -> str:
 
 def statistics_facts(
     sealed: SeededResults,
-    seed: int,
+    contrasts: Sequence[Mapping[str, Any]],
     stress: Sequence[CostStress],
     trials: TrialLedger,
     sealed_id: str,
     configuration: str,
 ) -> dict[str, Any]:
-    """The whole section. `stress` has one entry per seed. Records the selectable arms as trials on these sessions."""
+    """The whole section, with the `contrasts` of `contrast_facts`. `stress` has one entry per seed. Records the selectable
+    arms as trials on these sessions."""
     n = sealed.net_usd(ArmName.FLAT).shape[1]
     facts: dict[str, Any] = {
         "sample_size": asdict(sample_size(n)),
-        "contrasts": contrast_facts(sealed, seed),
+        "contrasts": list(contrasts),
         "arms": {arm: _arm_facts(sealed, arm) for arm in sealed.results},
         "interquartile_mean_usd": {
             arm: asdict(interquartile_mean(sealed.net_usd(arm).mean(axis=1)))

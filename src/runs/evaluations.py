@@ -28,7 +28,7 @@ from src.evaluation.playing import FreshBatches, evaluate
 from src.evaluation.reliance import reliance_arms
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
-from src.report.conclusions import seed_facts, statistics_facts
+from src.report.conclusions import contrast_facts, seed_facts, statistics_facts
 from src.report.facts import advice_facts
 from src.report.still_learning import still_learning_facts
 from src.runs.context import RunContext
@@ -177,6 +177,8 @@ def evaluation_task(context: RunContext, job: EvaluationJob) -> dict[str, Any]:
             table, placebo_table(table, first), market.situation[market.bars_of(market.split.test)]
         ),
         "sessions": _charted(context, market, job, first, table, sealed),
+        # Here, while a worker checks for leaks, and not when everything else is done and the cores are idle.
+        "contrasts": contrast_facts(sealed, context.config.test_mode.seed),
     }
     return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": _lent_since(context, lent)}
 
@@ -277,7 +279,8 @@ def evaluation_sections(
         "placebo": facts["placebo"],
         "statistics": statistics_facts(
             sealed,
-            config.test_mode.seed,
+            # Evaluations of earlier versions have none.
+            facts.get("contrasts") or contrast_facts(sealed, config.test_mode.seed),
             [_cost_stress(of_seed) for of_seed in stress],
             TrialLedger(config.evidence.trials_path),
             sealed_fingerprint(market),

@@ -163,7 +163,8 @@ def facts_of(
     tmp_path: Path, n: int = 12, seeds: int = 2, stress: tuple[CostStress, ...] = (), configuration: str = "c"
 ) -> dict[str, Any]:
     ledger = TrialLedger(tmp_path / "trials.jsonl")
-    return statistics_facts(seeded(arms_of(n, seeds)), 0, stress, ledger, "sealed", configuration)
+    sealed = seeded(arms_of(n, seeds))
+    return statistics_facts(sealed, contrast_facts(sealed, 0), stress, ledger, "sealed", configuration)
 
 
 def test_the_trials_of_a_run_are_its_selectable_arms_and_count_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_own_environments_get_the_runs_cache_and_their_lookups_are_counted(mode:
 def test_environments_in_worker_processes_have_a_cache_each_whose_lookups_are_added() -> None:
     cache = OptimizedFeatureCache(3)
     cache.hits, cache.misses = 10, 20
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # of an earlier test: a run's imports more
     with closing(make_custom_vec_env("subproc", OWN["environment.env_class"], {}, 2)) as env:
         assert share_cache(env, cache)
         env.reset()
