@@ -25,7 +25,7 @@ from src.evaluation.assembly import FeatureAssembly
 from src.testing_framework import TestConfig, TestingFramework
 from src.trading.layout import CONTEXT, N_ACTIONS, N_OBS, OPINION
 from tests.agent.opinion_env import random_masks, random_observations
-from tests.tiny_runs import Seen, at, bar_files, quick_calendar, tiny_config, whole_run
+from tests.tiny_runs import Seen, at, bar_files, every_market_checked_once, quick_calendar, tiny_config, whole_run
 
 TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_s": 1e-3}
 RESULTS = (
@@ -65,7 +65,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("llm_runs")
     threads = torch.get_num_threads()
-    with quick_calendar(), pytest.MonkeyPatch.context() as patch:
+    with quick_calendar(), every_market_checked_once(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield Runs(folder)
     torch.set_num_threads(threads)

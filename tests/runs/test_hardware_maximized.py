@@ -24,7 +24,7 @@ from src.report.schema import check_report
 from src.statistics.trials import TrialLedger
 from src.testing_framework import TestingFramework
 from tests.report.page_reader import PageReader
-from tests.tiny_runs import bar_files, quick_calendar, tiny_config, weights_in
+from tests.tiny_runs import bar_files, every_market_checked_once, quick_calendar, tiny_config, weights_in
 
 pytestmark = pytest.mark.slow
 CONTROLS = {"flat", "advisor_only"}
@@ -93,7 +93,7 @@ def run(folder: Path, bars: Path, **changes: Any) -> Ended:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
-    with quick_calendar():
+    with quick_calendar(), every_market_checked_once():
         yield tmp_path_factory.mktemp("validation")
     torch.set_num_threads(threads)
 

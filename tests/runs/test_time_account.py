@@ -10,7 +10,7 @@ import pytest
 from src.runs import time_account
 from src.runs.tasks import Task
 from src.runs.time_account import TimeAccount
-from tests.tiny_runs import quick_calendar, tiny_config, whole_run
+from tests.tiny_runs import every_market_checked_once, quick_calendar, tiny_config, whole_run
 
 
 class Clocks:
@@ -106,7 +106,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "hardware.vec_env": "dummy",
         "monitoring.settings_trial_s": 0.0,
     }
-    with quick_calendar():
+    with quick_calendar(), every_market_checked_once():
         seen = whole_run(tiny_config(changes))
     assert seen["outcome"] == ""
     assert Path(home).is_dir()
