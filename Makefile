@@ -33,7 +33,7 @@ test: $(dev_stamp) $(model_stamp)
 evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m pytest -m long
 	$(bin)/python -m src.runs.kills --kills 40 --seed 1
-	$(bin)/python -m src.runs.damage
+	$(bin)/python -m src.runs.damage --every 16
 	$(bin)/python -m src.canaries.planted --seeds 10
 	$(bin)/python -m src.canaries.martingale --seeds 3
 	$(bin)/python -m src.canaries.planted_advice --seeds 20

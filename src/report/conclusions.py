@@ -107,8 +107,8 @@ def statistics_facts(
     sealed_id: str,
     configuration: str,
 ) -> dict[str, Any]:
-    """The whole section, with the `contrasts` of `contrast_facts`. `stress` has one entry per seed. Records the selectable
-    arms as trials on these sessions."""
+    """The whole section, with the `contrasts` of `contrast_facts`. `stress` has one entry per seed. Records the
+    selectable arms as trials on these sessions."""
     n = sealed.net_usd(ArmName.FLAT).shape[1]
     facts: dict[str, Any] = {
         "sample_size": asdict(sample_size(n)),

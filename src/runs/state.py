@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from src import run_names
@@ -30,11 +30,12 @@ from src.runs.run_files import (
     write_manifest,
 )
 from src.runs.run_folder import make_run_folder
-from src.runs.tasks import Task
+from src.runs.tasks import TASK_NAME, Task
 
 CHANGING = re.compile(r"metrics\.jsonl$|config\.yaml$|report\.(json|html)$|tasks/|members/")
-"""Written again while a run is under way, so that their recorded content says nothing then. Checkpoints and tasks have
-manifests of their own, and the first line of config.yaml is its hash."""
+"""Written again while a run is under way, so that their recorded content says nothing then, unless their task was done
+when it was recorded. Checkpoints and tasks have manifests of their own, and the first line of config.yaml is its
+hash."""
 REMADE = re.compile(r"config\.yaml$|report\.(json|html)$|(members/.*/)?metrics\.jsonl$|.*/task\.json$")
 """Made again with other times or settings in them."""
 
@@ -202,13 +203,23 @@ class RunState:
         set_odd_aside(self.folder, self._say)
         is_over = self._all_done()
         self._recorded = dict(self.ledger.files)
+        done = self._folders_of_done_tasks()
         self.damaged = {
             name: why
             for name, facts in self._recorded.items()
-            if (is_over or not CHANGING.match(name)) and (why := damage(self.folder, name, facts))
+            if (is_over or not CHANGING.match(name) or not done.isdisjoint(map(str, PurePosixPath(name).parents)))
+            and (why := damage(self.folder, name, facts))
         }
         if self.damaged:
             self._say(f"not as the run left them: {in_words(self.damaged)}")
+
+    def _folders_of_done_tasks(self) -> set[str]:
+        """Of the tasks that were done when the files were recorded: nothing in them has changed since."""
+        return {
+            name.removesuffix(f"/{TASK_NAME}")
+            for name, facts in self._recorded.items()
+            if name.endswith(f"/{TASK_NAME}") and not damage(self.folder, name, facts)
+        }
 
     def _all_done(self) -> bool:
         return all(entry.status == "done" for entry in self.ledger.phases.values())

@@ -24,7 +24,17 @@ from src.runs.ledger import seal
 from src.runs.run_files import FilesDamaged, damage, facts_of, files_in, set_odd_aside
 from src.runs.run_folder import check_seal
 from src.testing_framework import TestingFramework
-from tests.runs.pipeline_runs import Pipelines, contents, differing, in_step, member_of, pipelines_in, run_of, terminate
+from tests.runs.pipeline_runs import (
+    Pipelines,
+    contents,
+    crash,
+    differing,
+    in_step,
+    member_of,
+    pipelines_in,
+    run_of,
+    terminate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +105,7 @@ CASES = [
     ("finished", "members/seed-0/base/weights.safetensors", "zeroed", SAME),
     ("interrupted", "members/seed-0/base/weights.safetensors", "flipped", SAME),
     ("interrupted", "members/seed-0/base/task.json", "truncated", SAME),
+    ("interrupted", f"members/seed-0/base/checkpoint-{64:012d}/policy.safetensors", "truncated", NAMED),
     ("interrupted", "tasks/advice/advice.safetensors", "flipped", SAME),
     ("interrupted", "members/seed-0/hybrid/metrics.jsonl", "a pipe", SAME),
     ("interrupted", f"members/seed-0/hybrid/checkpoint-{64:012d}/manifest.json", "a pipe", SAME),
@@ -118,6 +129,18 @@ def test_a_damaged_file_is_made_again_or_named(
     if expected == SAME:
         again = pipelines.resume(home)
         assert "nothing is left to do" in again.said
+
+
+def test_what_a_killed_process_changed_after_the_files_were_recorded_is_not_damage(
+    pipelines: Pipelines, finished: Path, interrupted: Path
+) -> None:
+    home = pipelines.new_home(interrupted)
+    with in_step("hybrid_placebo", 44, crash):
+        pipelines.resume(home)
+    ended = pipelines.resume(home)
+    assert ended.error is None
+    assert "not as the run left" not in ended.said
+    assert differing(home, finished) == []
 
 
 def test_every_file_and_every_way_is_in_the_sweep(finished: Path) -> None:
