@@ -39,29 +39,40 @@ def load() -> Any:
             np.row_stack = np.vstack  # noqa: NPY201  (numba-cuda 0.30 asks numpy for the old name)
         try:
             from numba import cuda as library
+            from numba.cuda.core import config
         except Exception as error:
             raise UserError(f"numba-cuda cannot be imported ({error}): {INSTALL}.") from error
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small grid is meant, see BLOCK; the warning comes at every launch
         cuda = library
     return cuda
 
 
+def check() -> None:
+    """Raises UserError where accounts cannot be on this machine's GPU; its text says why, in one line."""
+    library = load()
+    if not library.is_available():
+        why = " ".join(str(library.cuda_error()).split())
+        raise UserError(
+            f"numba-cuda cannot use the GPU ({why}): install an NVIDIA driver for CUDA 13 or newer, or train with "
+            f"--learner fused."
+        )
+
+
 def missing() -> str:
-    """Why accounts cannot be on this machine's GPU, one sentence; "" where they can."""
+    """Why accounts cannot be on this machine's GPU, one line; "" where they can."""
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU here."
     try:
-        library = load()
+        check()
     except UserError as error:
         return str(error)
-    if not library.is_available():
-        return f"numba-cuda cannot use the GPU ({library.cuda_error()}): {INSTALL}."
     return ""
 
 
 # ---------------------------------------------------------------- kernels: arguments are flat, one row an account
 
 
-def step_kernel(
+def step_kernel(  # type: ignore[no-untyped-def]
     n_envs, actions, members, params, prices, flags, situation, atr_ticks, advice, starts, distances,
     accounts, bars, own, masks, rewards, endings, last_accounts, last_bars, last_own, last_masks,
 ):  # fmt: skip
@@ -75,7 +86,7 @@ def step_kernel(
         step_one(k, actions[k], members[m], tables, params[m], now, last)
 
 
-def observe_kernel(
+def observe_kernel(  # type: ignore[no-untyped-def]
     n_envs, members, params, prices, flags, situation, atr_ticks, advice, starts, distances, accounts, bars, own, masks
 ):
     """`observe_one` for each account."""
@@ -86,7 +97,7 @@ def observe_kernel(
         bars[k] = observe_one(accounts[k], members[m], tables, params[m], masks[k], own[k])
 
 
-def begin_kernel(
+def begin_kernel(  # type: ignore[no-untyped-def]
     n_envs, chosen, members, params, prices, flags, situation, atr_ticks, advice, starts, distances, accounts
 ):
     """`begin_one` for each account of the members that are `chosen`, bool[members]."""
@@ -97,7 +108,7 @@ def begin_kernel(
         begin_one(accounts[k], members[m], tables, params[m])
 
 
-def expand_kernel(rows, own, window_flat, context, out):
+def expand_kernel(rows, own, window_flat, context, out):  # type: ignore[no-untyped-def]
     """`write_element` for each value of each observation: neighbouring threads read and write neighbouring values."""
     e = cuda.grid(1)
     i = e // N_OBS
@@ -116,9 +127,9 @@ def _on_device(tensor: Tensor) -> Any:
     return cuda.as_cuda_array(tensor, sync=False)
 
 
-def _stream() -> Any:
-    """torch's current stream, for numba."""
-    return cuda.external_stream(torch.cuda.current_stream().cuda_stream)
+def _stream(device: torch.device) -> Any:
+    """torch's current stream on the device, for numba."""
+    return cuda.external_stream(torch.cuda.current_stream(device).cuda_stream)
 
 
 class CudaMemberAccounts(MemberAccounts):
@@ -127,7 +138,7 @@ class CudaMemberAccounts(MemberAccounts):
     def __init__(
         self, tapes: Sequence[Tape], params: Sequence[NDArray[np.void]], n_envs: int, device: torch.device
     ) -> None:
-        load()
+        check()
         self._kernels = {kernel.__name__: cuda.jit(kernel) for kernel in KERNELS}
         super().__init__(tapes, params, n_envs, device)
         tables, now, last = self._flat()
@@ -138,7 +149,7 @@ class CudaMemberAccounts(MemberAccounts):
         self._window_flat, self._context = _on_device(self.window.view(-1)), _on_device(self.context)
 
     def _launch(self, kernel: Callable[..., None], threads: int, block: int, *arguments: Any) -> None:
-        self._kernels[kernel.__name__][-(-threads // block), block, _stream()](*arguments)
+        self._kernels[kernel.__name__][-(-threads // block), block, _stream(self.device)](*arguments)
 
     def step(self, actions: Tensor) -> None:
         """See `MemberAccounts.step`."""

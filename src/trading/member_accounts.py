@@ -215,7 +215,7 @@ def make_member_accounts(
 ) -> MemberAccounts:
     """Accounts of members, each with its tape and PARAMS[1], on `device`.
 
-    Raises UserError for a GPU where numba-cuda is missing.
+    Raises UserError for a GPU where numba-cuda is missing or refuses.
     """
     device = torch.device(device)
     if device.type == "cpu":

@@ -73,11 +73,14 @@ def test_without_numba_cuda_one_line_says_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_a_gpu_that_numba_cuda_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusing = SimpleNamespace(is_available=lambda: False, cuda_error=lambda: "driver too old")
+    refusing = SimpleNamespace(is_available=lambda: False, cuda_error=lambda: "driver\ntoo old")
     monkeypatch.setattr(cuda, "cuda", refusing)
-    assert cuda.missing() == ("torch finds no CUDA GPU here." if not torch.cuda.is_available() else cuda.missing())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cuda.missing() == "torch finds no CUDA GPU here."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert cuda.missing().startswith("numba-cuda cannot use the GPU (driver too old): install")
+    assert cuda.missing().startswith("numba-cuda cannot use the GPU (driver too old): install an NVIDIA driver")
+    with pytest.raises(UserError, match=r"driver too old"):
+        make_member_accounts([make_tape(1)], [make_params(**LIVE_RULES)], 2, "cuda")
 
 
 SIMULATED = """
@@ -92,8 +95,8 @@ warnings.simplefilter("ignore", RuntimeWarning)  # unsigned scalars that wrap, a
 # The simulator cannot assign a record to another one's place, as a GPU can.
 assign = Within.__setitem__
 Within.__setitem__ = lambda self, at, value: assign(self, at, value._item._ary if isinstance(value, Within) else value)
-cuda._on_device = lambda tensor: tensor.numpy()  # the three lines that need a GPU
-cuda._stream = lambda: 0
+cuda._on_device = lambda tensor: tensor.numpy()  # the two functions that need a GPU
+cuda._stream = lambda device: 0
 tapes, params = four_members()
 ours = cuda.CudaMemberAccounts(tapes, params, 2, torch.device("cpu"))
 theirs = CpuMemberAccounts(tapes, params, 2)
