@@ -39,6 +39,8 @@ from src.trading.kernel import (
     write_risk,
 )
 from src.trading.layout import (
+    ACCOUNT_RISK,
+    ACCOUNT_STATE,
     CLOSE,
     N_ACTIONS,
     N_CONTEXT_FEATURES,
@@ -56,6 +58,7 @@ NO_GOAL = np.iinfo(np.int64).max
 
 _OWN_COLUMNS = COLUMNS[-N_OWN:]
 _WINDOW_LEN = WINDOW.stop
+_ACCOUNT_AT, _RISK_AT, _OPINION_AT = ACCOUNT_STATE.start, ACCOUNT_RISK.start, OPINION.start
 
 
 class SessionPlayer:
@@ -149,7 +152,7 @@ def _market_sums(bars, rows, window_flat, context, weight, kept, x, scratch, fir
 def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, reached):
     """Play every session that is not over to its end. `batch` is `SessionBatch.arrays`, `network` weights and shape of
     a `Decider`. Returns False, in the middle of the sessions, where a logit is not finite."""
-    tape, params, accounts, masks, over = batch
+    tape, params, accounts, masks, over, distances = batch
     prices, flags, atr_ticks, window_flat, context, situation, advice, _ = tape
     weights, shape = network
     p = params[0]
@@ -180,10 +183,10 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
             write_action_mask(a, prices, flags, p, masks[at])
             close_ticks = np.int64(prices[a.bar, CLOSE])
             equity = np.float64(equity_cents(a, close_ticks, p))
-            write_account(a, close_ticks, equity, flags, p, obs)
-            write_risk(a, close_ticks, equity, p, obs)
+            write_account(a, close_ticks, equity, flags, p, obs, _ACCOUNT_AT)
+            write_risk(a, close_ticks, equity, p, obs, _RISK_AT)
             if sees_advice:
-                write_opinion(a, close_ticks, situation, advice, masks[at], obs)
+                write_opinion(a, close_ticks, situation, advice, masks[at], obs, _OPINION_AT)
             for k in range(N_OWN):
                 own[i, N_MARKET + k] = obs[_OWN_COLUMNS[k]]
         even = rows + rows % 2
@@ -201,7 +204,7 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
                     return False
             opinion = own[i, N_MARKET + N_OWN - N_ACTIONS : N_MARKET + N_OWN]
             action = choose_one(logits, opinion, llm_weight, masks[at], term)
-            _, ending = step_account(a, action, prices, flags, atr_ticks, p, masks[at])
+            _, ending = step_account(a, action, prices, flags, atr_ticks, distances, p, masks[at])
             reached[at] = a.position == 0 and a.cash_cents >= goal_cents
             over[at] = ending != 0 or reached[at]
             if not over[at]:

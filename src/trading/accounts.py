@@ -27,13 +27,16 @@ class AccountBlock:
     def __init__(self, tape: Tape, params: np.ndarray, n: int) -> None:
         self.tape = tape
         self.params = params
+        self.distances = tape.distances(params)
         self.accounts = np.zeros(n, ACCOUNT)
         self.masks = np.zeros((n, N_ACTIONS), np.bool_)
         self.endings = np.zeros(n, np.uint8)
         self.last_accounts = np.zeros(n, ACCOUNT)
         self.last_obs = np.zeros((n, N_OBS), np.float32)
         self.last_masks = np.zeros((n, N_ACTIONS), np.bool_)
-        self.arrays = (self.accounts, self.masks, self.endings, self.last_accounts, self.last_obs, self.last_masks)
+        self.arrays = (
+            self.accounts, self.masks, self.endings, self.last_accounts, self.last_obs, self.last_masks, self.distances,
+        )  # fmt: skip
 
     def seed(self, index: int, seed: int) -> None:
         """Set one account's random seed and restart its sequence."""
