@@ -98,7 +98,7 @@ class Collector:
             self._see(accounts.bars, accounts.own)
             log_p = log_probabilities(self._work.logits, self._advice.terms(accounts.own), accounts.masks)
             actions, log_probs = sample(log_p, table.noise[step])
-            table.finite &= torch.isfinite(log_probs).all(1)
+            table.finite.logical_and_(torch.isfinite(log_probs).all(1))
             table.actions[:, step], table.log_probs[:, step] = actions, log_probs
             table.values[:, step] = self._work.values
             accounts.step(actions)
