@@ -24,7 +24,7 @@ OWN_OPINION = slice(N_OWN - N_ACTIONS, N_OWN)
 
 
 class Advice:
-    """How each member hears the advice: the weight of its pool (0 for a base policy), and whether its networks see it."""
+    """How each member hears the advice: its pool's weight (0 for a base policy), and whether its networks see it."""
 
     def __init__(self, sees: list[bool], memory: DeviceMemory) -> None:
         self.weight = memory.zeros(len(sees))
