@@ -98,6 +98,11 @@ class Population:
         self._last_ended: NDArray[np.bool_] | None = None
         self._adopt()
 
+    @property
+    def rollout(self) -> RolloutTable:
+        """The members' last rollout, on the device."""
+        return self._held.table
+
     @staticmethod
     def memory_bytes(models: Sequence[FusedMaskablePPO], precision: Precision = "float32") -> int:
         """Device bytes that a population of these models takes, without the market and advice its accounts read.
