@@ -87,7 +87,7 @@ def build(kind: str, seed: int, setting: Setting, *, own_callbacks: Sequence[Any
     return Member(model, [logging, *own, *own_callbacks], sink, generator_states())
 
 
-def train_alone(member: Member, setting: Setting) -> GeneratorStates:
+def train_alone(member: Member, setting: Setting, *, resumed: bool = False) -> GeneratorStates:
     """By the fused learner, its rollouts kept; where the generators are after it."""
     model = member.model
 
@@ -97,7 +97,7 @@ def train_alone(member: Member, setting: Setting) -> GeneratorStates:
 
     model.after_update = keep
     set_generator_states(member.generators)
-    train(model, setting.plan, "alone", member.callbacks)
+    train(model, setting.plan, "alone", member.callbacks, resumed=resumed)
     return generator_states()
 
 

@@ -3,17 +3,17 @@ checkpoints, and but for rounding the same weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from src.agent.learner.population import MemberDiverged, Population, make_population
-from src.agent.ppo import set_generator_states
-from src.agent.rollout_plan import plan_rollouts
+from src.agent.ppo import generator_states, set_generator_states
 from src.agent.training_state import capture, restore
-from src.trading.kernel import TRUNCATED
 from tests import small_runs
 from tests.agent.learner.models import distance, weights_of
 from tests.agent.learner.populations import (
@@ -108,3 +108,164 @@ def _facts(member: Member) -> dict[str, Any]:
         "timesteps heard of": logging.num_timesteps,
         "callbacks": [callback.get_state() for callback in member.callbacks],
     }
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+MIXED = ("rl_only", "hybrid", "blind-2")
+
+
+def test_a_group_resumes_from_its_members_checkpoints_to_the_bit() -> None:
+    setting = Setting({"finetune_target_kl": 3e-6, "n_epochs": 3}, params={"max_episode_steps": 9})
+    whole, snapshots = built(MIXED, setting), []
+
+    def checkpoint(population: Population) -> None:
+        if population.models[0].num_timesteps == setting.plan.actual // 3:
+            population.put_back()
+            for index, member in enumerate(whole):
+                set_generator_states(population.generator_states(index))
+                snapshots.append(capture(member.model, member.callbacks))
+
+    expected = train_together(whole, setting, checkpoint)
+    resumed = built(MIXED, setting)
+    for member, snapshot in zip(resumed, snapshots, strict=True):
+        assert restore(member.model, member.callbacks, snapshot) == []
+        member.generators = generator_states()
+    found = train_together(resumed, setting, resumed=True)
+    for index, (one, other) in enumerate(zip(whole, resumed, strict=True)):
+        assert same_generators(found[index], expected[index])
+        assert _facts(other) == _facts(one)
+        assert small_runs.same_bits(weights_of(other.model), weights_of(one.model))
+        for parameter, kept in one.model.policy.optimizer.state.items():
+            name = next(n for n, p in one.model.policy.named_parameters() if p is parameter)
+            again = other.model.policy.optimizer.state[dict(other.model.policy.named_parameters())[name]]
+            assert all(torch.equal(kept[key], again[key]) for key in kept), name
+        assert other.model.logger.name_to_value == one.model.logger.name_to_value
+
+
+def test_the_fused_learner_continues_what_a_population_began() -> None:
+    setting, snapshots = Setting(), []
+    alone, together = build("hybrid", 0, setting), build("hybrid", 0, setting)
+    train_alone(alone, setting)
+
+    def checkpoint(population: Population) -> None:
+        population.put_back()
+        set_generator_states(population.generator_states(0))
+        snapshots.append(capture(together.model, together.callbacks))
+
+    train_together([together], setting, checkpoint)
+    again = build("hybrid", 0, setting)
+    assert restore(again.model, again.callbacks, snapshots[0]) == []
+    again.generators = generator_states()
+    train_alone(again, setting, resumed=True)
+    assert _facts(again) == _facts(alone)
+    assert distance(weights_of(again.model), weights_of(alone.model)) < TOLERANCE
+    for one, other in zip(again.rollouts, alone.rollouts[1:], strict=True):
+        assert np.array_equal(one["actions"], other["actions"])
+
+
+# ---------------------------------------------------------------- divergence, refusals, callbacks
+
+
+def test_a_member_that_diverges_stops_the_group_and_is_named() -> None:
+    members = built(("base", "base", "base"), Setting())
+
+    def spoil(population: Population) -> None:
+        population.models[1].vf_coef = 1e42
+
+    with pytest.raises(MemberDiverged, match=r"Member 2 of the 3 .* diverged in update 2, at timestep 256") as caught:
+        train_together(members, Setting(), spoil)
+    assert caught.value.member == 1
+    assert "policy_net.0.weight" not in str(caught.value) or "values)" in str(caught.value)
+
+
+def test_a_policy_that_cannot_act_stops_the_group_and_is_named() -> None:
+    members = built(("base", "base"), Setting())
+    with torch.no_grad():
+        members[1].model.policy.action_net.bias[1] = float("nan")
+    with pytest.raises(MemberDiverged, match="Member 2 of the 2 .* diverged while acting after update 1"):
+        train_together(members, Setting())
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Setting(layers=((16,), (8,))), "its networks is"),
+        (Setting(activation="relu"), "its activation is ReLU, not Tanh"),
+        (Setting({"n_epochs": 3}), "its rollout is"),
+        (Setting(changed={"why_stock": "Adam has weight_decay"}), "member 1 cannot train in a population: Adam has"),
+    ],
+)
+def test_models_that_differ_in_shape_are_refused(other: Setting, said: str) -> None:
+    members = [build("base", 0, Setting()), build("base", 1, other)]
+    with pytest.raises(ValueError, match=said):
+        train_together(members, Setting())
+
+
+class Stops(BaseCallback):
+    """Hears of every step, and wants to end the training in step 40."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Any] = []
+
+    def _on_step(self) -> bool:
+        self.heard.append((self.num_timesteps, self.locals["rewards"].tolist(), self.locals["dones"].tolist()))
+        return len(self.heard) != 40
+
+
+def test_a_callback_that_knows_only_steps_hears_of_each_and_can_end_the_training() -> None:
+    alone, together = Stops(), Stops()
+    one = build("base", 0, Setting(), own_callbacks=[alone])
+    others = [build("base", 0, Setting(), own_callbacks=[together]), build("base", 1, Setting())]
+    train_alone(one, Setting())
+    train_together(others, Setting())
+    assert len(alone.heard) == 40
+    assert together.heard[:40] == alone.heard
+    assert len(together.heard) == 64  # the rollout was over when it was told
+    assert [member.model._n_updates for member in (one, *others)] == [2, 2, 2]
+    assert one.sink.records[0] == others[0].sink.records[0]
+
+
+# ---------------------------------------------------------------- memory, precision
+
+
+def test_memory_is_predicted_by_the_tensors_that_are_held() -> None:
+    members = built(MIXED, Setting(changed={"batch_size": 50}))
+    models = [member.model for member in members]
+    population = make_population(models, [member.generators for member in members], "cpu")
+    held, found = set(), 0
+    for tensor in _tensors(population._held):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            held.add(storage.data_ptr())
+            found += storage.nbytes()
+    assert found == population.bytes
+    assert population.bytes < Population.memory_bytes(models) < 2 * population.bytes
+    assert Population.memory_bytes(models[:1]) < Population.memory_bytes(models) / 2.9
+
+
+def _tensors(thing: Any) -> Iterator[torch.Tensor]:
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, dict | list | tuple):
+        for one in thing.values() if isinstance(thing, dict) else thing:
+            yield from _tensors(one)
+    elif type(thing).__module__.startswith("src.agent.learner.population"):
+        for one in vars(thing).values():
+            yield from _tensors(one)
+
+
+def test_lower_precisions_change_gradients_by_what_their_digits_say() -> None:
+    """tf32 keeps 10 bits of a fraction, bf16 7; float32's own rounding is 2**-24."""
+    members = built(("base", "base"), Setting())
+    models = [member.model for member in members]
+    for member in members:
+        member.model._setup_learn(128, None)
+    population = make_population(models, [member.generators for member in members], "cpu")
+    population.collect()
+    assert population.gradient_differences("float32") == [0.0, 0.0]
+    for precision, bits in (("tf32", 10), ("bf16", 7)):
+        for difference in population.gradient_differences(precision):
+            assert 2.0 ** -(bits + 6) < difference < 2.0 ** -(bits - 4), precision
