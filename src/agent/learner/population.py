@@ -149,8 +149,9 @@ class Population:
         held.table.noise.copy_(self.streams.noise(), non_blocking=True)
         self.streams.draw_ahead("orders")
         clock.switch(parts.POLICY)
-        self._play()
-        collected = self._collector.settle()
+        with Products("float32", self.device).active():
+            self._play()
+            collected = self._collector.settle()
         clock.switch(parts.BUFFER)
         self._value()
         self._last_ended = collected.endings[:, -1] != 0
