@@ -15,6 +15,7 @@ from typing import Any, Literal
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import PRODUCTION_NET_ARCH
 from src.errors import ConfigError
+from src.trading.distances import N_DISTANCES
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 
 MB, GB = 10**6, 10**9
@@ -52,8 +53,10 @@ COPIES_IN_TRAINING = 16
 checkpoint's tensors and its bytes; weights it began from; what the allocator keeps of those it gave back."""
 AUTOGRAD_BYTES = 5.6
 """Of an output of a layer in the library's own update: the output, and now and then its gradient."""
-BAR_BYTES = 40
-"""A bar's temporary arrays while a tape is made."""
+DISTANCE_BYTES = 4 * N_DISTANCES
+"""A bar's distances of an entry; every worker of an environment makes its own."""
+BAR_BYTES = 40 + DISTANCE_BYTES
+"""A bar's temporary arrays while a tape is made, and its distances."""
 
 Stage = Literal["loading", "advice", "production", "training", "evaluation", "report"]
 
@@ -205,7 +208,7 @@ def training_parts(shape: RunShape, networks: Networks, plan: RolloutPlan) -> Pa
         "tape": BAR_BYTES * shape.bars,
     }
     if shape.vec_env == "subproc" and not shape.own_env:
-        parts["environment workers"] = MB * (ENV_SERVER_MB + ENV_WORKER_MB * n_envs)
+        parts["environment workers"] = MB * ENV_SERVER_MB + n_envs * (MB * ENV_WORKER_MB + DISTANCE_BYTES * shape.bars)
     return parts
 
 
