@@ -118,10 +118,11 @@ def tabulate_stored(
 
     K, the batches and their size are those recorded for this advisor and order; with none recorded the budget is
     measured and recorded; `batch_size` None takes the loaded model's own. A larger budget than all recorded ones
-    together adds a round with the rest of it, so that a full run continues where a quick one stopped. `extend` adds a round with another whole budget, except where an
-    extension was cut short: that one is finished. `say` gets lines that stay, `progress` a mapping (fraction_done,
-    advices_per_s, seconds_left) a batch. `cache` keeps the answers of the table for whoever asks next in this process:
-    looking up a situation that was answered before is a hit, one that was asked now a miss.
+    together adds a round with the rest of it, so that a full run continues where a quick one stopped. `extend` adds a
+    round with another whole budget, except where an extension was cut short: that one is finished. `say` gets lines
+    that stay, `progress` a mapping (fraction_done, advices_per_s, seconds_left) a batch. `cache` keeps the answers of
+    the table for whoever asks next in this process: looking up a situation that was answered before is a hit, one that
+    was asked now a miss.
     Raises ValueError for a bad list or answer, UserError for a store that cannot be used (what was stored stays).
     """
     order = np.array(order, dtype=np.int64)
