@@ -138,10 +138,12 @@ class _Comparison:
         self._arrays("last masks", found.last_masks, [block.last_masks for block in blocks], where)
         self._observations(found.last_bars, found.last_own, [block.last_obs for block in blocks], where)
 
-    def _records(
-        self, found: torch.Tensor, wanted: list[NDArray[np.void]], where: NDArray[np.bool_] | None
-    ) -> None:
-        have, want = found.cpu().numpy().view(ACCOUNT)[..., 0], np.stack(wanted)
+    def _records(self, found: torch.Tensor, wanted: list[NDArray[np.void]], where: NDArray[np.bool_] | None) -> None:
+        raw, want = found.cpu().numpy(), np.stack(wanted)
+        unlike = (raw != want.view(np.uint8).reshape(raw.shape)).any(axis=-1)
+        if not (unlike if where is None else unlike & where).any():
+            return
+        have = raw.view(ACCOUNT)[..., 0]
         for name in ACCOUNT.names or ():
             # By bytes: a NaN equals itself, and -0.0 is not 0.0.
             bits = f"V{ACCOUNT[name].itemsize}"
