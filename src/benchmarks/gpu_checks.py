@@ -95,7 +95,7 @@ def check_accounts(
     return {
         "accounts": len(references) * ACCOUNTS_EACH,
         "steps": done,
-        "steps_wanted": steps,
+        "left_out": {} if done == steps else {f"steps {done} to {steps}": "no time was left"},
         "fields": len(ACCOUNT.names or ()),
         "episodes_ended": compared.ended,
         "observation_error": compared.observation_error,

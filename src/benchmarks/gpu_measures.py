@@ -54,17 +54,20 @@ class _Timed:
 
     def __init__(self, device: torch.device, seconds: float, stop: _Stop) -> None:
         self._device, self._seconds, self._stop = device, seconds, stop
-        self.rollouts, self.began, self.ended, self.bytes = 0, 0.0, 0.0, 0
+        self.rollouts, self.began, self.ended = 0, 0.0, 0.0
+        self.parts_s: dict[str, float] = {}
         self._unix_began = 0.0
+        self._before: dict[str, float] = {}
 
     def __call__(self, population: Population) -> None:
         _wait(self._device)
         now = time.perf_counter()
         self.rollouts += 1
-        self.bytes = population.bytes
+        parts = population.models[0].clock.facts()["seconds"]
         if self.rollouts == WARM_UP:
-            self.began, self._unix_began = now, time.time()
+            self.began, self._unix_began, self._before = now, time.time(), parts
         self.ended = now
+        self.parts_s = {part: took - self._before.get(part, 0.0) for part, took in parts.items()}
         self._stop.over = self.rollouts > WARM_UP and now - self.began >= self._seconds
 
     @property
@@ -86,11 +89,13 @@ class _Timed:
 
 def measure_population(
     device: torch.device, market: Market, plan: RolloutPlan, settings: TrainingSettings, members: int, seconds: float,
-    precision: Precision = "float32",
+    precision: Precision = "float32", graphs: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train this many members together for some seconds after the warm-up: speed, NVML's utilisation, and memory.
 
-    Bytes: `predicted` by `Population.memory_bytes`, `measured` by torch (None on a CPU).
+    Bytes: `predicted` by `Population.memory_bytes`, `measured` by torch (None on a CPU). `parts_s`: seconds of the
+    first member's clock, which waits where the device is waited for. Raises UserError where CUDA graphs cannot be
+    recorded.
     """
     models, generators = members_to_train(market, plan, settings, members)
     predicted = Population.memory_bytes(models, precision)
@@ -100,11 +105,9 @@ def measure_population(
     with BackgroundSampling(SAMPLED_EVERY_S, monitor_gpu=device.type == "cuda") as monitor:
         train_population(
             models, plan, ["base"] * members, [[stop], *[[] for _ in range(members - 1)]], generators,
-            device=device, precision=precision, after_rollout=timed,
+            device=device, precision=precision, graphs=graphs, after_rollout=timed,
         )  # fmt: skip
     timesteps = timed.measured * members * plan.n_envs * plan.n_steps
-    if not timesteps:
-        raise UserError(f"{members} members were still warming up after {timed.rollouts} rollouts")
     return {
         "members": members,
         "precision": precision,
@@ -112,6 +115,7 @@ def measure_population(
         "rollouts": timed.measured,
         "seconds": timed.seconds,
         "gpu_percent": timed.utilisation(monitor),
+        "parts_s": {part: took for part, took in timed.parts_s.items() if took > 0.0},
         "predicted_bytes": predicted,
         "measured_bytes": _counted(device, held_before),
     }
@@ -145,8 +149,9 @@ def measure_advice(device: torch.device, model: str, seconds: float, most: int) 
     held_before = _start_counting(device)
     scorer = LLMScorer(loaded, load_prompts(), None)
     situations = situations_to_judge(most)
-    found = scorer.score(situations[:COMPARED_ADVICE])
-    exact = LLMScorer(load_model(model, device="cpu", threads=1), load_prompts()).score(situations[:COMPARED_ADVICE])
+    compared = situations[:COMPARED_ADVICE]
+    found = scorer.score(compared)
+    exact = LLMScorer(load_model(model, device="cpu", threads=1), load_prompts()).score(compared)
     legal = np.isfinite(exact)
     off = float(np.abs(found[legal] - exact[legal]).mean())
     if not off <= ALIKE_ADVICE:
@@ -157,7 +162,8 @@ def measure_advice(device: torch.device, model: str, seconds: float, most: int) 
             {"what": "log-probabilities", "situation": int(situations[at]), "device": found[at][legal[at]].tolist(),
              "cpu": exact[at][legal[at]].tolist()},
         )  # fmt: skip
-    scorer.score(situations[: scorer.batch_size])  # warms up
+    if seconds > 0.0:
+        scorer.score(situations[: scorer.batch_size])  # warms up
     began, asked = time.perf_counter(), 0
     while asked == 0 or time.perf_counter() - began < seconds:
         asked += len(scorer.score(situations))
