@@ -153,9 +153,11 @@ def measure_advice(device: torch.device, model: str, seconds: float, most: int) 
     found = scorer.score(compared)
     exact = LLMScorer(load_model(model, device="cpu", threads=1), load_prompts()).score(compared)
     legal = np.isfinite(exact)
-    off = float(np.abs(found[legal] - exact[legal]).mean())
+    differences = np.zeros_like(exact)
+    differences[legal] = np.abs(found[legal] - exact[legal])
+    off = float(differences[legal].mean())
     if not off <= ALIKE_ADVICE:
-        at = int(np.nan_to_num(np.abs(np.where(legal, found - exact, 0.0)), nan=np.inf).max(axis=1).argmax())
+        at = int(np.nan_to_num(differences, nan=np.inf).max(axis=1).argmax())
         raise WrongFigure(
             f"{model} in {loaded.dtype} is {off:.2g} of a log-probability off float32 on the CPU, situation "
             f"{int(situations[at])}",
