@@ -39,6 +39,8 @@ from src.trading.kernel import (
     write_risk,
 )
 from src.trading.layout import (
+    ACCOUNT_RISK,
+    ACCOUNT_STATE,
     CLOSE,
     N_ACTIONS,
     N_CONTEXT_FEATURES,
@@ -56,6 +58,7 @@ NO_GOAL = np.iinfo(np.int64).max
 
 _OWN_COLUMNS = COLUMNS[-N_OWN:]
 _WINDOW_LEN = WINDOW.stop
+_ACCOUNT_AT, _RISK_AT, _OPINION_AT = ACCOUNT_STATE.start, ACCOUNT_RISK.start, OPINION.start
 
 
 class SessionPlayer:
@@ -180,10 +183,10 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
             write_action_mask(a, prices, flags, p, masks[at])
             close_ticks = np.int64(prices[a.bar, CLOSE])
             equity = np.float64(equity_cents(a, close_ticks, p))
-            write_account(a, close_ticks, equity, flags, p, obs)
-            write_risk(a, close_ticks, equity, p, obs)
+            write_account(a, close_ticks, equity, flags, p, obs, _ACCOUNT_AT)
+            write_risk(a, close_ticks, equity, p, obs, _RISK_AT)
             if sees_advice:
-                write_opinion(a, close_ticks, situation, advice, masks[at], obs)
+                write_opinion(a, close_ticks, situation, advice, masks[at], obs, _OPINION_AT)
             for k in range(N_OWN):
                 own[i, N_MARKET + k] = obs[_OWN_COLUMNS[k]]
         even = rows + rows % 2

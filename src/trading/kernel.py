@@ -444,8 +444,8 @@ def account_side(a, close_ticks):
 
 
 @njit(cache=True)
-def write_opinion(a, close_ticks, situation, advice, mask, obs):
-    """The opinion slice of `obs`: the advice on the account's situation, over what is legal."""
+def write_opinion(a, close_ticks, situation, advice, mask, obs, at):
+    """Six values of `obs` from `at` on: the advice on the account's situation, over what is legal."""
     row = situation[a.bar] * N_SIDES + account_side(a, close_ticks)
     mass = 0.0
     for k in range(N_ACTIONS):
@@ -453,15 +453,14 @@ def write_opinion(a, close_ticks, situation, advice, mask, obs):
             mass += np.float64(advice[row, k])
     for k in range(N_ACTIONS):
         if mask[k] and mass >= LEGAL_MASS_MIN:
-            obs[_OPINION_AT + k] = np.float32(max(np.float64(advice[row, k]) / mass, LEGAL_FLOOR))
+            obs[at + k] = np.float32(max(np.float64(advice[row, k]) / mass, LEGAL_FLOOR))
         else:
-            obs[_OPINION_AT + k] = np.float32(0.0)
+            obs[at + k] = np.float32(0.0)
 
 
 @njit(cache=True)
-def write_account(a, close_ticks, equity, flags, p, obs):
-    """The account slice of `obs`; `equity` in cents, float64."""
-    at = _ACCOUNT_AT
+def write_account(a, close_ticks, equity, flags, p, obs, at):
+    """The account slice, eight values of `obs` from `at` on; `equity` in cents, float64."""
     sign = 0
     if a.position != 0:
         sign = 1 if a.position > 0 else -1
@@ -482,9 +481,8 @@ def write_account(a, close_ticks, equity, flags, p, obs):
 
 
 @njit(cache=True)
-def write_risk(a, close_ticks, equity, p, obs):
-    """The risk slice of `obs`."""
-    at = _RISK_AT
+def write_risk(a, close_ticks, equity, p, obs, at):
+    """The risk slice, five values of `obs` from `at` on."""
     obs[at] = 0.0
     obs[at + 4] = 0.0
     if a.position != 0:
@@ -516,12 +514,12 @@ def write_observation(a, prices, flags, window_flat, context, situation, advice,
         obs[np.uint64(start) + k] = window_flat[offset + k]
     close_ticks = np.int64(prices[a.bar, CLOSE])
     equity = np.float64(equity_cents(a, close_ticks, p))
-    write_account(a, close_ticks, equity, flags, p, obs)
-    write_risk(a, close_ticks, equity, p, obs)
+    write_account(a, close_ticks, equity, flags, p, obs, _ACCOUNT_AT)
+    write_risk(a, close_ticks, equity, p, obs, _RISK_AT)
     if with_tables:
         for k in range(N_CONTEXT_FEATURES):
             obs[_CONTEXT_AT + k] = context[a.bar, k]
-        write_opinion(a, close_ticks, situation, advice, mask, obs)
+        write_opinion(a, close_ticks, situation, advice, mask, obs, _OPINION_AT)
 
 
 @njit(cache=True)

@@ -231,7 +231,7 @@ def test_the_compiled_kernel_writes_the_same_bits(case: tuple[np.ndarray, np.nda
         advice = np.zeros((N_SIDES, N_ACTIONS), np.float32)
         advice[FLAT] = row
         obs = np.full(N_OBS, -1.0, np.float32)
-        kernel.write_opinion(account, 0, np.zeros(1, np.int32), advice, mask, obs)
+        kernel.write_opinion(account, 0, np.zeros(1, np.int32), advice, mask, obs, OPINION.start)
         assert obs[OPINION].tobytes() == expected.tobytes()
 
 

@@ -17,7 +17,7 @@ from src.agent import clock as parts
 from src.agent.learner import kernels
 from src.agent.learner.buffer import KeptRolloutBuffer
 from src.agent.learner.coverage import why_not_covered, why_not_now
-from src.agent.learner.engine import Engine, LossSettings, Rollout, compile_kernels
+from src.agent.learner.engine import Engine, LossSettings, compile_kernels
 from src.agent.learner.products import fastest, use_threads
 from src.agent.ppo import TimedMaskablePPO
 
@@ -183,7 +183,7 @@ class FusedMaskablePPO(TimedMaskablePPO):
                     break
         finally:
             engine.weights.set_steps(steps)
-        self._log_update(np.array(means), kls, rollout, loss)
+        self._log_update(np.array(means), kls, rollout.values, rollout.returns, loss)
 
     def _loss_settings(self) -> LossSettings:
         left = self._current_progress_remaining
@@ -197,7 +197,9 @@ class FusedMaskablePPO(TimedMaskablePPO):
             self.normalize_advantage,
         )
 
-    def _log_update(self, means: np.ndarray, kls: list[float], rollout: Rollout, loss: LossSettings) -> None:
+    def _log_update(
+        self, means: np.ndarray, kls: list[float], values: np.ndarray, returns: np.ndarray, loss: LossSettings
+    ) -> None:
         policy_loss, value_loss, entropy, clipped, _ = means.T
         record = self.logger.record
         record("train/entropy_loss", -entropy.mean())
@@ -206,7 +208,7 @@ class FusedMaskablePPO(TimedMaskablePPO):
         record("train/approx_kl", np.mean(kls))
         record("train/clip_fraction", clipped.mean())
         record("train/loss", policy_loss[-1] - loss.ent_coef * entropy[-1] + loss.vf_coef * value_loss[-1])
-        record("train/explained_variance", explained_variance(rollout.values, rollout.returns))
+        record("train/explained_variance", explained_variance(values, returns))
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         record("train/clip_range", loss.clip)
         if loss.clip_vf >= 0.0:

@@ -1,0 +1,123 @@
+"""Random numbers of a population's members: each draws on the host what it would draw when it trains alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from src.agent.ppo import GeneratorStates
+
+_Drawn = tuple[torch.Tensor, list[Any]]
+
+
+class RolloutShape(NamedTuple):
+    """Sizes of a member's rollout and of its update."""
+
+    steps: int
+    envs: int
+    actions: int
+    epochs: int
+
+    @property
+    def rows(self) -> int:
+        """Timesteps of a rollout."""
+        return self.steps * self.envs
+
+
+class MemberStreams:
+    """A torch generator (noise of the sampled actions) and a numpy one (order of the minibatches) for each member.
+
+    `noise` and `orders` draw for a whole rollout and a whole update, one by one the calls that a member alone makes: a
+    call for more numbers at once would draw others. With `ahead` a thread draws the next while the device works on
+    these; that changes no number. `states` are those after what has been handed out, whatever was drawn ahead.
+    """
+
+    def __init__(
+        self, generators: Sequence[GeneratorStates], shape: RolloutShape, *, pinned: bool = False, ahead: bool = False
+    ) -> None:
+        self._given = list(generators)
+        self._shape = shape
+        members = len(self._given)
+        self._torch = [torch.Generator().set_state(states.torch) for states in self._given]
+        self._numpy = [np.random.RandomState() for _ in self._given]
+        for stream, states in zip(self._numpy, self._given, strict=True):
+            stream.set_state(states.numpy)
+        # Two of each: while the device may still read one, the thread fills the other.
+        sizes = (shape.steps, members, shape.envs, shape.actions)
+        self._noises = [torch.empty(sizes, pin_memory=pinned) for _ in range(2)]
+        orders = (shape.epochs, members, shape.rows)
+        self._orders = [torch.empty(orders, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
+        self._turns = {"noise": 0, "orders": 0}
+        self._torch_states: list[torch.Tensor] = [stream.get_state() for stream in self._torch]
+        self._numpy_states: list[Any] = [stream.get_state(legacy=False) for stream in self._numpy]
+        self._after_epochs: list[list[Any]] = []
+        self._thread = ThreadPoolExecutor(1, "population-streams") if ahead else None
+        self._pending: dict[str, Future[_Drawn]] = {}
+
+    def noise(self) -> torch.Tensor:
+        """Exp(1) numbers of the next rollout, float32[steps, members, envs, actions]; valid until the call after the
+        next."""
+        drawn, self._torch_states = self._take("noise", self._draw_noise)
+        return drawn
+
+    def orders(self) -> torch.Tensor:
+        """The minibatches of the next update, int32[epochs, members, rows]: rows of a table that holds the members'
+        rollouts one after another, each [steps, envs]. `epochs_begun` must follow."""
+        drawn, self._after_epochs = self._take("orders", self._draw_orders)
+        return drawn
+
+    def epochs_begun(self, epochs: Sequence[int]) -> None:
+        """Say how many epochs each member has begun, so that one that stopped early has drawn no more than those."""
+        for member, begun in enumerate(epochs):
+            self._numpy_states[member] = self._after_epochs[member][begun]
+            self._numpy[member].set_state(self._numpy_states[member])
+        self._after_epochs = []
+
+    def draw_ahead(self, what: str) -> None:
+        """Have the thread draw the next `noise` or `orders`, where there is one. Orders only while no update runs."""
+        if self._thread is not None and what not in self._pending:
+            draw: Callable[[], _Drawn] = self._draw_noise if what == "noise" else self._draw_orders
+            self._pending[what] = self._thread.submit(draw)
+
+    def states(self, member: int) -> GeneratorStates:
+        """The state in which a member that trains alone would have left the global generators."""
+        given = self._given[member]
+        return given._replace(numpy=self._numpy_states[member], torch=self._torch_states[member].clone())
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._pending.clear()
+
+    def _take(self, what: str, draw: Callable[[], _Drawn]) -> _Drawn:
+        pending = self._pending.pop(what, None)
+        return draw() if pending is None else pending.result()
+
+    def _next(self, what: str, memory: list[torch.Tensor]) -> torch.Tensor:
+        self._turns[what] ^= 1
+        return memory[self._turns[what]]
+
+    def _draw_noise(self) -> _Drawn:
+        noise = self._next("noise", self._noises)
+        for member, stream in enumerate(self._torch):
+            for step in range(self._shape.steps):
+                noise[step, member].exponential_(generator=stream)
+        return noise, [stream.get_state() for stream in self._torch]
+
+    def _draw_orders(self) -> _Drawn:
+        orders, shape = self._next("orders", self._orders), self._shape
+        found, after = orders.numpy(), []
+        for member, stream in enumerate(self._numpy):
+            states = [stream.get_state(legacy=False)]
+            for epoch in range(shape.epochs):
+                # The library numbers a rollout's timesteps account by account.
+                env, step = np.divmod(stream.permutation(shape.rows), shape.steps)
+                found[epoch, member] = member * shape.rows + step * shape.envs + env
+                states.append(stream.get_state(legacy=False))
+            after.append(states)
+        return orders, after
