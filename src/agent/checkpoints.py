@@ -87,7 +87,9 @@ class CheckpointStore:
         """Write and fsync a checkpoint, then delete all but the newest `keep_last` intact ones.
 
         Without `delete_older` nothing is deleted before `delete_surplus`: so the members of a group have a common
-        checkpoint on disk at every instant. A checkpoint of the same step is replaced; later steps belong to an abandoned training and are deleted. Raises
+        checkpoint on disk at every instant.
+
+        A checkpoint of the same step is replaced; later steps belong to an abandoned training and are deleted. Raises
         CheckpointError if the disk refuses; the store then keeps its previous content. Raises TypeError or ValueError
         for a snapshot that cannot be stored, before anything is written.
         """

@@ -109,6 +109,10 @@ class Clock:
         """The same without what was carried over."""
         return _facts(self._of_process())
 
+    def _begin_with(self, of_process: Mapping[str, Mapping[str, float]]) -> None:
+        seconds, watched_s, cpu_s = (dict(of_process[name]) for name in ("seconds", "watched_s", "cpu_s"))
+        self._seconds, self._watched_s, self._cpu_s = seconds, watched_s, cpu_s
+
     def _of_process(self) -> dict[str, dict[str, float]]:
         self.switch(self._part)
         return {"seconds": self._seconds, "watched_s": self._watched_s, "cpu_s": self._cpu_s}
@@ -132,6 +136,13 @@ class ShareOfClock(Clock):
     def watch_cpu(self, on: bool) -> None:
         """See Clock."""
         self._group.watch_cpu(on)
+
+    def on_its_own(self, part: str) -> Clock:
+        """A clock of the member's own that continues from its share, now with `part`."""
+        clock = Clock(part)
+        clock._begin_with(self._of_process())
+        clock.carry(self._carried)
+        return clock
 
     def _of_process(self) -> dict[str, dict[str, float]]:
         return {

@@ -45,7 +45,7 @@ class HardwareSettings(Section):
     )
     mixed_precision: bool = Field(False, description="bf16 in the update (GPU only)")
     precision: Precision | None = Field(
-        None, description="of the update's matrix products (GPU only); null: bf16 if mixed_precision, else float32"
+        None, description="of the population's matrix products; null: on a GPU bf16 if mixed_precision, else float32"
     )
     optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
     torch_threads: int | None = Field(
@@ -82,10 +82,9 @@ class HardwareSettings(Section):
     )
     other_machine: str | None = Field(None, description=f"machine to forecast production on, too: {SHAPE}; null: none")
 
-    @property
-    def update_precision(self) -> Precision:
-        """Of the update's matrix products."""
-        return self.precision or ("bf16" if self.mixed_precision else "float32")
+    def update_precision(self, device: str) -> Precision:
+        """Of the update's matrix products on a type of device."""
+        return self.precision or ("bf16" if self.mixed_precision and device == "cuda" else "float32")
 
     @field_validator("other_machine")
     @classmethod

@@ -60,7 +60,7 @@ class Trainer:
         """A new policy, without advice."""
         seed = phase_seed(self.seed, BASE_PHASE)
         hardware = self.hardware
-        return build_base(env, self.training, plan, seed, self.device, hardware.update_precision == "bf16", hardware.learner)
+        return build_base(env, self.training, plan, seed, self.device, hardware.mixed_precision, hardware.learner)
 
     def base(
         self, env: VecEnv, plan: RolloutPlan, callbacks: Sequence[BaseCallback]
@@ -77,7 +77,7 @@ class Trainer:
         seed = phase_seed(self.seed, FINETUNE_PHASE)
         hardware = self.hardware
         model = build_finetuned(
-            base, env, self.training, plan, seed, self.device, hardware.update_precision == "bf16", llm, hardware.learner
+            base, env, self.training, plan, seed, self.device, hardware.mixed_precision, llm, hardware.learner
         )
         return model, [] if llm is None else [weight_ramp(llm, self.training, plan)]
 

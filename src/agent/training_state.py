@@ -103,7 +103,9 @@ def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot
     if (learner := state.get("learner", "stock")) != model.learner:
         unlike.append(f"The {learner} learner trained it and the {model.learner} one continues: it rounds otherwise.")
     if state["device"] != model.trained_on:
-        unlike.append(f"The training was on {state['device']} and continues on {model.trained_on}: it rounds otherwise.")
+        unlike.append(
+            f"The training was on {state['device']} and continues on {model.trained_on}: it rounds otherwise."
+        )
     return unlike
 
 

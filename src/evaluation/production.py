@@ -119,7 +119,7 @@ def _short(plan: RolloutPlan) -> RolloutPlan:
 
 def _model(trainer: Trainer, env: VecEnv, policy: PolicySettings, plan: RolloutPlan) -> TimedMaskablePPO:
     training, hardware = trainer.training.model_copy(update={"policy_kwargs": policy}), trainer.hardware
-    return build_base(env, training, plan, trainer.seed, trainer.device, hardware.update_precision == "bf16", hardware.learner)
+    return build_base(env, training, plan, trainer.seed, trainer.device, hardware.mixed_precision, hardware.learner)
 
 
 def _cost_s(model: TimedMaskablePPO, plan: RolloutPlan, phase: str) -> float:

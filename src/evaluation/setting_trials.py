@@ -196,7 +196,7 @@ class _Trial:
         self._whole = training.n_epochs / epochs
         self._model = build_base(
             env, training.model_copy(update={"n_epochs": epochs, "target_kl": None}), self._plan, trainer.seed,
-            trainer.device, hardware.update_precision == "bf16", hardware.learner,
+            trainer.device, hardware.mixed_precision, hardware.learner,
         )  # fmt: skip
         if isinstance(self._model, FusedMaskablePPO) and self._model.learner == "fused":
             self._model.products = job.products

@@ -292,6 +292,7 @@ class Plan:
             member=member,
             timesteps=plan.actual,
             left=leave_weights if is_base else None,
+            together=("base" if is_base else "fine-tuned", plan),
         )
 
     def _seed_task(
