@@ -66,9 +66,7 @@ def train_population(
         for callbacks in callbacks_of_each:
             for callback in callbacks:  # what they were shown would keep it in memory
                 callback.locals = {}
-    return [
-        _record(model, plan, phase, population) for model, phase in zip(models, phases, strict=True)
-    ]
+    return [_record(model, plan, phase, population) for model, phase in zip(models, phases, strict=True)]
 
 
 class _Learner:

@@ -200,8 +200,8 @@ class Population:
             work = held.training[end - begin]
             self.gradient(held.order[:, begin:end], work, held.means[index])
             held.counted[index] = held.active
-            held.active &= ~(held.means[index, :, KL] > held.settings.kl_limit)
-            held.steps += held.active
+            held.active.logical_and_(~(held.means[index, :, KL] > held.settings.kl_limit))
+            held.steps.add_(held.active)
             clipped_step(held.weights, held.settings, held.steps, held.active, held.betas, held.eps)
 
     def gradient(self, rows: Tensor, work: StackedWorkspace, means: Tensor) -> None:

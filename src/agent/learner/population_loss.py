@@ -142,7 +142,12 @@ def _value_gradient(values: Tensor, rows: LossRows, settings: MemberSettings) ->
 
 
 def clipped_step(
-    weights: StackedWeights, settings: MemberSettings, steps: Tensor, active: Tensor, betas: tuple[float, float], eps: float
+    weights: StackedWeights,
+    settings: MemberSettings,
+    steps: Tensor,
+    active: Tensor,
+    betas: tuple[float, float],
+    eps: float,
 ) -> None:
     """Clip each member's gradient by its own norm and make Adam's `steps`-th step with it (int64[M], already counted)
     where a member is `active` (bool[M]); of the others nothing changes. The gradient is used up."""

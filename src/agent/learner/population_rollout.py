@@ -24,7 +24,7 @@ OWN_OPINION = slice(N_OWN - N_ACTIONS, N_OWN)
 
 
 class Advice:
-    """How each member hears the advice: the weight of its pool (0 for a base policy), and whether its networks see it."""
+    """How each member hears the advice: its pool's weight (0 for a base policy), and whether its networks see it."""
 
     def __init__(self, sees: list[bool], memory: DeviceMemory) -> None:
         self.weight = memory.zeros(len(sees))
@@ -98,7 +98,7 @@ class Collector:
             self._see(accounts.bars, accounts.own)
             log_p = log_probabilities(self._work.logits, self._advice.terms(accounts.own), accounts.masks)
             actions, log_probs = sample(log_p, table.noise[step])
-            table.finite &= torch.isfinite(log_probs).all(1)
+            table.finite.logical_and_(torch.isfinite(log_probs).all(1))
             table.actions[:, step], table.log_probs[:, step] = actions, log_probs
             table.values[:, step] = self._work.values
             accounts.step(actions)
