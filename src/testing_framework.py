@@ -20,7 +20,7 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 
 from src.advisor import fusion
-from src.agent.interval import Interval
+from src.agent.interval import Interval, PlayedRollout
 from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
 from src.configuration import Configuration, build_config, load_config_file
 from src.console import PlainConsole
@@ -277,6 +277,21 @@ class BatchedCallback(BaseCallback):
         self.total_episodes += len(interval.episodes) - episodes
         if interval.steps >= self.log_interval:
             self.flush()
+
+    def on_rollout_played(self, played: PlayedRollout) -> bool:
+        """The same for all steps of a rollout; `stop_requested` is asked at its end."""
+        with self._lock:
+            for begin, end in played.pieces(self.log_interval - self._interval.steps, self.log_interval):
+                self.n_calls += end - begin
+                self.num_timesteps = self.model.num_timesteps - played.timesteps_after(end)
+                self.total_reward = played.add_rewards(self.total_reward, begin, end)
+                self.total_steps += end - begin
+                self.total_episodes += self._interval.count_steps(played, begin, end)
+                if self._interval.steps >= self.log_interval:
+                    self.flush()
+        if self.stop_requested is not None and self.stop_requested():
+            self.stopped = True
+        return not self.stopped
 
     def _on_training_end(self) -> None:
         self.flush()

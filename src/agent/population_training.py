@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from src.agent import clock as parts
+from src.agent.interval import PlayedRollout
 from src.agent.learner.fused import FusedMaskablePPO
 from src.agent.learner.population import Population, check_alike, make_population
 from src.agent.learner.population_network import Precision
@@ -40,6 +42,7 @@ def train_population(
     generators when each was ready. Callbacks of a member are called in the order in which `learn` calls them, but those
     of a rollout's steps after the rollout was played: they cannot act on it, their `locals` have `rewards`, `dones` and
     `infos` (without last observations), and one that returns False ends the training of all members after that rollout.
+    Where all callbacks have `on_rollout_played` they are told of all its steps at once, while the device works.
     `after_rollout` is called at every rollout boundary, after the update; the models have their counters and figures
     then, and their weights, Adams, accounts and last observations after `Population.put_back`, which is called at the
     end in any case. Seconds are each member's equal share of the group's: they add up to them.
@@ -76,32 +79,45 @@ class _Learner:
         self, model: FusedMaskablePPO, callbacks: Sequence[BaseCallback], remaining: int, *, resumed: bool
     ) -> None:
         self.model = model
-        self.total, self.callback = model._setup_learn(
-            remaining, CallbackList(list(callbacks)), not resumed, "MaskablePPO", False
-        )
+        self.callback = CallbackList(list(callbacks))
+        self.total, _ = model._setup_learn(remaining, self.callback, not resumed, "MaskablePPO", False)
+        self.hears_at_once = all(hasattr(callback, "on_rollout_played") for callback in callbacks)
+        self.may_stop = any(getattr(callback, "stop_requested", None) is not None for callback in callbacks)
         self.callback.on_training_start({"self": model, "total_timesteps": self.total}, {})
 
     def show(self, member: int, collected: CollectedRollout) -> bool:
         """Tell the callbacks of every step of the rollout; whether all of them want to go on."""
-        model, goes_on = self.model, True
-        for step, (rewards, endings) in enumerate(
-            zip(collected.rewards[member], collected.endings[member], strict=True)
-        ):
-            model.num_timesteps += len(rewards)
-            dones = endings != 0
-            infos: list[dict[str, Any]] = [{} for _ in range(len(rewards))]
-            said = np.flatnonzero(dones).tolist()
-            for env in said:
-                infos[env] = {
-                    "episode": collected.episodes[member, step, env],
-                    "TimeLimit.truncated": bool(endings[env] == TRUNCATED),
-                }
-            self.callback.update_locals(
-                {"n_steps": step, "rewards": rewards.copy(), "dones": dones, "infos": infos, "env": model.env}
-            )
+        episodes = collected.episodes[member]
+        if self.hears_at_once:
+            goes_on = self._show_at_once(collected.rewards[member], episodes)
+        else:
+            goes_on = self._show_steps(collected.rewards[member], collected.endings[member], episodes)
+        assert self.model.ep_info_buffer is not None
+        self.model.ep_info_buffer.extend(summary for _, _, summary in episodes)
+        return goes_on
+
+    def _show_at_once(self, rewards: NDArray[np.float32], episodes: Sequence[tuple[int, int, Any]]) -> bool:
+        steps, envs = rewards.shape
+        self.model.num_timesteps += steps * envs
+        sums = [float(of_step.sum(dtype=np.float64)) for of_step in rewards]
+        played = PlayedRollout(envs, sums, [step for step, _, _ in episodes], [summary for _, _, summary in episodes])
+        self.callback.n_calls, self.callback.num_timesteps = self.callback.n_calls + steps, self.model.num_timesteps
+        return all([callback.on_rollout_played(played) for callback in self.callback.callbacks])  # type: ignore[attr-defined]
+
+    def _show_steps(
+        self, rewards: NDArray[np.float32], endings: NDArray[np.uint8], episodes: Sequence[tuple[int, int, Any]]
+    ) -> bool:
+        steps, envs = rewards.shape
+        infos: list[list[dict[str, Any]]] = [[{} for _ in range(envs)] for _ in range(steps)]
+        for step, env, summary in episodes:
+            cut = bool(endings[step, env] == TRUNCATED)
+            infos[step][env] = {"episode": summary, "TimeLimit.truncated": cut}
+        goes_on = True
+        for step in range(steps):
+            self.model.num_timesteps += envs
+            found = {"rewards": rewards[step].copy(), "dones": endings[step] != 0, "infos": infos[step]}
+            self.callback.update_locals({"n_steps": step, "env": self.model.env, **found})
             goes_on = self.callback.on_step() and goes_on
-            if said:
-                model._update_info_buffer([infos[env] for env in said], dones[said])
         return goes_on
 
 
@@ -113,17 +129,24 @@ def _rollout(
     for learner in learners:
         learner.callback.on_rollout_start()
     collected = population.collect()
-    before, goes_on = clock.switch(parts.LOGGING), True
-    for member, learner in enumerate(learners):
-        goes_on = learner.show(member, collected) and goes_on
-    if not goes_on:
-        return False
-    for learner in learners:
-        learner.callback.on_rollout_end()
-        learner.model._update_current_progress_remaining(learner.model.num_timesteps, learner.total)
-    clock.switch(before)
     played = time.perf_counter()
-    population.update()
+
+    def show() -> bool:
+        with clock.within(parts.LOGGING):
+            return all([learner.show(member, collected) for member, learner in enumerate(learners)])
+
+    timesteps = learners[0].model.num_timesteps + collected.rewards[0].size
+    if all(learner.hears_at_once and not learner.may_stop for learner in learners):
+        for learner in learners:
+            learner.model._update_current_progress_remaining(timesteps, learner.total)
+        population.update(meanwhile=lambda: (show(), _rollout_ends(learners)))
+    else:
+        if not show():
+            return False
+        _rollout_ends(learners)
+        for learner in learners:
+            learner.model._update_current_progress_remaining(timesteps, learner.total)
+        population.update()
     ended = time.perf_counter()
     share = 1.0 / len(learners)
     for learner in learners:
@@ -134,6 +157,11 @@ def _rollout(
     if after_rollout is not None:
         after_rollout(population)
     return True
+
+
+def _rollout_ends(learners: Sequence[_Learner]) -> None:
+    for learner in learners:
+        learner.callback.on_rollout_end()
 
 
 def _remaining(model: FusedMaskablePPO, plan: RolloutPlan, *, resumed: bool) -> int:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from src.advisor.settings import LLMSettings
 from src.agent import clock as parts
 from src.agent.clock import Clock
+from src.agent.interval import PlayedRollout
 from src.agent.learner.fused import FusedMaskablePPO
 from src.agent.learner.products import use_threads
 from src.agent.no_compiler import leave_out_compiler
@@ -236,6 +237,11 @@ class WeightRamp(BaseCallback):
         self.model.policy.set_llm_weight(weight)
 
     def _on_step(self) -> bool:
+        return True
+
+    def on_rollout_played(self, played: PlayedRollout) -> bool:
+        """Nothing to learn from the steps."""
+        self.n_calls, self.num_timesteps = self.n_calls + len(played.step_rewards), self.model.num_timesteps
         return True
 
 

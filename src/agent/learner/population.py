@@ -7,7 +7,7 @@ from one member to another but the time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,7 @@ class Population:
         self._epoch = Replayed(self._train_epoch, "an epoch", graphs=graphs)
         self.streams = MemberStreams(generators, _shape(first), pinned=on_cuda, ahead=on_cuda)
         self._may_stop = any(model.target_kl is not None for model in self.models)
+        self._epochs_before = 1
         self._last_ended: NDArray[np.bool_] | None = None
         self._adopt()
 
@@ -160,38 +161,52 @@ class Population:
         clock.switch(before)
         return collected
 
-    def update(self) -> None:
-        """Learn from the rollout, and record each member's figures in its model's logger.
+    def update(self, meanwhile: Callable[[], object] | None = None) -> None:
+        """Learn from the rollout, and record each member's figures in its model's logger. The models' remaining
+        progress is that after the rollout. `meanwhile` is called once, while the device works.
 
-        Raises TrainingDiverged, naming the member, where a loss or a weight is not finite.
+        Raises MemberDiverged where a loss or a weight is not finite.
         """
         held, clock = self._held, self.models[0].clock
         before = clock.switch(parts.BOOKKEEPING)
-        logs = [dict(model.logger.name_to_value) for model in self.models]
-        for model in self.models:
-            model._update_learning_rate(model.policy.optimizer)
         self._fill_settings()
         held.orders.copy_(self.streams.orders(), non_blocking=True)
         self.streams.draw_ahead("noise")
         held.active.fill_(True)
         clock.switch(parts.GRADIENTS)
-        epochs = 0
         with self._products.active():
-            while epochs < self.models[0].n_epochs:
-                held.order.copy_(held.orders[epochs])
-                self._epoch()
-                held.all_means[epochs].copy_(held.means)
-                held.all_counted[epochs].copy_(held.counted)
-                epochs += 1
-                if self._may_stop and not bool(held.active.any()):
-                    break
+            epochs = self._train_epochs(meanwhile)
         figures = _Figures.read(held, epochs)
         clock.switch(parts.BOOKKEEPING)
-        self.streams.epochs_begun(figures.epochs_begun())
+        self._epochs_before = max(begun := figures.epochs_begun())
+        self.streams.epochs_begun(begun)
+        logs = [dict(model.logger.name_to_value) for model in self.models]
         for member, model in enumerate(self.models):
+            model._update_learning_rate(model.policy.optimizer)
             figures.log(model, member)
         self._check_finite(figures, logs)
         clock.switch(before)
+
+    def _train_epochs(self, meanwhile: Callable[[], object] | None) -> int:
+        """The epochs, until no member goes on; how many there were.
+
+        As many as the last update took are begun before the host waits for the device: where all members stopped
+        earlier this time, the rest of them change nothing.
+        """
+        held, most = self._held, self.models[0].n_epochs
+        unasked = min(self._epochs_before, most) if self._may_stop else most
+        for epoch in range(most):
+            held.order.copy_(held.orders[epoch])
+            self._epoch()
+            held.all_means[epoch].copy_(held.means)
+            held.all_counted[epoch].copy_(held.counted)
+            if epoch + 1 >= unasked:
+                if meanwhile is not None:
+                    meanwhile()
+                    meanwhile = None
+                if self._may_stop and not bool(held.active.any()):
+                    return epoch + 1
+        return most
 
     def _train_epoch(self) -> None:
         """All minibatches of an epoch; only counted where a member is still active."""
@@ -226,7 +241,7 @@ class Population:
         self._fill(settings.max_grad_norm, [model.max_grad_norm for model in self.models])
         limits = [NO_CLIP if model.target_kl is None else 1.5 * model.target_kl for model in self.models]
         self._fill(settings.kl_limit, limits)
-        rates = [float(model.policy.optimizer.param_groups[0]["lr"]) for model in self.models]
+        rates = [float(model.lr_schedule(model._current_progress_remaining)) for model in self.models]
         self._fill(settings.learning_rate, rates)
 
     # ---------------------------------------------------------------- divergence

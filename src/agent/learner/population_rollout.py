@@ -13,7 +13,7 @@ from src.agent.learner.population_loss import LossRows, advantages_of, log_proba
 from src.agent.learner.population_memory import DeviceMemory
 from src.agent.learner.population_network import StackedWorkspace
 from src.agent.learner.streams import RolloutShape
-from src.trading.accounts import episode_summary
+from src.trading.accounts import episode_summaries
 from src.trading.kernel import TRUNCATED
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS, OPINION
 from src.trading.member_accounts import MemberAccounts
@@ -42,12 +42,12 @@ class Advice:
 
 
 class CollectedRollout(NamedTuple):
-    """What the host learns of a rollout: rewards float32[M, steps, envs], endings uint8 of that shape, summaries of
-    the episodes that ended by (member, step, env), and which members' policies gave numbers that are not finite."""
+    """What the host learns of a rollout: rewards float32[M, steps, envs], endings uint8 of that shape, the episodes
+    that ended by member, each (step, env, summary), and which members' policies gave numbers that are not finite."""
 
     rewards: NDArray[np.float32]
     endings: NDArray[np.uint8]
-    episodes: dict[tuple[int, int, int], dict[str, Any]]
+    episodes: list[list[tuple[int, int, dict[str, Any]]]]
     not_finite: list[int]
 
 
@@ -118,10 +118,9 @@ class Collector:
         rows = np.ravel_multi_index(tuple(places.T), endings.shape)
         records = table.flat(table.last_records)[torch.from_numpy(rows).to(table.rewards.device)]
         accounts = records.cpu().numpy().view(ACCOUNT).reshape(-1)
-        episodes = {
-            (member, step, env): episode_summary(account)
-            for (member, step, env), account in zip(places.tolist(), accounts, strict=True)
-        }
+        episodes: list[list[tuple[int, int, dict[str, Any]]]] = [[] for _ in endings]
+        for (member, step, env), summary in zip(places.tolist(), episode_summaries(accounts), strict=True):
+            episodes[member].append((step, env, summary))
         self._bootstrap(endings)
         return CollectedRollout(rewards, endings, episodes, not_finite)
 
