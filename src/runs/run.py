@@ -137,7 +137,7 @@ class _Process:
             workers = context.memory.workers
             for words in filter(None, (context.memory.words, context.memory.fewer_words)):
                 self._say(words)
-            plan = Plan(context, trainer, own_env)
+            plan = Plan(context, trainer, own_env, chosen.learner)
             plan.workers = workers
             earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))
             if earlier is not None:
