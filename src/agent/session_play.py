@@ -152,7 +152,7 @@ def _market_sums(bars, rows, window_flat, context, weight, kept, x, scratch, fir
 def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, reached):
     """Play every session that is not over to its end. `batch` is `SessionBatch.arrays`, `network` weights and shape of
     a `Decider`. Returns False, in the middle of the sessions, where a logit is not finite."""
-    tape, params, accounts, masks, over = batch
+    tape, params, distances, accounts, masks, over = batch
     prices, flags, atr_ticks, window_flat, context, situation, advice, _ = tape
     weights, shape = network
     p = params[0]
@@ -204,7 +204,7 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
                     return False
             opinion = own[i, N_MARKET + N_OWN - N_ACTIONS : N_MARKET + N_OWN]
             action = choose_one(logits, opinion, llm_weight, masks[at], term)
-            _, ending = step_account(a, action, prices, flags, atr_ticks, p, masks[at])
+            _, ending = step_account(a, action, prices, flags, atr_ticks, distances, p, masks[at])
             reached[at] = a.position == 0 and a.cash_cents >= goal_cents
             over[at] = ending != 0 or reached[at]
             if not over[at]:

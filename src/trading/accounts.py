@@ -27,6 +27,7 @@ class AccountBlock:
     def __init__(self, tape: Tape, params: np.ndarray, n: int) -> None:
         self.tape = tape
         self.params = params
+        self.distances = tape.distances(params)
         self.accounts = np.zeros(n, ACCOUNT)
         self.masks = np.zeros((n, N_ACTIONS), np.bool_)
         self.endings = np.zeros(n, np.uint8)
@@ -104,7 +105,7 @@ class AccountBlock:
 
     def step(self, actions: np.ndarray, obs: np.ndarray, rewards: np.ndarray) -> int:
         """Step every account; write into `obs` and `rewards`; return how many ended (see `endings`, `last_*`)."""
-        return kernel.step_batch(self.tape.arrays, self.params, self.arrays, actions, obs, rewards)
+        return kernel.step_batch(self.tape.arrays, self.params, self.distances, self.arrays, actions, obs, rewards)
 
 
 @njit(cache=True)

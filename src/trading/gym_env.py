@@ -72,7 +72,14 @@ class TradingEnv(gym.Env[np.ndarray, np.int64]):
         tape = block.tape
         account = block.accounts[0]
         reward, ending = kernel.step_account(
-            account, int(action), tape.prices, tape.flags, tape.atr_ticks, block.params[0], block.masks[0]
+            account,
+            int(action),
+            tape.prices,
+            tape.flags,
+            tape.atr_ticks,
+            block.distances,
+            block.params[0],
+            block.masks[0],
         )
         block.observe(self._obs)
         info: dict[str, Any] = {"illegal_actions": int(account["illegal_actions"])}

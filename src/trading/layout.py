@@ -57,12 +57,12 @@ ACCOUNT = np.dtype(
         ("bar", np.int32),
         ("start_bar", np.int32),
         ("start_cash_cents", np.int64),
-        ("exit_reason", np.int64),  # of EXIT_REASONS; 64 bits, so that the record has no padding
         ("position", np.int32),  # signed contracts
         ("entry_ticks", np.int32),
         ("stop_ticks", np.int32),
         ("target_ticks", np.int32),
         ("risk_ticks", np.int32),  # R: entry to stop at entry
+        ("trail_ticks", np.int32),  # distance of a trailing stop, frozen at entry
         ("extreme_ticks", np.int32),  # best completed-bar extreme since entry
         ("mfe_ticks", np.int32),
         ("mae_ticks", np.int32),
@@ -76,15 +76,16 @@ ACCOUNT = np.dtype(
         ("exit_bar", np.int32),
         ("exit_ticks", np.int32),  # its fill, slippage included
         ("consecutive_losses", np.int32),
-        ("recent_wins", np.int32),  # bit 0 is the newest trade, 1 a win
-        ("n_recent", np.int32),
         ("n_trades", np.int32),
         ("n_wins", np.int32),
         ("bars_exposed", np.int32),
         ("illegal_actions", np.int32),
         ("steps", np.int32),
         ("days_left", np.int32),
-        ("atr_ticks", np.float32),  # frozen at entry
+        ("atr_ticks", np.float32),  # frozen at entry, for observations alone
+        ("recent_wins", np.uint16),  # bit 0 is the newest trade, 1 a win
+        ("n_recent", np.uint8),
+        ("exit_reason", np.uint8),  # of EXIT_REASONS
         ("trailing", np.uint8),
         ("daily_locked", np.uint8),
         ("breached", np.uint8),

@@ -22,7 +22,7 @@ from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS, PARAMS
 from src.trading.member_kernel import MEMBER, N_OWN, PADDING
 from src.trading.tape import Tape
 
-_OF_A_BAR = ("prices", "flags", "atr_ticks", "situation", "window", "context")
+_OF_A_BAR = ("prices", "flags", "situation", "atr_ticks", "window", "context")
 """A tape's arrays with one row a bar: together they are a market."""
 
 
@@ -83,15 +83,16 @@ class MemberAccounts(ABC):
         if without:
             raise ValueError(f"the tape of member {without[0]} has no bar where a training episode may begin")
         self.device, self.n_members, self.n_envs = device, len(tapes), n_envs
-        markets, advices, starts = _Pieces(PADDING), _Pieces(), _Pieces()
+        markets, advices, starts, distances = _Pieces(PADDING), _Pieces(), _Pieces(), _Pieces()
         members = np.zeros(len(tapes), MEMBER)
-        for member, tape in zip(members, tapes, strict=True):
+        for member, tape, constants in zip(members, tapes, params, strict=True):
             member["row"], member["end"] = markets.add(tuple(getattr(tape, name) for name in _OF_A_BAR))
             member["advice_row"], member["advice_end"] = advices.add((tape.advice,))
             member["starts_row"], member["starts_end"] = starts.add((tape.starts,))
+            member["distances_row"], _ = distances.add((tape.distances(constants),))
         self._n_bars = (members["end"] - members["row"]).tolist()
         self._bars_of = {name: self._put(markets.concatenated(at)) for at, name in enumerate(_OF_A_BAR)}
-        self._advice, self._starts = self._put(advices.concatenated(0)), self._put(starts.concatenated(0))
+        self._of_members = tuple(self._put(pieces.concatenated(0)) for pieces in (advices, starts, distances))
         self.window, self.context = self._bars_of["window"], self._bars_of["context"]
         self._members = self._put(members.view(np.uint8))
         self._params = self._put(np.concatenate([np.asarray(p, PARAMS) for p in params]).view(np.uint8))
@@ -164,7 +165,7 @@ class MemberAccounts(ABC):
     def _flat(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """What the kernels take, one row an account: the tables, the accounts now, and before their last reset."""
         n = self.n_members * self.n_envs
-        tables = (*(self._bars_of[name] for name in _OF_A_BAR[:4]), self._advice, self._starts)
+        tables = (*(self._bars_of[name] for name in _OF_A_BAR[:4]), *self._of_members)
         now = (
             self.records.view(-1), self.bars.view(n), self.own.view(n, N_OWN), self.masks.view(n, N_ACTIONS),
             self.rewards.view(n), self.endings.view(n),
@@ -212,8 +213,15 @@ class CpuMemberAccounts(MemberAccounts):
 def make_member_accounts(
     tapes: Sequence[Tape], params: Sequence[NDArray[np.void]], n_envs: int, device: torch.device | str
 ) -> MemberAccounts:
-    """Accounts of members, each with its tape and PARAMS[1], on `device`."""
+    """Accounts of members, each with its tape and PARAMS[1], on `device`.
+
+    Raises UserError for a GPU where numba-cuda is missing.
+    """
     device = torch.device(device)
     if device.type == "cpu":
         return CpuMemberAccounts(tapes, params, n_envs)
+    if device.type == "cuda":
+        from src.trading.cuda import CudaMemberAccounts  # it imports this file
+
+        return CudaMemberAccounts(tapes, params, n_envs, device)
     raise ValueError(f"no accounts on a device of type {device.type!r}, only on cpu and cuda")

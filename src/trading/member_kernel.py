@@ -1,7 +1,7 @@
 """One account of a member among many, compiled: the functions of `kernel.py` over concatenated tables.
 
-The CPU calls `step_members` and `observe_members`; `cuda.py` compiles `step_one`, `begin_one` and `observe_one` for a
-GPU, one thread an account, so both run the same code.
+The CPU calls the functions named `..._members`; `cuda.py` compiles `step_one`, `begin_one` and `observe_one` for a GPU,
+one thread an account, so both run the same code.
 """
 
 from __future__ import annotations
@@ -50,27 +50,26 @@ MEMBER = np.dtype(
         ("advice_end", np.int64),
         ("starts_row", np.int64),
         ("starts_end", np.int64),
+        ("distances_row", np.int64),
     ],
     align=True,
 )
-"""Where a member's bars, advice and starts are in the concatenated tables."""
+"""Where a member's part of the concatenated tables is. The tables are, in order: prices, flags, situation, atr_ticks
+(`row` to `end` of each), advice, starts, distances."""
 
 
 @njit(cache=True)
 def observe_one(a, where, tables, p, mask, own):
     """Fill `mask` (bool[6]) and `own` (float32[19]) of one account; returns its row of the tables."""
-    prices, flags, _, situation, advice, _ = tables
-    prices, flags, situation = (
-        prices[where.row : where.end],
-        flags[where.row : where.end],
-        situation[where.row : where.end],
-    )
+    prices, flags, situation, _, advice, _, _ = tables
+    prices, flags = prices[where.row : where.end], flags[where.row : where.end]
     write_action_mask(a, prices, flags, p, mask)
     close_ticks = np.int64(prices[a.bar, CLOSE])
     equity = np.float64(equity_cents(a, close_ticks, p))
     write_account(a, close_ticks, equity, flags, p, own, 0)
     write_risk(a, close_ticks, equity, p, own, _RISK_AT)
-    write_opinion(a, close_ticks, situation, advice[where.advice_row : where.advice_end], mask, own, _OPINION_AT)
+    situation, advice = situation[where.row : where.end], advice[where.advice_row : where.advice_end]
+    write_opinion(a, close_ticks, situation, advice, mask, own, _OPINION_AT)
     return where.row + a.bar
 
 
@@ -88,13 +87,11 @@ def step_one(k, action, where, tables, p, now, last):
     """
     accounts, bars, own, masks, rewards, endings = now
     last_accounts, last_bars, last_own, last_masks = last
-    prices, flags, atr_ticks = (
-        tables[0][where.row : where.end],
-        tables[1][where.row : where.end],
-        tables[2][where.row : where.end],
-    )
+    prices, flags = tables[0][where.row : where.end], tables[1][where.row : where.end]
+    atr_ticks = tables[3][where.row : where.end]
+    distances = tables[6][where.distances_row : where.distances_row + where.end - where.row]
     a = accounts[k]
-    reward, ending = step_account(a, action, prices, flags, atr_ticks, p, masks[k])
+    reward, ending = step_account(a, action, prices, flags, atr_ticks, distances, p, masks[k])
     rewards[k] = reward
     endings[k] = ending
     if ending != 0:
@@ -150,3 +147,16 @@ def expand_all(rows, own, window_flat, context, out):
     """`expand_one` for rows int64[k], own float32[k, 19] and out float32[k, 261]."""
     for i in range(len(rows)):
         expand_one(rows[i], own[i], window_flat, context, out[i])
+
+
+@njit(cache=True)
+def write_element(row, column, own, window_flat, context, out):
+    """One value of the whole observation, as `expand_one` writes it."""
+    if column < _WINDOW_LEN:
+        out[column] = window_flat[(row - PADDING) * N_WINDOW_FEATURES + column]
+    elif column < _CONTEXT_AT:
+        out[column] = own[column - _WINDOW_LEN]
+    elif column < _OBS_RISK_AT:
+        out[column] = context[row, column - _CONTEXT_AT]
+    else:
+        out[column] = own[column - _OBS_RISK_AT + N_OWN_ACCOUNT]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from src.market.flags import BREAK_AFTER, DECISION, END_AFTER, FLAT_BAR
+from src.trading.distances import Distances, distances_of, multiples_of
 from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_SIDES, N_WINDOW_FEATURES
 
 _DTYPES: dict[str, Any] = {
@@ -114,6 +115,17 @@ class Tape:
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The arrays in order, as the kernel takes them; the window table as one row, float32[n * 11]."""
         return tuple(self.window.reshape(-1) if f.name == "window" else getattr(self, f.name) for f in fields(self))
+
+    def distances(self, params: np.ndarray) -> np.ndarray:
+        """Stop, target and trailing distance of an entry decided at each bar, int32[n, 3] ticks, under PARAMS[1]."""
+        key = multiples_of(params[0])
+        if key not in self._distances:
+            self._distances[key] = distances_of(self.atr_ticks, params[0])
+        return self._distances[key].ticks
+
+    @cached_property
+    def _distances(self) -> dict[tuple[float, float, float], Distances]:
+        return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles pass through the checks and are read-only too."""

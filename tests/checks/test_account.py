@@ -163,13 +163,13 @@ def test_masks_that_do_not_mean_what_they_say_fail(
 def test_an_illegal_action_that_does_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     real = kernel.step_account
 
-    def obeys(account: Any, action: int, prices: Any, flags: Any, atr: Any, p: Any, mask: Any) -> Any:
+    def obeys(account: Any, action: int, prices: Any, flags: Any, atr: Any, distances: Any, p: Any, mask: Any) -> Any:
         if not mask[action]:
-            result = real(account, HOLD, prices, flags, atr, p, mask)
+            result = real(account, HOLD, prices, flags, atr, distances, p, mask)
             account["illegal_actions"] += 1
             account["cash_cents"] -= 100_000
             return result[0] - np.float32(1), result[1]
-        return real(account, action, prices, flags, atr, p, mask)
+        return real(account, action, prices, flags, atr, distances, p, mask)
 
     monkeypatch.setattr(gym_env.kernel, "step_account", obeys)
     assert_failed(environment(small_setting()), "does not act as HOLD", "git status")

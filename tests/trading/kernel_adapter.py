@@ -59,7 +59,14 @@ class KernelAccount:
         self.action_mask()
         block, tape = self._block, self._block.tape
         reward, ending = kernel.step_account(
-            block.accounts[0], action, tape.prices, tape.flags, tape.atr_ticks, block.params[0], block.masks[0]
+            block.accounts[0],
+            action,
+            tape.prices,
+            tape.flags,
+            tape.atr_ticks,
+            block.distances,
+            block.params[0],
+            block.masks[0],
         )
         return StepResult(float(reward), ending == kernel.TERMINATED, ending == kernel.TRUNCATED)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src import splitmix
@@ -179,7 +180,7 @@ def test_without_a_trailing_rule_every_account_is_new() -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_the_mixing_is_splitmix64s_and_a_uniform_is_below_one(key: int, counter: int) -> None:
+def test_the_mixing_is_splitmix64s_and_bits_depend_on_key_and_counter(key: int, counter: int) -> None:
     def mix(value: int) -> int:
         mask = 2**64 - 1
         z = (value + 0x9E3779B97F4A7C15) & mask
@@ -188,9 +189,19 @@ def test_the_mixing_is_splitmix64s_and_a_uniform_is_below_one(key: int, counter:
         return z ^ (z >> 31)
 
     assert int(splitmix.mix64(np.uint64(key))) == mix(key)
-    drawn = kernel.uniform(np.uint64(key), np.uint64(counter))
-    assert drawn == (mix(key ^ mix(counter)) >> 11) / 2**53
-    assert 0.0 <= drawn < 1.0
+    assert int(kernel.random_bits(np.uint64(key), np.uint64(counter))) == mix(key ^ mix(counter))
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+@example(2**64 - 1, 2**64 - 1)
+def test_scaling_is_exact(bits: int, n: int) -> None:
+    assert int(splitmix.scaled(np.uint64(bits), np.uint64(n))) == bits * n >> 64
+
+
+@given(st.floats(0.0, 1.0))
+@example(1.0)
+def test_a_fraction_becomes_a_share_of_its_own_value(frac: float) -> None:
+    assert int(splitmix.as_share(frac)) == int(Fraction(frac) * 2**63)
 
 
 def test_the_mixing_gives_the_published_first_numbers() -> None:
