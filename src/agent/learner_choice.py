@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 
 from src.agent.settings import HardwareSettings, Learner
 from src.errors import ConfigError
+from src.trading.cuda import missing
 from src.trading.settings import EnvironmentSettings
-
-NO_KERNELS = "numba-cuda is not installed (pip install -r requirements-gpu.txt)"
 
 
 class Chosen(NamedTuple):
@@ -34,8 +32,8 @@ def choose_learner(hardware: HardwareSettings, environment: EnvironmentSettings,
         return Chosen("population") if why_not is None else Chosen("stock", f"members train one by one: {why_not}")
     if why_not is not None:
         raise ConfigError(
-            f"hardware.learner is population, but {why_not}. Change that, or leave hardware.learner out: then the run "
-            f"trains with the fastest learner that can."
+            f"hardware.learner is population, but members cannot train together here: {why_not}. Change that, or leave "
+            f"hardware.learner out: then the run trains with the fastest learner that can."
         )
     slow = "" if on_gpu else "the population learner is made for a GPU: on a CPU the fused learner is faster"
     return Chosen("population", slow)
@@ -48,6 +46,4 @@ def _why_no_population(
         return "environment.env_class names environments of your own, which only run on the CPU"
     if hardware.vec_env != "batched":
         return f"hardware.vec_env is {hardware.vec_env}, and it steps batched accounts"
-    if device.type == "cuda" and find_spec("numba_cuda") is None:
-        return NO_KERNELS
-    return None
+    return (missing().rstrip(".") or None) if device.type == "cuda" else None

@@ -12,14 +12,14 @@ from src.errors import ConfigError
 from src.trading.settings import EnvironmentSettings
 
 OURS, OWN = EnvironmentSettings(), EnvironmentSettings(env_class="tests.tiny_runs:CountingEnv")
-MISSING = "numba-cuda is not here"
+MISSING = "Accounts need numba-cuda"
 
 
 def chosen(
     asked: Learner | None, device: str, monkeypatch: pytest.MonkeyPatch, *, missing: str = "", own: bool = False,
     vec_env: str = "batched",
 ) -> tuple[str, str]:  # fmt: skip
-    monkeypatch.setattr(learner_choice, "missing", lambda: missing)
+    monkeypatch.setattr(learner_choice, "missing", lambda: missing and f"{missing}.")
     hardware = HardwareSettings(learner=asked, vec_env=vec_env)  # type: ignore[arg-type]
     return tuple(choose_learner(hardware, OWN if own else OURS, torch.device(device)))  # type: ignore[return-value]
 
@@ -50,5 +50,5 @@ def test_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cpu", {"own": True}, "environment.env_class names environments of your own"),
         ("cpu", {"vec_env": "subproc"}, "hardware.vec_env is subproc"),
     ):
-        with pytest.raises(ConfigError, match=f"hardware.learner is population, but {said}"):
+        with pytest.raises(ConfigError, match=f"cannot train together here: {said}"):
             chosen("population", device, monkeypatch, **how)  # type: ignore[arg-type]
