@@ -365,7 +365,10 @@ CASES: Mapping[str, Case] = {
     ),
     "hardware.precision": Case("bf16", ("report.training.0.precision", "weights.base"), UNTRAINED, TOGETHER),
     "hardware.group": Case(
-        2, ("report.training.1.group", "report.memory.group"), ("report.arms", "steps", "report.training.0.group"), TOGETHER
+        2,
+        ("report.training.1.group", "report.memory.group"),
+        ("report.arms", "steps", "report.training.0.group"),
+        TOGETHER,
     ),
     "hardware.price_per_hour": Case(
         2.0, ("report.production_estimate.price_per_hour_usd",), (*RESULTS, *TRAINED), {"hardware.price_per_hour": 1.0}

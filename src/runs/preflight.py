@@ -206,7 +206,8 @@ def _refusal(shape: RunShape, limit_gb: float, limit: str, gpu_gb: float | None,
         f"(training.policy_kwargs.net_arch), or free memory."
         if enough
         else f"No smaller {'--group, ' if shape.group else ''}--workers, --vectorized-envs or --batch-size alone is "
-        "small enough: take several of them smaller, or smaller networks (training.policy_kwargs.net_arch), or free memory."
+        "small enough: take several of them smaller, or smaller networks (training.policy_kwargs.net_arch), or free "
+        "memory."
     )
     return f"The run needs {' and '.join(needs)}. In the stage {found.stage}, GB: {parts}. {advice}"
 

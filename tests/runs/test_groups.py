@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from safetensors.numpy import load_file
 from src.agent.checkpoints import CheckpointStore
 from src.agent.learner.population import Population
 from src.runs import group_work, tasks
-from src.runs.engine import Engine
 from src.runs.groups import Groups
 from src.runs.ledger import Ledger
 from src.runs.member_work import OpenTraining
@@ -30,7 +27,6 @@ from tests.runs.pipeline_runs import (
     Ended,
     Pipelines,
     before,
-    contents,
     crash,
     differing,
     in_step,

@@ -71,7 +71,9 @@ def shapes(draw: st.DrawFn) -> RunShape:
 def in_groups(draw: st.DrawFn) -> RunShape:
     """The same whose members train together, on the CPU or on a GPU."""
     bytes_ = draw(st.integers(1, 500)) * MB
-    return replace(draw(shapes()), group=draw(st.integers(1, 64)), group_member_bytes=bytes_, on_gpu=draw(st.booleans()))
+    return replace(
+        draw(shapes()), group=draw(st.integers(1, 64)), group_member_bytes=bytes_, on_gpu=draw(st.booleans())
+    )
 
 
 grouped = st.composite(in_groups)()
@@ -251,16 +253,14 @@ def test_fewer_members_train_together_where_nobody_asked_for_more(pipelines: Pip
         "hardware.batch_size": 32, "training.policy_kwargs.net_arch": {"pi": [2048], "vf": [2048]},
         "test_mode.mode": "hardware_maximized", "training.production_net_arch": [8],
     }  # fmt: skip
-    ended = pipelines.run(pipelines.new_home(), {**wide, "hardware.memory_limit_gb": hardware.own_memory_bytes() / GB + 0.35})
+    limit = {"hardware.memory_limit_gb": hardware.own_memory_bytes() / GB + 0.35}
+    ended = pipelines.run(pipelines.new_home(), {**wide, **limit})
     assert ended.error is None, ended.why
     group = ended.report["memory"]["group"]
     assert 1 < group < 6
     assert {row["group"] for row in ended.report["training"] if row["phase"] != "base"} <= {group, 6 % group or group}
     assert f", up to {group} members together" in ended.said
-    refused = pipelines.run(
-        pipelines.new_home(),
-        {**wide, "hardware.group": 6, "hardware.memory_limit_gb": hardware.own_memory_bytes() / GB + 0.35},
-    )
+    refused = pipelines.run(pipelines.new_home(), {**wide, **limit, "hardware.group": 6})
     assert "--group " in refused.why
 
 
