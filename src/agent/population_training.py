@@ -14,7 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from src.agent import clock as parts
 from src.agent.interval import PlayedRollout
 from src.agent.learner.fused import FusedMaskablePPO
-from src.agent.learner.population import Population, check_alike, make_population
+from src.agent.learner.population import Population, make_population
+from src.agent.learner.population_members import check_alike
 from src.agent.learner.population_network import Precision
 from src.agent.learner.population_rollout import CollectedRollout
 from src.agent.ppo import GeneratorStates

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,26 +19,20 @@ from src.agent import clock as parts
 from src.agent.divergence import LOSSES, raise_if_diverged
 from src.agent.learner.coverage import ACTIVATIONS
 from src.agent.learner.fused import FusedMaskablePPO
-from src.agent.learner.kernels import KL, N_SUMS
+from src.agent.learner.kernels import KL
 from src.agent.learner.population_graphs import Replayed
-from src.agent.learner.population_loss import MemberSettings, clipped_step, loss_gradient
+from src.agent.learner.population_held import Figures, Held
+from src.agent.learner.population_loss import clipped_step, loss_gradient
+from src.agent.learner.population_members import accounts_of, advice_weight, check_alike, rollout_shape
 from src.agent.learner.population_memory import DeviceMemory
-from src.agent.learner.population_network import Precision, Products, StackedWeights, StackedWorkspace
-from src.agent.learner.population_rollout import (
-    Advice,
-    CollectedRollout,
-    Collector,
-    MinibatchReader,
-    RolloutTable,
-)
-from src.agent.learner.streams import MemberStreams, RolloutShape
-from src.agent.policy import FlattenWithoutOpinion, HybridPolicy
+from src.agent.learner.population_network import Precision, Products, StackedWorkspace
+from src.agent.learner.population_rollout import CollectedRollout, Collector, MinibatchReader, RolloutTable
+from src.agent.learner.streams import MemberStreams
 from src.agent.ppo import GeneratorStates
 from src.errors import TrainingDiverged
 from src.trading.layout import ACCOUNT, N_ACTIONS
 from src.trading.member_accounts import MemberAccounts, make_member_accounts
 from src.trading.member_kernel import N_OWN
-from src.trading.vec_env import BatchedTradingVecEnv
 
 NO_CLIP = float("inf")
 
@@ -77,7 +70,7 @@ class Population:
         on_cuda = self.device.type == "cuda"
         self._products = Products(precision, self.device)
         memory = DeviceMemory(self.device)
-        self._held = held = _Held.make(self.models, memory, self._products)
+        self._held = held = Held.make(self.models, memory, self._products)
         self.bytes = memory.bytes
         """Device memory of its tensors, without the accounts'."""
         first = self.models[0]
@@ -92,11 +85,16 @@ class Population:
         self._play = Replayed(self._collector.play, "a rollout", graphs=graphs)
         self._value = Replayed(self._collector.value, "the advantages", graphs=graphs)
         self._epoch = Replayed(self._train_epoch, "an epoch", graphs=graphs)
-        self.streams = MemberStreams(generators, _shape(first), pinned=on_cuda, ahead=on_cuda)
+        self.streams = MemberStreams(generators, rollout_shape(first), pinned=on_cuda, ahead=on_cuda)
         self._may_stop = any(model.target_kl is not None for model in self.models)
         self._epochs_before = 1
         self._last_ended: NDArray[np.bool_] | None = None
         self._adopt()
+
+    @property
+    def rollout(self) -> RolloutTable:
+        """The members' last rollout, on the device."""
+        return self._held.table
 
     @staticmethod
     def memory_bytes(models: Sequence[FusedMaskablePPO], precision: Precision = "float32") -> int:
@@ -104,7 +102,7 @@ class Population:
         Exact for the tensors that are held; what a step of the update takes for its moment is estimated."""
         device = torch.device("meta")
         memory = DeviceMemory(device)
-        _Held.make(models, memory, Products(precision, device))
+        Held.make(models, memory, Products(precision, device))
         first, members = models[0], len(models)
         account = 2 * (8 + 4 * N_OWN + N_ACTIONS + ACCOUNT.itemsize) + 5
         # At most ten float64 of each action's, a row's own part and its numbers, gathered.
@@ -122,7 +120,7 @@ class Population:
         steps = self._held.weights.pull()
         self._held.steps.copy_(torch.tensor(steps))
         for member, model in enumerate(self.models):
-            self.accounts.set_state(member, _env_of(model).get_state())
+            self.accounts.set_state(member, accounts_of(model).get_state())
         self.accounts.observe()
 
     def put_back(self) -> None:
@@ -133,7 +131,7 @@ class Population:
         self._held.weights.push(self._held.steps.tolist(), members)
         for member in members:
             model = self.models[member]
-            model._last_obs = _env_of(model).set_state(self.accounts.get_state(member))  # type: ignore[assignment]
+            model._last_obs = accounts_of(model).set_state(self.accounts.get_state(member))  # type: ignore[assignment]
             if self._last_ended is not None:
                 model._last_episode_starts = self._last_ended[member].copy()
 
@@ -147,7 +145,7 @@ class Population:
         """Play a rollout with every member. Raises TrainingDiverged where a policy's output is not finite."""
         held, clock = self._held, self.models[0].clock
         before = clock.switch(parts.SAMPLING)
-        self._fill(held.advice.weight, [_advice_weight(model) for model in self.models])
+        self._fill(held.advice.weight, [advice_weight(model) for model in self.models])
         held.table.noise.copy_(self.streams.noise(), non_blocking=True)
         self.streams.draw_ahead("orders")
         clock.switch(parts.POLICY)
@@ -176,7 +174,7 @@ class Population:
         clock.switch(parts.GRADIENTS)
         with self._products.active():
             epochs = self._train_epochs(meanwhile)
-        figures = _Figures.read(held, epochs)
+        figures = Figures.read(held, epochs)
         clock.switch(parts.BOOKKEEPING)
         self._epochs_before = max(begun := figures.epochs_begun())
         self.streams.epochs_begun(begun)
@@ -229,6 +227,26 @@ class Population:
         work.backward()
         means.copy_(found)
 
+    def gradients(self, precision: Precision) -> Tensor:
+        """Gradients of the members' losses over the first rows of the last rollout, a minibatch of them, with products
+        in a precision: float32[M, weights]. Changes nothing that is learned."""
+        held, rows = self._held, self.models[0].minibatch
+        activation = ACTIVATIONS[self.models[0].policy.activation_fn]
+        products = Products(precision, self.device)
+        work = StackedWorkspace(held.weights, activation, rows, DeviceMemory(self.device), products, trains=True)
+        firsts = torch.arange(len(self.models), device=self.device).unsqueeze(1) * held.table.shape.rows
+        chosen = (firsts + torch.arange(rows, device=self.device)).int()
+        self._fill_settings()
+        with products.active():
+            self.gradient(chosen, work, torch.empty_like(held.means[0]))
+        return held.weights.gradient.clone()
+
+    def gradient_differences(self, precision: Precision) -> list[float]:
+        """The largest difference that a precision makes in any of a member's `gradients`, as a share of the largest of
+        them in float32, by member."""
+        exact, found = self.gradients("float32"), self.gradients(precision)
+        return ((found - exact).abs().amax(1) / exact.abs().amax(1)).tolist()
+
     def _fill(self, vector: Tensor, numbers: Sequence[float]) -> None:
         vector.copy_(torch.tensor(numbers, dtype=vector.dtype))
 
@@ -246,7 +264,7 @@ class Population:
 
     # ---------------------------------------------------------------- divergence
 
-    def _check_finite(self, figures: _Figures, logs: Sequence[dict[str, Any]]) -> None:
+    def _check_finite(self, figures: Figures, logs: Sequence[dict[str, Any]]) -> None:
         for member, model in enumerate(self.models):
             recorded = model.logger.name_to_value
             if not figures.finite[member] or not all(np.isfinite(recorded[name]) for name in LOSSES):
@@ -276,97 +294,6 @@ class MemberDiverged(TrainingDiverged):
         self.member = member
 
 
-@dataclass(frozen=True)
-class _Held:
-    """All tensors of a population."""
-
-    weights: StackedWeights
-    advice: Advice
-    table: RolloutTable
-    acting: StackedWorkspace
-    training: dict[int, StackedWorkspace]
-    """By rows of a minibatch: whole ones, and the rest where there is one."""
-    minibatches: list[tuple[int, int]]
-    settings: MemberSettings
-    steps: Tensor
-    active: Tensor
-    orders: Tensor
-    order: Tensor
-    means: Tensor
-    counted: Tensor
-    all_means: Tensor
-    all_counted: Tensor
-    betas: tuple[float, float]
-    eps: float
-
-    @classmethod
-    def make(cls, models: Sequence[FusedMaskablePPO], memory: DeviceMemory, products: Products) -> _Held:
-        """Take the memory."""
-        first, members = models[0], len(models)
-        shape, size = _shape(first), first.minibatch
-        weights = StackedWeights([model.policy for model in models], memory)
-        activation = ACTIVATIONS[first.policy.activation_fn]
-        exact = Products("float32", memory.device)
-        bounds = [(start, min(start + size, shape.rows)) for start in range(0, shape.rows, size)]
-        training = {
-            rows: StackedWorkspace(weights, activation, rows, memory, products, trains=True)
-            for rows in sorted({end - begin for begin, end in bounds})
-        }
-        group = first.policy.optimizer.param_groups[0]
-        sums = (len(bounds), members)
-        return cls(
-            weights=weights,
-            advice=Advice([not _is_blind(model) for model in models], memory),
-            table=RolloutTable(members, shape, memory),
-            acting=StackedWorkspace(weights, activation, shape.envs, memory, exact, trains=False),
-            training=training,
-            minibatches=bounds,
-            settings=MemberSettings.make(members, memory),
-            steps=memory.zeros(members, dtype=torch.int64),
-            active=memory.zeros(members, dtype=torch.bool),
-            orders=memory.zeros(shape.epochs, members, shape.rows, dtype=torch.int32),
-            order=memory.zeros(members, shape.rows, dtype=torch.int32),
-            means=memory.zeros(*sums, N_SUMS, dtype=torch.float64),
-            counted=memory.zeros(*sums, dtype=torch.bool),
-            all_means=memory.zeros(shape.epochs, *sums, N_SUMS, dtype=torch.float64),
-            all_counted=memory.zeros(shape.epochs, *sums, dtype=torch.bool),
-            betas=group["betas"],
-            eps=float(group["eps"]),
-        )
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """What the host learns of an update: means [epochs, minibatches, M, 5] of what was counted, rollouts [M, rows]."""
-
-    means: NDArray[np.float64]
-    counted: NDArray[np.bool_]
-    values: NDArray[np.float32]
-    returns: NDArray[np.float32]
-    finite: NDArray[np.bool_]
-
-    @classmethod
-    def read(cls, held: _Held, epochs: int) -> _Figures:
-        """Wait for the device and copy."""
-        finite = torch.isfinite(held.weights.values).all(1)
-        table = held.table
-        found = (held.all_means[:epochs], held.all_counted[:epochs], table.values, table.returns, finite)
-        return cls(*(tensor.cpu().numpy() for tensor in found))
-
-    def epochs_begun(self) -> list[int]:
-        """By member."""
-        return self.counted[:, 0].sum(0).tolist()
-
-    def log(self, model: FusedMaskablePPO, member: int) -> None:
-        """Count and record a member's update as the fused learner does."""
-        counted, means = self.counted[:, :, member], self.means[:, :, member]
-        begun = int(counted[:, 0].sum())
-        model._n_updates += begun
-        loss = model._loss_settings()
-        kls = means[begun - 1][counted[begun - 1], KL].tolist()
-        model._log_update(means[counted], kls, self.values[member].ravel(), self.returns[member].ravel(), loss)
-
-
 def make_population(
     models: Sequence[FusedMaskablePPO],
     generators: Sequence[GeneratorStates],
@@ -377,60 +304,7 @@ def make_population(
 ) -> Population:
     """A population with accounts over the tapes of the models' environments. ValueError as for `Population`."""
     check_alike(models)
-    blocks = [_env_of(model)._block for model in models]
+    blocks = [accounts_of(model)._block for model in models]
     tapes, params = [block.tape for block in blocks], [block.params for block in blocks]
     accounts = make_member_accounts(tapes, params, models[0].n_envs, device)
     return Population(models, accounts, generators, precision=precision, graphs=graphs)
-
-
-def check_alike(models: Sequence[FusedMaskablePPO]) -> None:
-    """ValueError where models cannot train together: no fused learner trains one, its accounts are no batch, or its
-    shapes are others than the first's."""
-    for member, model in enumerate(models):
-        why = None
-        if not isinstance(model, FusedMaskablePPO):
-            why = f"it is a {type(model).__name__}, not a FusedMaskablePPO"
-        elif model.why_stock is not None:
-            why = model.why_stock
-        elif type(model.env.unwrapped if model.env is not None else None) is not BatchedTradingVecEnv:
-            why = "its environment is not one batch of trading accounts (hardware.vec_env batched)"
-        if why is not None:
-            raise ValueError(f"member {member} cannot train in a population: {why}")
-        if (mine := _alike(model)) != (theirs := _alike(models[0])):
-            name = next(name for name in mine if mine[name] != theirs[name])
-            raise ValueError(
-                f"member {member} cannot train with member 0: its {name} is {mine[name]}, not {theirs[name]}"
-            )
-
-
-def _alike(model: FusedMaskablePPO) -> dict[str, Any]:
-    """What members of a population must have in common."""
-    group = model.policy.optimizer.param_groups[0]
-    return {
-        "rollout": _shape(model),
-        "minibatch": model.minibatch,
-        "normalize_advantage": model.normalize_advantage,
-        "networks": {name: tuple(p.shape) for name, p in model.policy.named_parameters()},
-        "activation": model.policy.activation_fn.__name__,
-        "Adam's betas and eps": (tuple(group["betas"]), group["eps"]),
-        "timesteps": model.num_timesteps,
-    }
-
-
-def _shape(model: FusedMaskablePPO) -> RolloutShape:
-    return RolloutShape(model.n_steps, model.n_envs, N_ACTIONS, model.n_epochs)
-
-
-def _env_of(model: FusedMaskablePPO) -> BatchedTradingVecEnv:
-    assert model.env is not None
-    env = model.env.unwrapped
-    assert isinstance(env, BatchedTradingVecEnv)
-    return env
-
-
-def _advice_weight(model: FusedMaskablePPO) -> float:
-    return float(model.policy.llm_weight) if isinstance(model.policy, HybridPolicy) else 0.0
-
-
-def _is_blind(model: FusedMaskablePPO) -> bool:
-    return type(model.policy.features_extractor) is FlattenWithoutOpinion

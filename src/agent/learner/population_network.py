@@ -91,14 +91,15 @@ class StackedWeights:
 
     def __init__(self, policies: Sequence[Any], memory: DeviceMemory) -> None:
         self._policies = list(policies)
-        self._places, size = _places(policies[0])
-        self.count = sum(shape.numel() for _, shape, _ in self._places)
+        self.places, size = _places(policies[0])
+        """Name, shape and place in a member's row of every trained tensor."""
+        self.count = sum(shape.numel() for _, shape, _ in self.places)
         """Trained numbers of a member."""
         tables = [memory.zeros(len(policies), size) for _ in range(4)]
         self.values, self.gradient, self.first_moment, self.second_moment = tables
         networks, outputs = _layers_of(policies[0])
         firsts = [network[0] for network in networks]
-        start = {name: place for name, _, place in self._places}
+        start = {name: place for name, _, place in self.places}
         self._start = {id(p): start[name] for name, p in policies[0].named_parameters() if name in start}
         self.first = self._dense(firsts)
         self.hidden = [[self._dense([layer]) for layer in network[1:]] for network in networks]
@@ -150,7 +151,7 @@ class StackedWeights:
 
     def _tensors(self, policy: Any) -> Iterator[tuple[nn.Parameter, torch.Size, int]]:
         parameters = dict(policy.named_parameters())
-        for name, shape, place in self._places:
+        for name, shape, place in self.places:
             yield parameters[name], shape, place
 
 
