@@ -26,6 +26,7 @@ from src.agent.training import TrainingRecord
 from src.clean_up import CleanUps
 from src.errors import TrainingDiverged
 from src.runs.member_work import Advice, MemberJob, OpenTraining, advice_heard, new_model, own_market, sessions_drawn
+from src.runs.resources import release_all
 from src.runs.watch import Watch
 
 
@@ -43,6 +44,8 @@ def train_group(
     """
     torch.set_num_threads(jobs[0].threads)
     device = jobs[0].trainer.device
+    if device.type == "cuda":
+        release_all()  # of the group before it, and of a language model
     with CleanUps() as stack:
         group = _Group(jobs, market, watches, device, stack)
         with CleanUps() as open_logs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from tests.runs.pipeline_runs import (
     before,
     crash,
     differing,
-    in_step,
     pipelines_in,
     run_of,
     terminate,
@@ -64,6 +63,11 @@ def finished(pipelines: Pipelines, home: Path, changes: Mapping[str, Any], **how
     ended = pipelines.run(home, {**TOGETHER, **changes}, **how)
     assert ended.error is None, ended.why
     return ended, home
+
+
+def in_update(nth: int, act: Callable[[], object]) -> Any:
+    """Right before an update of the six fine-tuned members, in a rollout that no checkpoint has yet."""
+    return before(Population, "update", act, nth=nth, when=lambda population, **_: len(population.models) == 6)
 
 
 # The same run
@@ -157,7 +161,7 @@ def test_killed_at_any_instant_a_group_goes_on_to_the_same_bits(
 def test_stopped_all_members_have_a_checkpoint_of_the_rollouts_end(pipelines: Pipelines, whole: Path) -> None:
     home = pipelines.new_home()
     sparse = {"checkpoint.interval_steps": 10**6}
-    with in_step("hybrid", 16, terminate):
+    with in_update(1, terminate):
         ended = pipelines.run(home, {**TOGETHER, **sparse})
     assert "Resume with" in ended.why
     names = {path.name for path in run_of(home).glob("members/seed-*/*/checkpoint-*") if path.parent.name != "base"}
@@ -170,7 +174,7 @@ def test_stopped_all_members_have_a_checkpoint_of_the_rollouts_end(pipelines: Pi
 
 def test_another_group_is_said_to_round_otherwise(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
-    with in_step("hybrid", ROLLOUT + 8, crash):
+    with in_update(2, crash):
         pipelines.run(home, TOGETHER)
     ended, _ = finished(pipelines, home, {"hardware.group": 4}, auto_resume=True)
     said = ended.report["phases"]["phase3"]["not_bitwise"]
@@ -201,7 +205,7 @@ def test_a_failing_group_is_tried_again_from_its_checkpoints(pipelines: Pipeline
     def fail() -> None:
         raise RuntimeError("the device fell off the bus")
 
-    with in_step("hybrid", ROLLOUT + 8, fail):
+    with in_update(2, fail):
         ended, _ = finished(pipelines, home, {})
     assert "failed (the device fell off the bus); trying again from their newest checkpoint" in ended.said
     assert differing(whole, home) == []
@@ -233,15 +237,16 @@ def test_a_group_that_does_not_fit_is_halved_until_it_does(pipelines: Pipelines)
 
 def test_a_diverging_member_is_named_and_what_all_had_is_kept(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
-    whole_update = Population.update
+    collect = Population.collect
 
-    def update(population: Population) -> None:
-        if len(population.models) > 2 and population.models[0].num_timesteps > ROLLOUT:
+    def collected(population: Population) -> Any:
+        found = collect(population)
+        if len(population.models) == 6 and population.models[0].num_timesteps == ROLLOUT:  # before the second is told
             population._held.weights.values[4] = float("nan")
-        whole_update(population)
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Population, "update", update)
+        patch.setattr(Population, "collect", collected)
         ended = pipelines.run(home, TOGETHER)
     assert ended.why.startswith("hybrid, seed 1: Training diverged in update 2")
     assert "The newest checkpoint, from before it, is kept" in ended.why
