@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from src.files import write_atomically
 from src.monitoring.hardware import Sampler
 from src.plain_text import one_line
 from src.shell import Parser, run_main
+from src.trading.cuda import missing
 
 COLUMNS: Final = 100
 SECONDS: Final = 235.0
@@ -104,11 +104,12 @@ def precisions(setting: Setting, deadline: float) -> dict[str, Any]:
     """TF32 and bf16: speed, and what they do to the gradients."""
     size = 2 if setting.small else 64
 
-    def of(precision: Precision, seconds: float) -> dict[str, Any]:
-        effect = gpu_learner.gradient_effect(setting.device, setting.market, setting.plan, setting.training, precision)
-        return {**_population(setting, size, seconds, precision), "gradient_effect": effect}
-
     names: tuple[Precision, ...] = ("tf32", "bf16")
+    effects = gpu_learner.gradient_effects(setting.device, setting.market, setting.plan, setting.training, names)
+
+    def of(precision: Precision, seconds: float) -> dict[str, Any]:
+        return {**_population(setting, size, seconds, precision), "gradient_effect": effects[precision]}
+
     rows, left_out = _in_turns(names, deadline, 0.4, of)
     return {"rows": rows, "left_out": left_out}
 
@@ -160,6 +161,7 @@ def run(setting: Setting, deadline: float) -> dict[str, Any]:
     options = ["--market", "ES", "--mock-llm", "--device", setting.device.type]
     if setting.small:
         options += ["--quick", "--timesteps", "256", "--vectorized-envs", "4", "--batch-size", "64", "--seeds", "1"]
+        options += ["--learner", "population"]  # on a GPU it is the default
     return gpu_measures.measure_run(options, max(1.0, deadline - time.perf_counter()))
 
 
@@ -297,13 +299,12 @@ def _version(package: str) -> str | None:
 def what_is_missing() -> str | None:
     """Why this machine cannot run the benchmark on a GPU, in one line; None where it can."""
     if not torch.cuda.is_available():
-        build = f"torch {torch.__version__}, " + (
-            f"for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU only"
+        build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for the CPU only"
+        return (
+            f"torch finds no CUDA device (torch {torch.__version__}, {build}). Install the driver and a CUDA build "
+            f"of torch"
         )
-        return f"torch finds no CUDA device ({build}). Install the GPU's driver and a CUDA build of torch"
-    if _version("numba-cuda") is None:
-        return f"numba-cuda is not installed. Get it with: {sys.executable} -m pip install -r requirements-gpu.txt"
-    return None
+    return missing().rstrip(".") or None
 
 
 def show(console: Console, found: Mapping[str, Any]) -> None:

@@ -106,22 +106,18 @@ def check_learner(
     }
 
 
-def gradient_effect(
-    device: torch.device, market: Market, plan: RolloutPlan, settings: TrainingSettings, precision: Precision
-) -> float:
-    """How far the gradients of a precision are from float32's on the same device: the largest difference over the
-    largest number, of any tensor of any arm."""
-    found = []
-    for of in ("float32", precision):
-        _, models, generators = arms_to_check(market, plan, settings)
-        population = make_population(models, generators, device, precision=of)
-        try:
-            population.collect()  # which acts in float32, whatever the precision
-            rows = np.random.default_rng(0).permutation(plan.n_envs * plan.n_steps)[: plan.batch_size]
-            found.append(gradients(population, rows))
-        finally:
-            population.close()
-    return max(_error(ours[name], exact[name]) for exact, ours in zip(*found, strict=True) for name in exact)
+def gradient_effects(
+    device: torch.device, market: Market, plan: RolloutPlan, settings: TrainingSettings, precisions: Sequence[Precision]
+) -> dict[str, float]:
+    """How far the gradients of each precision are from float32's on the same device: the largest difference over the
+    largest number, of any arm."""
+    _, models, generators = arms_to_check(market, plan, settings)
+    population = make_population(models, generators, device)
+    try:
+        population.collect()
+        return {precision: max(population.gradient_differences(precision)) for precision in precisions}
+    finally:
+        population.close()
 
 
 class _Rollout:
