@@ -35,7 +35,7 @@ def choose_learner(hardware: HardwareSettings, environment: EnvironmentSettings,
             f"hardware.learner is population, but members cannot train together here: {why_not}. Change that, or leave "
             f"hardware.learner out: then the run trains with the fastest learner that can."
         )
-    slow = "" if on_gpu else "the population learner is made for a GPU: on a CPU the fused learner is faster"
+    slow = "" if on_gpu else "the population learner is made for a GPU; on a CPU the default is the fused learner"
     return Chosen("population", slow)
 
 

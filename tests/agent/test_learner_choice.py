@@ -44,7 +44,7 @@ def test_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen("population", "cuda", monkeypatch) == ("population", "")
     learner, words = chosen("population", "cpu", monkeypatch, missing=MISSING)
     assert learner == "population"
-    assert "the fused learner is faster" in words
+    assert "the default is the fused learner" in words
     for device, how, said in (
         ("cuda", {"missing": MISSING}, MISSING),
         ("cpu", {"own": True}, "environment.env_class names environments of your own"),

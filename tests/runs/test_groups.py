@@ -117,7 +117,7 @@ def test_members_trained_together_leave_what_members_trained_alone_leave(pipelin
         for name, value in wanted.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
     assert f"{GROUP}: 6 members together" in together.said
-    assert "on a CPU the fused learner is faster" in together.said
+    assert "on a CPU the default is the fused learner" in together.said
 
 
 def test_the_seconds_of_a_group_are_counted_once(pipelines: Pipelines, whole: Path) -> None:
