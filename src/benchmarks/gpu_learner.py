@@ -92,8 +92,7 @@ def check_learner(
         population.collect()
         rollouts = [_Rollout(population, member) for member in range(len(models))]
         outputs = [_check_outputs(*each) for each in zip(names, models, rollouts, strict=True)]
-        rows = np.random.default_rng(0).permutation(plan.n_envs * plan.n_steps)[: plan.batch_size]
-        found = gradients(population, rows)
+        rows, found = np.arange(plan.batch_size), gradients(population)
         errors = [_check_gradient(*each, rows, own) for *each, own in zip(names, models, rollouts, found, strict=True)]
         changes = _check_update(names, population, rollouts, generators)
     finally:
@@ -136,22 +135,12 @@ class _Rollout:
         self.advantages, self.returns, self.rewards = read(table.advantages), read(table.returns), read(table.rewards)
 
 
-def gradients(population: Population, rows: NDArray[np.int64]) -> list[dict[str, torch.Tensor]]:
-    """The gradient of every member's loss over the same `rows` int64[k] of its rollout, by tensor, on the host."""
-    held = population._held
-    members, size = len(population.models), held.table.shape.rows
-    places = np.arange(members)[:, np.newaxis] * size + rows
-    means = torch.zeros_like(held.means[0])
-    population._fill_settings()
-    with population._products.active():
-        population.gradient(
-            torch.from_numpy(places.astype(np.int32)).to(population.device), held.training[len(rows)], means
-        )
-    flat = held.weights.gradient.cpu()
-    return [
-        {name: flat[member, at : at + shape.numel()].view(shape) for name, shape, at in held.weights._places}
-        for member in range(members)
-    ]
+def gradients(population: Population) -> list[dict[str, torch.Tensor]]:
+    """The gradient of every member's loss over the first minibatch of its rollout, in float32, by tensor, on the
+    host."""
+    flat = population.gradients("float32").cpu()
+    places = population._held.weights.places
+    return [{name: row[place : place + shape.numel()].view(shape) for name, shape, place in places} for row in flat]
 
 
 def _check_outputs(name: str, model: FusedMaskablePPO, rollout: _Rollout) -> float:

@@ -79,7 +79,7 @@ def _mb(n: int | None) -> str:
 def _advice(part: Mapping[str, Any]) -> str:
     if not part:
         return NOT_MEASURED
-    memory = f"memory {_mb(part['predicted_bytes'])} predicted, {_mb(part['measured_bytes'])} measured"
+    memory = f"memory predicted and measured: {_mb(part['predicted_bytes'])} and {_mb(part['measured_bytes'])}"
     return f"{plain(part['advices_per_s'])} ({part['model']}, {part['dtype']}, {part['batch_size']} at once; {memory})"
 
 
