@@ -65,7 +65,8 @@ def in_src() -> dict[tuple[str, str], int]:
     return {
         (path.relative_to(ROOT).as_posix(), name): lines
         for path in sorted((ROOT / "src").rglob("*.py"))
-        for name, lines in cuda_functions(ast.parse(path.read_text(encoding="utf-8")))
+        if re.search("cuda|on_gpu", text := path.read_text(encoding="utf-8"))
+        for name, lines in cuda_functions(ast.parse(text))
     }
 
 
