@@ -87,7 +87,7 @@ class _Group:
             model.products, model.clock, model.population_on = job.products, share, device.type
             self.generators.append(generator_states())
             self._envs.append(env)
-            self.trainings.append(OpenTraining(job, model, callbacks, watch, together))
+            self.trainings.append(OpenTraining(job, model, callbacks, watch, together, len(jobs)))
         self.resumed = False
         self._watch = watches[0]
 
@@ -179,7 +179,15 @@ def _train(group: _Group, callbacks: Sequence[Sequence[Any]], device: torch.devi
         )
     except MemberDiverged as error:
         raise TrainingDiverged(f"{jobs[error.member].member}: {error.__cause__}") from error
-    return [replace(record, group=len(jobs), precision=precision) for record in records]
+    return [
+        replace(
+            record,
+            why_learner=f"{training.group} members at once on {device.type}, {precision}",
+            group=training.group,
+            precision=precision,
+        )
+        for record, training in zip(records, group.trainings, strict=True)
+    ]
 
 
 def _heard(job: MemberJob, tables: dict[Advice, AdviceTable]) -> AdviceTable | None:
