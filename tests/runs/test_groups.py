@@ -125,7 +125,7 @@ def test_the_seconds_of_a_group_are_counted_once(pipelines: Pipelines, whole: Pa
     run = report["time"]["run"]
     assert abs(run["unaccounted_s"]) <= 0.03 * run["slot_s"]
     of_members = sum(sum(member["seconds"].values()) for member in report["time"]["members"])
-    assert of_members == pytest.approx(run["seconds"]["training"], rel=1e-6)
+    assert of_members == pytest.approx(run["seconds"]["training"], rel=1e-2)
     assert sum(row["seconds"] for row in report["training"]) <= of_members
     assert sum(entry["seconds"] for entry in report["phases"].values()) >= of_members
 
