@@ -74,6 +74,7 @@ def test_every_member_learns_what_it_learns_alone(case: str) -> None:
         assert distance(weights_of(one.model), begun[index]) > 1e-4
         assert distance(weights_of(one.model), weights_of(other.model)) < TOLERANCE
         assert _facts(other) == _facts(one)
+        assert [callback.n_calls for callback in other.callbacks] == [callback.n_calls for callback in one.callbacks]
         log, expected_log = (member.model.logger.name_to_value for member in (other, one))
         assert list(log) == list(expected_log)
         for name, value in expected_log.items():
@@ -104,7 +105,7 @@ def _facts(member: Member) -> dict[str, Any]:
         "adam": sorted({int(kept["step"]) for kept in model.policy.optimizer.state.values()}),
         "rate": model.policy.optimizer.param_groups[0]["lr"],
         "weight": float(getattr(model.policy, "llm_weight", -1.0)),
-        "totals": [logging.total_reward, logging.total_steps, logging.total_episodes, logging.writes, logging.n_calls],
+        "totals": [logging.total_reward, logging.total_steps, logging.total_episodes, logging.writes],
         "timesteps heard of": logging.num_timesteps,
         "callbacks": [callback.get_state() for callback in member.callbacks],
     }
@@ -177,14 +178,16 @@ def test_a_member_that_diverges_stops_the_group_and_is_named() -> None:
     with pytest.raises(MemberDiverged, match=r"Member 2 of the 3 .* diverged in update 2, at timestep 256") as caught:
         train_together(members, Setting(), spoil)
     assert caught.value.member == 1
-    assert "policy_net.0.weight" not in str(caught.value) or "values)" in str(caught.value)
+    assert "Try a smaller training.learning_rate" in str(caught.value)
 
 
 def test_a_policy_that_cannot_act_stops_the_group_and_is_named() -> None:
     members = built(("base", "base"), Setting())
     with torch.no_grad():
         members[1].model.policy.action_net.bias[1] = float("nan")
-    with pytest.raises(MemberDiverged, match="Member 2 of the 2 .* diverged while acting after update 1"):
+    with pytest.raises(
+        MemberDiverged, match=r"Member 2 of the 2 .* diverged while acting after update 0, .*action_net\.bias"
+    ):
         train_together(members, Setting())
 
 
@@ -242,7 +245,7 @@ def test_memory_is_predicted_by_the_tensors_that_are_held() -> None:
             held.add(storage.data_ptr())
             found += storage.nbytes()
     assert found == population.bytes
-    assert population.bytes < Population.memory_bytes(models) < 2 * population.bytes
+    assert population.bytes < Population.memory_bytes(models) < 3 * population.bytes
     assert Population.memory_bytes(models[:1]) < Population.memory_bytes(models) / 2.9
 
 
