@@ -80,6 +80,10 @@ class Clock:
         finally:
             self.switch(before)
 
+    def skip(self) -> None:
+        """Charge the time since the last switch to no part."""
+        self._at, self._cpu_at = time.perf_counter(), time.process_time()
+
     def watch_cpu(self, on: bool) -> None:
         """Whether processor time is read from now on."""
         if on != self._watches:
@@ -138,7 +142,7 @@ class ShareOfClock(Clock):
         self._group.watch_cpu(on)
 
     def on_its_own(self, part: str) -> Clock:
-        """A clock of the member's own that continues from its share, now with `part`."""
+        """A clock of the member's own that continues from its share as it is now, with `part`."""
         clock = Clock(part)
         clock._begin_with(self._of_process())
         clock.carry(self._carried)

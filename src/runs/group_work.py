@@ -52,6 +52,7 @@ def train_group(
             resumables = group.open(open_logs)
             with watches[0].deferred():
                 records = _train(group, resumables, device)
+        group.ends()
         for number, record in enumerate(records):
             finished(number, group.facts(number, record))
 
@@ -87,7 +88,7 @@ class _Group:
             model.products, model.clock, model.population_on = job.products, share, device.type
             self.generators.append(generator_states())
             self._envs.append(env)
-            self.trainings.append(OpenTraining(job, model, callbacks, watch, together))
+            self.trainings.append(OpenTraining(job, model, callbacks, watch, together, len(jobs)))
         self.resumed = False
         self._watch = watches[0]
 
@@ -155,10 +156,15 @@ class _Group:
 
     # At its end
 
+    def ends(self) -> None:
+        """The training is over: from now on each member has a clock of its own."""
+        for training, share in zip(self.trainings, self._shares, strict=True):
+            training.model.clock = share.on_its_own(parts.EXPORTS)
+
     def facts(self, number: int, record: TrainingRecord) -> dict[str, Any]:
         """Write a trained member's files; what the report and later tasks read of it."""
         training, job = self.trainings[number], self.jobs[number]
-        training.model.clock = self._shares[number].on_its_own(parts.EXPORTS)
+        training.model.clock.skip()  # the files of others
         return training.finished(record, sessions_drawn(job, self._envs[number], self._market))
 
 
@@ -179,7 +185,15 @@ def _train(group: _Group, callbacks: Sequence[Sequence[Any]], device: torch.devi
         )
     except MemberDiverged as error:
         raise TrainingDiverged(f"{jobs[error.member].member}: {error.__cause__}") from error
-    return [replace(record, group=len(jobs), precision=precision) for record in records]
+    return [
+        replace(
+            record,
+            why_learner=f"{training.group} members at once on {device.type}, {precision}",
+            group=training.group,
+            precision=precision,
+        )
+        for record, training in zip(records, group.trainings, strict=True)
+    ]
 
 
 def _heard(job: MemberJob, tables: dict[Advice, AdviceTable]) -> AdviceTable | None:

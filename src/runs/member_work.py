@@ -199,7 +199,8 @@ def _store(job: MemberJob, more: Mapping[str, str] | None = None) -> CheckpointS
 class OpenTraining:
     """A model under training with what a run needs around it: log, checkpoints, files.
 
-    `together` says of a training in a group who is in it and where they train: facts that last bits depend on.
+    `together` says of a training in a group who is in it and where they train: facts that last bits depend on. `group`
+    is how many they are; a checkpoint keeps it.
     """
 
     def __init__(
@@ -209,8 +210,10 @@ class OpenTraining:
         callbacks: list[BaseCallback],
         watch: Watch,
         together: Mapping[str, str] | None = None,
+        group: int | None = None,
     ) -> None:
         self.job = job
+        self.group = group
         self.model = model
         self.store = _store(job, together)
         self._callbacks = callbacks
@@ -240,6 +243,8 @@ class OpenTraining:
                 watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
                 watch.saved(loaded.snapshot.step)
                 self._quarters.restore(loaded.snapshot.tensors.get("quarters", {}))  # older checkpoints have none
+                if loaded.snapshot.step >= job.plan.actual:  # others of its group may be sealed by now
+                    self.group = loaded.snapshot.state.get("group") or self.group
             self._saved_at = self.model.num_timesteps
             yield self._resumables
 
@@ -291,7 +296,7 @@ class OpenTraining:
         snapshot = capture(model, self._resumables)
         rows = read_regular(self._rows.path)[: self._rows.offset]
         log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
-        state = {"training": snapshot.state}
+        state = {"training": snapshot.state, "group": self.group}
         quarters = {"quarters": self._quarters.tensors()} if self.job.keeps_quarters else {}
         tensors = {**snapshot.tensors, "log": log, **quarters}
         self.store.save(replace(snapshot, state=state, tensors=tensors), delete_older=delete_older)

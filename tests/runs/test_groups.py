@@ -34,7 +34,11 @@ from tests.runs.pipeline_runs import (
     terminate,
 )
 
-MODES = ("pipeline", "hardware_maximized")
+MODES: Mapping[str, tuple[Mapping[str, Any], int, int]] = {
+    "pipeline": ({}, 2, 6),
+    "hardware_maximized": ({"evidence.walk_forward": 1}, 3, 9),
+}
+"""What a mode sets besides; base members and fine-tuned ones of two seeds, and of the fold."""
 TOGETHER: Mapping[str, Any] = {
     "hardware.learner": "population",
     "hardware.workers": 1,
@@ -42,7 +46,6 @@ TOGETHER: Mapping[str, Any] = {
     "training.timesteps": 2 * ROLLOUT,
     "checkpoint.keep_last": 1,
 }
-GROUP = "2 x rl_only, 2 x hybrid, 2 x hybrid_placebo"
 OF_THE_LEARNER = frozenset({"learner", "why_learner", "group", "precision"})
 
 
@@ -93,15 +96,16 @@ def rows_of(home: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("mode", MODES)
 def test_members_trained_together_leave_what_members_trained_alone_leave(pipelines: Pipelines, mode: str) -> None:
     """Every sentence of the report that is no time, every row, every file, and weights equal but for rounding."""
+    more, bases, fine_tuned = MODES[mode]
     runs = [
-        finished(pipelines, pipelines.new_home(), {"test_mode.mode": mode, "hardware.learner": learner})
+        finished(pipelines, pipelines.new_home(), {**more, "test_mode.mode": mode, "hardware.learner": learner})
         for learner in ("population", "fused")
     ]
     (together, home), (alone, other) = runs
     assert alike(without_times(together.report), without_times(alone.report))
     assert [row["learner"] for row in alone.report["training"]] == ["fused"] * 8
     for row in together.report["training"]:
-        size = 2 if row["phase"] == "base" else 6
+        size = bases if row["phase"] == "base" else fine_tuned
         assert (row["learner"], row["group"], row["precision"]) == ("population", size, "float32")
         assert row["why_learner"].startswith(f"{size} members at once on cpu")
     rows = rows_of(home)
@@ -110,13 +114,14 @@ def test_members_trained_together_leave_what_members_trained_alone_leave(pipelin
     files = [sorted(of.relative_to(run_of(one)) for of in run_of(one).rglob("*")) for one in (home, other)]
     assert files[0] == files[1]
     weights = [path for path in files[0] if path.name == "weights.safetensors"]
-    assert len(weights) == 8
+    assert len(weights) == bases + fine_tuned
     for path in weights:
         found, wanted = (load_file(run_of(one) / path) for one in (home, other))
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
-    assert f"{GROUP}: 6 members together" in together.said
+    arms = ", ".join(f"{fine_tuned // 3} x {name}" for name in ("rl_only", "hybrid", "hybrid_placebo"))
+    assert f"{arms}: {fine_tuned} members together" in together.said
     assert "on a CPU the default is the fused learner" in together.said
 
 
@@ -125,7 +130,7 @@ def test_the_seconds_of_a_group_are_counted_once(pipelines: Pipelines, whole: Pa
     run = report["time"]["run"]
     assert abs(run["unaccounted_s"]) <= 0.03 * run["slot_s"]
     of_members = sum(sum(member["seconds"].values()) for member in report["time"]["members"])
-    assert of_members == pytest.approx(run["seconds"]["training"], rel=1e-6)
+    assert of_members == pytest.approx(run["seconds"]["training"], rel=1e-2)
     assert sum(row["seconds"] for row in report["training"]) <= of_members
     assert sum(entry["seconds"] for entry in report["phases"].values()) >= of_members
 

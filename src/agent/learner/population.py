@@ -102,12 +102,17 @@ class Population:
         Exact for the tensors that are held; what a step of the update takes for its moment is estimated."""
         device = torch.device("meta")
         memory = DeviceMemory(device)
-        Held.make(models, memory, Products(precision, device))
+        held = Held.make(models, memory, Products(precision, device))
         first, members = models[0], len(models)
         account = 2 * (8 + 4 * N_OWN + N_ACTIONS + ACCOUNT.itemsize) + 5
-        # At most ten float64 of each action's, a row's own part and its numbers, gathered.
+        # At most ten float64 of each action's, a row's own part and its numbers, gathered; in bf16 the rounded factors
+        # of the largest product. Six float32 of each timestep for the advantages. Twice: a graph keeps memory of its
+        # own beside that of the first call, which is not recorded.
         row = 10 * 8 * N_ACTIONS + 4 * N_OWN + 100
-        return memory.bytes + members * (first.n_envs * account + first.minibatch * row)
+        if precision == "bf16":
+            row += 2 * sum(held.weights.first.weight.shape[1:])
+        passing = 2 * (first.minibatch * row + 6 * 4 * held.table.shape.rows)
+        return memory.bytes + members * (first.n_envs * account + passing)
 
     def close(self) -> None:
         """End the thread that draws random numbers."""

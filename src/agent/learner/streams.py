@@ -53,8 +53,9 @@ class MemberStreams:
         self._orders = [torch.empty(orders, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
         self._turns = {"noise": 0, "orders": 0}
         self._torch_states: list[torch.Tensor] = [stream.get_state() for stream in self._torch]
-        self._numpy_states: list[Any] = [stream.get_state(legacy=False) for stream in self._numpy]
-        self._after_epochs: list[list[Any]] = []
+        self._before_orders: list[Any] = []
+        # The library numbers a rollout's timesteps account by account; the table here, step by step.
+        self._by_account = np.arange(shape.rows, dtype=np.int32).reshape(shape.steps, shape.envs).T.ravel()
         self._thread = ThreadPoolExecutor(1, "population-streams") if ahead else None
         self._pending: dict[str, Future[_Drawn]] = {}
 
@@ -67,15 +68,17 @@ class MemberStreams:
     def orders(self) -> torch.Tensor:
         """The minibatches of the next update, int32[epochs, members, rows]: rows of a table that holds the members'
         rollouts one after another, each [steps, envs]. `epochs_begun` must follow."""
-        drawn, self._after_epochs = self._take("orders", self._draw_orders)
+        drawn, self._before_orders = self._take("orders", self._draw_orders)
         return drawn
 
     def epochs_begun(self, epochs: Sequence[int]) -> None:
         """Say how many epochs each member has begun, so that one that stopped early has drawn no more than those."""
-        for member, begun in enumerate(epochs):
-            self._numpy_states[member] = self._after_epochs[member][begun]
-            self._numpy[member].set_state(self._numpy_states[member])
-        self._after_epochs = []
+        for stream, before, begun in zip(self._numpy, self._before_orders, epochs, strict=True):
+            if begun < self._shape.epochs:
+                stream.set_state(before)
+                for _ in range(begun):
+                    stream.permutation(self._shape.rows)
+        self._before_orders = []
 
     def draw_ahead(self, what: str) -> None:
         """Have the thread draw the next `noise` or `orders`, where there is one. Orders only while no update runs."""
@@ -84,9 +87,11 @@ class MemberStreams:
             self._pending[what] = self._thread.submit(draw)
 
     def states(self, member: int) -> GeneratorStates:
-        """The state in which a member that trains alone would have left the global generators."""
-        given = self._given[member]
-        return given._replace(numpy=self._numpy_states[member], torch=self._torch_states[member].clone())
+        """The state in which a member that trains alone would have left the global generators; not between `orders` and
+        `epochs_begun`."""
+        ahead = self._pending.get("orders")
+        numpy_state = self._numpy[member].get_state(legacy=False) if ahead is None else ahead.result()[1][member]
+        return self._given[member]._replace(numpy=numpy_state, torch=self._torch_states[member].clone())
 
     def close(self) -> None:
         """End the thread."""
@@ -111,13 +116,10 @@ class MemberStreams:
 
     def _draw_orders(self) -> _Drawn:
         orders, shape = self._next("orders", self._orders), self._shape
-        found, after = orders.numpy(), []
+        found, before = orders.numpy(), [stream.get_state(legacy=False) for stream in self._numpy]
         for member, stream in enumerate(self._numpy):
-            states = [stream.get_state(legacy=False)]
             for epoch in range(shape.epochs):
-                # The library numbers a rollout's timesteps account by account.
-                env, step = np.divmod(stream.permutation(shape.rows), shape.steps)
-                found[epoch, member] = member * shape.rows + step * shape.envs + env
-                states.append(stream.get_state(legacy=False))
-            after.append(states)
-        return orders, after
+                order = found[epoch, member]
+                self._by_account.take(stream.permutation(shape.rows), out=order, mode="clip")
+                order += member * shape.rows
+        return orders, before

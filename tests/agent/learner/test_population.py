@@ -245,7 +245,7 @@ def test_memory_is_predicted_by_the_tensors_that_are_held() -> None:
             held.add(storage.data_ptr())
             found += storage.nbytes()
     assert found == population.bytes
-    assert population.bytes < Population.memory_bytes(models) < 2 * population.bytes
+    assert population.bytes < Population.memory_bytes(models) < 3 * population.bytes
     assert Population.memory_bytes(models[:1]) < Population.memory_bytes(models) / 2.9
 
 
