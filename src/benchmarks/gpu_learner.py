@@ -93,7 +93,10 @@ def check_learner(
         rollouts = [_Rollout(population, member) for member in range(len(models))]
         outputs = [_check_outputs(*each) for each in zip(names, models, rollouts, strict=True)]
         rows, found = np.arange(plan.batch_size), gradients(population)
-        errors = [_check_gradient(*each, rows, own) for *each, own in zip(names, models, rollouts, found, strict=True)]
+        errors = [
+            _check_gradient(name, model, rollout, rows, own)
+            for name, model, rollout, own in zip(names, models, rollouts, found, strict=True)
+        ]
         changes = _check_update(names, population, rollouts, generators)
     finally:
         population.close()
