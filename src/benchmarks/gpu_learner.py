@@ -131,7 +131,7 @@ class _Rollout:
         def read(of: torch.Tensor) -> torch.Tensor:
             return of[member].cpu().reshape(table.shape.rows, *of.shape[3:])
 
-        seen = population._reader.observations(member)
+        seen = population.observations(member)
         self.observations = torch.from_numpy(seen.reshape(table.shape.rows, -1))
         self.actions, self.masks = read(table.actions), read(table.masks)
         self.log_probs, self.values = read(table.log_probs), read(table.values)
