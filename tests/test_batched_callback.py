@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -20,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from src.agent.interval import PlayedRollout
 from src.agent.log_sink import DisplaySink, JsonLinesSink, TensorBoardSink
 from src.testing_framework import BatchedCallback
 
@@ -277,3 +280,38 @@ def test_tensorboard_is_written_by_the_caller_who_hears_at_once_that_memory_is_s
     sink.close()
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [point.step for point in found.Scalars("run/mean_reward")] == [1]
+
+
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 5)), interval=st.integers(1, 12), rollouts=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_a_rollout_told_at_once_is_counted_as_its_steps_are(
+    shape: tuple[int, int], interval: int, rollouts: int, seed: int
+) -> None:
+    """The same records at the same timesteps, and the same totals to the bit."""
+    rng, (steps, envs) = np.random.default_rng(seed), shape
+    sinks, callbacks = (Kept(), Kept()), []
+    for sink in sinks:
+        callbacks.append(BatchedCallback(interval, sinks=[sink], total_timesteps=steps * envs * rollouts))
+        callbacks[-1].model = SimpleNamespace(num_timesteps=0, logger=Logger(None, []))  # type: ignore[assignment]
+    one, at_once = callbacks
+    for _ in range(rollouts):
+        rewards = rng.standard_normal((steps, envs)).astype(np.float32)
+        ended = [(step, env) for step in range(steps) for env in range(envs) if rng.random() < 0.1]
+        episodes = [{"r": float(rng.standard_normal()), "l": int(rng.integers(1, 9))} for _ in ended]
+        for step in range(steps):
+            infos: list[dict[str, Any]] = [{} for _ in range(envs)]
+            for place, episode in zip(ended, episodes, strict=True):
+                if place[0] == step:
+                    infos[place[1]] = {"episode": episode}
+            one.model.num_timesteps += envs
+            one.update_locals({"rewards": rewards[step], "dones": np.array([bool(i) for i in infos]), "infos": infos})
+            assert one.on_step()
+        at_once.model.num_timesteps += steps * envs
+        sums = [float(of_step.sum(dtype=np.float64)) for of_step in rewards]
+        assert at_once.on_rollout_played(PlayedRollout(envs, sums, [step for step, _ in ended], episodes))
+        assert at_once.get_state() == one.get_state()
+        assert (at_once.n_calls, at_once.num_timesteps) == (one.n_calls, one.num_timesteps)
+    without_speed = [[{**record, "steps_per_s": None} for record in sink.records] for sink in sinks]
+    assert without_speed[0] == without_speed[1]

@@ -20,6 +20,7 @@ REQUIREMENTS = (
     "requirements-model.txt",
     "requirements-quant.txt",
     "requirements-dbn.txt",
+    "requirements-gpu.txt",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

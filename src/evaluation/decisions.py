@@ -89,8 +89,8 @@ class _Replay:
         rows = {name: getattr(self._true, name).copy() for name in _ROWS}
         _hide(rows, _later_rows(self._first, len(self._bars)), np.random.default_rng(seed + 1))
         self._rows = rows
-        hidden = Tape(**rows, advice=self._true.advice, starts=self._true.starts)
-        self._batches = [SessionBatch(tape, market.session_params) for tape in (self._true, hidden)]
+        self._hidden = Tape(**rows, advice=self._true.advice, starts=self._true.starts)
+        self._batches = [SessionBatch(tape, market.session_params) for tape in (self._true, self._hidden)]
         self._assemblies = [FeatureAssembly(context, table) for context in (self._true.context, rows["context"])]
 
     def compare(self) -> tuple[int, str]:
@@ -115,6 +115,7 @@ class _Replay:
         within = bars[bars < len(self._bars)]
         for name, array in self._rows.items():
             array[within] = getattr(self._true, name)[within]
+        self._hidden.remake_distances(within)
 
     def _difference(self, live: NDArray[np.int64]) -> str:
         seen = [list(_seen(*pair, live)) for pair in zip(self._batches, self._assemblies, strict=True)]

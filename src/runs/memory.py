@@ -15,6 +15,7 @@ from typing import Any, Literal
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
 from src.agent.training import PRODUCTION_NET_ARCH
 from src.errors import ConfigError
+from src.trading.distances import N_DISTANCES
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 
 MB, GB = 10**6, 10**9
@@ -60,8 +61,10 @@ AUTOGRAD_BYTES = 5.6
 """Of an output of a layer in the library's own update: the output, and now and then its gradient."""
 TAPE_BAR_BYTES = 4 * (11 + 22) + 64
 """A bar on a group's device: features of windows and context; prices, flags, distances, situation, start."""
-BAR_BYTES = 40
-"""A bar's temporary arrays while a tape is made."""
+DISTANCE_BYTES = 4 * N_DISTANCES
+"""A bar's distances of an entry; every worker of an environment makes its own."""
+BAR_BYTES = 40 + DISTANCE_BYTES
+"""A bar's temporary arrays while a tape is made, and its distances."""
 
 Stage = Literal["loading", "advice", "production", "training", "evaluation", "report"]
 
@@ -219,7 +222,7 @@ def training_parts(shape: RunShape, networks: Networks, plan: RolloutPlan) -> Pa
         "tape": BAR_BYTES * shape.bars,
     }
     if shape.vec_env == "subproc" and not shape.own_env:
-        parts["environment workers"] = MB * (ENV_SERVER_MB + ENV_WORKER_MB * n_envs)
+        parts["environment workers"] = MB * ENV_SERVER_MB + n_envs * (MB * ENV_WORKER_MB + DISTANCE_BYTES * shape.bars)
     return parts
 
 

@@ -34,7 +34,9 @@ class AccountBlock:
         self.last_accounts = np.zeros(n, ACCOUNT)
         self.last_obs = np.zeros((n, N_OBS), np.float32)
         self.last_masks = np.zeros((n, N_ACTIONS), np.bool_)
-        self.arrays = (self.accounts, self.masks, self.endings, self.last_accounts, self.last_obs, self.last_masks)
+        self.arrays = (
+            self.accounts, self.masks, self.endings, self.last_accounts, self.last_obs, self.last_masks, self.distances,
+        )  # fmt: skip
 
     def seed(self, index: int, seed: int) -> None:
         """Set one account's random seed and restart its sequence."""
@@ -105,7 +107,7 @@ class AccountBlock:
 
     def step(self, actions: np.ndarray, obs: np.ndarray, rewards: np.ndarray) -> int:
         """Step every account; write into `obs` and `rewards`; return how many ended (see `endings`, `last_*`)."""
-        return kernel.step_batch(self.tape.arrays, self.params, self.distances, self.arrays, actions, obs, rewards)
+        return kernel.step_batch(self.tape.arrays, self.params, self.arrays, actions, obs, rewards)
 
 
 @njit(cache=True)

@@ -26,7 +26,7 @@ cuda: Any = None
 BLOCK = 32
 """Threads a block: a population has a few thousand accounts, which small blocks spread over all multiprocessors."""
 EXPAND_BLOCK = 256
-INSTALL = "install what requirements-gpu.txt names (python -m pip install --no-deps -r requirements-gpu.txt)"
+INSTALL = "python -m pip install -r requirements-gpu.txt"
 
 
 def load() -> Any:

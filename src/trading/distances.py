@@ -17,20 +17,29 @@ N_DISTANCES = 3
 FARTHEST_TICKS = 2**30
 """No level is further away: such a price is never reached, and a level must fit in 32 bits."""
 
+Multiples = tuple[float, float, float]
+"""Of an account's constants: stop_atr, target_r, trail_atr."""
 Key = tuple[Any, ...]
 
 
 class Distances:
-    """The table of one market: `ticks` int32[n, 3], read-only. It keeps the ATR that it was made of."""
+    """The table of one market: `ticks` int32[n, 3], a read-only view. It keeps the ATR that it was made of."""
 
-    def __init__(self, atr_ticks: NDArray[np.float32], params: np.void) -> None:
-        self.atr_ticks = atr_ticks
-        atr = atr_ticks.astype(np.float64)
-        self.ticks = np.empty((len(atr), N_DISTANCES), np.int32)
-        self.ticks[:, STOP] = whole_ticks(params["stop_atr"] * atr)
-        self.ticks[:, TARGET] = whole_ticks(params["target_r"] * self.ticks[:, STOP])
-        self.ticks[:, TRAIL] = whole_ticks(params["trail_atr"] * atr)
+    def __init__(self, atr_ticks: NDArray[np.float32], multiples: Multiples) -> None:
+        self._atr_ticks, self._multiples = atr_ticks, multiples
+        self._table = np.empty((len(atr_ticks), N_DISTANCES), np.int32)
+        self.ticks = self._table.view()
         self.ticks.setflags(write=False)
+        self.make(slice(None))
+
+    def make(self, bars: slice | NDArray[np.integer]) -> None:
+        """Make the rows of these bars, again where somebody has changed their ATR in place."""
+        stop_atr, target_r, trail_atr = self._multiples
+        atr = self._atr_ticks[bars].astype(np.float64)
+        stop = whole_ticks(stop_atr * atr)
+        self._table[bars, STOP] = stop
+        self._table[bars, TARGET] = whole_ticks(target_r * stop)
+        self._table[bars, TRAIL] = whole_ticks(trail_atr * atr)
 
 
 _SHARED: WeakValueDictionary[Key, Distances] = WeakValueDictionary()
@@ -38,23 +47,23 @@ _SHARED: WeakValueDictionary[Key, Distances] = WeakValueDictionary()
 array can come to the same address while it exists."""
 
 
-def distances_of(atr_ticks: NDArray[np.float32], params: np.void) -> Distances:
-    """The table for an ATR float32[n] and one PARAMS record; the same object where one exists."""
+def distances_of(atr_ticks: NDArray[np.float32], multiples: Multiples) -> Distances:
+    """The table for an ATR float32[n]; the same object where one exists."""
     owner = atr_ticks
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
     if owner.flags.writeable:
-        return Distances(atr_ticks, params)
+        return Distances(atr_ticks, multiples)
     where = atr_ticks.__array_interface__["data"][0], atr_ticks.shape, atr_ticks.strides
-    key = *where, *multiples_of(params)
+    key = *where, *multiples
     found = _SHARED.get(key)
     if found is None:
-        found = _SHARED[key] = Distances(atr_ticks, params)
+        found = _SHARED[key] = Distances(atr_ticks, multiples)
     return found
 
 
-def multiples_of(params: np.void) -> tuple[float, float, float]:
-    """What of an account's constants the distances depend on."""
+def multiples_of(params: np.void) -> Multiples:
+    """What the distances depend on of one PARAMS record."""
     return float(params["stop_atr"]), float(params["target_r"]), float(params["trail_atr"])
 
 

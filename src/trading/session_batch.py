@@ -66,15 +66,9 @@ class SessionBatch:
         if chosen.shape != (self.n,):
             raise ValueError(f"actions of shape {chosen.shape} for {self.n} sessions")
         kernel.step_sessions(
-            self.tape.arrays,
-            block.params,
-            block.distances,
-            block.accounts,
-            block.masks,
-            self.over,
-            chosen,
+            self.tape.arrays, block.params, block.accounts, block.masks, self.over, block.distances, chosen,
             self.rewards,
-        )
+        )  # fmt: skip
         block.observe(self.obs, self.with_tables)
         return self.obs
 
@@ -83,12 +77,11 @@ class SessionBatch:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What a kernel that plays whole sessions needs: the tape's arrays, constants PARAMS[1], distances
-        int32[bars, 3], accounts ACCOUNT[n], masks bool[n, 6] and `over`. It leaves the observations behind: `begin`
-        writes them again."""
-        return (
-            self.tape.arrays, self._params, self._block.distances, self._block.accounts, self._block.masks, self.over,
-        )  # fmt: skip
+        """What a kernel that plays whole sessions needs: the tape's arrays, constants PARAMS[1], accounts ACCOUNT[n],
+        masks bool[n, 6], `over` and distances int32[bars, 3]. It leaves the observations behind: `begin` writes them
+        again."""
+        block = self._block
+        return self.tape.arrays, self._params, block.accounts, block.masks, self.over, block.distances
 
     @property
     def accounts(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from src.market.flags import BREAK_AFTER, DECISION, END_AFTER, FLAT_BAR
-from src.trading.distances import Distances, distances_of, multiples_of
+from src.trading.distances import Distances, Multiples, distances_of, multiples_of
 from src.trading.layout import N_ACTIONS, N_CONTEXT_FEATURES, N_SIDES, N_WINDOW_FEATURES
 
 _DTYPES: dict[str, Any] = {
@@ -120,11 +120,16 @@ class Tape:
         """Stop, target and trailing distance of an entry decided at each bar, int32[n, 3] ticks, under PARAMS[1]."""
         key = multiples_of(params[0])
         if key not in self._distances:
-            self._distances[key] = distances_of(self.atr_ticks, params[0])
+            self._distances[key] = distances_of(self.atr_ticks, key)
         return self._distances[key].ticks
 
+    def remake_distances(self, bars: np.ndarray) -> None:
+        """Make the distances of these bars again, after whoever holds the tape's own ATR has changed it in place."""
+        for distances in self._distances.values():
+            distances.make(bars)
+
     @cached_property
-    def _distances(self) -> dict[tuple[float, float, float], Distances]:
+    def _distances(self) -> dict[Multiples, Distances]:
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -40,6 +40,7 @@ def copied_root(folder: Path) -> Path:
         "requirements-model.txt",
         "requirements-quant.txt",
         "requirements-dbn.txt",
+        "requirements-gpu.txt",
         "pyproject.toml",
     ):
         shutil.copy(ROOT / name, folder)

@@ -96,6 +96,10 @@ class Population:
         """The members' last rollout, on the device."""
         return self._held.table
 
+    def observations(self, member: int) -> NDArray[np.float32]:
+        """What a member saw in its last rollout, float32[steps, envs, 261]."""
+        return self._reader.observations(member)
+
     @staticmethod
     def memory_bytes(models: Sequence[FusedMaskablePPO], precision: Precision = "float32") -> int:
         """Device bytes that a population of these models takes, without the market and advice its accounts read.
@@ -282,7 +286,7 @@ class Population:
         self._put_back([member])
         buffer = model.rollout_buffer
         buffer.reset()
-        buffer.observations[...] = self._reader.observations(member)
+        buffer.observations[...] = self.observations(member)
         for name in ("rewards", "values", "advantages"):
             getattr(buffer, name)[...] = getattr(table, name)[member].cpu().numpy()
         try:

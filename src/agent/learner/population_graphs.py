@@ -43,8 +43,8 @@ def _run_aside(function: Callable[[], None]) -> None:
 
 
 def _recorded(function: Callable[[], None], what: str) -> torch.cuda.CUDAGraph:
-    graph = torch.cuda.CUDAGraph()
     try:
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             function()
     except RuntimeError as error:

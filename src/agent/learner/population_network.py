@@ -168,17 +168,15 @@ def _layers_of(policy: Any) -> tuple[list[list[nn.Linear]], list[nn.Linear]]:
     """Hidden layers by network and the output layers, policy's first."""
     extractor = policy.mlp_extractor
     nets = (extractor.policy_net, extractor.value_net)
-    return [[layer for layer in net if isinstance(layer, nn.Linear)] for net in nets], [
-        policy.action_net,
-        policy.value_net,
-    ]
+    hidden = [[layer for layer in net if isinstance(layer, nn.Linear)] for net in nets]
+    return hidden, [policy.action_net, policy.value_net]
 
 
 def _places(policy: Any) -> tuple[list[tuple[str, torch.Size, int]], int]:
     """Name, shape and place in a row of every trained tensor, and the row's length."""
     networks, outputs = _layers_of(policy)
     firsts = [network[0] for network in networks]
-    groups = [[layer.weight for layer in firsts], [layer.bias for layer in firsts]]
+    groups: list[list[Tensor]] = [[layer.weight for layer in firsts], [layer.bias for layer in firsts]]
     for layer in itertools.chain(*(network[1:] for network in networks), outputs):
         groups += [[layer.weight], [layer.bias]]
     names = {id(parameter): name for name, parameter in policy.named_parameters()}

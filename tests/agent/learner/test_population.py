@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.agent.learner import population_graphs
 from src.agent.learner.population import MemberDiverged, Population, make_population
 from src.agent.ppo import generator_states, set_generator_states
 from src.agent.training_state import capture, restore
+from src.errors import UserError
 from tests import small_runs
 from tests.agent.learner.models import distance, weights_of
 from tests.agent.learner.populations import (
@@ -272,3 +275,59 @@ def test_lower_precisions_change_gradients_by_what_their_digits_say() -> None:
     for precision, bits in (("tf32", 10), ("bf16", 7)):
         for difference in population.gradient_differences(precision):
             assert 2.0 ** -(bits + 6) < difference < 2.0 ** -(bits - 4), precision
+
+
+# ---------------------------------------------------------------- what a CUDA graph needs
+
+
+READS_THE_DEVICE = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "item")
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Fails at an operation that waits for the device, or whose result has a shape that its numbers decide."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in READS_THE_DEVICE, f"{name} inside of what a CUDA graph records"
+        masks = [index for index in (args[1] if name in ("index", "index_put_") else ()) if index is not None]
+        assert all(index.dtype != torch.bool for index in masks), f"{name} with a mask has a shape of its own"
+        return func(*args, **(kwargs or {}))
+
+
+def test_rollouts_and_epochs_can_be_recorded_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for CUDA's graphs, which records the function and watches it: everything that changes from one rollout
+    to the next must lie in memory that stays, and nothing may be read back."""
+    setting = Setting({"finetune_target_kl": 3e-6, "n_epochs": 3}, params={"max_episode_steps": 9})
+    recorded: list[str] = []
+
+    class Graph:
+        def __init__(self, function: Any) -> None:
+            self.function = function
+
+        def replay(self) -> None:
+            with NothingReadBack():
+                self.function()
+
+    def record(function: Any, what: str) -> Graph:
+        recorded.append(what)
+        return Graph(function)
+
+    monkeypatch.setattr(population_graphs, "_run_aside", lambda function: function())
+    monkeypatch.setattr(population_graphs, "_recorded", record)
+    plain, replayed = built(MIXED, setting), built(MIXED, setting)
+    train_together(plain, setting)
+    train_together(replayed, setting, graphs=True)
+    assert sorted(recorded) == ["a rollout", "an epoch", "the advantages"]
+    for one, other in zip(plain, replayed, strict=True):
+        assert _facts(other) == _facts(one)
+        assert small_runs.same_bits(weights_of(other.model), weights_of(one.model))
+
+
+def test_a_recording_that_fails_says_how_to_train_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population_graphs, "_run_aside", lambda function: function())
+    epoch = population_graphs.Replayed(lambda: None, "an epoch", graphs=True)
+    epoch()
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here, which can record")
+    with pytest.raises(UserError, match="An epoch of the population cannot be recorded as a CUDA graph"):
+        epoch()
