@@ -126,7 +126,7 @@ class _Rollout:
     """A member's rollout on the host, one row a timestep: step x accounts + account."""
 
     def __init__(self, population: Population, member: int) -> None:
-        table = population._held.table
+        table = population.rollout
 
         def read(of: torch.Tensor) -> torch.Tensor:
             return of[member].cpu().reshape(table.shape.rows, *of.shape[3:])
