@@ -41,6 +41,7 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m src.statistics.coverage
 	$(bin)/python -m src.evaluation.forecast_study
 	$(bin)/python -m src.benchmarks clock
+	$(bin)/python -m src.benchmarks.gpu --device cpu --small
 	$(bin)/python -m tests.market.files.fuzz --cases 10000
 	$(bin)/python -m src.market.files.zone_study
 	$(bin)/python -m src.runs.memory_study

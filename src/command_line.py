@@ -21,6 +21,8 @@ __all__ = ["RunParser", "command_to_go_on", "config_of", "overrides_of", "run_co
 
 NOT_CONFIGURATION = ("config", "debug", "auto_resume", "start_phase")
 WITHOUT_VALUE = {
+    "group": "as many as fit into memory",
+    "learner": "population on a GPU that has numba-cuda, else fused",
     "data": "data/, else synthetic bars",
     "interval": "as in the file",
     "other_machine": "none",
@@ -121,6 +123,8 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--price-per-hour", type=float, metavar="USD", help="price of the machine, for the cost of production")
     key("--on", dest="other_machine", metavar="MACHINE", help=f"forecast production there as well: {SHAPE}")
     key("--output-dir", metavar="FOLDER", help="gets one folder a run")
+    key("--learner", choices=("fused", "stock", "population"), help="what trains; population: all members together")
+    key("--group", type=int, metavar="N", help="members that train together (population)")
     key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")
     key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
     option(

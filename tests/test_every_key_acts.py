@@ -65,6 +65,7 @@ PIPELINE = {"test_mode.mode": "pipeline"}
 OWN_PIPELINE = {**PIPELINE, **OWN_ENV}
 """Base training and nothing besides."""
 REALLOCATING = {**OWN_PIPELINE, "pipeline.reallocate_resources": True}
+TOGETHER = {"hardware.learner": "population"}
 FAILING = {**OWN_PIPELINE, "environment.env_class": "tests.tiny_runs:FailingEnv"}
 EVERY_ROLLOUT = {"checkpoint.interval_steps": 32}
 BASE_ALONE = (*TRAINED, "steps")
@@ -361,6 +362,13 @@ CASES: Mapping[str, Case] = {
     "hardware.memory_limit_gb": Case(0.01, ("outcome",)),
     "hardware.learner": Case(
         "stock", ("report.training.0.learner", "report.training.0.why_learner", "weights.base"), UNTRAINED
+    ),
+    "hardware.precision": Case("bf16", ("report.training.0.precision", "weights.base"), UNTRAINED, TOGETHER),
+    "hardware.group": Case(
+        2,
+        ("report.training.1.group", "report.memory.group"),
+        ("report.arms", "steps", "report.training.0.group"),
+        TOGETHER,
     ),
     "hardware.price_per_hour": Case(
         2.0, ("report.production_estimate.price_per_hour_usd",), (*RESULTS, *TRAINED), {"hardware.price_per_hour": 1.0}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from src.advisor import scoring
+from src.advisor import models, scoring
 from src.advisor.choose import LanguageModel, make_advisor
 from src.advisor.situations import N_SITUATIONS
 from src.advisor.table import AdviceTable, freeze_table, renormalise
+from src.agent import advising
 from src.agent.advising import tabulate_advice
 from src.agent.market import Market, prepare_market
 from src.agent.rollout_plan import plan_rollouts
@@ -155,6 +158,33 @@ def test_asking_leaves_threads_and_random_numbers_alone(runs: Runs, market: Mark
     np.random.seed(3)  # noqa: NPY002
     tabulate_advice(market, make_advisor(config.llm), config.llm)
     assert (torch.get_num_threads(), torch.rand(1), np.random.random()) == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("what", ["tabulate", "try"])
+def test_nothing_holds_the_model_when_its_memory_is_given_back(
+    runs: Runs, market: Market, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A GPU's memory goes back before anything trains, so nobody may refer to the model by then."""
+    loaded, alive = [], []
+    real_load = models.load_model
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        made = real_load(*args, **kwargs)
+        loaded.extend(weakref.ref(part) for part in (made.model, next(made.model.parameters())))
+        return made
+
+    def given_back() -> None:
+        gc.collect()
+        alive.extend(ref() is not None for ref in loaded)
+
+    config = runs.config(f"given back {what}")
+    monkeypatch.setattr(models, "load_model", load)
+    monkeypatch.setattr(advising, "_release_models", given_back)
+    if what == "try":
+        advising.try_advisor(make_advisor(config.llm), config.llm, say=lambda line: None)
+    else:
+        tabulate_advice(market, make_advisor(config.llm), config.llm)
+    assert alive == [False, False]
 
 
 def test_a_quantized_model_is_compared_with_full_precision(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

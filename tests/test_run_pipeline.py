@@ -133,6 +133,28 @@ def command_in(text: str) -> list[str]:
 # Exit code 0
 
 
+@pytest.mark.parametrize("script", [SCRIPT, "run_hardware_maximized.py"])
+def test_members_train_together_where_the_shell_asks_for_it(
+    server: CommandServer, elsewhere: Path, script: str
+) -> None:
+    output = elsewhere / f"together-{script}"
+    options = ("--mock-llm", "--config", "small.yaml", "--timesteps", "128", "--learner", "population", "--group", "2")
+    finished = server.run(script, *options, "--output-dir", output, cwd=elsewhere)
+    assert finished.code == 0, finished.err
+    report = json.loads((only_run(output) / "report.json").read_text())
+    assert [(row["learner"], row["group"]) for row in report["training"]] == [
+        ("population", 1), ("population", 2), ("population", 2), ("population", 1),
+    ]  # fmt: skip
+    assert "up to 2 members together" in in_one_line(finished.out)
+
+
+def test_members_that_cannot_train_together_are_refused(server: CommandServer, elsewhere: Path) -> None:
+    output = elsewhere / "not-together"
+    options = ("--config", "subproc.yaml", "--learner", "population", "--output-dir", output)
+    finished = server.run(SCRIPT, *options, cwd=elsewhere)
+    assert_refused(finished, output, "hardware.learner is population", "hardware.vec_env is subproc")
+
+
 def test_a_run_prints_phases_verdict_arms_and_targets(complete: tuple[Finished, Path]) -> None:
     finished, _ = complete
     assert finished.code == 0, finished.err

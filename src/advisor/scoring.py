@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from src.advisor import batches
 from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
 from src.advisor.models import LoadedModel, Quantization, model_chat, model_identity, quiet_transformers, torch_threads
 from src.advisor.prompts import PromptSet
@@ -77,20 +78,21 @@ class LLMScorer:
     """An `Advisor` that scores labels with a causal language model.
 
     A few short forward passes at the start find out what the model can do: see `_Abilities`. `share_prefix=False` reads
-    every prompt whole; it is there to be compared with.
+    every prompt whole; it is there to be compared with. `batch_size` None: 16 on a CPU, on CUDA as many as its free
+    memory holds by `batches.prompt_bytes`.
     Raises ConfigError for a tokenizer that does not suit the prompts or the model, a prompt that is longer than the
     model's context, and a model that cannot be scored.
     """
 
     def __init__(
-        self, loaded: LoadedModel, prompts: PromptSet, batch_size: int = 16, *, share_prefix: bool = True
+        self, loaded: LoadedModel, prompts: PromptSet, batch_size: int | None = 16, *, share_prefix: bool = True
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, needs at least 1")
         self.name = loaded.name
         self.identity = _identity(loaded.identity, prompts, PromptTexts(loaded.chat, prompts, loaded.name))
         self.stats = ScoringStats()
-        self.batch_size = batch_size
+        self.batch_size = batch_size or batches.FEW
         """Prompts of one forward pass; halved for good when they do not fit into memory."""
         self._loaded = loaded
         self._encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
@@ -103,6 +105,27 @@ class LLMScorer:
         self._find_abilities()
         if share_prefix and self.stats.shared_prefix:
             self._prefix = self._encoder.prefix
+        if batch_size is None:
+            self.batch_size = self._fitting_batch()
+
+    def prompt_bytes(self) -> int | None:
+        """Estimated bytes that the longest prompt of a batch takes in a pass; None where the model's configuration does
+        not say enough."""
+        shape = batches.shape_of(self._loaded.model.config)
+        if shape is None:
+            return None
+        own, itemsize = self._encoder.longest - len(self._prefix), self._loaded.dtype.itemsize
+        return batches.prompt_bytes(shape, own, len(self._prefix), itemsize, head_at_ends=self._reads_head_at_ends)
+
+    def _fitting_batch(self) -> int:
+        """Prompts of a pass on this device now."""
+        each = self.prompt_bytes()
+        if self._loaded.device.type != "cuda" or each is None:
+            return batches.FEW
+        free = batches.free_bytes(self._loaded.device)
+        size = batches.fitting(free, each)
+        logger.info("%s: %d prompts at once, %.1f MB each of %.1f GB free", self.name, size, each / 1e6, free / 1e9)
+        return size
 
     def score(self, situations: NDArray[np.int64]) -> Float32:
         """Log-probabilities of each label's first token among all tokens: int64[k] -> float32[k, 6], -inf outside the
@@ -119,19 +142,35 @@ class LLMScorer:
             at = 0
             while at < len(order):
                 rows = order[at : at + self.batch_size]
-                try:
-                    answers = self._forward([prompts[row][len(self._prefix) :] for row in rows])
-                except (RuntimeError, MemoryError) as error:
-                    self._halve(error)
+                answers = self._answers([prompts[row][len(self._prefix) :] for row in rows])
+                if answers is None:
+                    self._free_cached()
                     continue
                 for row, answer in zip(rows, answers, strict=True):
                     tokens = self._encoder.answer_tokens[int(sides[row])]
-                    scores[row, list(tokens)] = answer[list(tokens.values())].cpu().numpy()
+                    scores[row, list(tokens)] = [answer[token] for token in tokens.values()]
                 at += len(rows)
         self.stats.seconds += time.perf_counter() - start
         self.stats.asked += len(asked)
         self._check_finite(asked, sides, scores)
         return scores
+
+    def _answers(self, prompts: Sequence[Tokens]) -> list[dict[int, float]] | None:
+        """Each prompt's log-probabilities by answer token, copied from the device at once; None where the batch did not
+        fit into memory and the next one is half of it."""
+        wanted = sorted({token for tokens in self._encoder.answer_tokens for token in tokens.values()})
+        try:
+            found = self._forward(prompts)[:, wanted].tolist()
+        except (RuntimeError, MemoryError) as error:
+            self._halve(error)
+            return None
+        return [dict(zip(wanted, row, strict=True)) for row in found]
+
+    def _free_cached(self) -> None:
+        """Give the failed batch's blocks back to the device. Called once its error is gone, whose traceback holds
+        them."""
+        if self._loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _forward(self, prompts: Sequence[Tokens]) -> torch.Tensor:
         """Log-probabilities float64[k, vocabulary] of the token after each prompt; prompts without the prefix."""
@@ -260,8 +299,6 @@ class LLMScorer:
             raise error
         if self.batch_size == 1:
             raise self._no_memory(error) from error
-        if self._loaded.device.type == "cuda":
-            torch.cuda.empty_cache()
         self.batch_size //= 2
         self.stats.halvings += 1
         logger.warning("out of memory: scoring %d situations at a time from here on", self.batch_size)

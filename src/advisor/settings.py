@@ -41,7 +41,9 @@ class LLMSettings(Section):
     extend_advice: bool = Field(
         False, description="ask for another budget's worth beyond what an earlier run has tabulated"
     )
-    advice_batch_size: int = Field(16, ge=1, le=1024, description="situations asked at once, and kept at once")
+    advice_batch_size: int | None = Field(
+        None, ge=1, le=1024, description="situations asked and kept at once; null: 16, on CUDA what its memory holds"
+    )
     calibrate: bool = Field(
         True, description="subtract each label's mean log-probability by side; false: as the model says it"
     )

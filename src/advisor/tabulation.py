@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.advisor.answer_cache import AnswerCache, through_cache
+from src.advisor.batches import FEW
 from src.advisor.calibration import served_scores
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
@@ -107,7 +108,7 @@ def tabulate_stored(
     budget_s: float,
     *,
     extend: bool = False,
-    batch_size: int = 16,
+    batch_size: int | None = FEW,
     calibrate: bool = True,
     say: Say | None = None,
     progress: Progress | None = None,
@@ -116,11 +117,12 @@ def tabulate_stored(
     """The frozen table over the first K situations of `order` int64[n] (`situation_order`), asked or from the store.
 
     K, the batches and their size are those recorded for this advisor and order; with none recorded the budget is
-    measured and recorded. A larger budget than all recorded ones together adds a round with the rest of it, so that a
-    full run continues where a quick one stopped. `extend` adds a round with another whole budget, except where an
-    extension was cut short: that one is finished. `say` gets lines that stay, `progress` a mapping (fraction_done,
-    advices_per_s, seconds_left) a batch. `cache` keeps the answers of the table for whoever asks next in this process:
-    looking up a situation that was answered before is a hit, one that was asked now a miss.
+    measured and recorded; `batch_size` None takes the loaded model's own. A larger budget than all recorded ones
+    together adds a round with the rest of it, so that a full run continues where a quick one stopped. `extend` adds a
+    round with another whole budget, except where an extension was cut short: that one is finished. `say` gets lines
+    that stay, `progress` a mapping (fraction_done, advices_per_s, seconds_left) a batch. `cache` keeps the answers of
+    the table for whoever asks next in this process: looking up a situation that was answered before is a hit, one that
+    was asked now a miss.
     Raises ValueError for a bad list or answer, UserError for a store that cannot be used (what was stored stays).
     """
     order = np.array(order, dtype=np.int64)
@@ -138,7 +140,8 @@ def tabulate_stored(
     elif rounds and rounds[-1].count_k < len(order) and (more_s := budget_s - sum(r.budget_s for r in rounds)) > 0:
         rounds = asking.plan(rounds, more_s, batch_size)
     count_k = rounds[-1].count_k if rounds else 0
-    asking.fill(order[:count_k], batch_size)
+    recorded = rounds[-1].batch_size if rounds else batch_size or FEW
+    asking.fill(order[:count_k], recorded if batch_size is None else batch_size)
     if not asking.asked_now:
         asking.say_nothing_was_asked(count_k, rounds)
     situations = np.sort(order[:count_k])
@@ -161,7 +164,7 @@ def tabulate_stored(
         advices_per_s=asking.speed,
         budget_s=sum(planned.budget_s for planned in rounds),
         rounds=len(rounds),
-        batch_size=rounds[-1].batch_size if rounds else batch_size,
+        batch_size=recorded,
         calibrated=calibrate,
         order_sha256=asking.order_sha,
         sha256=table.sha256,
@@ -187,7 +190,7 @@ def tabulate_at_once(advisor: Advisor, order: NDArray[np.int64]) -> tuple[Advice
         advices_per_s=len(order) / seconds,
         budget_s=0.0,
         rounds=0,
-        batch_size=16,
+        batch_size=FEW,
         calibrated=False,
         order_sha256=order_hash(order),
         sha256=table.sha256,
@@ -241,7 +244,7 @@ class _Asking:
         )
         self._ask_all(pending)
 
-    def plan(self, rounds: list[Round], budget_s: float, batch_size: int) -> list[Round]:
+    def plan(self, rounds: list[Round], budget_s: float, batch_size: int | None) -> list[Round]:
         """Turn the budget into a count, record it, and ask; returns all rounds."""
         begins = rounds[-1].count_k if rounds else 0
         known = self._store.answers(self._advisor.identity).keys()
@@ -250,13 +253,16 @@ class _Asking:
         if begins == len(self._order):
             self._say(f"all {begins:,} situations of the training sessions are tabulated: nothing is left to ask")
             return rounds
-        batches = _batches(unknown, batch_size)
         measured, speed, spent_s = 0, 0.0, 0.0
-        if batches:
+        if len(unknown):
             self._say(
                 f"{len(unknown):,} situations of the training sessions are not tabulated; asking for up to "
                 f"{budget_s:.0f} s, most frequent first"
             )
+            batch_size = batch_size or self._own_batch_size()
+        batch_size = batch_size or FEW
+        batches = _batches(unknown, batch_size)
+        if batches:
             measured, speed, spent_s = self._measure(batches, budget_s)
         # Whole batches, so that a later extension does not cut them again.
         affordable = measured + int(max(0.0, budget_s - spent_s) * speed) // batch_size
@@ -327,6 +333,10 @@ class _Asking:
         self.seconds += seconds
         self.asked_now += len(batch)
         return new, seconds
+
+    def _own_batch_size(self) -> int:
+        """How many situations the model wants to be asked at once; `FEW` for one that does not say."""
+        return int(getattr(self._loaded(), "batch_size", FEW))
 
     def _loaded(self) -> Advisor:
         if self._scorer is None:

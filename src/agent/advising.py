@@ -72,6 +72,7 @@ def tabulate_advice(
             cache=cache,
         )
         if isinstance(advisor, LanguageModel) and llm.quantization != "none":
+            _release_models()  # the quantized one is gone before the other is loaded
             found = measure_agreement(
                 advisor,
                 store,
@@ -112,6 +113,8 @@ def try_advisor(advisor: MockAdvisor | ModelAdvisor, llm: LLMSettings, *, say: S
             raise UserError(
                 f"The language model {advisor.name} cannot be scored: one question ends in {reason}. Choose another."
             ) from error
+        finally:
+            del scorer  # else this frame would hold the model while its memory is given back
 
 
 @contextmanager
@@ -123,6 +126,14 @@ def _undisturbed() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _release_models()
+
+
+def _release_models() -> None:
+    """Free the models that nothing refers to any more, on CUDA for other programs and libraries too.
+
+    Called where no local name holds one: a model's modules and hooks are in cycles, which only the collector ends.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

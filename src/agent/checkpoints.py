@@ -83,8 +83,11 @@ class CheckpointStore:
         steps = self.steps()
         return self.folder / _name_of(steps[-1]) if steps else None
 
-    def save(self, snapshot: Snapshot) -> Path:
+    def save(self, snapshot: Snapshot, *, delete_older: bool = True) -> Path:
         """Write and fsync a checkpoint, then delete all but the newest `keep_last` intact ones.
+
+        Without `delete_older` nothing is deleted before `delete_surplus`: so the members of a group have a common
+        checkpoint on disk at every instant.
 
         A checkpoint of the same step is replaced; later steps belong to an abandoned training and are deleted. Raises
         CheckpointError if the disk refuses; the store then keeps its previous content. Raises TypeError or ValueError
@@ -106,12 +109,19 @@ class CheckpointStore:
         except OSError as error:
             raise self._refused(f"checkpoint {name} cannot be written", error) from error
         self._known_intact.add(name)
+        if delete_older:
+            self.delete_surplus(snapshot.step)
+        return self.folder / name
+
+    def delete_surplus(self, step: int) -> None:
+        """Delete all but the newest `keep_last` intact checkpoints up to `step`, and later ones. Raises
+        CheckpointError."""
         try:
             self._tidy()
-            self._remove(self._surplus(snapshot.step))
+            self._remove(self._surplus(step))
         except OSError as error:
+            name = _name_of(step)
             raise self._refused(f"checkpoint {name} was written, but an older one cannot be deleted", error) from error
-        return self.folder / name
 
     def newest(self, say: Callable[[str], None]) -> Loaded | None:
         """The newest checkpoint whose files all match its manifest, or None.
@@ -119,22 +129,34 @@ class CheckpointStore:
         say: receives one line for each newer one that is skipped, and why. Raises CheckpointMismatch if it was made
         from other inputs, CheckpointError if the folder cannot be read or cleared of an interrupted write.
         """
+        self.tidy()
+        for name in reversed(self._names()):
+            if (loaded := self._load(name, say)) is not None:
+                return loaded
+        return None
+
+    def tidy(self) -> None:
+        """Undo or finish an interrupted write. Raises CheckpointError."""
         try:
             self._tidy()
         except OSError as error:
             raise self._refused("the remains of an interrupted write cannot be removed", error) from error
-        for name in reversed(self._names()):
-            try:
-                contents = self._read(name)
-            except Damage as damage:
-                self._known_intact.discard(name)
-                say(f"checkpoint {self.folder / name} was skipped: {damage}")
-                continue
-            self._known_intact.add(name)
-            self._check_inputs(name, contents.inputs)
-            snapshot = Snapshot(contents.step, contents.tensors, contents.state)
-            return Loaded(snapshot, self.folder / name, _differences(contents.machine, self._machine))
-        return None
+
+    def load(self, step: int, say: Callable[[str], None]) -> Loaded | None:
+        """The checkpoint of one of `steps`; None where it is damaged, which `say` is told. Raises as `newest`."""
+        return self._load(_name_of(step), say)
+
+    def _load(self, name: str, say: Callable[[str], None]) -> Loaded | None:
+        try:
+            contents = self._read(name)
+        except Damage as damage:
+            self._known_intact.discard(name)
+            say(f"checkpoint {self.folder / name} was skipped: {damage}")
+            return None
+        self._known_intact.add(name)
+        self._check_inputs(name, contents.inputs)
+        snapshot = Snapshot(contents.step, contents.tensors, contents.state)
+        return Loaded(snapshot, self.folder / name, _differences(contents.machine, self._machine))
 
     def clear(self) -> None:
         """Delete every checkpoint, including damaged ones; the phase restarts. Raises CheckpointError."""
@@ -247,6 +269,22 @@ class CheckpointStore:
         return CheckpointError(
             f"In {self.folder} {what} ({error.strerror or error}). {remedy}, then continue with --auto-resume: {kept}."
         )
+
+
+def newest_common(stores: Sequence[CheckpointStore], say: Callable[[str], None]) -> list[Loaded] | None:
+    """The newest checkpoints of one timestep that all of these trainings have intact, in their order, or None. Raises
+    as `CheckpointStore.newest`."""
+    for store in stores:
+        store.tidy()
+    for step in sorted(set.intersection(*(set(store.steps()) for store in stores)), reverse=True):
+        found = []
+        for store in stores:
+            if (loaded := store.load(step, say)) is None:
+                break
+            found.append(loaded)
+        else:
+            return found
+    return None
 
 
 def _name_of(step: int) -> str:

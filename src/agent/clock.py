@@ -80,6 +80,10 @@ class Clock:
         finally:
             self.switch(before)
 
+    def skip(self) -> None:
+        """Charge the time since the last switch to no part."""
+        self._at, self._cpu_at = time.perf_counter(), time.process_time()
+
     def watch_cpu(self, on: bool) -> None:
         """Whether processor time is read from now on."""
         if on != self._watches:
@@ -88,7 +92,7 @@ class Clock:
 
     def seconds(self, part: str) -> float:
         """Of one part so far, with what was carried over."""
-        return self._seconds[part] + self._carried.get("seconds", {}).get(part, 0.0)
+        return self._of_process()["seconds"][part] + self._carried.get("seconds", {}).get(part, 0.0)
 
     def state(self) -> dict[str, dict[str, float]]:
         """All of it, for a checkpoint: seconds, and processor time with the seconds it was read in."""
@@ -109,9 +113,46 @@ class Clock:
         """The same without what was carried over."""
         return _facts(self._of_process())
 
+    def _begin_with(self, of_process: Mapping[str, Mapping[str, float]]) -> None:
+        seconds, watched_s, cpu_s = (dict(of_process[name]) for name in ("seconds", "watched_s", "cpu_s"))
+        self._seconds, self._watched_s, self._cpu_s = seconds, watched_s, cpu_s
+
     def _of_process(self) -> dict[str, dict[str, float]]:
         self.switch(self._part)
         return {"seconds": self._seconds, "watched_s": self._watched_s, "cpu_s": self._cpu_s}
+
+
+class ShareOfClock(Clock):
+    """One member's equal share of the clock of a group that trains together: the members' parts add up to the group's.
+
+    Parts begun on it are begun on the group's clock.
+    """
+
+    def __init__(self, group: Clock, members: int) -> None:
+        super().__init__()
+        self._group = group
+        self._members = members
+
+    def switch(self, part: str) -> str:
+        """See Clock."""
+        return self._group.switch(part)
+
+    def watch_cpu(self, on: bool) -> None:
+        """See Clock."""
+        self._group.watch_cpu(on)
+
+    def on_its_own(self, part: str) -> Clock:
+        """A clock of the member's own that continues from its share as it is now, with `part`."""
+        clock = Clock(part)
+        clock._begin_with(self._of_process())
+        clock.carry(self._carried)
+        return clock
+
+    def _of_process(self) -> dict[str, dict[str, float]]:
+        return {
+            name: {part: seconds / self._members for part, seconds in of.items()}
+            for name, of in self._group._of_process().items()
+        }
 
 
 class NoClock(Clock):

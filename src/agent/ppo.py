@@ -62,6 +62,8 @@ class TimedMaskablePPO(MaskablePPO):
     after_update: Callable[[], None] | None = None
     products: Library | None = None
     """The library that multiplies the fused learner's matrices; None until it is chosen, and for the stock learner."""
+    population_on: str | None = None
+    """Type of the device on which a population trains this model with others; None where it trains on its own."""
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -69,7 +71,7 @@ class TimedMaskablePPO(MaskablePPO):
         self.pace = Pace()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "clock", "pace"]
+        return [*super()._excluded_save_params(), "clock", "pace", "population_on"]
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learner == "stock":
@@ -116,8 +118,13 @@ class TimedMaskablePPO(MaskablePPO):
 
     @property
     def learner(self) -> str:
-        """What trains this model: stock, or fused."""
-        return "stock"
+        """What trains this model: stock, fused or population."""
+        return "stock" if self.population_on is None else "population"
+
+    @property
+    def trained_on(self) -> str:
+        """Type of the device it trains on, which is not always where the model is: a population has a copy there."""
+        return self.population_on or self.device.type
 
     @property
     def minibatch(self) -> int:

@@ -25,8 +25,9 @@ class RunSettings(Section):
     quick_frac: float = Field(0.01, gt=0, le=1, description="share of training.production_timesteps under quick")
 
 
-Learner = Literal["fused", "stock"]
+Learner = Literal["fused", "stock", "population"]
 LEARNERS: tuple[Learner, ...] = get_args(Learner)
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class HardwareSettings(Section):
@@ -42,7 +43,10 @@ class HardwareSettings(Section):
     memory_fraction: float = Field(
         0.95, gt=0, le=1, description="share of the GPU's memory the run may take (GPU only)"
     )
-    mixed_precision: bool = Field(False, description="bf16 autocast around the update (GPU only)")
+    mixed_precision: bool = Field(False, description="bf16 in the update (GPU only)")
+    precision: Precision | None = Field(
+        None, description="of the population's matrix products; null: on a GPU bf16 if mixed_precision, else float32"
+    )
     optimize_memory: bool = Field(True, description="drop a phase's rollout buffer and accounts before the next phase")
     torch_threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of torch; null: 1, which is fastest for networks this small"
@@ -57,7 +61,15 @@ class HardwareSettings(Section):
         None, gt=0, le=1_000_000, description="GB of memory the run may take; null: what is free when it starts"
     )
     learner: Learner | None = Field(
-        None, description="fused: explicit gradients, compiled; stock: the library's; null: fused where it applies"
+        None,
+        description="fused: explicit gradients, compiled; stock: the library's; population: all members together; "
+        "null: population on a GPU that has numba-cuda, fused on the CPU",
+    )
+    group: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="members that train together (learner population); null: as many as fit into memory",
     )
     stuck_worker_s: float = Field(
         60.0,
@@ -69,6 +81,10 @@ class HardwareSettings(Section):
         None, ge=0, le=10**6, description="US dollars an hour of the machine, for the forecast's cost; null: none"
     )
     other_machine: str | None = Field(None, description=f"machine to forecast production on, too: {SHAPE}; null: none")
+
+    def update_precision(self, device: str) -> Precision:
+        """Of the update's matrix products on a type of device."""
+        return self.precision or ("bf16" if self.mixed_precision and device == "cuda" else "float32")
 
     @field_validator("other_machine")
     @classmethod

@@ -54,16 +54,20 @@ class TrainingRecord:
     environment_s: float = 0.0
     """Part of `rollout_s`: the environment's steps and masks."""
     learner: str = "stock"
-    """What trained it: fused or stock."""
+    """What trained it: fused, stock or population."""
     why_learner: str = ""
-    """Why the stock learner, or which library multiplied the fused one's matrices."""
+    """Why the stock learner, which library multiplied the fused one's matrices, or where the population trained."""
+    group: int | None = None
+    """Members that trained together; its times are an equal share of theirs. None where it trained on its own."""
+    precision: str | None = None
+    """Of the population's products: float32, tf32 or bf16."""
     pace_s: list[float] = field(default_factory=list)
     """Wall seconds of consecutive blocks of `pace_rollouts` rollouts, updates and checkpoints included."""
     pace_rollouts: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as it appears in the report."""
-        return asdict(self)
+        """The record as it appears in the report: without what only members of a group have, for others."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def phase_seed(seed: int, phase: int) -> int:

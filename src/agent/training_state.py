@@ -51,7 +51,7 @@ def capture(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback]) -> Snaps
     environment, generators = Arrays(), Arrays()
     assert model.env is not None
     state = {
-        "device": model.device.type,
+        "device": model.trained_on,
         "n_envs": model.n_envs,
         "learner": model.learner,
         "products": model.products,
@@ -102,9 +102,9 @@ def restore(model: TimedMaskablePPO, callbacks: Sequence[BaseCallback], snapshot
     unlike += _restore_generators(model, unpack(snapshot.state["generators"], _arrays(snapshot, "generators")))
     if (learner := state.get("learner", "stock")) != model.learner:
         unlike.append(f"The {learner} learner trained it and the {model.learner} one continues: it rounds otherwise.")
-    if state["device"] != model.device.type:
+    if state["device"] != model.trained_on:
         unlike.append(
-            f"The training was on {state['device']} and continues on {model.device.type}: it rounds otherwise."
+            f"The training was on {state['device']} and continues on {model.trained_on}: it rounds otherwise."
         )
     return unlike
 

@@ -22,6 +22,7 @@ from src.agent.advising import try_advisor
 from src.agent.market import Market, prepare_market
 from src.agent.own_cache import add_worker_counts
 from src.agent.rollout_plan import RolloutPlan, plan_rollouts
+from src.agent.settings import Learner
 from src.agent.trainer import Trainer, supports_advice
 from src.agent.training import resolve_device
 from src.clean_up import CleanUps
@@ -209,12 +210,20 @@ class RunContext:
         """The rollouts of base training and of fine-tuning."""
         return plans_of(self.config)
 
-    def warn_of_gpu_settings(self, trainer: Trainer) -> None:
-        """One line for settings of a GPU that are set on a run that trains on the CPU."""
+    def warn_of_settings(self, trainer: Trainer, learner: Learner) -> None:
+        """One line for settings of a GPU that are set on a run that trains on the CPU, one for those of the population
+        on a run with another learner."""
         if trainer.device.type == "cpu" and (keys := gpu_settings(self.config)):
             self.display.say(
                 f"warning: {' and '.join(keys)} {'acts' if len(keys) == 1 else 'act'} on a GPU only; this run trains "
                 "on the CPU"
+            )
+        hardware = self.config.hardware
+        set_ = [f"hardware.{key}" for key in ("precision", "group") if getattr(hardware, key) is not None]
+        if learner != "population" and set_:
+            self.display.say(
+                f"warning: {' and '.join(set_)} {'acts' if len(set_) == 1 else 'act'} on the population learner only; "
+                f"this run trains with the {learner} learner"
             )
 
     def own_env(self, trainer: Trainer) -> VecEnv | None:

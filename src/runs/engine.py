@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
 from src.runs.executors import Cores, Event
+from src.runs.group_work import train_group
+from src.runs.groups import Groups
 from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
 from src.runs.member_work import gather_rows
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
@@ -45,13 +49,16 @@ class TaskFailedForGood(UserError):
 
 
 class Engine:
-    """The tasks of one run, in its folder. `results` are those that are done, by name."""
+    """The tasks of one run, in its folder. `results` are those that are done, by name. Up to `group` members train
+    together, in this process; 0: each is a task like any other."""
 
-    def __init__(self, context: RunContext, ledger: Ledger, stop: StopRequest, workers: int) -> None:
+    def __init__(self, context: RunContext, ledger: Ledger, stop: StopRequest, workers: int, group: int = 0) -> None:
         self._context = context
         self._ledger = ledger
         self._stop = stop
         self._workers = workers
+        self._group = group
+        self._groups = Groups((), 0)
         self._cores: Cores | None = None
         self._say = context.display.say
         self._root = ledger.path.parent
@@ -164,6 +171,7 @@ class Engine:
         Raises TaskFailedForGood and other UserErrors that end the run, KeyboardInterrupt for a signal, PhaseTimeout.
         """
         pending = list(tasks)
+        self._groups = Groups(self.all_tasks, self._group)
         self._partial, self._failed_for_good = partial, []
         self._context.display.plan(
             (task.member.to_dict(), task.title, task.timesteps) for task in tasks if task.member and not self.take(task)
@@ -179,19 +187,13 @@ class Engine:
             while pending or self._running:
                 self._stop.check()
                 deadline.check()
-                task = self._next(pending)
-                if task is not None:
-                    pending.remove(task)
-                    if self.take(task):
+                if tasks := self._next(pending):
+                    pending[:] = [task for task in pending if task not in tasks]
+                    for task in [task for task in tasks if self.take(task)]:
                         self._credit(task, entry)
-                        continue
-                    self._begin(task)
-                    if task.here or self._workers == 1:
-                        self._here(task, entry, deadline, failed, tries, pending)
-                    else:
-                        with self._stop.deferred():
-                            self._context.account.begins(task)
-                            self._pool().start(task, task.job(self._at_hand))
+                        tasks.remove(task)
+                    if tasks:
+                        self._start(tasks, entry, deadline, failed, tries, pending)
                 elif self._running:
                     with self._stop.deferred():
                         for event in self._pool().wait(POLL_S):
@@ -204,6 +206,30 @@ class Engine:
             self._wind_down(entry, error)
             raise
 
+    def _start(
+        self,
+        tasks: list[Task],
+        entry: PhaseEntry,
+        deadline: Deadline,
+        failed: dict[str, int],
+        tries: int,
+        pending: list[Task],
+    ) -> None:
+        """Begin a task, or members that train together."""
+        first = tasks[0]
+        for task in tasks:
+            self._prepare(task)
+        self._ledger.save()
+        self._context.enter_stage(first.stage)
+        title, what = (first.title, first.what) if len(tasks) == 1 else _together(tasks)
+        self._context.display.begin(title, what)
+        if first.here or first in self._groups or self._workers == 1:
+            self._here(tasks, entry, deadline, failed, tries, pending)
+        else:
+            with self._stop.deferred():
+                self._context.account.begins(first)
+                self._pool().start(first, first.job(self._at_hand))
+
     @property
     def _running(self) -> list[Task]:
         return [] if self._cores is None else self._cores.running
@@ -214,16 +240,19 @@ class Engine:
             self._cores = Cores(self._workers, self._context.market, config.hardware.stuck_worker_s)
         return self._cores
 
-    def _next(self, pending: Sequence[Task]) -> Task | None:
-        """The task to begin now: the first that can, those that need the machine for themselves before all others."""
+    def _next(self, pending: Sequence[Task]) -> list[Task]:
+        """The task to begin now: the first that can, those that need the machine for themselves before all others.
+        Members that train together come last, so that as many as possible are ready, and with nothing beside them."""
         running = self._running
         if len(running) >= self._workers or any(task.alone for task in running):
-            return None
+            return []
         ready = [task for task in pending if self._has_needs(task)]
-        ready = [task for task in ready if not (task.alone and running)]
-        return min(ready, key=lambda task: not task.alone, default=None)
+        single = [task for task in ready if task not in self._groups and not (task.alone and running)]
+        if single:
+            return [min(single, key=lambda task: not task.alone)]
+        return [] if running else self._groups.next(ready, pending)
 
-    def _begin(self, task: Task) -> None:
+    def _prepare(self, task: Task) -> None:
         found = self.found(task)
         inputs = dict(task.inputs(self._at_hand))
         begun = self._ledger.tasks.get(task.name)
@@ -235,35 +264,57 @@ class Engine:
             self._say(f"{task.title} is done again where it was lost: {found.why_not}")
         entry = self._ledger.tasks.setdefault(task.name, TaskEntry())
         entry.status, entry.inputs, entry.tries = "running", inputs, entry.tries + 1
-        self._ledger.save()
-        self._context.enter_stage(task.stage)
-        self._context.display.begin(task.title, task.what)
 
     def _here(
         self,
-        task: Task,
+        tasks: list[Task],
         entry: PhaseEntry,
         deadline: Deadline,
         failed: dict[str, int],
         tries: int,
         pending: list[Task],
     ) -> None:
-        def saved(timesteps: int) -> None:
-            self._saved(task, entry, timesteps)
-
-        watch = WatchHere(self._stop, deadline, self._say, self._context.record, saved)
-        account = self._context.account
-        account.begins(task)
+        """Do a task, or train members together, in this process. What is not finished is done again together."""
+        watches = [
+            WatchHere(self._stop, deadline, self._say, self._context.record, partial(self._saved, task, entry))
+            for task in tasks
+        ]
+        first, account = tasks[0], self._context.account
+        account.begins(first)
         began, cpu_before = time.perf_counter(), time.process_time()
         try:
-            facts = task.work(task.job(self._at_hand), self._context.market, watch)
+            if first in self._groups:
+                spent = self._train_together(tasks, watches, entry)
+            else:
+                facts = first.work(first.job(self._at_hand), self._context.market, watches[0])
         except PhaseTimeout:
             raise
         except Exception as error:
-            account.ended(task, None, None)
-            self._failed(task, error, entry, failed, tries, pending)
+            account.ended(first, None, None)
+            self._failed(
+                [task for task in tasks if task.name not in self.results], error, entry, failed, tries, pending
+            )
         else:
-            self._finished(task, {**facts, WORKED: worked(began, cpu_before)}, entry)
+            if first in self._groups:
+                account.ended(first, worked(began, cpu_before), spent)
+            else:
+                self._finished(first, {**facts, WORKED: worked(began, cpu_before)}, entry)
+
+    def _train_together(
+        self, tasks: Sequence[Task], watches: Sequence[WatchHere], entry: PhaseEntry
+    ) -> dict[str, dict[str, float]]:
+        """Train members together, each sealed once its files are written; what all of them have spent, by part."""
+        spent: dict[str, Counter[str]] = {"seconds": Counter(), "cpu_s": Counter()}
+
+        def finished(number: int, facts: Mapping[str, Any]) -> None:
+            for kind, of_kind in spent.items():
+                of_kind.update(facts["spent"][kind])
+            self._seal(tasks[number], facts, entry)
+
+        market = self._context.market
+        assert market is not None
+        train_group([task.job(self._at_hand) for task in tasks], market, watches, finished)
+        return {kind: dict(of_kind) for kind, of_kind in spent.items()}
 
     def _handle(self, event: Event, entry: PhaseEntry, failed: dict[str, int], tries: int, pending: list[Task]) -> None:
         task, kind, payload = event
@@ -283,7 +334,7 @@ class Engine:
             error, trace = payload
             if trace:
                 logger.info("%s failed in its worker:\n%s", task.title, trace)
-            self._failed(task, error, entry, failed, tries, pending)
+            self._failed([task], error, entry, failed, tries, pending)
 
     def _saved(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
         self._reached(task, entry, timesteps)
@@ -306,6 +357,10 @@ class Engine:
 
     def _finished(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry) -> None:
         self._context.account.ended(task, facts[WORKED], facts.get("spent"))
+        self._seal(task, facts, entry)
+
+    def _seal(self, task: Task, facts: Mapping[str, Any], entry: PhaseEntry) -> None:
+        """Mark a task as done, on disk and here."""
         files = facts.get("files", ())
         of_process = ("files", "released_bytes", "spent", WORKED)
         kept = {name: value for name, value in facts.items() if name not in of_process}
@@ -321,37 +376,50 @@ class Engine:
 
     def _failed(
         self,
-        task: Task,
+        tasks: list[Task],
         error: BaseException,
         entry: PhaseEntry,
         failed: dict[str, int],
         tries: int,
         pending: list[Task],
     ) -> None:
-        of_task = self._ledger.tasks[task.name]
-        of_task.status = "failed"
+        """Have a task that failed, or members that failed together, done again, or raise what ends the run."""
+        if not tasks:
+            raise error
+        title = ", ".join(task.title for task in tasks)
+        for task in tasks:
+            self._ledger.tasks[task.name].status = "failed"
         if not isinstance(error, TRIED_AGAIN):
             raise error
         if self._stop.requested:  # a signal to the whole group reaches the workers as well
             raise KeyboardInterrupt from error
-        entry.failures.append(f"{task.title}: {type(error).__name__}: {error}")
-        of_task.failures.append(f"{type(error).__name__}: {error}")
+        entry.failures.append(f"{title}: {type(error).__name__}: {error}")
+        for task in tasks:
+            self._ledger.tasks[task.name].failures.append(f"{type(error).__name__}: {error}")
         self._ledger.save()
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise error  # no other try helps
-        failed[task.name] = failed.get(task.name, 0) + 1
-        if failed[task.name] >= tries:
+        if len(tasks) > 1 and is_out_of_memory(error):
+            self._groups.halve(tasks)
+            self._say(f"{title} do not fit into memory together ({_first_line(error)}); trying again in two groups")
+            entry.tries += 1
+            pending[:0] = tasks
+            return
+        failed.update({task.name: failed.get(task.name, 0) + 1 for task in tasks})
+        if max(failed[task.name] for task in tasks) >= tries:
             times = "once" if tries == 1 else f"{tries} times"
-            for_good = TaskFailedForGood(f"{task.title} failed {times}", error)
+            for_good = TaskFailedForGood(f"{title} failed {times}", error)
             if not self._partial:
                 raise for_good from error
             self._failed_for_good.append(for_good)
-            if task.left is not None and (facts := task.left(task.job(self._at_hand), self._say)) is not None:
-                self._left[task.name] = Done(self._root / task.name, facts)
+            for task in tasks:
+                if task.left is not None and (facts := task.left(task.job(self._at_hand), self._say)) is not None:
+                    self._left[task.name] = Done(self._root / task.name, facts)
             return
         entry.tries += 1
-        self._say(f"{task.title} failed ({_first_line(error)}); trying again from its newest checkpoint")
-        pending.insert(0, task)
+        its = "its" if len(tasks) == 1 else "their"
+        self._say(f"{title} failed ({_first_line(error)}); trying again from {its} newest checkpoint")
+        pending[:0] = tasks
 
     def _lacking(self, pending: Sequence[Task]) -> TaskFailedForGood:
         """Why none of these can be done."""
@@ -376,6 +444,13 @@ class Engine:
             if of_task.status == "running":
                 of_task.status = "timed_out" if isinstance(error, PhaseTimeout) else "interrupted"
         self._ledger.save()
+
+
+def _together(tasks: Sequence[Task]) -> tuple[str, str]:
+    """Title of members that train together, and what each does."""
+    numbers = Counter(str(task.member.training) for task in tasks if task.member is not None)
+    title = ", ".join(name if n == 1 else f"{n} x {name}" for name, n in numbers.items())
+    return title, f"{len(tasks)} members together, each {tasks[0].what}"
 
 
 def _first_line(error: BaseException) -> str:

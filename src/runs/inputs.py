@@ -26,6 +26,7 @@ BASE = (
         "hardware.optimize_memory",
         "hardware.torch_threads",
         "hardware.learner",
+        "hardware.group",
         "hardware.stuck_worker_s",
         "hardware.workers",
         "hardware.price_per_hour",

@@ -32,6 +32,7 @@ from typing import Protocol
 
 import psutil
 
+from src.agent.settings import LEARNERS
 from src.console import PlainConsole
 from src.runs.exports import NAMES
 from src.runs.same_report import without_times
@@ -356,8 +357,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=40, metavar="N", help="kills in all (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants (default 0)")
     parser.add_argument("--mode", choices=(*SCRIPTS, BOTH), default=BOTH, help=f"which runs (default {BOTH})")
+    parser.add_argument("--learner", choices=LEARNERS, default="fused", help="what trains (default fused)")
     args = parser.parse_args(argv)
     console = PlainConsole()
+    settings = SETTINGS.replace("hardware: {", f"hardware: {{learner: {args.learner}, ")
     modes = [*SCRIPTS] if args.mode == BOTH else [args.mode]
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
@@ -367,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome.add(
                 kill_and_compare(
                     partial(_Started, SCRIPTS[mode]), Path(folder) / mode, kills, seed=args.seed, seeds=2,
-                    say=console.print,
+                    say=console.print, settings=settings,
                 )
             )  # fmt: skip
     for counts in (outcome.kills, outcome.victims):

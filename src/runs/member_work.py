@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ from src.agent.market import Market
 from src.agent.members import Member, Training
 from src.agent.policy import Weights
 from src.agent.ppo import Library, TimedMaskablePPO
-from src.agent.quarters import QuarterWeights, weights_by_timesteps
+from src.agent.quarters import QuarterWeights, is_quarter, weights_by_timesteps
 from src.agent.rollout_plan import RolloutPlan
 from src.agent.trainer import Trainer
-from src.agent.training import release, train
+from src.agent.training import TrainingRecord, release, train
 from src.agent.training_state import capture, restore
 from src.clean_up import CleanUps, closing
 from src.configuration import Configuration
@@ -108,31 +109,37 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
     """
     clock = Clock()
     torch.set_num_threads(job.threads)
-    if market is not None and job.split is not None:
-        market = replace(market, split=job.split)
     with clock.within(parts.ADVICE):
-        heard = _heard(job)
-    with closing(job.own_env or job.trainer.make_env(market, heard)) as env:
-        model, callbacks = _model(job, env)
+        heard = advice_heard(job)
+    with closing(job.own_env or job.trainer.make_env(own_market(job, market), heard)) as env:
+        model, callbacks = new_model(job, env)
         model.products, model.clock = job.products, clock
-        not_bitwise: list[str] = []
-        quarters = QuarterWeights(job.plan.actual)
-        record = _train(job, model, callbacks, watch, not_bitwise, quarters)
+        open_training = OpenTraining(job, model, callbacks, watch)
+        loaded = open_training.store.newest(watch.say) if job.config.checkpoint.enabled else None
+        with open_training.opened(loaded) as resumables:
+            model.after_update = open_training.rollout_ended
+            try:
+                with watch.deferred():
+                    record = train(model, job.plan, str(job.member.training), resumables, resumed=loaded is not None)
+            finally:
+                model.after_update = None
         clock.switch(parts.EXPORTS)
-        drawn = {} if market is None else {"sessions_drawn": drawn_sessions(env, market)}
+        drawn = sessions_drawn(job, env, market)
         if job.after is not None:
             job.after(env)
-    files = _written(job, model, quarters)
-    if model.split_updates:
-        not_bitwise.append(f"{model.split_updates} updates of {job.member} were split to fit into memory")
-    row = {**record.to_dict(), **job.member.to_dict()}
-    row |= {name: found.to_dict() for name, found in drawn.items() if found is not None}
-    facts = {"row": row, "weights": weights_fingerprint(model.policy.state_dict()), "not_bitwise": not_bitwise}
-    with clock.within(parts.MEASURING):
-        bound = products_cpu_s(model)
-    released = release(model) if job.config.hardware.optimize_memory else 0
-    facts |= {"time": {**clock.facts(), "bound_cpu_s": bound}, "spent": clock.facts_of_process()}
-    return {**facts, "files": [path.name for path in files], "released_bytes": released}
+    return open_training.finished(record, drawn)
+
+
+def own_market(job: MemberJob, market: Market | None) -> Market | None:
+    """The market with the sessions of the job's own split."""
+    return market if market is None or job.split is None else replace(market, split=job.split)
+
+
+def sessions_drawn(job: MemberJob, env: VecEnv, market: Market | None) -> dict[str, Any]:
+    """The sessions in which the training's episodes began, as a part of its row; nothing where it has no market."""
+    own = own_market(job, market)
+    found = None if own is None else drawn_sessions(env, own)
+    return {} if found is None else {"sessions_drawn": found.to_dict()}
 
 
 def load_weights(folder: Path) -> Weights:
@@ -168,56 +175,150 @@ def gather_rows(run: Path, members: Iterable[str]) -> None:
         write_atomically(path, rows)
 
 
-def _heard(job: MemberJob) -> AdviceTable | None:
+def advice_heard(job: MemberJob) -> AdviceTable | None:
+    """The table of advice that the accounts of a training read."""
     if job.advice is None:
         return None
     table = job.advice.load()
     return placebo_table(table, job.member.seed) if job.member.training == Training.PLACEBO else table
 
 
-def _model(job: MemberJob, env: VecEnv) -> tuple[TimedMaskablePPO, list[BaseCallback]]:
+def new_model(job: MemberJob, env: VecEnv) -> tuple[TimedMaskablePPO, list[BaseCallback]]:
+    """A model at the beginning of the training, and the callbacks that the training needs."""
     if job.base is None:
         return job.trainer.new_base(env, job.plan), []
     llm = None if job.advice is None else job.config.llm
     return job.trainer.new_finetuned(load_weights(job.base), env, job.plan, llm)
 
 
-def _store(job: MemberJob) -> CheckpointStore:
-    machine = machine_facts(job.threads)
+def _store(job: MemberJob, more: Mapping[str, str] | None = None) -> CheckpointStore:
+    machine = {**machine_facts(job.threads), **(more or {})}
     return CheckpointStore(job.folder, job.inputs, keep_last=job.config.checkpoint.keep_last, machine=machine)
 
 
-def _train(
-    job: MemberJob,
-    model: TimedMaskablePPO,
-    callbacks: list[BaseCallback],
-    watch: Watch,
-    not_bitwise: list[str],
-    quarters: QuarterWeights,
-) -> Any:
-    settings, store = job.config.checkpoint, _store(job)
-    loaded = store.newest(watch.say) if settings.enabled else None
-    rows = b"" if loaded is None else loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
-    job.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(job.folder / run_names.RECORDS, rows)
-    purge = 0 if loaded is None else _first_step_not_kept(rows, loaded.snapshot.step)
-    with CleanUps() as stack:
-        logged = JsonLinesSink(job.folder / run_names.RECORDS, keep_bytes=len(rows))
-        stack.call(logged.close)
-        logging = _logging(job, logged, watch, purge, stack)
-        resumables = [logging, *callbacks]
-        if loaded is not None:
-            not_bitwise += [*loaded.not_bitwise, *_restored(model, resumables, loaded)]
-            watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
-            watch.saved(loaded.snapshot.step)
-            quarters.restore(loaded.snapshot.tensors.get("quarters", {}))  # older checkpoints have none
-        kept_in = store if settings.enabled else None
-        model.after_update = _Boundary(job, model, resumables, logged, kept_in, watch, quarters)
-        try:
-            with watch.deferred():
-                return train(model, job.plan, str(job.member.training), resumables, resumed=loaded is not None)
-        finally:
-            model.after_update = None
+class OpenTraining:
+    """A model under training with what a run needs around it: log, checkpoints, files.
+
+    `together` says of a training in a group who is in it and where they train: facts that last bits depend on. `group`
+    is how many they are; a checkpoint keeps it.
+    """
+
+    def __init__(
+        self,
+        job: MemberJob,
+        model: TimedMaskablePPO,
+        callbacks: list[BaseCallback],
+        watch: Watch,
+        together: Mapping[str, str] | None = None,
+        group: int | None = None,
+    ) -> None:
+        self.job = job
+        self.group = group
+        self.model = model
+        self.store = _store(job, together)
+        self._callbacks = callbacks
+        self._watch = watch
+        self._settings = job.config.checkpoint
+        self._quarters = QuarterWeights(job.plan.actual)
+        self._not_bitwise: list[str] = []
+        self._resumables: list[Any] = []
+        self._rows: JsonLinesSink
+        self._saved_at = model.num_timesteps
+
+    @contextmanager
+    def opened(self, loaded: Loaded | None) -> Iterator[list[BaseCallback]]:
+        """Put the model where a checkpoint left it, or leave it at the beginning; within, the log is open. Yields the
+        training's callbacks."""
+        job, watch = self.job, self._watch
+        rows = b"" if loaded is None else loaded.snapshot.tensors["log"]["rows"].numpy().tobytes()
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(job.folder / run_names.RECORDS, rows)
+        purge = 0 if loaded is None else _first_step_not_kept(rows, loaded.snapshot.step)
+        with CleanUps() as stack:
+            self._rows = JsonLinesSink(job.folder / run_names.RECORDS, keep_bytes=len(rows))
+            stack.call(self._rows.close)
+            self._resumables = [_logging(job, self._rows, watch, purge, stack), *self._callbacks]
+            if loaded is not None:
+                self._not_bitwise += [*loaded.not_bitwise, *_restored(self.model, self._resumables, loaded)]
+                watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
+                watch.saved(loaded.snapshot.step)
+                self._quarters.restore(loaded.snapshot.tensors.get("quarters", {}))  # older checkpoints have none
+                if loaded.snapshot.step >= job.plan.actual:  # others of its group may be sealed by now
+                    self.group = loaded.snapshot.state.get("group") or self.group
+            self._saved_at = self.model.num_timesteps
+            yield self._resumables
+
+    # At a rollout's end: the clean instant at which a checkpoint may be taken and a run may stop
+
+    def rollout_ended(self) -> None:
+        """Keep what is to be kept of this instant, and stop where the run ends."""
+        self.look()
+        if self.is_due:
+            self.save()
+        self._watch.check(self.save)
+
+    @property
+    def at_quarter(self) -> bool:
+        """Whether `look` will keep the weights."""
+        model = self.model
+        return self.job.keeps_quarters and is_quarter(
+            model.num_timesteps, model.n_envs * model.n_steps, self.job.plan.actual
+        )
+
+    def look(self) -> None:
+        """Keep the weights of a quarter."""
+        model = self.model
+        if self.job.keeps_quarters:
+            self._quarters.look(model.num_timesteps, model.n_envs * model.n_steps, model.policy.state_dict())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a checkpoint is to be taken now."""
+        step, every = self.model.num_timesteps, self._settings.interval_steps
+        if not self._settings.enabled:
+            return False
+        if step >= self.job.plan.actual:
+            return True
+        return self._settings.strategy == "interval" and step // every > self._saved_at // every
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether nothing is to be saved: there is a checkpoint of this instant, or there are to be none."""
+        return not self._settings.enabled or self._saved_at == self.model.num_timesteps
+
+    def save(self, *, delete_older: bool = True) -> None:
+        """Write a checkpoint of this instant, where there is none yet."""
+        if self.is_saved:
+            return
+        model = self.model
+        before = model.clock.switch(parts.CHECKPOINTS)
+        began = time.perf_counter()
+        snapshot = capture(model, self._resumables)
+        rows = read_regular(self._rows.path)[: self._rows.offset]
+        log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
+        state = {"training": snapshot.state, "group": self.group}
+        quarters = {"quarters": self._quarters.tensors()} if self.job.keeps_quarters else {}
+        tensors = {**snapshot.tensors, "log": log, **quarters}
+        self.store.save(replace(snapshot, state=state, tensors=tensors), delete_older=delete_older)
+        self._saved_at = model.num_timesteps
+        model.checkpoint_s += time.perf_counter() - began
+        self._watch.saved(self._saved_at)
+        model.clock.switch(before)
+
+    def finished(self, record: TrainingRecord, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the files of the trained member; what the report and later tasks read of it."""
+        job, model, clock = self.job, self.model, self.model.clock
+        files = _written(job, model, self._quarters)
+        if model.split_updates:
+            self._not_bitwise.append(f"{model.split_updates} updates of {job.member} were split to fit into memory")
+        row = {**record.to_dict(), **job.member.to_dict(), **drawn}
+        weights = weights_fingerprint(model.policy.state_dict())
+        facts: dict[str, Any] = {"row": row, "weights": weights, "not_bitwise": self._not_bitwise}
+        with clock.within(parts.MEASURING):
+            bound = products_cpu_s(model)
+        released = release(model) if job.config.hardware.optimize_memory else 0
+        facts |= {"time": {**clock.facts(), "bound_cpu_s": bound}, "spent": clock.facts_of_process()}
+        return {**facts, "files": [path.name for path in files], "released_bytes": released}
 
 
 def _logging(job: MemberJob, rows: JsonLinesSink, watch: Watch, purge: int, stack: CleanUps) -> Any:
@@ -272,59 +373,3 @@ def _first_step_not_kept(rows: bytes, step: int) -> int:
 def _restored(model: TimedMaskablePPO, resumables: list[Any], loaded: Loaded) -> list[str]:
     snapshot = replace(loaded.snapshot, state=loaded.snapshot.state["training"])
     return restore(model, resumables, snapshot)
-
-
-class _Boundary:
-    """Called after each update: the clean instant at which a checkpoint may be taken and a run may stop."""
-
-    def __init__(
-        self,
-        job: MemberJob,
-        model: TimedMaskablePPO,
-        resumables: list[Any],
-        rows: JsonLinesSink,
-        store: CheckpointStore | None,
-        watch: Watch,
-        quarters: QuarterWeights,
-    ) -> None:
-        self._keeps_quarters = job.keeps_quarters
-        self._quarters = quarters
-        self._settings = job.config.checkpoint
-        self._planned = job.plan.actual
-        self._model = model
-        self._resumables = resumables
-        self._rows = rows
-        self._store = store
-        self._watch = watch
-        self._saved_at = model.num_timesteps
-
-    def __call__(self) -> None:
-        model = self._model
-        if self._keeps_quarters:
-            self._quarters.look(model.num_timesteps, model.n_envs * model.n_steps, model.policy.state_dict())
-        if self._is_due():
-            self._save()
-        self._watch.check(self._save)
-
-    def _is_due(self) -> bool:
-        step, every = self._model.num_timesteps, self._settings.interval_steps
-        if step >= self._planned:
-            return True
-        return self._settings.strategy == "interval" and step // every > self._saved_at // every
-
-    def _save(self) -> None:
-        """Write a checkpoint of this boundary, where there is none yet."""
-        if self._store is None or self._saved_at == self._model.num_timesteps:
-            return
-        before = self._model.clock.switch(parts.CHECKPOINTS)
-        began = time.perf_counter()
-        snapshot = capture(self._model, self._resumables)
-        rows = read_regular(self._rows.path)[: self._rows.offset]
-        log = {"rows": torch.from_numpy(np.frombuffer(rows, np.uint8).copy())}
-        state = {"training": snapshot.state}
-        quarters = {"quarters": self._quarters.tensors()} if self._keeps_quarters else {}
-        self._store.save(replace(snapshot, state=state, tensors={**snapshot.tensors, "log": log, **quarters}))
-        self._saved_at = self._model.num_timesteps
-        self._model.checkpoint_s += time.perf_counter() - began
-        self._watch.saved(self._saved_at)
-        self._model.clock.switch(before)

@@ -51,8 +51,16 @@ PLAYED_ARMS = 13
 COPIES_IN_TRAINING = 16
 """Of the weights, 4 bytes each: values, gradient and two moments; the last three clones before an update; a
 checkpoint's tensors and its bytes; weights it began from; what the allocator keeps of those it gave back."""
+COPIES_IN_GROUP = 5
+"""Of a member's weights while it trains in a group, besides those on the group's device: values, two moments, what it
+began from, and what lies in memory between two uses. The rest of the copies in training exists of one member at a
+time."""
+GPU_MARGIN = 1.15
+"""Of the tensors of a group: what the allocator keeps besides. Not measured: no GPU was at hand."""
 AUTOGRAD_BYTES = 5.6
 """Of an output of a layer in the library's own update: the output, and now and then its gradient."""
+TAPE_BAR_BYTES = 4 * (11 + 22) + 64
+"""A bar on a group's device: features of windows and context; prices, flags, distances, situation, start."""
 DISTANCE_BYTES = 4 * N_DISTANCES
 """A bar's distances of an entry; every worker of an environment makes its own."""
 BAR_BYTES = 40 + DISTANCE_BYTES
@@ -119,6 +127,10 @@ class RunShape:
     model_bytes: int
     """Weights of the language model, 0 without one or where it has nothing to answer."""
     model_on_gpu: bool = False
+    group: int = 0
+    """Members that train together in this process; 0 where each trains on its own."""
+    group_member_bytes: int = 0
+    """What each of them adds on the group's device."""
 
     def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
         """Rollouts of base training and fine-tuning. ConfigError where they cannot be planned."""
@@ -157,6 +169,8 @@ def predict(shape: RunShape) -> Prediction:
     """The memory of a run of this shape. ConfigError where its rollouts cannot be planned."""
     plans = shape.plans()
     training = _largest([training_parts(shape, shape.networks, plan) for plan in plans])
+    if shape.group:
+        training = group_parts(shape)
     trial = training_parts(
         shape, replace(shape.networks, pi=PRODUCTION_NET_ARCH.pi, vf=PRODUCTION_NET_ARCH.vf), plans[0]
     )
@@ -166,8 +180,8 @@ def predict(shape: RunShape) -> Prediction:
     if shape.workers > 1:
         shared: Parts = {"server of workers": SERVER_MB * MB, "tables for workers": shape.table_bytes}
         at_once = min(shape.workers, shape.parallel)
-        each = WORKER_MB * MB + sum(training.values())
-        beside = {f"{at_once} workers": at_once * each}
+        each = WORKER_MB * MB + (0.0 if shape.group else sum(training.values()))
+        beside = training if shape.group else {f"{at_once} workers": at_once * each}
         playing = {f"{at_once} workers": at_once * (WORKER_MB * MB + _evaluation_bytes(replace(shape, seeds=1)))}
     else:
         shared, each, beside, playing = {}, 0.0, training, {}
@@ -212,6 +226,25 @@ def training_parts(shape: RunShape, networks: Networks, plan: RolloutPlan) -> Pa
     return parts
 
 
+def group_parts(shape: RunShape) -> Parts:
+    """What members that train together make in this process. Their own rollout buffers are never written to."""
+    weights = 4 * shape.networks.weights
+    parts: Parts = {
+        "accounts": shape.group * _account_bytes(shape),
+        "networks": weights * (COPIES_IN_TRAINING + (shape.group - 1) * COPIES_IN_GROUP),
+        "tape": BAR_BYTES * shape.bars,
+    }
+    if not shape.on_gpu:
+        members = shape.group * shape.group_member_bytes
+        parts[f"{shape.group} members that train together"] = members + _tape_bytes(shape)
+    return parts
+
+
+def _tape_bytes(shape: RunShape) -> float:
+    """The tables of the accounts on a group's device."""
+    return shape.bars * TAPE_BAR_BYTES
+
+
 def _account_bytes(shape: RunShape) -> float:
     if shape.own_env:
         return 2 * shape.n_envs * shape.observation_bytes
@@ -241,6 +274,10 @@ def _gpu(shape: RunShape, plans: Sequence[RolloutPlan]) -> Parts:
     if not shape.on_gpu:
         return advice
     networks = shape.networks
+    if shape.group:
+        members = GPU_MARGIN * shape.group * shape.group_member_bytes
+        together: Parts = {**context, "market": _tape_bytes(shape), f"{shape.group} members together": members}
+        return _largest([together, advice])
     rows = max(plan.batch_size for plan in plans)
     activations = rows * (2 * shape.observation_bytes + AUTOGRAD_BYTES * networks.outputs)
     training = {**context, "networks": 8 * 4 * networks.weights, "update": activations}
@@ -263,18 +300,26 @@ class MemoryPlan:
     worker_gb: float
     workers: int
     workers_wanted: int
+    group: int | None
+    """Members that train together at most; None where each trains on its own."""
     gpu_predicted_gb: float | None
     gpu_available_gb: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As the report has it."""
-        return asdict(self)
+        """As the report has it: without a group where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "group" or value is not None}
 
     @property
     def words(self) -> str:
         """One line for the console."""
         each = f" ({self.workers} workers at {self.worker_gb:.2f} GB each)" if self.workers > 1 else ""
-        return f"memory: about {self.predicted_gb:.2f} GB at the peak{each}; {self.available_gb:.1f} GB available"
+        gpu = ""
+        if self.group is not None:
+            together = f", up to {self.group} members together" if self.group > 1 else ", one member at a time"
+            if self.gpu_predicted_gb is not None:
+                gpu = f"; {self.gpu_predicted_gb:.2f} of {self.gpu_available_gb:.1f} GB of the GPU's"
+            each += together
+        return f"memory: about {self.predicted_gb:.2f} GB at the peak{each}; {self.available_gb:.1f} GB available{gpu}"
 
     @property
     def fewer_words(self) -> str:
@@ -300,6 +345,11 @@ def fits(shape: RunShape, limit_bytes: float, gpu_limit_bytes: float = math.inf)
 def largest_workers(shape: RunShape, is_enough: Callable[[RunShape], bool]) -> int | None:
     """The most workers, fewer than now, with which a run is small enough; None where one is too many."""
     return next((n for n in range(shape.workers - 1, 0, -1) if is_enough(replace(shape, workers=n))), None)
+
+
+def largest_group(shape: RunShape, is_enough: Callable[[RunShape], bool]) -> int | None:
+    """The same for members that train together."""
+    return next((n for n in range(shape.group - 1, 0, -1) if is_enough(replace(shape, group=n))), None)
 
 
 def largest_envs(shape: RunShape, is_enough: Callable[[RunShape], bool]) -> int | None:

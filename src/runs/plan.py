@@ -16,6 +16,7 @@ from src.agent.advising import tabulate_advice
 from src.agent.market import Market
 from src.agent.members import FINE_TUNED, Member, Training
 from src.agent.ppo import Library
+from src.agent.settings import Learner
 from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
@@ -58,10 +59,13 @@ def task_name(name: str, *, seed: int | None = None, fold: int = 0) -> str:
 class Plan:
     """Makes the tasks of one run; `place` says below which folder. `threads` are torch's in a training."""
 
-    def __init__(self, context: RunContext, trainer: Trainer, own_env: VecEnv | None = None) -> None:
+    def __init__(
+        self, context: RunContext, trainer: Trainer, own_env: VecEnv | None = None, learner: Learner = "fused"
+    ) -> None:
         self._context = context
         self._config = context.config
         self._trainer = trainer
+        self._learner = learner
         self._plans = context.plans()
         self._run = Path()
         self.threads = self.workers = 1
@@ -126,6 +130,8 @@ class Plan:
     @property
     def why_no_settings(self) -> str:
         """Why no other settings are tried; empty where they are."""
+        if self._learner == "population":
+            return "members train together, and a trial would train one"
         return why_not_tried(self._timesteps, self._config.monitoring.settings_trial_s)
 
     @property
@@ -292,6 +298,7 @@ class Plan:
             member=member,
             timesteps=plan.actual,
             left=leave_weights if is_base else None,
+            together=("base" if is_base else "fine-tuned", plan),
         )
 
     def _seed_task(

@@ -15,9 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from src.advisor.choose import LanguageModel
 from src.agent.learner import kernels as learner_kernels
+from src.agent.learner.fused import FusedMaskablePPO
+from src.agent.learner.population import Population
 from src.agent.market import Market
 from src.agent.members import FINE_TUNED
+from src.agent.ppo import global_generators_kept
+from src.agent.settings import Learner
 from src.agent.trainer import Trainer
+from src.clean_up import closing
 from src.errors import ConfigError
 from src.machine_limits import available_memory_gb
 from src.monitoring import hardware
@@ -28,13 +33,15 @@ from src.trading import kernel as account_kernels
 from src.trading.layout import N_ACTIONS, N_OBS
 
 
-def plan_memory(context: RunContext, trainer: Trainer, own_env: VecEnv | None, workers: int) -> MemoryPlan:
+def plan_memory(
+    context: RunContext, trainer: Trainer, own_env: VecEnv | None, workers: int, learner: Learner = "fused"
+) -> MemoryPlan:
     """Predict the memory of a run that has loaded its market. Where `hardware.workers` is not set, so few workers are
-    taken that they fit.
+    taken that they fit; where `hardware.group` is not set, so few members train together.
 
     Raises ConfigError where the run does not fit, with the largest settings that do.
     """
-    shape = shape_of(context, trainer, own_env, workers)
+    shape = shape_of(context, trainer, own_env, workers, learner)
     limit_gb, limit = _limit(shape, context.config.hardware.memory_limit_gb)
     gpu_gb = _gpu_limit(shape, trainer)
     bounds = limit_gb * GB, np.inf if gpu_gb is None else gpu_gb * GB
@@ -42,16 +49,22 @@ def plan_memory(context: RunContext, trainer: Trainer, own_env: VecEnv | None, w
     def is_enough(other: RunShape) -> bool:
         return memory.fits(other, *bounds)
 
-    chosen = shape
+    chosen, hardware = shape, context.config.hardware
     if not is_enough(shape):
-        fewer = memory.largest_workers(shape, is_enough) if context.config.hardware.workers is None else None
-        if fewer is None:
+        fewer = memory.largest_workers(shape, is_enough) if hardware.workers is None else None
+        smaller = memory.largest_group(shape, is_enough) if hardware.group is None else None
+        if smaller is not None:
+            chosen = replace(shape, group=smaller)
+        elif fewer is not None:
+            chosen = replace(shape, workers=fewer)
+        else:
             raise ConfigError(_refusal(shape, limit_gb, limit, gpu_gb, is_enough))
-        chosen = replace(shape, workers=fewer)
     return _plan(memory.predict(chosen), chosen, shape.workers, limit_gb, limit, gpu_gb)
 
 
-def shape_of(context: RunContext, trainer: Trainer, own_env: VecEnv | None, workers: int) -> RunShape:
+def shape_of(
+    context: RunContext, trainer: Trainer, own_env: VecEnv | None, workers: int, learner: Learner = "fused"
+) -> RunShape:
     """What the run's memory follows from: its settings, and what this process is and has loaded."""
     config, market = context.config, context.market
     architecture = config.training.policy_kwargs.net_arch
@@ -63,6 +76,8 @@ def shape_of(context: RunContext, trainer: Trainer, own_env: VecEnv | None, work
     now = hardware.own_memory_bytes() if workers > 1 or tree is None else float(tree) * GB
     seeds = config.evidence.seeds if market is not None else 1
     advisor = context.advisor if isinstance(context.advisor, LanguageModel) else None
+    parallel = len(FINE_TUNED) * (seeds + config.evidence.walk_forward)
+    together = learner == "population" and market is not None
     return RunShape(
         now_bytes=int(now),
         peak_bytes=int(max(now, context.monitor.get_peak_ram_usage() * GB)),
@@ -83,12 +98,28 @@ def shape_of(context: RunContext, trainer: Trainer, own_env: VecEnv | None, work
         vec_env=config.hardware.vec_env,
         own_env=own_env is not None,
         workers=workers,
-        parallel=len(FINE_TUNED) * (seeds + config.evidence.walk_forward),
+        parallel=parallel,
         seeds=seeds,
         sessions=0 if market is None else max(len(market.split.validation), len(market.split.test)),
         model_bytes=0 if advisor is None else advisor.weight_bytes(),
         model_on_gpu=advisor is not None and config.llm.llm_device != "cpu" and torch.cuda.is_available(),
+        group=min(config.hardware.group or parallel, parallel) if together else 0,
+        group_member_bytes=_member_bytes(context, trainer, market) if together and market is not None else 0,
     )
+
+
+def _member_bytes(context: RunContext, trainer: Trainer, market: Market) -> int:
+    """What each member of a group takes on its device, told by a population that takes no memory."""
+    here = replace(trainer, device=torch.device("cpu"), feature_cache=None)
+    precision = trainer.hardware.update_precision(trainer.device.type)
+    found = []
+    with global_generators_kept(), closing(here.make_env(market)) as env:
+        for plan in context.plans():
+            model = here.new_base(env, plan)
+            assert isinstance(model, FusedMaskablePPO)
+            one, two = (Population.memory_bytes([model] * members, precision) for members in (1, 2))
+            found.append(two - one)
+    return max(found)
 
 
 def _bytes_of(space: spaces.Space[Any]) -> int:
@@ -149,6 +180,7 @@ def _plan(
         worker_gb=found.worker_bytes / GB,
         workers=shape.workers,
         workers_wanted=wanted,
+        group=shape.group or None,
         gpu_predicted_gb=None if gpu_gb is None else found.gpu_bytes / GB,
         gpu_available_gb=gpu_gb,
     )
@@ -163,6 +195,7 @@ def _refusal(shape: RunShape, limit_gb: float, limit: str, gpu_gb: float | None,
         needs.append(f"about {found.gpu_bytes / GB:.1f} GB of GPU memory, but may take {gpu_gb:.1f} GB")
     parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in _by_size(found.parts) if size >= 0.05 * GB)
     fitting = {
+        "--group": memory.largest_group(shape, is_enough),
         "--workers": memory.largest_workers(shape, is_enough),
         "--vectorized-envs": memory.largest_envs(shape, is_enough),
         "--batch-size": memory.largest_batch(shape, is_enough),
@@ -172,8 +205,9 @@ def _refusal(shape: RunShape, limit_gb: float, limit: str, gpu_gb: float | None,
         f"Each of these alone is small enough: {', '.join(enough)}. Or take smaller networks "
         f"(training.policy_kwargs.net_arch), or free memory."
         if enough
-        else "No smaller --workers, --vectorized-envs or --batch-size alone is small enough: take several of them "
-        "smaller, or smaller networks (training.policy_kwargs.net_arch), or free memory."
+        else f"No smaller {'--group, ' if shape.group else ''}--workers, --vectorized-envs or --batch-size alone is "
+        "small enough: take several of them smaller, or smaller networks (training.policy_kwargs.net_arch), or free "
+        "memory."
     )
     return f"The run needs {' and '.join(needs)}. In the stage {found.stage}, GB: {parts}. {advice}"
 

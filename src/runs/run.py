@@ -13,8 +13,10 @@ from rich.text import Text
 
 from src import run_names
 from src.agent.learner.products import fastest
+from src.agent.learner_choice import choose_learner
 from src.agent.market import compile_kernel
 from src.agent.members import FINE_TUNED
+from src.agent.settings import Learner
 from src.agent.trainer import Trainer
 from src.errors import InterruptedRun, UserError
 from src.machine_limits import free_cores
@@ -118,21 +120,24 @@ class _Process:
     def to_the_end(self, output_dir: Path) -> dict[str, Any]:
         context, state = self._context, self.state
         trainer = context.trainer()
+        chosen = choose_learner(context.config.hardware, trainer.environment, trainer.device)
         earlier = state.earlier_run(output_dir)
         check_writable(output_dir)
         with context.open():
-            context.warn_of_gpu_settings(trainer)
+            context.warn_of_settings(trainer, chosen.learner)
+            if chosen.words:
+                self._say(chosen.words)
             own_env = context.own_env(trainer)
             began = time.perf_counter()
-            if (workers := self._workers(trainer)) > 1:
+            if (workers := self._workers(trainer, chosen.learner)) > 1:
                 start_server(context.make_callback.__module__)
             context.load_market(own_env)
             loading_s = time.perf_counter() - began
-            context.memory = plan_memory(context, trainer, own_env, workers)
+            context.memory = plan_memory(context, trainer, own_env, workers, chosen.learner)
             workers = context.memory.workers
             for words in filter(None, (context.memory.words, context.memory.fewer_words)):
                 self._say(words)
-            plan = Plan(context, trainer, own_env)
+            plan = Plan(context, trainer, own_env, chosen.learner)
             plan.workers = workers
             earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))
             if earlier is not None:
@@ -144,7 +149,7 @@ class _Process:
             if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
                 state.ledger.products = state.ledger.products or fastest()
             plan.products = state.ledger.products
-            engine = self._engine(plan, state.ledger, workers)
+            engine = self._engine(plan, state.ledger, workers, context.memory.group or 0)
             phases = self._mode.phases(plan, context)
             state.check_what_is_there(engine, [phase.tasks for phase in phases])
             state.find_damage()
@@ -173,19 +178,21 @@ class _Process:
         if not self._mode.one_at_a_time:  # else the lock of the output folder is held
             self._locks.enter_context(only_run_in(run))
 
-    def _engine(self, plan: Plan, ledger: Ledger, workers: int) -> Engine:
+    def _engine(self, plan: Plan, ledger: Ledger, workers: int, group: int = 0) -> Engine:
         plan.place(ledger.path.parent)
-        engine = Engine(self._context, ledger, self._stop, workers)
+        engine = Engine(self._context, ledger, self._stop, workers, group)
         engine.all_tasks = [task for phase in self._mode.phases(plan, self._context) for task in phase.tasks]
         return engine
 
-    def _workers(self, trainer: Trainer) -> int:
+    def _workers(self, trainer: Trainer, learner: Learner) -> int:
         """How many tasks to do at a time: as asked for, else as many as there are free cores, where it is worth it."""
         config = self._context.config
         if trainer.device.type != "cpu" or config.environment.env_class is not None:
             return 1  # on a GPU members share one device; environments of a user's own are workers themselves
         if config.hardware.workers is not None:
             return config.hardware.workers
+        if learner == "population":
+            return 1  # members train together in this process
         base, finetune = self._context.plans()
         if config.evidence.seeds * (base.actual + len(FINE_TUNED) * finetune.actual) < WORTH_WORKERS:
             return 1

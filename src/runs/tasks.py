@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Task:
     """Of a member."""
     left: Callable[[Any, Callable[[str], None]], Mapping[str, Any] | None] | None = None
     """Of a task that failed for good: `left(job, say)` gives facts with which later tasks can do, or None."""
+    together: Hashable | None = None
+    """Of a member: its shape. Members of one shape can train together; None: it trains alone."""
 
 
 class _File(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import weakref
 from importlib.util import find_spec
 from typing import Any
 
@@ -213,6 +214,25 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_and_the_table_stays(
     assert "scoring 8 situations at a time" in caplog.text
     assert "scoring 4 situations at a time" in caplog.text
     assert tabulate(scorer, situations).sha256 == expected.sha256
+
+
+def test_a_batch_that_failed_is_gone_before_its_memory_is_given_back(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error's traceback holds the failed pass's tensors: what is freed under it frees nothing."""
+    forward, failed, alive = tiny.model.forward, [], []
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["input_ids"].shape[0] > 5:
+            half_done = torch.ones(3)
+            failed.append(weakref.ref(half_done))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(LLMScorer, "_free_cached", lambda self: alive.extend(ref() is not None for ref in failed))
+    tiny.model.forward = limited
+    LLMScorer(tiny, PROMPTS).score(some_situations(16))
+    assert alive == [False, False, False], "two halvings: one failed batch at the first, two at the second"
 
 
 def test_a_single_prompt_that_does_not_fit_ends_with_a_remedy(tiny: LoadedModel) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.agent import clock as parts
-from src.agent.clock import PARTS, Clock, NoClock
+from src.agent.clock import PARTS, Clock, NoClock, ShareOfClock
 from src.agent.learner.bound import products_cpu_s
 from src.agent.ppo import TimedMaskablePPO
 from src.agent.settings import HardwareSettings, Learner
@@ -48,6 +48,39 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clocks]:
     with monkeypatch.context() as patch:
         patch.setattr(parts, "time", made)
         yield made
+
+
+@given(HAPPENINGS, st.integers(1, 5))
+def test_the_shares_of_a_group_add_up_to_its_time(
+    happenings: list[tuple[str | bool, int, float]], members: int
+) -> None:
+    """Whoever begins a part, and with clocks of their own afterwards."""
+    clocks = Clocks()
+
+    def passes(microseconds: int, cores: float) -> None:
+        clocks.wall += microseconds / 1e6
+        clocks.cpu += cores * microseconds / 1e6
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "time", clocks)
+        group = Clock()
+        shares = [ShareOfClock(group, members) for _ in range(members)]
+        shares[0].carry({"seconds": {parts.FORWARD: 3.0}, "watched_s": {}, "cpu_s": {}})
+        for number, (what, microseconds, cores) in enumerate(happenings):
+            share = shares[number % members]
+            share.watch_cpu(what) if isinstance(what, bool) else share.switch(what)
+            passes(microseconds, cores)
+        assert shares[0].seconds(parts.FORWARD) - 3.0 == pytest.approx(group.seconds(parts.FORWARD) / members)
+        together = sum(sum(share.facts_of_process()["seconds"].values()) for share in shares)
+        assert together == pytest.approx(clocks.wall)
+        until, facts = clocks.wall, []
+        own = [share.on_its_own(parts.EXPORTS) for share in shares]
+        for clock in own:
+            clock.skip()
+            passes(1000, 1.0)
+            facts.append(clock.facts_of_process()["seconds"])
+        assert sum(sum(of.values()) for of in facts) == pytest.approx(until + 0.001 * members)
+        assert own[0].facts()["seconds"].get(parts.FORWARD, 0.0) >= 3.0
 
 
 @given(HAPPENINGS)

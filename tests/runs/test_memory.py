@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import re
 import subprocess
 import sys
@@ -67,12 +68,23 @@ def shapes(draw: st.DrawFn) -> RunShape:
     )
 
 
+def in_groups(draw: st.DrawFn) -> RunShape:
+    """The same whose members train together, on the CPU or on a GPU."""
+    bytes_ = draw(st.integers(1, 500)) * MB
+    return replace(
+        draw(shapes()), group=draw(st.integers(1, 64)), group_member_bytes=bytes_, on_gpu=draw(st.booleans())
+    )
+
+
+grouped = st.composite(in_groups)()
+
+
 def peak(shape: RunShape) -> float:
     return memory.predict(shape).peak_bytes
 
 
 @settings(deadline=None)
-@given(shapes())
+@given(shapes() | grouped)
 def test_more_of_anything_never_takes_less(shape: RunShape) -> None:
     networks = shape.networks
     more = (
@@ -136,6 +148,24 @@ def test_the_named_values_fit_and_no_candidate_between_them_and_those_asked_for_
         for other in candidates[name]:
             if value is None or other > value:
                 assert not _peak_is_at_most(replace(shape, **{name: other}), limit)
+
+
+@settings(deadline=None)
+@given(grouped, st.floats(0.3, 0.999))
+def test_members_that_train_together_are_as_many_as_fit_and_each_is_counted(shape: RunShape, share: float) -> None:
+    one, two, all_ = (memory.predict(replace(shape, group=n)) for n in (1, 2, shape.group))
+    here = two.stages["training"] - one.stages["training"]
+    there = two.gpu_bytes - one.gpu_bytes if shape.on_gpu else here
+    assert here >= 4 * 4 * shape.networks.weights, "weights, two moments and what it began from stay with each model"
+    assert there >= shape.group_member_bytes
+    limits = share * all_.peak_bytes, share * all_.gpu_bytes if shape.on_gpu else math.inf
+
+    def is_enough(other: RunShape) -> bool:
+        return memory.fits(other, *limits)
+
+    found = memory.largest_group(shape, is_enough)
+    for n in range(1, shape.group):
+        assert is_enough(replace(shape, group=n)) == (found is not None and n <= found)
 
 
 def _peak_is_at_most(shape: RunShape, limit: float) -> bool:
@@ -214,6 +244,24 @@ def test_too_large_a_run_is_refused_before_anything_is_written(pipelines: Pipeli
     assert found is not None, ended.why
     assert "hardware.memory_limit_gb" in ended.why
     assert 8192 < int(found[1]) < 2**19
+
+
+def test_fewer_members_train_together_where_nobody_asked_for_more(pipelines: Pipelines) -> None:
+    """The limit leaves room for some of six: what one adds is the population's own figure."""
+    wide = {
+        "hardware.learner": "population", "evidence.seeds": 2, "training.timesteps": 32, "training.n_epochs": 1,
+        "hardware.batch_size": 32, "training.policy_kwargs.net_arch": {"pi": [2048], "vf": [2048]},
+        "test_mode.mode": "hardware_maximized", "training.production_net_arch": [8],
+    }  # fmt: skip
+    limit = {"hardware.memory_limit_gb": hardware.own_memory_bytes() / GB + 0.35}
+    ended = pipelines.run(pipelines.new_home(), {**wide, **limit})
+    assert ended.error is None, ended.why
+    group = ended.report["memory"]["group"]
+    assert 1 < group < 6
+    assert {row["group"] for row in ended.report["training"] if row["phase"] != "base"} <= {group, 6 % group or group}
+    assert f", up to {group} members together" in ended.said
+    refused = pipelines.run(pipelines.new_home(), {**wide, **limit, "hardware.group": 6})
+    assert "--group " in refused.why
 
 
 def test_fewer_workers_are_taken_where_nobody_asked_for_more(

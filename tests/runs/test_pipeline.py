@@ -31,11 +31,10 @@ from src.advisor.table_file import save_table
 from src.agent.checkpoints import CheckpointMismatch
 from src.agent.clock import NoClock
 from src.agent.ppo import TimedMaskablePPO
-from src.agent.quarters import QuarterWeights
 from src.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InterruptedRun, UserError
 from src.runs.kills import results_of
 from src.runs.ledger import Ledger
-from src.runs.member_work import _Boundary
+from src.runs.member_work import OpenTraining
 from src.runs.pipeline import TITLES
 from src.runs.tasks import find_task, finish_task
 from src.trading.vec_env import BatchedTradingVecEnv
@@ -393,7 +392,7 @@ class _Store:
     def __init__(self, steps: list[int]) -> None:
         self._steps = steps
 
-    def save(self, snapshot: Any) -> None:
+    def save(self, snapshot: Any, delete_older: bool) -> None:
         self._steps.append(snapshot.step)
 
 
@@ -419,7 +418,7 @@ def test_a_checkpoint_comes_at_the_first_boundary_at_or_past_each_multiple(
 
 def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strategy: str) -> list[int]:
     saved: list[int] = []
-    settings = SimpleNamespace(interval_steps=every, strategy=strategy)
+    settings = SimpleNamespace(enabled=True, interval_steps=every, strategy=strategy)
     config, plan = SimpleNamespace(checkpoint=settings), SimpleNamespace(actual=end)
     job: Any = SimpleNamespace(config=config, plan=plan, keeps_quarters=False)
     model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0, clock=NoClock())
@@ -428,11 +427,14 @@ def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strateg
     watch: Any = SimpleNamespace(ends=False, saved=lambda timesteps: None)
     watch.check = lambda save: save() if watch.ends else None
 
-    def boundary_of_a_new_process() -> _Boundary:
-        return _Boundary(job, model, [], rows, store, watch, QuarterWeights(end))
+    def boundary_of_a_new_process() -> Callable[[], None]:
+        training = OpenTraining(job, model, [], watch)
+        training._rows = rows
+        return training.rollout_ended
 
     with pytest.MonkeyPatch.context() as patch:
         captured = SimpleNamespace(state=0, tensors={})
+        patch.setattr("src.runs.member_work._store", lambda job, together: store)
         patch.setattr("src.runs.member_work.capture", lambda model, _: captured)
         patch.setattr("src.runs.member_work.read_regular", lambda path: b"{}")
         patch.setattr("src.runs.member_work.replace", lambda _, **changes: SimpleNamespace(step=model.num_timesteps))

@@ -59,7 +59,7 @@ def products_cpu_s(model: TimedMaskablePPO) -> float | None:
     """Processor seconds that the products of all of a model's training take on their own, measured now; None on a GPU,
     and for networks other than plain layers. Not wall time: other programs would count."""
     networks = _networks(model)
-    if model.device.type != "cpu" or not networks:
+    if model.trained_on != "cpu" or not networks:
         return None
     library: Library = model.products if model.learner == "fused" and model.products is not None else "torch"
     acting = _seconds(multiplying(hidden_products(networks, model.n_envs, trains=False), library))

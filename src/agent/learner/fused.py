@@ -48,6 +48,8 @@ class FusedMaskablePPO(TimedMaskablePPO):
     @property
     def learner(self) -> str:
         """See TimedMaskablePPO."""
+        if self.population_on is not None:
+            return "population"
         return "stock" if self.why_stock else "fused"
 
     def make_ready(self) -> None:

@@ -51,9 +51,13 @@ class TrainingRow(Part):
     steps_per_s: Number
     environment_s: Number = 0.0
     """Part of `rollout_s`: the environment; the rest is the policy."""
-    learner: Maybe[Literal["fused", "stock"]] = None
+    learner: Maybe[Literal["fused", "stock", "population"]] = None
     why_learner: Maybe[str] = None
-    """Why the stock learner, or which library multiplied the fused one's matrices."""
+    """Why the stock learner, which library multiplied the fused one's matrices, or where the population trained."""
+    group: Maybe[Count] = None
+    """Members that trained together; its times are an equal share of theirs. Null where it trained on its own."""
+    precision: Maybe[Literal["float32", "tf32", "bf16"]] = None
+    """Of the population's products."""
     pace_s: Maybe[list[Number]] = None
     """Wall seconds of consecutive blocks of `pace_rollouts` rollouts, updates and checkpoints included."""
     pace_rollouts: Maybe[Count] = None
@@ -315,6 +319,8 @@ class Memory(Part):
     workers: Count
     workers_wanted: Count
     """More than `workers` where memory asked for fewer."""
+    group: Maybe[Count] = None
+    """Members that train together at most; null where each trains on its own."""
     gpu_predicted_gb: Figure
     gpu_available_gb: Figure
     gpu_measured_gb: Figure

@@ -34,7 +34,14 @@ def memory_words(memory: Memory) -> str:
     words += f"; {plain(memory.available_gb, 1)} GB were available."
     if memory.gpu_predicted_gb is not None:
         words += f" GPU: {plain(memory.gpu_predicted_gb, 2)} GB predicted"
-        words += "." if memory.gpu_measured_gb is None else f", {plain(memory.gpu_measured_gb, 2)} GB measured."
+        words += (
+            ", not measured."
+            if memory.gpu_measured_gb is None
+            else f", {plain(memory.gpu_measured_gb, 2)} GB measured."
+        )
     if memory.workers < memory.workers_wanted:
         words += f" {memory.workers} of {memory.workers_wanted} workers: more would not have fit into {memory.limit}."
+    if memory.group is not None:
+        together = "one by one" if memory.group == 1 else f"up to {plain(memory.group)} at a time, together"
+        words += f" Members trained {together}."
     return words

@@ -46,6 +46,8 @@ def _run_facts(report: Report) -> list[tuple[Words, Words]]:
         pairs.append(("workers", str(run.workers)))
     if learner := next((row for row in report.training if row.learner), None):
         pairs.append((term("learner", "learner"), f"{learner.learner}: {learner.why_learner}"))
+        if learner.precision is not None:
+            pairs.append(("precision of the update", learner.precision))
     if (rules := report.rules) is not None:
         words = Markup("{}, as of {}; {}").format(given(rules.profile), given(rules.as_of), given(rules.note))
         pairs.append((term("rule_profile", "rule profile"), words))
