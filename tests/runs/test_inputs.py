@@ -37,7 +37,7 @@ CHANGES_NO_RESULT = {
     "what a report concludes from what was made": (
         "evidence.trials_path", "hardware.price_per_hour", "hardware.other_machine", "training.production_seeds",
     ),
-    "last bits only, and those are told": ("hardware.torch_threads", "hardware.learner"),
+    "last bits only, and those are told": ("hardware.torch_threads", "hardware.learner", "hardware.group"),
     "ways to the same result": ("hardware.vec_env", "performance.", "llm.cache_size"),
     "what counts is the plan they make": (
         "training.timesteps", "training.timesteps_reduction", "training.finetune_frac", "test_mode.quick_frac",
