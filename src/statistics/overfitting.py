@@ -176,7 +176,7 @@ class _Blocks:
         """What differences of rounding are measured by."""
 
     def results(self, halves: NDArray[np.bool_]) -> Float64:
-        """Mean or Sharpe ratio (of one session) of every setting in every half bool[k, blocks]: float64[k, settings]."""
+        """Mean, or Sharpe ratio of one session, of every setting in halves bool[k, blocks]: float64[k, settings]."""
         chosen = halves.astype(np.float64)
         n = (chosen @ self._sizes)[:, np.newaxis]
         apart = chosen @ self._sums
