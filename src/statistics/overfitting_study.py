@@ -35,7 +35,7 @@ NEAR_ZERO, STANDARD_ERRORS = 0.05, 3.0
 
 @dataclass(frozen=True)
 class Row:
-    """What so many repetitions gave for one kind of settings; `seconds` is of one."""
+    """What so many repetitions gave for one kind of settings; `cpu_s` is of one."""
 
     kind: str
     settings: int
@@ -44,7 +44,7 @@ class Row:
     slope: float
     in_sample: float
     out_of_sample: float
-    seconds: float
+    cpu_s: float
 
     @property
     def mean(self) -> float:
@@ -103,7 +103,7 @@ def measure(kind: str, settings: int, repetitions: int) -> Row:
     """So many tables of a kind, drawn by a fixed seed."""
     rng = np.random.default_rng([list(KINDS).index(kind), settings])
     tables = [KINDS[kind](rng, settings) for _ in range(repetitions)]
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = [overfitting(table) for table in tables]
     return Row(
         kind=kind,
@@ -113,7 +113,7 @@ def measure(kind: str, settings: int, repetitions: int) -> Row:
         slope=float(np.mean([of.slope for of in found])),
         in_sample=float(np.mean([of.in_sample for of in found])),
         out_of_sample=float(np.mean([of.out_of_sample for of in found])),
-        seconds=(time.perf_counter() - begun) / repetitions,
+        cpu_s=(time.process_time() - begun) / repetitions,
     )
 
 
@@ -127,7 +127,7 @@ def _rows(repetitions: int, most_settings: int) -> Iterator[Row]:
 def _table(rows: Sequence[Row]) -> Table:
     title = f"Probability of backtest overfitting (PBO), {SESSIONS} sessions"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("kind", "settings", "PBO", "2 s.e.", "sd", "loss", "slope", "in", "out", "s", ""):
+    for heading in ("kind", "settings", "PBO", "2 s.e.", "sd", "loss", "slope", "in", "out", "CPU s", ""):
         table.add_column(heading, justify="left" if heading in ("kind", "") else "right")
     for row in rows:
         n = len(row.probabilities)
@@ -135,7 +135,7 @@ def _table(rows: Sequence[Row]) -> Table:
             row.kind, f"{row.settings:,}", plain(row.mean, 3),
             plain(2 * row.sd / math.sqrt(n), 3) if n > 1 else "-", plain(row.sd, 2) if n > 1 else "-",
             plain(row.loss, 2), plain(row.slope, 2), plain(row.in_sample, 2),
-            plain(row.out_of_sample, 2), plain(row.seconds, 1), "" if row.holds else "WRONG",
+            plain(row.out_of_sample, 2), plain(row.cpu_s, 1), "" if row.holds else "WRONG",
         )  # fmt: skip
     table.caption = (
         "loss: the winner is below zero out of sample. in, out: its Sharpe ratio per session in and out of sample, "
