@@ -138,11 +138,12 @@ def test_the_other_way_round_has_the_opposite_sign(written: Any) -> None:
         assert (other.low_usd, other.high_usd) == pytest.approx((-one.high_usd, -one.low_usd))  # type: ignore[operator]
 
 
-def test_runs_of_other_seeds_are_compared_by_their_means(written: Any) -> None:
+@pytest.mark.parametrize("seeds", [[7, 8], [7, 8, 9]])
+def test_runs_of_other_seeds_are_compared_by_their_means(written: Any, seeds: list[int]) -> None:
     other = changed(rl_only=70.0)
-    other["seeds"]["values"] = [7, 8]
+    other["seeds"]["values"] = seeds
     for rows in other["seeds"]["net_usd_by_session"].values():
-        rows.pop()
+        del rows[len(seeds) :]
     found = {contrast.arm: contrast for contrast in compared(written(FULL, other)).contrasts}
     one, two = (report["seeds"]["net_usd_by_session"]["rl_only"] for report in (FULL, other))
     mean = statistics.fmean(map(statistics.fmean, two)) - statistics.fmean(map(statistics.fmean, one))

@@ -159,11 +159,20 @@ def test_the_size_of_the_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(parts.out_of_sample, whole.out_of_sample, rtol=1e-12)
 
 
-def test_a_large_constant_hides_no_spread() -> None:
+def test_far_values_neither_hide_a_spread_nor_make_one() -> None:
     results = np.random.default_rng(7).standard_normal((64, 6))
+    results[:, 1] += 1e5
     results[0, 2] = 1e6
-    wanted = np.array(by_loops(results.tolist(), 4, "sharpe")).T
-    np.testing.assert_allclose(splits_of(results, blocks=4).out_of_sample, wanted[2], rtol=1e-6)
+    results[:, 3:5] = -7300.1
+    results[:32, 3], results[:32, 4] = 0.1, 0.0
+    for blocks in (2, 4):
+        wanted = np.array(by_loops(results.tolist(), blocks, "sharpe")).T
+        found = splits_of(results, blocks=blocks)
+        np.testing.assert_allclose([found.in_sample, found.out_of_sample], wanted[1:], rtol=1e-9, atol=1e-12)
+    for j in range(6):
+        alone = np.stack([results[:, j], np.full(64, -1e9)], axis=1)
+        wanted = np.array(by_loops(alone.tolist(), 4, "sharpe")).T
+        np.testing.assert_allclose(splits_of(alone, blocks=4).in_sample, wanted[1], rtol=1e-9, atol=1e-12)
 
 
 def test_blocks_fit_the_sessions() -> None:
