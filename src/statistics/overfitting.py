@@ -149,7 +149,7 @@ def splits_of(
         raise ValueError(f"settings and most_splits must be at least 2, not {settings} and {most_splits}")
     measured = _Blocks(table, blocks, measure)
     rows = max(1, _CELLS // settings)
-    found: list[tuple[Float64, Float64, Float64]] = []
+    found: list[Float64] = []
     for halves in _halves(blocks, most_splits, seed, rows):
         first, second = measured.results(halves), measured.results(~halves)
         for chosen_on, judged_on in ((first, second), (second, first)):

@@ -131,7 +131,7 @@ def test_the_differences_are_those_of_the_sessions_both_have(written: Any) -> No
 
 
 def test_the_other_way_round_has_the_opposite_sign(written: Any) -> None:
-    paths = written(FULL, changed(rl_only=70.0, hybrid=-3.0))
+    paths = written(FULL, changed(rl_only=70.0))
     for one, other in zip(compared(paths).contrasts, compared(paths[::-1]).contrasts, strict=True):
         assert (one.arm, one.sign) == (other.arm, -other.sign)
         assert other.mean_usd == pytest.approx(-one.mean_usd)  # type: ignore[operator]

@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -173,6 +173,7 @@ def test_a_track_record_that_no_length_makes_long_enough() -> None:
 
 
 @given(enough, st.integers(1, 50))
+@settings(max_examples=40)
 def test_a_deflated_ratio_needs_as_many_sessions_as_bring_it_to_95_percent(net: list[float], trials: int) -> None:
     found = deflated_sharpe(np.array(net), trial_sharpes=np.array([-0.1, 0.1])[:trials], trials=trials)
     assume(found.probability is not None and found.sharpe > found.expected_maximum + 1e-4)  # type: ignore[operator]
