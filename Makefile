@@ -39,6 +39,7 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m src.canaries.planted_advice --seeds 20
 	$(bin)/python -m src.canaries.planted_advice --seeds 20 --noise
 	$(bin)/python -m src.statistics.coverage
+	$(bin)/python -m src.statistics.overfitting_study
 	$(bin)/python -m src.evaluation.forecast_study
 	$(bin)/python -m src.benchmarks clock
 	$(bin)/python -m src.benchmarks.gpu --device cpu --small

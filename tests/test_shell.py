@@ -37,7 +37,7 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 MODULES = (
     *("src.benchmarks", "src.canaries.planted", "src.statistics.coverage", "src.canaries.martingale"),
     *("src.report.page", "src.canaries.planted_advice", "src.report.facts", "src.runs.kills"),
-    "src.market.files.zone_study",
+    *("src.market.files.zone_study", "src.report.compare", "src.statistics.overfitting_study"),
 )
 GOLDEN = ROOT / "tests" / "golden"
 HOSTILE = "a[/bold]\x1b[31m\u202e\x00\r\n=1+1|`*_"

@@ -50,27 +50,34 @@ def contrast_facts(sealed: SeededResults, seed: int) -> list[dict[str, Any]]:
     p_values = [found[i][3].p_value for i in others]
     adjusted = dict(zip(others, holm(np.array(p_values, np.float64)).tolist(), strict=True))
     return [
-        {
-            "arm": arm,
-            "against": against,
-            "role": role,
-            "sessions": interval.n,
-            "mean_usd": interval.mean,
-            "low_usd": interval.low,
-            "high_usd": interval.high,
-            "level_frac": interval.level,
-            "p_value": interval.p_value,
-            "holm_p_value": adjusted.get(i),
-            "standard_error_usd": interval.standard_error,
-            "minimum_detectable_usd": interval.minimum_detectable,
-            "seed_means_usd": list(interval.seed_means),
-            "block_length": interval.block_length,
-            "replications": interval.replications,
-            "reason": interval.reason,
-            "words": contrast_words(arm, against, interval, adjusted.get(i)),
-        }
+        contrast_entry(arm, against, role, interval, adjusted.get(i))
         for i, (arm, against, role, interval) in enumerate(found)
     ]
+
+
+def contrast_entry(
+    arm: str, against: str, role: str, interval: Interval, holm_p_value: float | None = None
+) -> dict[str, Any]:
+    """One contrast as the report has it."""
+    return {
+        "arm": arm,
+        "against": against,
+        "role": role,
+        "sessions": interval.n,
+        "mean_usd": interval.mean,
+        "low_usd": interval.low,
+        "high_usd": interval.high,
+        "level_frac": interval.level,
+        "p_value": interval.p_value,
+        "holm_p_value": holm_p_value,
+        "standard_error_usd": interval.standard_error,
+        "minimum_detectable_usd": interval.minimum_detectable,
+        "seed_means_usd": list(interval.seed_means),
+        "block_length": interval.block_length,
+        "replications": interval.replications,
+        "reason": interval.reason,
+        "words": contrast_words(arm, against, interval, holm_p_value),
+    }
 
 
 def contrast_words(arm: str, against: str, interval: Interval, holm_p_value: float | None = None) -> str:

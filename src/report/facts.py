@@ -140,6 +140,7 @@ def rules_facts(market: Market) -> dict[str, Any]:
     return {
         "profile": market.rules.name,
         "as_of": str(market.rules.as_of),
+        "fingerprint": market.rules.fingerprint,
         "note": "simulated rule check: firms change their rules, and passing here does not mean passing there",
     }
 

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.statistics.samples import Float64, is_constant, sample_size
+from src.statistics.samples import FEW_SESSIONS, Float64, is_constant, sample_size
 
 SESSIONS_A_YEAR = 252
 EULER_MASCHERONI = 0.5772156649015329
+CONFIDENCE = 0.95
+"""What a track record must reach to be long enough."""
+MOST_SESSIONS = 10**9
+"""More sessions than this are none: a ratio hardly above its benchmark would need astronomically many."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class DeflatedSharpe:
     """A Sharpe ratio per session (not annualised) against the best that this many trials show by luck.
 
     `probability` is that of the true ratio exceeding `expected_maximum`; None, with the reason, if it is unknown.
+    `sessions_needed` is how many sessions like these bring it to 95%, at least ten; None if no number does.
     """
 
     sessions: int
@@ -58,6 +63,7 @@ class DeflatedSharpe:
     expected_maximum: float | None
     probability: float | None
     reason: str = ""
+    sessions_needed: int | None = None
 
 
 def series_figures(net_usd: Float64) -> SeriesFigures:
@@ -158,10 +164,39 @@ def probabilistic_sharpe(sharpe: float, benchmark: float, n: int, skew: float, k
     Lopez de Prado, The Sharpe Ratio Efficient Frontier, Journal of Risk 15, 2012). None where n is under 2 or the root
     is of nothing, which only a series of two values reaches.
     """
-    variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
+    variance = _sharpe_variance(sharpe, skew, kurtosis)
     if n < 2 or variance <= 0:
         return None
     return NormalDist().cdf((sharpe - benchmark) * math.sqrt((n - 1) / variance))
+
+
+def minimum_track_record(
+    sharpe: float, benchmark: float, skew: float, kurtosis: float, *, confidence: float = CONFIDENCE
+) -> float | None:
+    """Observations from which the true Sharpe ratio is above a benchmark with this confidence, if they go on alike.
+
+    Units: both ratios are of one observation, not annualised; the result is a number of observations, seldom whole.
+
+    Notes: 1 + (1 - skew SR + (kurtosis - 1) / 4 SR^2) (Z^-1[confidence] / (SR - SR*))^2, kurtosis 3 for a normal
+    series: where `probabilistic_sharpe` reaches the confidence. None where the ratio is not above the benchmark, which
+    no length would show, or the probabilistic ratio is unknown.
+
+    Raises: ValueError for a confidence outside 0.5 to 1.
+
+    References: Bailey & Lopez de Prado, The Sharpe Ratio Efficient Frontier, Journal of Risk 15, 2012.
+    """
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0.5 and 1, not {confidence}")
+    variance = _sharpe_variance(sharpe, skew, kurtosis)
+    if sharpe <= benchmark or variance <= 0:
+        return None
+    errors = NormalDist().inv_cdf(confidence) / (sharpe - benchmark)
+    return 1 + variance * errors * errors  # a power would overflow with an exception
+
+
+def _sharpe_variance(sharpe: float, skew: float, kurtosis: float) -> float:
+    """Variance of an estimated Sharpe ratio times n - 1."""
+    return 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
 
 
 def expected_maximum_sharpe(variance: float, trials: int) -> float:
@@ -205,7 +240,9 @@ def deflated_sharpe(net_usd: Float64, *, trial_sharpes: Float64, trials: int) ->
     benchmark = expected_maximum_sharpe(variance, trials)
     probability = probabilistic_sharpe(sharpe, benchmark, n, skew, kurtosis)
     reason = "" if probability is not None else "the sessions have only two distinct values"
-    return DeflatedSharpe(n, trials, sharpe, skew, kurtosis, benchmark, probability, reason)
+    needed = minimum_track_record(sharpe, benchmark, skew, kurtosis)
+    enough = None if needed is None or needed > MOST_SESSIONS else max(FEW_SESSIONS, math.ceil(needed))
+    return DeflatedSharpe(n, trials, sharpe, skew, kurtosis, benchmark, probability, reason, enough)
 
 
 def _check_series(net_usd: Float64) -> None:

@@ -6,6 +6,8 @@ check*: firms change their rules, and passing here does not mean that a firm all
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
@@ -103,6 +105,12 @@ class RuleProfile(Section):
             "expiry_days": self.expiry_days or 0,
             "max_contracts": NO_CONTRACT_LIMIT if limit is None else limit,
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of the rules themselves: name, title, date, sources and caveats aside."""
+        facts = [self.to_params_fields(), self.to_params_fields(micro=True), self.min_days]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def summary(self) -> str:
         """One sentence for console and report: the rules, their date, and how the lock is interpreted."""

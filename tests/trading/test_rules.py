@@ -59,6 +59,33 @@ def test_a_shipped_profile_gives_the_figures_of_its_sources(name: str, expected:
     assert all(type(value) is int for value in fields.values())
 
 
+def test_rules_are_known_by_their_content() -> None:
+    rules = RuleProfile(**GOOD)
+    described = {
+        "name": "other",
+        "title": "other",
+        "as_of": "2026-08-01",
+        "sources": ["two", "pages"],
+        "caveats": ["x"],
+    }
+    assert RuleProfile(**{**GOOD, **described, "start_balance_usd": "50000.00"}).fingerprint == rules.fingerprint
+    others: list[dict[str, Any]] = [
+        {"start_balance_usd": 50_001},
+        {"profit_target_usd": 3_000},
+        {"trail_mode": "live_peak"},
+        {"trail_usd": 2_001},
+        {"lock_usd": 50_100},
+        {"daily_limit_usd": 1_000},
+        {"max_contracts": 6, "micro_contracts": 60},
+        {"max_contracts": 6, "micro_contracts": 61},
+        {"expiry_days": 30},
+        {"min_days": 1},
+    ]
+    assert {key for other in others for key in other} == RuleProfile.model_fields.keys() - described.keys()
+    prints = [RuleProfile(**{**GOOD, **other}).fingerprint for other in others]
+    assert len({rules.fingerprint, *prints}) == len(others) + 1
+
+
 @pytest.mark.parametrize("name", APEX)
 def test_a_firms_profile_says_from_when_it_is_and_what_is_disputed(name: str) -> None:
     profile = load_rule_profile(name)

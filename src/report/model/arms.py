@@ -153,6 +153,8 @@ class DeflatedSharpe(Part):
     """That the true ratio is above it."""
     reason: str
     """Why there is none; else empty."""
+    sessions_needed: Count | None = None
+    """Sessions like these that bring the probability to 95%; null where no number does."""
 
 
 class FigureWithReason(Part):

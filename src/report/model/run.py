@@ -265,6 +265,8 @@ class Rules(Part):
     profile: str
     as_of: str
     note: str
+    fingerprint: Maybe[str] = None
+    """SHA-256 of the rules themselves, whatever the profile is called."""
 
 
 class LeakPart(Part):

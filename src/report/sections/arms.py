@@ -102,6 +102,7 @@ def _deflated_blocks(deflated: Mapping[str, DeflatedSharpe] | None) -> list[Any]
         Column(term("session_sharpe", "Sharpe per session"), lambda r: signed(r.of.sharpe, 3)),
         Column(term("expected_best", "expected best by chance"), lambda r: signed(r.of.expected_maximum, 3)),
         Column(term("deflated_sharpe", "deflated Sharpe"), lambda r: percent(r.of.probability)),
+        Column(term("track_record", "sessions for 95%"), lambda r: plain(r.of.sessions_needed)),
         Column("note", lambda r: given(r.of.reason) if r.of.reason else NOTHING, numeric=False),
     ]
     return [
