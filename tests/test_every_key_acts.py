@@ -66,7 +66,7 @@ TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_
 """A language model that is asked a single batch."""
 SERVED = {"llm.model": "odd", "llm.endpoint": "http://127.0.0.1:1/v1"}
 """A model on a server; its address is that of a server of our own."""
-IMPATIENT = {"llm.endpoint_retries": 0, "llm.endpoint_timeout_s": 0.4}
+UNREPEATED = {**SERVED, "llm.endpoint_retries": 0}
 UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
 """What no advice may touch."""
 TEN_SEALED = {"data.train_frac": 0.1, "data.validation_frac": 0.1, "evidence.pass_max_days": 3}
@@ -168,7 +168,7 @@ def language_model(config: TestConfig) -> Seen:
     return asked
 
 
-def served(config: TestConfig) -> Seen:
+def served(config: TestConfig, fault: str = "500") -> Seen:
     """A server that fails once, and how it is asked about five situations; where no server is named, nothing is."""
     if config.llm.endpoint is None:
         return {"asked": 0, "name": config.llm.model}
@@ -178,21 +178,26 @@ def served(config: TestConfig) -> Seen:
         store = {"store_path": Path("served") / f"{time.time_ns()}.sqlite3", "endpoint": odd.url}
         settings = config.llm.model_copy(update=store)
         advisor = make_advisor(settings.model_copy(update={"endpoint_timeout_s": 60.0}))
-        began, outcome = len(odd.seen), "answered"
-        odd.faults, odd.work_s, odd.slow_s = ["slow"], 0.1, 0.6
+        began, how = len(odd.seen), "answered"
+        odd.faults, odd.work_s, odd.slow_s = [fault], 0.1, 2.5
         try:
             EndpointScorer(replace(advisor, settings=settings), Server(settings), load_prompts()).score(ORDER[:5])
             odd.use_model(seed=1)
             make_advisor(settings)
         except UserError as error:
-            outcome = type(error).__name__
+            how = type(error).__name__
         asked = odd.seen[began:]
         times = np.diff([when for place, _, when in asked[:5]])
         return {
-            "asked": len(odd.asked), "name": advisor.name, "outcome": outcome, "most_at_once": odd.most_at_once,
+            "asked": len(odd.asked), "name": advisor.name, "how": how, "most_at_once": odd.most_at_once,
             "key": {headers.get("Authorization") for _, headers, _ in asked}, "is_paced": bool((times > 0.15).all()),
             "has_chat": any(place == "/detokenize" for place, _, _ in odd.seen),
         }  # fmt: skip
+
+
+def served_late(config: TestConfig) -> Seen:
+    """A server that is late once."""
+    return served(config, "slow")
 
 
 def second_run(config: TestConfig) -> Seen:
@@ -452,13 +457,13 @@ CASES: Mapping[str, Case] = {
     # llm
     "llm.model": Case("tiny", ("report.advice.identity", "report.advice.sha256", "weights.hybrid"), UNADVISED),
     "llm.endpoint": Case("http://127.0.0.1:1/v1", ("asked",), ("name",), {**SERVED, "llm.endpoint": None}, served),
-    "llm.endpoint_key_env": Case("ODD_KEY", ("key",), ("asked", "outcome"), SERVED, served),
-    "llm.endpoint_chat": Case(False, ("has_chat",), ("asked", "outcome"), SERVED, served),
-    "llm.endpoint_timeout_s": Case(0.4, ("outcome",), ("name",), {**SERVED, "llm.endpoint_retries": 0}, served),
-    "llm.endpoint_retries": Case(1, ("outcome",), ("name",), {**SERVED, **IMPATIENT}, served),
-    "llm.endpoint_concurrency": Case(1, ("most_at_once",), ("asked", "outcome"), SERVED, served),
-    "llm.endpoint_requests_per_min": Case(300.0, ("is_paced",), ("asked", "outcome"), SERVED, served),
-    "llm.endpoint_changed": Case("ask_again", ("outcome",), ("asked", "name"), SERVED, served),
+    "llm.endpoint_key_env": Case("ODD_KEY", ("key",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_chat": Case(False, ("has_chat",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_timeout_s": Case(1.5, ("how",), ("name",), UNREPEATED, served_late),
+    "llm.endpoint_retries": Case(1, ("how",), ("name",), UNREPEATED, served),
+    "llm.endpoint_concurrency": Case(1, ("most_at_once",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_requests_per_min": Case(300.0, ("is_paced",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_changed": Case("ask_again", ("how",), ("asked", "name"), SERVED, served),
     "llm.quantization": Case(
         "int8", ("named.quantization", "loaded.quantization"), ("named.device",), TINY_MODEL, language_model
     ),
