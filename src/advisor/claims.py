@@ -11,7 +11,7 @@ import psutil
 
 def this_process() -> str:
     """Host, number and start of this process: no later process is the same."""
-    return _name_of(os.getpid(), _started(os.getpid()))
+    return _name_of(os.getpid(), _own_start(os.getpid()))
 
 
 def is_alive(owner: str) -> bool:
@@ -21,10 +21,11 @@ def is_alive(owner: str) -> bool:
     number, _, _ = rest.partition(" ")
     if host != socket.gethostname() or not number.isdecimal():
         return False
-    return _name_of(int(number), _started(int(number))) == owner
+    started = _started(int(number))
+    return started is not None and _name_of(int(number), started) == owner
 
 
-def _name_of(pid: int, started: float | None) -> str:
+def _name_of(pid: int, started: float) -> str:
     return f"{socket.gethostname()} pid {pid} {started}"
 
 
