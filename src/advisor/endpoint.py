@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from src.advisor.endpoint_route import Answer, Questions, Route, find_route
 from src.advisor.endpoint_url import host_of, is_loopback
 from src.advisor.prompts import PromptSet, load_prompts
 from src.advisor.settings import LLMSettings
+from src.advisor.single_asking import ModelChanged
 from src.advisor.situations import N_MARKET_SITUATIONS, encode
 from src.advisor.store import AdviceStore, default_store_path
 from src.advisor.table import LABEL_SETS, Float32
@@ -46,10 +48,6 @@ CHECK_AGAIN_S: Final = 300.0
 HEARTBEAT_S: Final = 0.5
 
 logger = logging.getLogger(__name__)
-
-
-class ModelChanged(ConfigError):
-    """The server has another model under the known name."""
 
 
 @dataclass(frozen=True)
@@ -166,27 +164,25 @@ class EndpointScorer:
         lost: BaseException | None = None
         workers = self._model.settings.endpoint_concurrency
         with self._server.session(), ThreadPoolExecutor(workers, thread_name_prefix="endpoint") as pool:
-            left: dict[Future[Answer], int] = {pool.submit(self._ask, each): each for each in situations}
+            left: dict[Future[Answer], int] = {}
+            queue = deque(situations)
             try:
-                while left:
+                while left or queue:
+                    while queue and len(left) < workers:  # so that no more answers than that wait to be stored
+                        left[pool.submit(self._ask, queue[0])] = queue.popleft()
                     done, _ = wait(left, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
                     if not done:
                         yield None
                     for future in done:
                         situation = left.pop(future)
-                        if future.cancelled():
-                            continue
                         if (error := future.exception()) is None:
                             yield situation, self._counted(future.result())
                         elif lost is None:
                             lost = error
                             self._server.give_up()
-                            for other in left:
-                                other.cancel()
+                            queue.clear()
             finally:
                 self._server.give_up()
-                for other in left:
-                    other.cancel()
         if lost is not None:
             raise lost
 

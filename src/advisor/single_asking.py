@@ -15,9 +15,13 @@ import numpy as np
 
 from src.advisor.store import AdviceStore
 from src.advisor.table import Advisor, Float32, check_answers
-from src.errors import UserError
+from src.errors import ConfigError, UserError
 
 POLL_S = 0.2
+
+
+class ModelChanged(ConfigError):
+    """The server has another model under the known name."""
 
 
 class SingleAdvisor(Advisor, Protocol):
@@ -25,6 +29,9 @@ class SingleAdvisor(Advisor, Protocol):
 
     def each(self, situations: Sequence[int]) -> Iterator[tuple[int, Float32] | None]:
         """Situations with their answers as they arrive; None now and then while none does."""
+
+    def verify(self) -> None:
+        """ModelChanged where another model answers than the one the answers are kept for."""
 
 
 class SingleAsking:

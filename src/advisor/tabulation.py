@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from src.advisor.answer_cache import AnswerCache, through_cache
 from src.advisor.calibration import served_scores
-from src.advisor.single_asking import SingleAsking
+from src.advisor.single_asking import ModelChanged, SingleAsking
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
 from src.advisor.table import (
@@ -35,7 +35,7 @@ from src.advisor.table import (
     softmax,
     tabulate,
 )
-from src.errors import ConfigError, UserError
+from src.errors import UserError
 from src.trading.layout import N_ACTIONS
 from src.wording import clock_time
 
@@ -364,9 +364,11 @@ class _Asking:
         scorer: Any = self._loaded()
         try:
             scorer.verify()
-        except ConfigError:
+        except ModelChanged:
             self._store.drop(self._advisor.identity, self._single.asked)
             raise
+        except UserError as error:
+            self._say(f"{self._advisor.name} could not be compared with its fingerprint after the asking: {error}")
 
     def _ask(self, batch: NDArray[np.int64]) -> tuple[int, float]:
         """Ask one batch and store it: how many of its answers were new, and the seconds it took."""

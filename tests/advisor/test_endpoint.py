@@ -22,11 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.advisor import endpoint_http
-from src.advisor.endpoint import PROBES, EndpointModel, ModelChanged, endpoint_model
+from src.advisor.endpoint import PROBES, EndpointModel, endpoint_model
 from src.advisor.endpoint_answers import echoed, first_tokens, label_logprobs
 from src.advisor.endpoint_http import Pace, ServerLost
 from src.advisor.endpoint_url import checked_url
 from src.advisor.settings import LLMSettings
+from src.advisor.single_asking import ModelChanged
 from src.advisor.store import AdviceStore
 from src.advisor.table import LABEL_SETS
 from src.advisor.tabulation import TabulationRecord, tabulate_stored
@@ -201,31 +202,21 @@ def test_a_model_that_always_thinks_first_is_refused(odd: OddServer, path: Path)
         endpoint_model(settings_of(odd, path))
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "choices",
-                    "logprobs",
-                    "content",
-                    "tokens",
-                    "token_logprobs",
-                    "top_logprobs",
-                    "token",
-                    "logprob",
-                    "index",
-                    "id",
-                ]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+leaves = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3)
+strange = leaves | st.lists(leaves, max_size=2) | st.dictionaries(st.text(max_size=3), leaves, max_size=2)
+tokens = strange | st.fixed_dictionaries({"token": strange, "logprob": strange, "id": strange})
+places = strange | st.fixed_dictionaries(
+    {"token": strange, "logprob": strange, "top_logprobs": strange | st.lists(tokens, max_size=3)}
 )
+told = strange | st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.lists(places, max_size=2), "tokens": strange | st.lists(st.text(max_size=3), max_size=3),
+        "token_logprobs": strange | st.lists(leaves, max_size=3), "top_logprobs": strange | st.lists(strange, max_size=2),
+    },
+)  # fmt: skip
+choices = strange | st.fixed_dictionaries({"index": strange, "logprobs": told}, optional={"message": strange})
+json_values = strange | st.fixed_dictionaries({"choices": strange | st.lists(choices, max_size=2)})
 
 
 @given(json_values)
@@ -268,6 +259,15 @@ def test_answers_of_a_model_that_changed_meanwhile_are_dropped(odd: OddServer, p
         tabulated(model, path, FEW[:9])
     with AdviceStore(path) as store:
         assert sorted(store.answers(model.identity)) == sorted(FEW[:3].tolist())
+
+
+def test_a_server_that_stops_with_its_last_answer_is_no_failure(odd: OddServer, path: Path) -> None:
+    model = endpoint_model(settings_of(odd, path, endpoint_retries=0, endpoint_concurrency=1))
+    odd.dies_after = sum(odd.asked.values()) + 5
+    lines: list[str] = []
+    table, _record = tabulated(model, path, FEW[:5], say=lines.append)
+    assert table.covered[FEW[:5]].all()
+    assert "could not be compared with its fingerprint after the asking" in lines[-1]
 
 
 def test_a_server_that_is_gone_is_not_missed_where_all_is_answered(path: Path, caplog: Any) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from src.advisor import endpoint_http, endpoint_route
-from src.advisor.endpoint import ModelChanged, endpoint_model
+from src.advisor.endpoint import endpoint_model
 from src.advisor.endpoint_http import ServerLost
 from src.advisor.models import load_model
 from src.advisor.prompts import load_prompts
 from src.advisor.scoring import LLMScorer
 from src.advisor.settings import LLMSettings
+from src.advisor.single_asking import ModelChanged
 from src.advisor.store import AdviceStore
 from src.advisor.tabulation import tabulate_stored
 from src.errors import EXIT_TARGET_MISSED, ConfigError
