@@ -169,7 +169,8 @@ class EndpointScorer:
             try:
                 while left or queue:
                     while queue and len(left) < workers:  # so that no more answers than that wait to be stored
-                        left[pool.submit(self._ask, queue[0])] = queue.popleft()
+                        situation = queue.popleft()
+                        left[pool.submit(self._ask, situation)] = situation
                     done, _ = wait(left, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
                     if not done:
                         yield None

@@ -76,8 +76,9 @@ def compared(what: str, gguf: Path, folder: Path, situations: np.ndarray, own: n
         same.append(float((one == other).mean()))
     console.print(
         f"{what}: same first choice in {same[0]:.1%} of {len(situations)} situations ({same[1]:.1%} calibrated); "
-        f"log-probabilities differ by {np.nanmean(differences):.4f} on average, {np.nanpercentile(differences, 99):.4f} "
-        f"at the 99th percentile, {np.nanmax(differences):.4f} at most; the server against itself "
+        f"log-probabilities differ by {np.nanmean(differences):.4f} on average, "
+        f"{np.nanpercentile(differences, 99):.4f} at the 99th percentile, {np.nanmax(differences):.4f} at most; the "
+        f"server against itself "
         f"{model.fingerprint.jitter:.4f}; {scorer.stats.labels_missing} of {labels.sum()} labels missing; "
         f"{seconds:.0f} s, {scorer.stats.requests} requests, route {scorer.stats.route}"
     )

@@ -212,7 +212,8 @@ told = strange | st.fixed_dictionaries(
     {},
     optional={
         "content": st.lists(places, max_size=2), "tokens": strange | st.lists(st.text(max_size=3), max_size=3),
-        "token_logprobs": strange | st.lists(leaves, max_size=3), "top_logprobs": strange | st.lists(strange, max_size=2),
+        "token_logprobs": strange | st.lists(leaves, max_size=3),
+        "top_logprobs": strange | st.lists(strange, max_size=2),
     },
 )  # fmt: skip
 choices = strange | st.fixed_dictionaries({"index": strange, "logprobs": told}, optional={"message": strange})
