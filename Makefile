@@ -46,6 +46,7 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m tests.market.files.fuzz --cases 10000
 	$(bin)/python -m src.market.files.zone_study
 	$(bin)/python -m src.runs.memory_study
+	$(bin)/python -m tests.advisor.endpoint_study
 
 # torch alone and first: later packages then find it and never choose another build of it.
 $(run_stamp):

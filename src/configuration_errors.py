@@ -76,7 +76,9 @@ def is_number_in_disguise(field: FieldInfo, value: Any) -> bool:
 
 
 def bad_value(place: str, value: Any, field: FieldInfo) -> str:
-    """One sentence: which key has which value and what is allowed."""
+    """One sentence: which key has which value and what is allowed; a value that may be a secret is left out."""
+    if not field.repr:
+        return f"{place} must be {allowed(field)}."
     return f"{place} is {quote(value)}, but must be {allowed(field)}."
 
 
@@ -88,7 +90,8 @@ def explain(error: ValidationError, model: type[BaseModel], place: Callable[[tup
         where, value = place(path), finding["input"]
         if finding["type"] in ("value_error", "assertion_error"):
             reason = str(finding.get("ctx", {}).get("error", finding["msg"])).rstrip(".")
-            sentence = f"{where}: {reason}." if field is None else f"{where} is {quote(value)}: {reason}."
+            is_shown = field is not None and field.repr
+            sentence = f"{where} is {quote(value)}: {reason}." if is_shown else f"{where}: {reason}."
         elif field is None:
             sentence = f"{where}: {finding['msg']}."
         elif len(finding["loc"]) > len(path) and isinstance(finding["loc"][len(path)], int):

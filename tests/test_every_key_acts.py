@@ -9,16 +9,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from src.advisor import models, scoring
 from src.advisor.choose import LanguageModel, make_advisor
+from src.advisor.endpoint import EndpointScorer
+from src.advisor.endpoint_http import Server
+from src.advisor.prompts import load_prompts
 from src.agent import trainer as trainers
 from src.agent import training
 from src.agent.market import prepare_market
@@ -26,6 +30,7 @@ from src.agent.rollout_plan import plan_rollouts
 from src.agent.trainer import Trainer
 from src.agent.training import build_base, resolve_device
 from src.configuration import flat_paths
+from src.errors import UserError
 from src.numba_cache import PROJECT_CACHE
 from src.report.facts import judge_targets
 from src.runs import executors, resources
@@ -33,6 +38,8 @@ from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets
 from src.runs.tasks import Task
 from src.testing_framework import TestConfig
+from tests.advisor.fake_model import ORDER
+from tests.advisor.odd_server import OddServer
 from tests.tiny_runs import (
     LEFT_OUT,
     FailingEnv,
@@ -57,6 +64,9 @@ SYNTHETIC = {"data.path": None, "data.synthetic_interval_min": 15}
 OWN_ENV = {"environment.env_class": "tests.tiny_runs:CountingEnv", "hardware.vec_env": "dummy"}
 TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_s": 1e-3}
 """A language model that is asked a single batch."""
+SERVED = {"llm.model": "odd", "llm.endpoint": "http://127.0.0.1:1/v1"}
+"""A model on a server; its address is that of a server of our own."""
+UNREPEATED = {**SERVED, "llm.endpoint_retries": 0}
 UNADVISED = (*BASE, "report.arms.flat", "report.arms.rl_only")
 """What no advice may touch."""
 TEN_SEALED = {"data.train_frac": 0.1, "data.validation_frac": 0.1, "evidence.pass_max_days": 3}
@@ -157,6 +167,38 @@ def language_model(config: TestConfig) -> Seen:
         assert isinstance(advisor, LanguageModel)
         advisor.load()
     return asked
+
+
+def served(config: TestConfig, fault: str = "500") -> Seen:
+    """A server that fails once, and how it is asked about five situations; where no server is named, nothing is."""
+    if config.llm.endpoint is None:
+        return {"asked": 0, "name": config.llm.model}
+    with OddServer("vllm") as odd, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ODD_KEY", "open-sesame")
+        patch.setattr("src.advisor.endpoint_http.FIRST_PAUSE_S", 0.01)
+        store = {"store_path": Path("served") / f"{time.time_ns()}.sqlite3", "endpoint": odd.url}
+        settings = config.llm.model_copy(update=store)
+        advisor = make_advisor(settings.model_copy(update={"endpoint_timeout_s": 60.0}))
+        began, how = len(odd.seen), "answered"
+        odd.faults, odd.work_s, odd.slow_s = [fault], 0.1, 2.5
+        try:
+            EndpointScorer(replace(advisor, settings=settings), Server(settings), load_prompts()).score(ORDER[:5])
+            odd.use_model(seed=1)
+            make_advisor(settings)
+        except UserError as error:
+            how = type(error).__name__
+        asked = odd.seen[began:]
+        times = np.diff([when for place, _, when in asked[:5]])
+        return {
+            "asked": len(odd.asked), "name": advisor.name, "how": how, "most_at_once": odd.most_at_once,
+            "key": {headers.get("Authorization") for _, headers, _ in asked}, "is_paced": bool((times > 0.15).all()),
+            "has_chat": any(place == "/detokenize" for place, _, _ in odd.seen),
+        }  # fmt: skip
+
+
+def served_late(config: TestConfig) -> Seen:
+    """A server that is late once."""
+    return served(config, "slow")
 
 
 def second_run(config: TestConfig) -> Seen:
@@ -422,6 +464,14 @@ CASES: Mapping[str, Case] = {
     "performance.env_pool_size": Case(2, ("report.env_pool.built", "report.env_pool.temporary"), (*RESULTS, *TRAINED)),
     # llm
     "llm.model": Case("tiny", ("report.advice.identity", "report.advice.sha256", "weights.hybrid"), UNADVISED),
+    "llm.endpoint": Case("http://127.0.0.1:1/v1", ("asked",), ("name",), {**SERVED, "llm.endpoint": None}, served),
+    "llm.endpoint_key_env": Case("ODD_KEY", ("key",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_chat": Case(False, ("has_chat",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_timeout_s": Case(1.5, ("how",), ("name",), UNREPEATED, served_late),
+    "llm.endpoint_retries": Case(1, ("how",), ("name",), UNREPEATED, served),
+    "llm.endpoint_concurrency": Case(1, ("most_at_once",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_requests_per_min": Case(300.0, ("is_paced",), ("asked", "how"), SERVED, served),
+    "llm.endpoint_changed": Case("ask_again", ("how",), ("asked", "name"), SERVED, served),
     "llm.quantization": Case(
         "int8", ("named.quantization", "loaded.quantization"), ("named.device",), TINY_MODEL, language_model
     ),

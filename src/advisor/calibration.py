@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.advisor.situations import split_situations
-from src.advisor.table import LABEL_SETS, SCORE_STEP, Float32
+from src.advisor.table import LABEL_SETS, SCORE_STEP, Float32, incomplete
 from src.trading.layout import N_SIDES
 
 
@@ -22,8 +22,9 @@ def served_scores(raw: Float32, situations: NDArray[np.int64], *, calibrate: boo
 
     With `calibrate` each label of a side has mean 0 (to half a step) over the situations given. Neither the order of
     the rows nor how they were batched changes a bit of it: raw scores are rounded first, and sums of whole steps are
-    exact.
+    exact. A row that lacks a label (NaN) is NaN throughout and counts in no mean.
     """
+    raw = np.where(incomplete(raw)[:, np.newaxis], np.nan, raw)
     steps = np.round(np.asarray(raw, np.float64) / SCORE_STEP)
     if calibrate:
         steps = np.round(steps - _label_bias(steps, situations))
@@ -51,5 +52,7 @@ def _label_bias(steps: NDArray[np.float64], situations: NDArray[np.int64]) -> ND
     bias = np.zeros((N_SIDES, steps.shape[1]))
     for side in np.unique(sides):
         labels = LABEL_SETS[side]
-        bias[side, labels] = steps[sides == side][:, labels].mean(axis=0)
+        of_side = steps[(sides == side) & ~incomplete(steps)]
+        if len(of_side):
+            bias[side, labels] = of_side[:, labels].mean(axis=0)
     return bias[sides]

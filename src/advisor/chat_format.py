@@ -86,7 +86,7 @@ def chat_format(source: ChatSource, model_name: str, samples: Sequence[tuple[str
     found = _rendered(source.template, tokens, tuple(samples), CPU_LIMIT_S)
     if isinstance(found, str):
         raise _unusable(model_name, found)
-    return _answering(found, source.template, model_name)
+    return answering(found, source.template, model_name)
 
 
 @lru_cache(maxsize=32)
@@ -120,7 +120,7 @@ def _rendered(
     return str(found["refused"]) if "refused" in found else ChatFormat(**found)
 
 
-def _answering(found: ChatFormat, template: str, model_name: str) -> ChatFormat:
+def answering(found: ChatFormat, template: str, model_name: str) -> ChatFormat:
     """The format with every thought and channel that it opens closed, so that what follows is the answer."""
     after = found.after
     for opening, closing in _THOUGHTS:

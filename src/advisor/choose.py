@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from src.advisor.mock import MockAdvisor
 from src.advisor.settings import LLMSettings
 from src.advisor.table import Advisor
 from src.machine_limits import free_cores
 
+if TYPE_CHECKING:
+    from src.advisor.endpoint import EndpointModel
+
+AnyAdvisor: TypeAlias = Union[MockAdvisor, "LanguageModel", "EndpointModel"]
+"""Rules, a model on this machine, or one behind a server."""
 MOCK = "mock"
 BUNDLED = "bundled:smollm2"
 
@@ -47,9 +53,16 @@ class LanguageModel:
         return _language_model(self.settings.model_copy(update={"quantization": "none"}))
 
 
-def make_advisor(settings: LLMSettings) -> MockAdvisor | LanguageModel:
-    """The advisor of `llm.model`, a language model not loaded yet. ConfigError for one that is not on this machine."""
-    return MockAdvisor() if settings.model == MOCK else _language_model(settings)
+def make_advisor(settings: LLMSettings) -> AnyAdvisor:
+    """The advisor of `llm.model`, a language model not loaded yet. ConfigError for one that is not on this machine, and
+    with `llm.endpoint` for one that its server does not have."""
+    if settings.model == MOCK:
+        return MockAdvisor()
+    if settings.endpoint is not None:
+        from src.advisor.endpoint import endpoint_model
+
+        return endpoint_model(settings)
+    return _language_model(settings)
 
 
 def _language_model(settings: LLMSettings) -> LanguageModel:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from src.advisor.chat_format import ChatSource, chat_format
+from src.advisor.chat_format import ChatFormat, ChatSource, chat_format
 from src.advisor.prompts import PromptSet
 from src.advisor.situations import BUCKET_COUNTS, SIDES, codes_of_buckets, encode
 from src.errors import ConfigError
@@ -23,13 +23,16 @@ PLAIN_QUESTION: Final = "\nAnswer:"
 class PromptTexts:
     """The whole prompts of one `PromptSet`, in a model's chat format where it has one.
 
-    chat: the pieces of that format; None without a template. Errors as `chat_format`.
+    chat: the pieces of that format; None without a template. `known` is a format found out elsewhere. Errors as
+    `chat_format`.
     """
 
-    def __init__(self, source: ChatSource, prompts: PromptSet, model_name: str) -> None:
+    def __init__(
+        self, source: ChatSource, prompts: PromptSet, model_name: str, *, known: ChatFormat | None = None
+    ) -> None:
         self._prompts = prompts
         samples = [(prompts.system, prompts.situation_text(situation)) for situation in _samples()]
-        self.chat = chat_format(source, model_name, samples)
+        self.chat = known or chat_format(source, model_name, samples)
 
     def text(self, situation: int, system: str | None = None) -> str:
         """The whole prompt, up to where the answer begins; `system` replaces the prompt set's own."""
@@ -77,7 +80,7 @@ class PromptEncoder:
         """The highest token of prompts and answers."""
         self.longest = max(map(len, encoded))
         """Tokens of the longest prompt among those with one fact changed."""
-        shared = _common_length(encoded)
+        shared = common_length(encoded)
         # A token at least is left to each prompt: its logits are the answer.
         self.prefix: Tokens = encoded[0][: min(shared, min(map(len, encoded)) - 1)]
 
@@ -115,11 +118,11 @@ class PromptEncoder:
         labels = self._prompts.labels(side)
         alone = self.tokenize(prompt)
         answered = [self.tokenize(f"{prompt}{space}{label}") for _, label in labels]
-        common = _common_length(answered)
-        kept = _common_length([alone, answered[0][:common]])
+        common = common_length(answered)
+        kept = common_length([alone, answered[0][:common]])
         unknown = getattr(self._tokenizer, "unk_token_id", None)
         for (_, label), tokens in zip(labels, answered, strict=True):
-            own = tokens[_common_length([alone, tokens]) :]
+            own = tokens[common_length([alone, tokens]) :]
             if not own or own[0] == unknown:
                 raise ConfigError(
                     f"the tokenizer of {self._model_name} does not know the answer {label!r} of side {SIDES[side]!r}. "
@@ -150,7 +153,7 @@ def _samples() -> list[int]:
     return [int(s) for s in encode(codes[:, np.newaxis], np.arange(N_SIDES)).reshape(-1)]
 
 
-def _common_length(rows: Iterable[Sequence[int]]) -> int:
+def common_length(rows: Iterable[Sequence[object]]) -> int:
     """How many leading tokens all rows share."""
     common = 0
     for column in zip(*rows, strict=False):

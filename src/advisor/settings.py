@@ -3,11 +3,13 @@ decisions."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from src.advisor.endpoint_url import checked_url
 from src.settings import Section
 
 QUICK_BUDGET_S = 15.0
@@ -21,6 +23,26 @@ class LLMSettings(Section):
         "bundled:smollm2",
         min_length=1,
         description="bundled:smollm2, a folder or hub id of a causal language model, tiny (random), or mock (rules)",
+    )
+    endpoint: str | None = Field(
+        None,
+        repr=False,
+        description="http(s) URL of an OpenAI-compatible server that has the model; null: the model is on this machine",
+    )
+    endpoint_key_env: str | None = Field(
+        None, repr=False, description="name of the environment variable that holds the server's key; never the key"
+    )
+    endpoint_chat: bool = Field(
+        True, description="ask in the chat format of the server; false: as plain text, for a model without one"
+    )
+    endpoint_timeout_s: float = Field(120.0, gt=0.0, le=86_400.0, description="seconds one request may take")
+    endpoint_retries: int = Field(5, ge=0, le=100, description="how often a failed request is sent again")
+    endpoint_concurrency: int = Field(4, ge=1, le=256, description="requests sent at a time")
+    endpoint_requests_per_min: float | None = Field(
+        None, gt=0.0, le=10**6, description="most requests a minute, retries included; null: no limit"
+    )
+    endpoint_changed: Literal["refuse", "ask_again"] = Field(
+        "refuse", description="where the server has another model under the known name: stop, or ask it everything"
     )
     quantization: Literal["none", "int8", "int4"] = Field(
         "none", description="weights of the language model; int8, int4: with bitsandbytes"
@@ -60,6 +82,21 @@ class LLMSettings(Section):
         True, description="show the hybrid policy the six opinion features of the observation"
     )
     cache_size: int = Field(1000, ge=1, description="rows the feature cache keeps")
+
+    @field_validator("endpoint", mode="after")
+    @classmethod
+    def _is_a_url_without_secrets(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value)
+
+    @field_validator("endpoint_key_env", mode="after")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError(
+                "it must be the name of an environment variable, such as LLM_KEY (letters, digits, underscores). The "
+                "key itself belongs into that variable, never into a configuration"
+            )
+        return value
 
 
 class RiskSettings(Section):

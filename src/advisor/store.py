@@ -7,6 +7,7 @@ batch is one transaction: a killed process loses the batch it was asking about a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sqlite3
 import zlib
@@ -19,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from src.advisor.claims import is_alive, this_process
 from src.advisor.table import Float32
 from src.errors import UserError
 from src.files import alone, keep_aside
@@ -29,11 +31,23 @@ logger = logging.getLogger(__name__)
 STORE_NAME = "advice.sqlite3"
 APPLICATION_ID = 0x41445643
 """Says in the file's header that it is such a store."""
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Raise it with any change of the tables: a store of another version is kept aside. Version 2 added the key to each
-row's checksum; answers of version 1 were stored under keys that did not cover the rendered prompt."""
+row's checksum; answers of version 1 were stored under keys that did not cover the rendered prompt. Version 3 added the
+tables of servers; a store of version 2 gets them and keeps its answers."""
+UPGRADABLE_VERSION = 2
 BUSY_TIMEOUT_S = 30.0
 
+_OF_SERVERS = """
+CREATE TABLE fingerprints (
+    name_key TEXT NOT NULL, number INTEGER NOT NULL, facts TEXT NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (name_key, number)
+) WITHOUT ROWID;
+CREATE TABLE claims (
+    key TEXT NOT NULL, situation INTEGER NOT NULL, owner TEXT NOT NULL,
+    PRIMARY KEY (key, situation)
+) WITHOUT ROWID;
+"""
 _SCHEMA = f"""
 CREATE TABLE answers (
     key TEXT NOT NULL, situation INTEGER NOT NULL,
@@ -50,10 +64,12 @@ CREATE TABLE rounds (
     budget_s REAL NOT NULL, advices_per_s REAL NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (key, order_sha, number)
 ) WITHOUT ROWID;
+{_OF_SERVERS}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {STORE_VERSION};
 """
-_TABLES = {"answers", "orders", "rounds"}
+_TABLES_BEFORE = {"answers", "orders", "rounds"}
+_TABLES = {*_TABLES_BEFORE, "fingerprints", "claims"}
 _NOT_A_STORE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -103,6 +119,7 @@ class AdviceStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._owner = this_process()
         with self._errors_in_words():
             path.parent.mkdir(parents=True, exist_ok=True)
             with alone(path):
@@ -206,6 +223,63 @@ class AdviceStore:
             raise self._damaged_in_use("a budget that was just recorded cannot be read")
         return recorded[planned.number]
 
+    def fingerprints(self, name_key: str) -> list[str]:
+        """What is recorded of a server's model, oldest first. A damaged record is dropped, and said, with those after
+        it."""
+        with self._errors_in_words():
+            rows = self._database.execute(
+                "SELECT number, facts, crc FROM fingerprints WHERE name_key = ? ORDER BY number", (name_key,)
+            ).fetchall()
+            whole = list(
+                itertools.takewhile(
+                    lambda row: row[1][0] == row[0] and _checksum(name_key, *row[1][:2]) == row[1][2], enumerate(rows)
+                )
+            )
+            if len(whole) < len(rows):
+                logger.warning("A damaged fingerprint of %s is dropped: its model will be asked again.", self.path)
+                with self._transaction() as database:
+                    database.execute(
+                        "DELETE FROM fingerprints WHERE name_key = ? AND number >= ?", (name_key, len(whole))
+                    )
+        return [row[1] for _, row in whole]
+
+    def add_fingerprint(self, name_key: str, number: int, facts: str) -> str:
+        """Record a fingerprint, or learn which one another process has recorded as this number; that one holds."""
+        row = (name_key, number, facts, _checksum(name_key, number, facts))
+        with self._errors_in_words(), self._transaction() as database:
+            database.execute("INSERT OR IGNORE INTO fingerprints VALUES (?, ?, ?, ?)", row)
+        recorded = self.fingerprints(name_key)
+        if number >= len(recorded):
+            raise self._damaged_in_use("a fingerprint that was just recorded cannot be read")
+        return recorded[number]
+
+    def claim(self, key: str, situations: list[int]) -> list[int]:
+        """Which of these unanswered situations this process may ask about now: no other living process is about to."""
+        mine: list[int] = []
+        with self._errors_in_words(), self._transaction() as database:
+            for situation in situations:
+                where = (key, situation)
+                if database.execute("SELECT 1 FROM answers WHERE key = ? AND situation = ?", where).fetchone():
+                    continue
+                row = database.execute("SELECT owner FROM claims WHERE key = ? AND situation = ?", where).fetchone()
+                if row is None or row[0] == self._owner or not is_alive(row[0]):
+                    database.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (*where, self._owner))
+                    mine.append(situation)
+        return mine
+
+    def release(self, key: str, situations: list[int]) -> None:
+        """Give up claims of this process."""
+        rows = [(key, situation, self._owner) for situation in situations]
+        with self._errors_in_words(), self._transaction() as database:
+            database.executemany("DELETE FROM claims WHERE key = ? AND situation = ? AND owner = ?", rows)
+
+    def drop(self, key: str, situations: list[int]) -> None:
+        """Forget answers that turned out to be another model's."""
+        with self._errors_in_words(), self._transaction() as database:
+            database.executemany(
+                "DELETE FROM answers WHERE key = ? AND situation = ?", [(key, situation) for situation in situations]
+            )
+
     def check_holds(self, key: str, situations: NDArray[np.int64]) -> dict[int, Float32]:
         """The stored answers of a model, all of `situations` among them. StoreError where one that was stored is gone:
         the file is damaged in a way that SQLite does not see."""
@@ -279,9 +353,13 @@ def _opened(path: Path) -> sqlite3.Connection:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             return database
-        if _pragma(database, "application_id") != APPLICATION_ID or tables != _TABLES:
+        version = _pragma(database, "user_version")
+        expected = _TABLES_BEFORE if version <= UPGRADABLE_VERSION else _TABLES
+        if _pragma(database, "application_id") != APPLICATION_ID or tables != expected:
             raise _Unusable("it is a database of something else")
-        if (version := _pragma(database, "user_version")) != STORE_VERSION:
+        if version == UPGRADABLE_VERSION:
+            database.executescript(f"BEGIN IMMEDIATE; {_OF_SERVERS} PRAGMA user_version = {STORE_VERSION}; COMMIT;")
+        elif version != STORE_VERSION:
             reason = f"it has version {version}, and this program reads version {STORE_VERSION}"
             raise _Unusable(reason, f"version-{version}")
         if (found := _pragma(database, "quick_check")) != "ok":

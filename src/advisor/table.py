@@ -71,7 +71,8 @@ class Advisor(Protocol):
     def score(self, situations: NDArray[np.int64]) -> Float32:
         """Log-probabilities of situations, int64[k] -> float32[k, 6]; -inf for exactly what LABEL_SETS lacks.
 
-        They need not be normalised, and a row must not depend on the other rows by more than 1e-5.
+        They need not be normalised, and a row must not depend on the other rows by more than 1e-5. An advisor with a
+        true attribute `may_miss_labels` gives NaN for a label whose log-probability it does not know.
         """
 
 
@@ -195,12 +196,19 @@ def advised_action(probabilities: NDArray[np.floating[Any]], masks: NDArray[np.b
 
 
 def checked_scores(advisor: Advisor, situations: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The advisor's answer as float64[k, 6], proven to be finite on the label sets and -inf outside."""
+    """The advisor's answer as float64[k, 6], proven to be finite on the label sets and -inf outside; NaN for a label
+    that is missing, of an advisor whose `may_miss_labels` is true."""
+    return check_answers(advisor, situations, advisor.score(situations))
+
+
+def check_answers(advisor: Advisor, situations: NDArray[np.int64], answers: Any) -> NDArray[np.float64]:
+    """The same of answers that were given already."""
     labels = LABEL_SETS[split_situations(situations)[1]]
-    scores = np.asarray(advisor.score(situations), dtype=np.float64)
+    scores = np.asarray(answers, dtype=np.float64)
     if scores.shape != labels.shape:
         raise ValueError(f"advisor {advisor.name!r} answered with shape {scores.shape}, needs {labels.shape}")
-    wrong = np.where(labels, ~np.isfinite(scores), ~np.isneginf(scores)).any(axis=1)
+    usable = np.isfinite(scores) | (np.isnan(scores) & getattr(advisor, "may_miss_labels", False))
+    wrong = np.where(labels, ~usable, ~np.isneginf(scores)).any(axis=1)
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(
@@ -211,12 +219,20 @@ def checked_scores(advisor: Advisor, situations: NDArray[np.int64]) -> NDArray[n
 
 
 def label_mass(raw: Float32) -> float | None:
-    """Mean probability of all labels together of raw log-probabilities float32[k, 6] among all tokens; None without
-    any."""
-    return min(1.0, float(np.exp(raw.astype(np.float64)).sum(axis=1).mean())) if len(raw) else None
+    """Mean probability of all labels together of raw log-probabilities float32[k, 6] among all tokens, a missing one
+    not counted; None without any."""
+    return min(1.0, float(np.nansum(np.exp(raw.astype(np.float64)), axis=1).mean())) if len(raw) else None
+
+
+def incomplete(raw: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Which rows of raw log-probabilities float32[k, 6] lack a label of their side, bool[k].
+
+    What is missing may be more or less than all the others, so no share of any label is known: such a row abstains.
+    """
+    return np.isnan(raw).any(axis=1)
 
 
 def softmax(scores: NDArray[np.float64]) -> Float32:
-    """Probabilities of log-probabilities, row by row: float64[k, 6] -> float32[k, 6]."""
+    """Probabilities of log-probabilities, row by row: float64[k, 6] -> float32[k, 6]; an incomplete row abstains."""
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.nan_to_num(weights / weights.sum(axis=1, keepdims=True), nan=0.0).astype(np.float32)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from src.advisor.answer_cache import AnswerCache, through_cache
 from src.advisor.batches import FEW
 from src.advisor.calibration import served_scores
+from src.advisor.single_asking import ModelChanged, SingleAsking
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
 from src.advisor.table import (
@@ -30,6 +31,7 @@ from src.advisor.table import (
     Float32,
     checked_scores,
     freeze_table,
+    incomplete,
     label_mass,
     softmax,
     tabulate,
@@ -91,6 +93,8 @@ class TabulationRecord:
     label_mass: float | None = None
     """Mean probability of a situation's labels together, among all tokens; None for rules and where nothing was
     asked."""
+    abstained: int = 0
+    """Situations that were asked and whose answer lacks a label: the advice abstains there."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
     sessions_read: list[list[int]] = field(default_factory=list)
@@ -142,6 +146,7 @@ def tabulate_stored(
     count_k = rounds[-1].count_k if rounds else 0
     recorded = rounds[-1].batch_size if rounds else batch_size or FEW
     asking.fill(order[:count_k], recorded if batch_size is None else batch_size)
+    asking.verify()
     if not asking.asked_now:
         asking.say_nothing_was_asked(count_k, rounds)
     situations = np.sort(order[:count_k])
@@ -150,7 +155,9 @@ def tabulate_stored(
         answers = through_cache(cache, advisor.identity, answers, before, situations)
     raw = np.array([answers[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
     table = _table(advisor, situations, raw, calibrate)
-    mass = label_mass(raw)
+    mass, abstained = label_mass(raw), int(incomplete(raw).sum())
+    if abstained:
+        asking.say_labels_are_missing(abstained, len(raw))
     if mass is not None and mass < LABEL_MASS_FLOOR:
         asking.say_little_falls_on_the_labels(mass)
     record = TabulationRecord(
@@ -169,6 +176,7 @@ def tabulate_stored(
         order_sha256=asking.order_sha,
         sha256=table.sha256,
         label_mass=mass,
+        abstained=abstained,
         scoring=asking.scoring,
     )
     return table, record
@@ -220,6 +228,9 @@ class _Asking:
         self.asked_now = 0
         self.seconds = 0.0
         self.load_s = 0.0
+        self._singly = bool(getattr(advisor, "asks_singly", False))
+        self._single: SingleAsking | None = None
+        self._told: Mapping[str, Any] = {}
 
     @property
     def speed(self) -> float | None:
@@ -232,7 +243,12 @@ class _Asking:
         return {} if stats is None else dict(stats if isinstance(stats, Mapping) else asdict(stats))
 
     def pending(self, planned: Round) -> list[NDArray[np.int64]]:
-        """The batches of a round that are not stored whole; each is asked again whole, as it was cut."""
+        """The batches of a round that are not stored whole; each is asked again whole, as it was cut. Of answers that
+        come one by one only those that are missing."""
+        if self._singly:
+            return _batches(
+                np.array([s for s in planned.asked.tolist() if s not in self.known], np.int64), planned.batch_size
+            )
         return [b for b in _batches(planned.asked, planned.batch_size) if not self.known.issuperset(b.tolist())]
 
     def resume(self, pending: list[NDArray[np.int64]], planned: Round) -> None:
@@ -307,24 +323,65 @@ class _Asking:
         """
         left, from_the_end = deque(pending), False
         total = sum(map(len, pending))
+        elsewhere: list[int] = []
         while left:
             batch = left.pop() if from_the_end else left.popleft()
+            if self._singly:
+                elsewhere += self._ask_singly(batch, wait=False)
+                self._tell(sum(map(len, left)), total)
+                continue
             if self._store.answers(self._advisor.identity).keys() >= set(batch.tolist()):
                 continue
             new, _ = self._ask(batch)
             from_the_end ^= new == 0
-            to_go = sum(map(len, left))
-            speed = self.speed or 0.0
-            self._progress(
-                {
-                    "fraction_done": 1.0 - to_go / total,
-                    "advices_per_s": speed,
-                    "seconds_left": to_go / speed if speed else None,
-                }
-            )
+            self._tell(sum(map(len, left)), total)
+        if elsewhere:
+            self._ask_singly(np.array(elsewhere, np.int64), wait=True)
+
+    def _tell(self, to_go: int, total: int) -> None:
+        speed = self.speed or 0.0
+        self._told = {
+            "fraction_done": 1.0 - to_go / total,
+            "advices_per_s": speed,
+            "seconds_left": to_go / speed if speed else None,
+        }
+        self._progress(self._told)
+
+    def _ask_singly(self, situations: NDArray[np.int64], *, wait: bool) -> list[int]:
+        """Ask about situations one by one; returns those that another process is asking about, unless told to `wait`
+        for it."""
+        scorer: Any = self._loaded()
+        if self._single is None:
+            self._single = SingleAsking(scorer, self._store, lambda: self._progress(self._told) if self._told else None)
+        began, before = time.perf_counter(), len(self._single.asked)
+        try:
+            if wait:
+                self._single.finish(situations.tolist())
+                return []
+            return self._single.ask(situations.tolist())
+        finally:
+            self.seconds += time.perf_counter() - began
+            self.asked_now += len(self._single.asked) - before
+
+    def verify(self) -> None:
+        """See that what answered is still the model it was; answers of another one are dropped."""
+        if self._single is None or not self._single.asked:
+            return
+        scorer: Any = self._loaded()
+        try:
+            scorer.verify()
+        except ModelChanged:
+            self._store.drop(self._advisor.identity, self._single.asked)
+            raise
+        except UserError as error:
+            self._say(f"{self._advisor.name} could not be compared with its fingerprint after the asking: {error}")
 
     def _ask(self, batch: NDArray[np.int64]) -> tuple[int, float]:
         """Ask one batch and store it: how many of its answers were new, and the seconds it took."""
+        if self._singly:
+            began = time.perf_counter()
+            self._ask_singly(batch, wait=True)
+            return len(batch), max(time.perf_counter() - began, 1e-9)
         scorer = self._loaded()
         began = time.perf_counter()
         scores = checked_scores(scorer, batch)
@@ -341,7 +398,7 @@ class _Asking:
     def _loaded(self) -> Advisor:
         if self._scorer is None:
             began = time.perf_counter()
-            self._say(f"loading {self._advisor.name}")
+            self._say(getattr(self._advisor, "loading", f"loading {self._advisor.name}"))
             self._scorer = self._advisor.load()
             self.load_s = time.perf_counter() - began
             if self._scorer.identity != self._advisor.identity:
@@ -356,6 +413,13 @@ class _Asking:
         self._say(
             f"only {mass:.1%} of the probability of {self._advisor.name} falls on the answer labels (floor "
             f"{LABEL_MASS_FLOOR:.0%}): it would usually say something else, so its ranking of the labels means little"
+        )
+
+    def say_labels_are_missing(self, abstained: int, n: int) -> None:
+        """The line about answers that are not whole."""
+        self._say(
+            f"{self._advisor.name} did not tell the log-probability of every label in {abstained:,} of {n:,} "
+            f"situations: the advice abstains there"
         )
 
     def say_nothing_was_asked(self, count_k: int, rounds: list[Round]) -> None:

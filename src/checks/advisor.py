@@ -74,7 +74,7 @@ def advisor(setting: Setting) -> Outcome:
     _, sides = split_situations(situations)
     for side in range(N_SIDES):
         of_side = scores[sides == side][:, LABEL_SETS[side]]
-        if not np.ptp(of_side, axis=0).max() > ALIKE:
+        if not np.ptp(np.nan_to_num(of_side), axis=0).max() > ALIKE:
             return failed(
                 f"{judge.name} gives all {len(of_side)} situations of a side the same answer",
                 "Its weights or tokenizer are damaged, or the situation does not reach it: download the model again "
@@ -91,6 +91,8 @@ def invariance(setting: Setting) -> Outcome:
         judge = setting.advisor
     except ConfigError as error:
         return _absent(llm.model, error) or failed(f"{llm.model} cannot be loaded", str(error))
+    if llm.model != MOCK and llm.endpoint is not None:
+        return not_applicable("llm.endpoint: each situation is a request of its own, kept once it is answered")
     if llm.model != MOCK and _on_cuda(llm.llm_device):
         return not_applicable("promised on CPU in float32; on CUDA batches are cut once and answers kept")
     situations = spread(COMPARED)

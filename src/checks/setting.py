@@ -107,10 +107,11 @@ class Setting:
     @cached_property
     def advisor(self) -> Advisor:
         """The configured advisor, loaded. ConfigError if it is not available here."""
-        from src.advisor.choose import LanguageModel, make_advisor
+        from src.advisor.choose import make_advisor
+        from src.advisor.mock import MockAdvisor
 
         advisor = make_advisor(self.config.llm)
-        return advisor.load() if isinstance(advisor, LanguageModel) else advisor
+        return advisor if isinstance(advisor, MockAdvisor) else advisor.load()
 
     def forget_advisor(self) -> None:
         """Free the advisor's memory: no later check needs it."""

@@ -125,6 +125,11 @@ def _advice_lines(advice: Advice) -> list[str]:
             f"Only {mass:.1%} of the model's probability falls on the answer labels (floor {LABEL_MASS_FLOOR:.0%}): it "
             f"would usually say something else, so its ranking of the labels means little."
         )
+    if asking.abstained:
+        lines.append(
+            f"The server told the log-probability of every label in {asking.count_k - asking.abstained:,} of "
+            f"{asking.count_k:,} situations; in the others a label is missing, and the advice abstains."
+        )
     if advice.quantization not in (None, "none"):
         share = asking.full_precision_agreement
         agreement = (

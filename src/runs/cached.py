@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.advisor.choose import LanguageModel
+from src.advisor.mock import MockAdvisor
 from src.runs.context import RunContext
 
 
@@ -33,6 +33,6 @@ def _words(context: RunContext, stats: dict[str, float]) -> str:
 def _why_nothing(context: RunContext) -> str:
     if context.market is None:
         return "your environments take no feature_cache"
-    if isinstance(context.advisor, LanguageModel):
+    if not isinstance(context.advisor, MockAdvisor):
         return "no situation was tabulated"
     return "rules give the advice, and table rows are read directly"

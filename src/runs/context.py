@@ -15,7 +15,7 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from src import run_names
-from src.advisor.choose import LanguageModel, make_advisor
+from src.advisor.choose import AnyAdvisor, make_advisor
 from src.advisor.mock import MockAdvisor
 from src.advisor.table import empty_table
 from src.agent.advising import try_advisor
@@ -126,7 +126,7 @@ class RunContext:
         self.fusion = fusion
         self.pool: Pool
         self.market: Market | None = None
-        self.advisor: MockAdvisor | LanguageModel | None = None
+        self.advisor: AnyAdvisor | None = None
         self.folder: Path | None = None
         self.memory: MemoryPlan | None = None
         """What the run is predicted to take, once its market is loaded."""
@@ -246,7 +246,7 @@ class RunContext:
                 for clock in reading.clocks:
                     self.display.say(f"bars: {clock.words}. {reading.market.words}.")
             self.advisor = make_advisor(config.llm)
-            if isinstance(self.advisor, LanguageModel):
+            if not isinstance(self.advisor, MockAdvisor):
                 with self.phase("advice", f"whether {self.advisor.name} can be scored"):
                     try_advisor(self.advisor, config.llm, say=self.display.say)
 

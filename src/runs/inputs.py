@@ -42,7 +42,11 @@ FINETUNE = (("training.finetune",), ("training.finetune_frac",))
 HEAR = (("training.weight_ramp_rollouts", "llm.llm_weight", "llm.use_opinion_features"), ())
 ADVISE = (
     ("llm",),
-    ("llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads", *HEAR[0][1:]),
+    (
+        *("llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads"),
+        "llm.endpoint",  # what is on a server is the advisor's identity; these keys say how it is reached
+        *HEAR[0][1:],
+    ),
 )
 FUSE = (("fusion",), ())
 

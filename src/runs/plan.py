@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from src.advisor.choose import LanguageModel
+from src.advisor.mock import MockAdvisor
 from src.advisor.table_file import save_table
 from src.agent.advising import tabulate_advice
 from src.agent.market import Market
@@ -176,7 +176,7 @@ class Plan:
                 partial(_advise, self._context, market),
                 inputs=lambda _: advice_inputs(self._config, self._tables_of(fold)) | {"advisor": advisor.identity},
                 job=lambda _: self._run / task_name("advice", fold=fold), here=True,
-                alone=isinstance(advisor, LanguageModel),
+                alone=not isinstance(advisor, MockAdvisor),
             )
         ]  # fmt: skip
 

@@ -136,3 +136,16 @@ def test_agreement_is_the_share_of_the_same_likeliest_labels_where_both_were_ask
         second[situation][best] = second[situation][np.isfinite(second[situation])].min() - 1.0
     assert agreement(first, second, calibrate=False) == (20, 0.75)
     assert agreement(first, {}, calibrate=True) == (0, None)
+
+
+@given(seeds, st.sets(st.integers(0, 59), min_size=1, max_size=59))
+def test_rows_that_lack_a_label_abstain_and_count_in_no_mean(seed: int, partial: set[int]) -> None:
+    raw, situations = raw_and_situations(seed)
+    for row in partial:
+        labels = np.flatnonzero(LABEL_SETS[situations[row] % N_SIDES])
+        raw[row, labels[row % len(labels)]] = np.nan
+    whole = np.array([row for row in range(60) if row not in partial])
+    served = softmax(served_scores(raw, situations, calibrate=True))
+    assert not served[sorted(partial)].any()
+    alone = softmax(served_scores(raw[whole], situations[whole], calibrate=True))
+    np.testing.assert_array_equal(served[whole], alone)

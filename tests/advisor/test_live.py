@@ -96,6 +96,23 @@ def test_a_table_answers_what_it_covers_and_the_advisor_the_rest() -> None:
     assert not found[3].any()
 
 
+def test_a_situation_whose_answer_lacks_a_label_has_no_advice() -> None:
+    class Partial(MockAdvisor):
+        may_miss_labels = True
+
+        def score(self, situations: Any) -> Any:
+            scores = super().score(situations)
+            scores[0, 0] = np.nan
+            return scores
+
+    found = live(Partial()).advice([600, 601])
+    assert not found[0].any()
+    np.testing.assert_array_equal(found[1], EVERY.probabilities[601])
+    Partial.may_miss_labels = False
+    with pytest.raises(ValueError, match="needs finite log-probabilities"):
+        live(Partial()).advice([600, 601])
+
+
 def test_an_answer_of_another_advisor_is_not_served() -> None:
     cache = OptimizedFeatureCache()
     cache.put(answer_key("another model", 600), np.zeros(6))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.advisor.claims import _name_of, _started
 from src.advisor.store import AdviceStore, Round, StoreError, default_store_path
 from src.trading.layout import N_ACTIONS
 from tests.advisor.fake_model import ORDER, FakeModel, tabulated
@@ -160,6 +161,48 @@ def test_a_damaged_or_foreign_file_is_kept_aside_rebuilt_and_said(
     assert aside.name in message
     assert aside.read_bytes() == content
     assert tabulated(path)[1].asked_now == 0
+
+
+def test_a_store_of_version_2_gets_the_new_tables_and_keeps_its_answers(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, _ = tabulated(path)
+    with sqlite3.connect(path) as database:
+        database.executescript("DROP TABLE fingerprints; DROP TABLE claims; PRAGMA user_version = 2;")
+    database.close()
+    with caplog.at_level(logging.WARNING):
+        again, record = tabulated(path)
+    assert (again.sha256, record.asked_now, caplog.messages) == (table.sha256, 0, [])
+    with AdviceStore(path) as store:
+        assert store.add_fingerprint("name", 0, "facts") == "facts"
+
+
+def test_the_first_fingerprint_of_a_number_stays_and_a_damaged_one_goes_with_those_after_it(path: Path) -> None:
+    with AdviceStore(path) as store:
+        assert store.add_fingerprint("name", 0, "one") == store.add_fingerprint("name", 0, "other") == "one"
+        store.add_fingerprint("name", 1, "two")
+        store.add_fingerprint("name", 2, "three")
+        assert (store.fingerprints("name"), store.fingerprints("else")) == (["one", "two", "three"], [])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE fingerprints SET facts = 'wrong' WHERE number = 1")
+    database.close()
+    with AdviceStore(path) as store:
+        assert store.fingerprints("name") == store.fingerprints("name") == ["one"]
+
+
+def test_a_claim_holds_while_its_process_lives(path: Path) -> None:
+    with AdviceStore(path) as store:
+        store.put("a", ORDER[:1], scores_of(ORDER[:1]))
+        assert store.claim("a", ORDER[:3].tolist()) == ORDER[1:3].tolist(), "what is answered is not claimed"
+        parent = os.getppid()
+        alive = _name_of(parent, _started(parent) or 0.0)
+        for owner, is_mine in ((alive, False), (f"{alive}1", True), (_name_of(2**22 + 1, 1.0), True), ("", True)):
+            with sqlite3.connect(path) as database:
+                database.execute("UPDATE claims SET owner = ?", (owner,))
+            database.close()
+            assert store.claim("a", ORDER[1:3].tolist()) == (ORDER[1:3].tolist() if is_mine else [])
+        store.release("a", ORDER[1:3].tolist())
+        assert store.claim("a", ORDER[1:2].tolist()) == ORDER[1:2].tolist()
 
 
 def test_files_kept_aside_in_the_same_second_do_not_overwrite_each_other(path: Path) -> None:

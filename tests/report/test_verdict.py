@@ -284,6 +284,13 @@ def test_a_model_that_would_usually_say_something_else_is_told(mass: float | Non
         assert "Only 0.5% of the model's probability" in said
 
 
+def test_situations_without_every_label_are_told() -> None:
+    whole = {**REPORT["advice"]["tabulation"], "abstained": 0}
+    assert "a label is missing" not in told(advice__tabulation=whole)
+    said = told(advice__tabulation={**whole, "abstained": 300})
+    assert "every label in 900 of 1,200 situations; in the others a label is missing, and the advice abstains." in said
+
+
 def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
     usual = told()
     assert (

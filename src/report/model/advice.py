@@ -53,6 +53,8 @@ class Tabulation(Part):
     full_precision_compared: Count
     full_precision_why_not: Maybe[str] = None
     label_mass: Frac | None = None
+    abstained: Count = 0
+    """Situations whose answer lacks the log-probability of a label."""
     scoring: dict[str, Any]
     sessions_read: Maybe[list[Span]] = None
 
