@@ -68,7 +68,7 @@ def test_a_served_model_answers_as_the_same_weights_in_process(
 
 
 def test_a_server_killed_amid_the_asking_loses_nothing_and_another_one_goes_on(gguf: Path, tmp_path: Path) -> None:
-    path, order = tmp_path / "advice.sqlite3", ORDER[:45]
+    path, order = tmp_path / "advice.sqlite3", ORDER[:60]
 
     def tabulated(model: Any, **options: Any) -> Any:
         with AdviceStore(path) as store:
@@ -85,7 +85,7 @@ def test_a_server_killed_amid_the_asking_loses_nothing_and_another_one_goes_on(g
     assert caught.value.exit_code == EXIT_TARGET_MISSED
     with AdviceStore(path) as store:
         kept = len(store.answers(model.identity))
-    assert 32 <= kept < 45
+    assert 48 <= kept < 60
     with (
         ServedModel(gguf, "--exact", "--key", KEY, "--port", port, "--rope-base", "300") as server,
         pytest.raises(ModelChanged, match="another model than before under the name served"),
@@ -93,4 +93,4 @@ def test_a_server_killed_amid_the_asking_loses_nothing_and_another_one_goes_on(g
         endpoint_model(settings_of(server, path))
     with ServedModel(gguf, "--exact", "--key", KEY) as server:
         _, record = tabulated(endpoint_model(settings_of(server, path)))
-        assert (record.asked_now, record.from_store) == (45 - kept, kept)
+        assert (record.asked_now, record.from_store) == (60 - kept, kept)
