@@ -67,9 +67,18 @@ class Setting:
     @cached_property
     def _config(self) -> Configuration:
         from src.configuration import build_config, load_config_file
+        from src.errors import ConfigError
 
         values = load_config_file(self.config_file) if self.config_file else {}
-        return build_config(None, values, self.overrides, source=str(self.config_file or "configuration"))
+        config: Configuration = build_config(
+            None, values, self.overrides, source=str(self.config_file or "configuration")
+        )
+        if config.has_several_markets:
+            raise ConfigError(
+                f"{self.config_file}: test_mode.market lists {', '.join(config.test_mode.markets)}, but one market is "
+                f"checked at a time: name it with --market."
+            )
+        return config
 
     @property
     def tables(self) -> MarketTables:

@@ -148,9 +148,10 @@ class Engine:
             aside = next(p for n in itertools.count(1) if not (p := Path(f"{folder}.before-{n}")).exists())
             folder.rename(aside)
             for kept in aside.glob(f"{folder.name}.*"):  # copies a user would take for those of now
-                if (copy := self._root / kept.name).is_file() and read_regular(copy) == read_regular(kept):
+                name = f"{task.member.models if task.member else ''}{kept.name}"
+                if (copy := self._root / name).is_file() and read_regular(copy) == read_regular(kept):
                     copy.unlink()
-                    self._ledger.files.pop(kept.name, None)
+                    self._ledger.files.pop(name, None)
             self._say(f"what {task.title} had made is kept in {aside}")
 
     # Doing
@@ -211,7 +212,7 @@ class Engine:
     def _pool(self) -> Cores:
         if self._cores is None:
             config = self._context.config
-            self._cores = Cores(self._workers, self._context.market, config.hardware.stuck_worker_s)
+            self._cores = Cores(self._workers, self._context.markets, config.hardware.stuck_worker_s)
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> Task | None:
@@ -256,7 +257,7 @@ class Engine:
         account.begins(task)
         began, cpu_before = time.perf_counter(), time.process_time()
         try:
-            facts = task.work(task.job(self._at_hand), self._context.market, watch)
+            facts = task.work(task.job(self._at_hand), self._context.markets.get(task.market), watch)
         except PhaseTimeout:
             raise
         except Exception as error:
