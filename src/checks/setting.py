@@ -93,7 +93,7 @@ class Setting:
         config = self.config
         return load_market(
             config.data,
-            config.test_mode.market,
+            config.test_mode.markets[0],
             trading_hours=config.environment.trading_hours,
             seed=config.test_mode.seed,
         )
@@ -104,7 +104,7 @@ class Setting:
         from src.agent.market import account_constants, market_of
 
         config = self.config
-        return market_of(self.tables, config.data, *account_constants(config.environment, config.test_mode.market))
+        return market_of(self.tables, config.data, *account_constants(config.environment, config.test_mode.markets[0]))
 
     @cached_property
     def threads(self) -> int:

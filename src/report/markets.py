@@ -19,7 +19,7 @@ from src.report.model.arms import Contrast
 from src.report.model.markets import Agreement, AgreementOf, MarketsContrast
 from src.report.model.report import Report
 from src.statistics.agreement import concordance
-from src.statistics.intervals import Interval, paired_interval
+from src.statistics.intervals import REPLICATIONS, Interval, paired_interval
 from src.statistics.samples import holm
 from src.wording import percent
 
@@ -33,12 +33,12 @@ CONTROLS = (ArmName.FLAT, ArmName.RANDOM_LEGAL)
 """Not ranked: that they come last, or first, says nothing of the arms that decide."""
 
 
-def together(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
-    """The section but for the reports themselves."""
+def together(reports: Mapping[str, Report], seed: int, replications: int = REPLICATIONS) -> dict[str, Any]:
+    """The section but for the reports themselves. `replications` are those of every interval."""
     evaluated = {symbol: report for symbol, report in reports.items() if report.statistics is not None}
     if len(evaluated) < 2:
         return {"contrasts": []}
-    contrasts = contrasts_of(evaluated, seed)
+    contrasts = contrasts_of(evaluated, seed, replications)
     found: dict[str, Any] = {
         "contrasts": [of.model_dump() for of in contrasts],
         "advice": {
@@ -46,7 +46,7 @@ def together(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
             for symbol, report in evaluated.items()
         },
     }
-    found["arms"] = arms_of(evaluated, seed)
+    found["arms"] = arms_of(evaluated, seed, replications)
     agreement = agreement_of(evaluated, seed)
     return found if agreement is None else {**found, "agreement": agreement.model_dump()}
 
@@ -54,7 +54,7 @@ def together(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
 # Contrasts
 
 
-def contrasts_of(reports: Mapping[str, Report], seed: int) -> list[MarketsContrast]:
+def contrasts_of(reports: Mapping[str, Report], seed: int, replications: int = REPLICATIONS) -> list[MarketsContrast]:
     """Every contrast pooled by date and in each market. The pooled ones but the primary are adjusted by Holm's method
     among themselves, those of the markets over the markets."""
     intervals = []
@@ -63,17 +63,20 @@ def contrasts_of(reports: Mapping[str, Report], seed: int) -> list[MarketsContra
             own = {symbol: differences(report, arm, against) for symbol, report in reports.items()}
             dates = {symbol: report.session_dates or [] for symbol, report in reports.items()}
             pooled, in_all = pooled_by_date(own, dates)
-            by_market = {symbol: paired_interval(of, seed=seed) for symbol, of in own.items()}
-            intervals.append((arm, against, role, paired_interval(pooled, seed=seed), in_all, by_market))
-    adjusted = _adjusted({arm + against: pooled for arm, against, role, pooled, _, _ in intervals if role != PRIMARY})
+            by_market = {
+                symbol: paired_interval(of, seed=seed, replications=replications) for symbol, of in own.items()
+            }
+            over_all = paired_interval(pooled, seed=seed, replications=replications)
+            intervals.append((arm, against, role, over_all, in_all, by_market))
+    adjusted = _adjusted({arm + against: of for arm, against, role, of, _, _ in intervals if role != PRIMARY})
     found = []
-    for arm, against, role, pooled, in_all, by_market in intervals:
+    for arm, against, role, over_all, in_all, by_market in intervals:
         over_markets = _adjusted(by_market)
         found.append(
             MarketsContrast(
                 arm=arm,
                 against=against,
-                pooled=_contrast(arm, against, role, pooled, adjusted.get(arm + against), "dates"),
+                pooled=_contrast(arm, against, role, over_all, adjusted.get(arm + against), "dates"),
                 dates_in_all=in_all,
                 by_market={
                     symbol: _contrast(arm, against, EXPLORATORY, interval, over_markets.get(symbol), "sessions")
@@ -84,7 +87,7 @@ def contrasts_of(reports: Mapping[str, Report], seed: int) -> list[MarketsContra
     return found
 
 
-def arms_of(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
+def arms_of(reports: Mapping[str, Report], seed: int, replications: int = REPLICATIONS) -> dict[str, Any]:
     """Net P&L per session of every arm by market and pooled by date, with intervals."""
     first, *others = reports.values()
     arms = [arm for arm in first.arms if all(arm in report.arms for report in others)]
@@ -93,14 +96,14 @@ def arms_of(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
     for arm in arms:
         nets = {symbol: np.array(report.nets_by_seed(arm), np.float64) for symbol, report in reports.items()}
         found[arm] = {
-            "pooled": _net(pooled_by_date(nets, dates)[0], seed),
-            "by_market": {symbol: _net(of, seed) for symbol, of in nets.items()},
+            "pooled": _net(pooled_by_date(nets, dates)[0], seed, replications),
+            "by_market": {symbol: _net(of, seed, replications) for symbol, of in nets.items()},
         }
     return found
 
 
-def _net(nets: NDArray[np.float64], seed: int) -> dict[str, float | None]:
-    interval = paired_interval(nets, seed=seed)
+def _net(nets: NDArray[np.float64], seed: int, replications: int) -> dict[str, float | None]:
+    interval = paired_interval(nets, seed=seed, replications=replications)
     return {"mean_usd": interval.mean, "low_usd": interval.low, "high_usd": interval.high}
 
 
@@ -196,7 +199,8 @@ def agreement_of(reports: Mapping[str, Report], seed: int) -> Agreement | None:
 
 def _ranked(blocks: Sequence[Mapping[str, Any]], arms: Sequence[str], seed: int) -> AgreementOf:
     found = concordance([[row[arm] for arm in arms] for row in blocks], seed=seed)
-    ranks = dict(sorted(zip(arms, found.mean_ranks, strict=True), key=lambda item: item[1]))
+    ranks: dict[str, float | None] = {}
+    ranks |= sorted(zip(arms, found.mean_ranks, strict=True), key=lambda item: item[1])
     return AgreementOf(blocks=len(blocks), kendalls_w=found.w, p_value=found.p_value, mean_ranks=ranks)
 
 

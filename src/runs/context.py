@@ -383,3 +383,7 @@ class RunContext:
             if error is None:
                 raise
             self.display.say(f"the hardware samples cannot be written ({getattr(failed, 'strerror', None) or failed})")
+
+
+AnyContext = RunContext | MarketContext
+"""What the tasks of one market work with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.agent.members import Training
@@ -25,7 +25,11 @@ def _of_market(facts: Mapping[str, Any], symbol: str, own: Mapping[str, Any]) ->
     training = [row for row in facts["training"] if row["market"] == symbol]
     first = training[0]["seed"] if training else None
     members = [row for row in facts["time"]["members"] if row["market"] == symbol]
-    curves = [curve for curve in facts["learning"]["curves"] if curve.get("market") == symbol]
+    curves = [
+        {name: value for name, value in curve.items() if name != "market"}
+        for curve in facts["learning"]["curves"]
+        if curve.get("market") == symbol
+    ]
     met = all(target["status"] == "met" for target in facts["targets"].values() if target["required"])
     return {
         **{name: value for name, value in facts.items() if name not in OF_THE_RUN},
@@ -61,3 +65,12 @@ def joined_leaks(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found = next((part["found"] for part in parts.values() if not part["passed"]), "")
     checks = sum(part["checks"] for part in parts.values())
     return {"look_ahead": {"checks": checks, "passed": not found, "found": found, "parts": parts}}
+
+
+def joined_pools(pools: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Section `env_pool` over the evaluations of all markets, each with a pool of its own; nothing without any."""
+    if not pools:
+        return {}
+    total = {name: sum(of[name] for of in pools) for name in pools[0]}
+    lasting = total["total_uses"] - total["temporary"]
+    return {"env_pool": {**total, "avg_uses_per_env": lasting / total["built"] if total["built"] else 0.0}}

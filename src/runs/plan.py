@@ -21,7 +21,7 @@ from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
 from src.evaluation.production import FEWEST_PAIRS, try_production
 from src.evaluation.setting_trials import TrialJob, try_settings, why_not_tried
-from src.runs.context import MarketContext, RunContext
+from src.runs.context import AnyContext
 from src.runs.evaluations import (
     EvaluationJob,
     attempts_task,
@@ -69,7 +69,7 @@ class Plan:
 
     def __init__(
         self,
-        context: RunContext | MarketContext,
+        context: AnyContext,
         trainer: Trainer,
         own_env: VecEnv | None = None,
         means: Means | None = None,
@@ -421,9 +421,7 @@ def look_ahead_task(config: Any, market: Market, watch: Watch) -> dict[str, Any]
     return leak_facts([check() for check in checks.values()])
 
 
-def _advise(
-    context: RunContext | MarketContext, market: Market, folder: Path, whole: Market, watch: Watch
-) -> dict[str, Any]:
+def _advise(context: AnyContext, market: Market, folder: Path, whole: Market, watch: Watch) -> dict[str, Any]:
     """Ask for the advice and freeze it."""
 
     def progress(record: Any) -> None:

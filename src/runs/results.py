@@ -44,7 +44,7 @@ from src.runs.cached import cache_facts
 from src.runs.context import RunContext
 from src.runs.evaluations import evaluation_sections
 from src.runs.ledger import Ledger
-from src.runs.market_reports import joined_leaks, markets_facts
+from src.runs.market_reports import joined_leaks, joined_pools, markets_facts
 from src.runs.phase_targets import phase_facts, phase_targets
 from src.runs.plan import ADVICE_NAME, TRAINING_STAGE, Plan
 from src.runs.run_plan import RunPlan
@@ -79,6 +79,7 @@ def report_of(
         for of in plans:
             parts[of.symbol] |= _production(context, [of], results, workers, str(trainer.device), plans[0])
         report |= joined_leaks({symbol: of["look_ahead"] for symbol, of in parts.items() if "look_ahead" in of})
+        report |= joined_pools([of["env_pool"] for of in parts.values() if "env_pool" in of])
     device, own_targets = str(trainer.device), {}
     if set(ledger.phases) == set(PIPELINE_PHASES):
         report["phases"] = phase_facts(ledger)
