@@ -200,7 +200,8 @@ def agreement_of(reports: Mapping[str, Report], seed: int) -> Agreement | None:
 def _ranked(blocks: Sequence[Mapping[str, Any]], arms: Sequence[str], seed: int) -> AgreementOf:
     found = concordance([[row[arm] for arm in arms] for row in blocks], seed=seed)
     ranks: dict[str, float | None] = {}
-    ranks |= sorted(zip(arms, found.mean_ranks, strict=True), key=lambda item: item[1])
+    for arm, rank in sorted(zip(arms, found.mean_ranks, strict=True), key=lambda item: item[1]):
+        ranks[arm] = rank
     return AgreementOf(blocks=len(blocks), kendalls_w=found.w, p_value=found.p_value, mean_ranks=ranks)
 
 

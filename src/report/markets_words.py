@@ -140,6 +140,8 @@ def _evidence(markets: Markets) -> list[str]:
         f"Evidence{bars}: {first.pooled.sessions:,} dates, {first.dates_in_all:,} of them sealed in every market, "
         f"{seeds} seed{'' if seeds == 1 else 's'}. A date counts once: its difference is the mean over markets."
     ]
+    if reason := not_measured(next(iter(evaluated(markets).values()))):
+        return [*lines, f"LLM: {reason[0].lower()}{reason[1:]}"]
     for contrast in markets.contrasts:
         kind = "pre-registered" if contrast.pooled.role == "primary" else contrast.pooled.role
         lines.append(f"{contrast.arm} - {contrast.against}, pooled, {kind}: {contrast.pooled.words}.")
@@ -149,8 +151,6 @@ def _evidence(markets: Markets) -> list[str]:
 def _where(markets: Markets) -> str:
     """Where the advice helps and where not."""
     measured = evaluated(markets)
-    if reason := not_measured(next(iter(measured.values()))):
-        return f"LLM by market: {reason[0].lower()}{reason[1:]}"
     by_effect = {
         word: [symbol for symbol, of in markets.advice.items() if of.effect == effect]
         for effect, word in (("helps", "helps"), ("hurts", "hurts"), ("open", "no evidence either way"))
