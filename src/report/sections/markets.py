@@ -15,7 +15,7 @@ from src.report.model.markets import AgreementOf, ArmOverMarkets, MarketsContras
 from src.report.model.report import Markets, Report, RunReport
 from src.report.page.blocks import Chart, Column, Folded, Heading, Named, Section, Table, Text, given, named, term
 from src.report.sections.contrast import contrast_figure
-from src.wording import NOTHING, duration, percent, plain, signed_usd
+from src.wording import NOTHING, duration, percent, plain, signed_usd, usd
 
 ALL = "all, by date"
 
@@ -73,7 +73,7 @@ def _contrast_blocks(contrast: MarketsContrast) -> list[Any]:
         Column(term("interval", "CI"), lambda r: short_interval(r.of).partition(" (")[2].rstrip(")") or NOTHING),
         Column(term("p_value", "p"), lambda r: plain(r.of.p_value, 3)),
         Column(term("p_holm", "Holm p"), lambda r: plain(r.of.holm_p_value, 3)),
-        Column(term("minimum_detectable", "detectable"), lambda r: signed_usd(r.of.minimum_detectable_usd)),
+        Column(term("minimum_detectable", "detectable"), lambda r: usd(r.of.minimum_detectable_usd)),
         Column("sessions or dates", lambda r: plain(r.of.sessions)),
         Column(term("seed", "seeds"), lambda r: ", ".join(signed_usd(v) for v in r.of.seed_means_usd) or NOTHING),
     ]
