@@ -232,6 +232,7 @@ def build_config(
     _check_phase_targets(config, place(("validation", "required")))
     _check_can_go_on(config, place)
     _check_one_split(config, place)
+    _check_own_env(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
@@ -306,6 +307,15 @@ def _check_files_of_markets(config: Configuration, symbols: Sequence[str], place
         raise ConfigError(
             f"{place(('data', 'path'))} names bars of {', '.join(path) or 'no market'}, but the run trades "
             f"{', '.join(symbols)}: name a file for {symbols[0]}, or another market with --market."
+        )
+
+
+def _check_own_env(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for environments of the user's own, which know no market, in a run of several."""
+    if config.has_several_markets and config.environment.env_class is not None:
+        raise ConfigError(
+            f"{place(('environment', 'env_class'))} is {quote(config.environment.env_class)}, which would be trained "
+            f"alike for {', '.join(config.test_mode.markets)}: name one market, or leave env_class out."
         )
 
 

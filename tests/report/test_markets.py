@@ -162,6 +162,7 @@ def test_the_page_has_every_market_once_and_no_id_twice() -> None:
     chosen = set(re.findall(r'data-chosen-by="([^"$]+)"', html))
     assert chosen <= set(ids)
     assert "markets" in links
+    assert 'aria-describedby="def-kendalls_w"' in html
     assert len(html.encode()) < 8_000_000
 
 

@@ -155,6 +155,7 @@ def test_one_market_is_a_symbol_and_several_a_list(overrides: Mapping[str, Any],
         ({"market": ["NQ", "EZ"]}, "Unknown market 'EZ'", MarketError),
         ({"market": []}, "test_mode.market", ConfigError),
         ({"market": "NQ", "data": {"ES": "e.csv"}}, "names bars of ES, but the run trades NQ", ConfigError),
+        ({"market": ["NQ", "ES"], "env_class": "tests.tiny_runs:CountingEnv"}, "name one market", ConfigError),
         ({"market": ["NQ", "ES"], "data": {"path": {"EZ": "e.csv"}}}, "Unknown market 'EZ'", ConfigError),
     ],
 )
