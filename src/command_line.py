@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from src.agent.other_machine import SHAPE
-from src.market.contracts import CONTRACTS
+from src.errors import MarketError
+from src.market.contracts import CONTRACTS, symbols_of
+from src.plain_text import foreign
 from src.shell import Parser, run_command
 
 if TYPE_CHECKING:
@@ -86,10 +89,52 @@ def _words(name: str, full: Any, quick: Any) -> str:
     return shown if shown == shown_quick else f"{shown}; with --quick {shown_quick}"
 
 
-def add_bar_options(parser: RunParser, what: str) -> None:
-    """Add the options that say where the bars are and how to read them; `what` is the help of `--data`."""
+class _Markets(argparse.Action):
+    """Keeps a single market as it is, several as a list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+class _Bars(argparse.Action):
+    """Keeps a single path as it is, `NQ=path ES=path` as a mapping."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        named = [_market_and_path(value) for value in values]
+        if len(values) == 1 and (named[0] is None or os.path.exists(values[0])):
+            setattr(namespace, self.dest, values[0])
+            return
+        paths: dict[str, str] = {}
+        for value, pair in zip(values, named, strict=True):
+            if pair is None:
+                parser.error(
+                    f"argument --data: {foreign(value, 80)!r} says no market; give one file or folder, or one for each "
+                    f"market as NQ=file ES=file"
+                )
+            elif pair[0] in paths:
+                parser.error(f"argument --data: the market {pair[0]} is named twice")
+            else:
+                paths[pair[0]] = pair[1]
+        setattr(namespace, self.dest, paths)
+
+
+def _market_and_path(text: str) -> tuple[str, str] | None:
+    """Both sides of `NQ=path`; None where no market is to the left of an equals sign."""
+    symbol, sign, path = text.partition("=")
+    try:
+        return (*symbols_of(symbol), path) if sign and path else None  # type: ignore[return-value]
+    except MarketError:
+        return None
+
+
+def add_bar_options(parser: RunParser, what: str, *, several: bool = False) -> None:
+    """Add the options that say where the bars are and how to read them; `what` is the help of `--data`, which with
+    `several` also takes a path for each market."""
     key = parser.key
-    key("--data", metavar="PATH", help=what)
+    if several:
+        key("--data", nargs="+", metavar="PATH", action=_Bars, help=what)
+    else:
+        key("--data", metavar="PATH", help=what)
     key("--timezone", metavar="ZONE", help="zone of times that state none: America/Chicago, UTC-05:00 ...")
     key("--stamp", choices=("open", "close"), help="whether a bar's time is that of its open or its close")
     key("--interval", type=int, metavar="N", help="minutes per bar: shorter bars are joined into bars of that length")
@@ -99,9 +144,11 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     """A parser with the options every run has; `mode` is the one whose defaults `--help` shows."""
     parser = RunParser(description, mode)
     option, key = parser.add_argument, parser.key
-    market = key("-m", "--market", help=f"contract symbol: {', '.join(CONTRACTS)}")
+    what = f"contract symbol, or several in one run: {', '.join(CONTRACTS)}"
+    market = key("-m", "--market", nargs="+", action=_Markets, help=what)
     market.completer = lambda **_: list(CONTRACTS)  # type: ignore[attr-defined]
-    add_bar_options(parser, "bars: a vendor's file of any common format, or a folder of them")
+    what = "bars: a vendor's file of any common format, or a folder of them; of several markets also NQ=PATH ES=PATH"
+    add_bar_options(parser, what, several=True)
     option("-c", "--config", metavar="FILE", help="YAML file of settings; options given here win over it")
     key(
         "-q",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -38,7 +38,7 @@ from src.configuration_layers import (
 )
 from src.errors import ConfigError
 from src.evaluation.settings import EvidenceSettings, MonitoringSettings
-from src.market.contracts import get_contract
+from src.market.contracts import CONTRACTS, symbols_of
 from src.market.settings import DataSettings
 from src.plain_text import foreign
 from src.report.targets import PHASE_TARGETS, TARGETS, ValidationSettings
@@ -133,6 +133,16 @@ class Configuration(Section):
         own = self.phase3.total_timesteps if self.test_mode.mode == "pipeline" else None
         return own or self.training.finetune_timesteps(self.test_mode)
 
+    @property
+    def has_several_markets(self) -> bool:
+        """Whether the run is over more than one market."""
+        return len(self.test_mode.markets) > 1
+
+    def of_market(self, symbol: str) -> Self:
+        """The configuration that a run of this market alone would have."""
+        run = self.test_mode.model_copy(update={"market": symbol})
+        return self.model_copy(update={"test_mode": run, "data": self.data.of_market(symbol)})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values by section, as YAML and JSON hold them."""
         return self.model_dump(mode="json")
@@ -212,13 +222,17 @@ def build_config(
         return f"option {flat_name(path)} ({key})" if len(path) > 1 else f"options over {source}: {key}"
 
     config = _validated(model, values, place)
-    contract = get_contract(config.test_mode.market)
-    if contract.symbol != config.test_mode.market:
-        values = merged(values, {"test_mode": {"market": contract.symbol}}, Configuration)
+    symbols = symbols_of(config.test_mode.market)
+    _check_files_of_markets(config, symbols, place)
+    market = symbols if len(symbols) > 1 else symbols[0]
+    data = config.data if len(symbols) > 1 else config.data.of_market(symbols[0])
+    if (market, data.path) != (config.test_mode.market, config.data.path):
+        values = merged(values, {"test_mode": {"market": market}, "data": {"path": data.path}}, Configuration)
         config = _validated(model, values, place)
     _check_phase_targets(config, place(("validation", "required")))
     _check_can_go_on(config, place)
     _check_one_split(config, place)
+    _check_own_env(config, place)
     if config.training.n_steps is not None:
         plan_rollouts(
             config.base_timesteps, config.hardware.vectorized_envs, config.hardware.batch_size, config.training.n_steps
@@ -286,6 +300,25 @@ def _check_one_split(config: Configuration, place: Callable[[KeyPath], str]) -> 
         )
 
 
+def _check_files_of_markets(config: Configuration, symbols: Sequence[str], place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for files by market that are of none of the run's."""
+    path = config.data.path
+    if isinstance(path, dict) and not set(path) & set(symbols):
+        raise ConfigError(
+            f"{place(('data', 'path'))} names bars of {', '.join(path) or 'no market'}, but the run trades "
+            f"{', '.join(symbols)}: name a file for {symbols[0]}, or another market with --market."
+        )
+
+
+def _check_own_env(config: Configuration, place: Callable[[KeyPath], str]) -> None:
+    """ConfigError for environments of the user's own, which know no market, in a run of several."""
+    if config.has_several_markets and config.environment.env_class is not None:
+        raise ConfigError(
+            f"{place(('environment', 'env_class'))} is {quote(config.environment.env_class)}, which would be trained "
+            f"alike for {', '.join(config.test_mode.markets)}: name one market, or leave env_class out."
+        )
+
+
 def changed_keys(config: Configuration, other: Configuration) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values."""
     leaves = [path for path in paths_of(Configuration) if section_of(_field_at(path)) is None]
@@ -349,7 +382,7 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"option mock_llm is {quote(value)}, but must be true or false.")
             path: KeyPath = ("llm", "model")
             value = "mock"
-        elif name in Configuration.model_fields and isinstance(value, Mapping):
+        elif name in Configuration.model_fields and isinstance(value, Mapping) and not _is_by_market(name, value):
             path = (name,)
         elif name in ALIASES:
             path = ALIASES[name]
@@ -365,6 +398,11 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
         _check_names(one, Configuration, "options" if len(path) == 1 else f"option {name}")
         values = merged(values, one, Configuration)
     return values
+
+
+def _is_by_market(name: str, value: Mapping[str, Any]) -> bool:
+    """Whether an option `data` is a file for each market, not the section of that name."""
+    return name == "data" and bool(value) and all(str(key).strip().upper() in CONTRACTS for key in value)
 
 
 def _validated(model: type[ConfigT], values: Mapping[str, Any], place: Callable[[KeyPath], str]) -> ConfigT:

@@ -22,11 +22,12 @@ class Section(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _can_be_written_and_read_back(cls, value: Any) -> Any:
-        if isinstance(value, Path):
-            plain(str(value))
-            if any(len(part.encode()) > LONGEST_NAME for part in value.parts):
+        paths = [each for each in (value.values() if isinstance(value, dict) else (value,)) if isinstance(each, Path)]
+        for path in paths:
+            plain(str(path))
+            if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
                 raise ValueError(f"a name in it is longer than {LONGEST_NAME} bytes")
-        return plain(value) if isinstance(value, dict | str) else value
+        return plain(value) if isinstance(value, dict | str) and not paths else value
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
@@ -471,7 +471,7 @@ class TestConfig(Configuration):
 
     __test__: ClassVar[bool] = False  # the name would have pytest collect it
 
-    def __init__(self, mode: str | None = None, market: str | None = None, **values: Any) -> None:
+    def __init__(self, mode: str | None = None, market: str | Sequence[str] | None = None, **values: Any) -> None:
         if mode is None and market is None and values.keys() <= Configuration.model_fields.keys():
             super().__init__(**values)  # sections, as they are read from a file
             return
@@ -494,7 +494,9 @@ class TestConfig(Configuration):
         return build_config(mode, load_config_file(path), overrides, source=str(path), model=TestConfig)
 
 
-def create_test_config(mode: str = "hardware_maximized", market: str = "NQ", **overrides: Any) -> TestConfig:
+def create_test_config(
+    mode: str = "hardware_maximized", market: str | Sequence[str] = "NQ", **overrides: Any
+) -> TestConfig:
     """The defaults of a mode (hardware_maximized: 32 accounts, minibatch 1024; pipeline: 8 and 256) under `overrides`.
 
     An override is any key of the configuration (`device="cpu"`), `mock_llm=True`, `data=path`, or a section with a
@@ -543,6 +545,7 @@ class TestingFramework:
         pool_size = performance.env_pool_size if performance.environment_state_pooling else 0
         self.env_pool = EnvironmentStatePool(self._context.session_batch, {}, pool_size)
         self._context.pool = self.env_pool
+        self._context.make_pool = lambda build: EnvironmentStatePool(build, {}, pool_size)
 
     @property
     def hardware_monitor(self) -> HardwareMonitor:

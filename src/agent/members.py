@@ -5,7 +5,7 @@ A member is one training of a run. Its fields, not a string made of them, travel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -46,6 +46,8 @@ class Member:
     fold: int
     seed: int
     training: Training
+    among: bool = field(default=False, compare=False)
+    """Whether the run has other markets: then its folder and its name say which one it is of."""
 
     @property
     def base(self) -> Member:
@@ -56,11 +58,18 @@ class Member:
     def folder(self) -> str:
         """Its folder below the run's, "/" between the parts."""
         fold = f"fold-{self.fold}/" if self.fold else ""
-        return f"members/{fold}seed-{self.seed}/{self.training}"
+        market = f"{self.market}/" if self.among else ""
+        return f"members/{market}{fold}seed-{self.seed}/{self.training}"
+
+    @property
+    def models(self) -> str:
+        """Where below the run's folder the first seed's policies are exported: "", or a folder with "/" at its end."""
+        return f"models/{self.market}/" if self.among else ""
 
     def __str__(self) -> str:
-        """In words, for the console and for errors: `hybrid, seed 3, fold 2`."""
-        return f"{self.training}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
+        """In words, for the console and for errors: `hybrid, seed 3, fold 2`, or with its market before it."""
+        market = f"{self.market} " if self.among else ""
+        return f"{market}{self.training}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields as a row of the report or of the log holds them."""

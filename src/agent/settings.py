@@ -3,6 +3,7 @@ YAML file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
@@ -18,11 +19,28 @@ class RunSettings(Section):
     mode: Literal["hardware_maximized", "pipeline"] = Field(
         "hardware_maximized", description="hardware_maximized: a validation in minutes; pipeline: the sequential phases"
     )
-    market: str = Field("NQ", description="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K")
+    market: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "NQ", description="contract symbol: NQ ES YM RTY, or a micro: MNQ MES MYM M2K; or a list of several"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of every random stream of the run")
     output_dir: str = Field("logs", min_length=1, description="folder that gets one folder a run")
     quick: bool = Field(False, description="train quick_frac of production: too short to learn")
     quick_frac: float = Field(0.01, gt=0, le=1, description="share of training.production_timesteps under quick")
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        """The markets of the run, one or several."""
+        return (self.market,) if isinstance(self.market, str) else self.market
+
+    @property
+    def market_label(self) -> str:
+        """All markets as one word, for names of folders: `NQ` or `NQ-ES`."""
+        return label_of(self.markets)
+
+
+def label_of(markets: Sequence[str]) -> str:
+    """Markets as one word."""
+    return "-".join(markets)
 
 
 Learner = Literal["fused", "stock", "population"]

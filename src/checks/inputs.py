@@ -36,7 +36,7 @@ def config(setting: Setting) -> Outcome:
     """Read every file below config/ and the user's own; check that every key written reads back equal."""
     try:
         effective = setting.config
-        account_constants(effective.environment, effective.test_mode.market)
+        account_constants(effective.environment, effective.test_mode.markets[0])
         n_files = _read_all(setting.root / "config")
     except UserError as error:
         return failed("a configuration file cannot be used", str(error))
@@ -75,7 +75,7 @@ def _lost_on_paper(effective: Configuration) -> str:
 
 def data(setting: Setting) -> Outcome:
     """Read the bars as a run would: what the files are taken to be, every row, every session, the split."""
-    market = setting.config.test_mode.market
+    market = setting.config.test_mode.markets[0]
     try:
         tables = setting.tables
     except RowDefects as error:

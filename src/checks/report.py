@@ -30,10 +30,10 @@ def report(setting: Setting) -> Outcome:
     given = setting.config
     with tempfile.TemporaryDirectory(prefix="validate-") as name:
         folder = Path(name)
-        bars = synthetic_bars(given.test_mode.market, SESSIONS, INTERVAL_MIN, seed=0)
+        bars = synthetic_bars(given.test_mode.markets[0], SESSIONS, INTERVAL_MIN, seed=0)
         config = create_test_config(
             "hardware_maximized",
-            given.test_mode.market,
+            given.test_mode.markets[0],
             data=write_bars(bars, folder / f"{bars.market}.csv"),
             environment={**given.environment.model_dump(), "env_class": None, "env_kwargs": {}},
             mock_llm=True,

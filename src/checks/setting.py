@@ -67,9 +67,18 @@ class Setting:
     @cached_property
     def _config(self) -> Configuration:
         from src.configuration import build_config, load_config_file
+        from src.errors import ConfigError
 
         values = load_config_file(self.config_file) if self.config_file else {}
-        return build_config(None, values, self.overrides, source=str(self.config_file or "configuration"))
+        config: Configuration = build_config(
+            None, values, self.overrides, source=str(self.config_file or "configuration")
+        )
+        if config.has_several_markets:
+            raise ConfigError(
+                f"{self.config_file}: test_mode.market lists {', '.join(config.test_mode.markets)}, but one market is "
+                f"checked at a time: name it with --market."
+            )
+        return config
 
     @property
     def tables(self) -> MarketTables:
@@ -84,7 +93,7 @@ class Setting:
         config = self.config
         return load_market(
             config.data,
-            config.test_mode.market,
+            config.test_mode.markets[0],
             trading_hours=config.environment.trading_hours,
             seed=config.test_mode.seed,
         )
@@ -95,7 +104,7 @@ class Setting:
         from src.agent.market import account_constants, market_of
 
         config = self.config
-        return market_of(self.tables, config.data, *account_constants(config.environment, config.test_mode.market))
+        return market_of(self.tables, config.data, *account_constants(config.environment, config.test_mode.markets[0]))
 
     @cached_property
     def threads(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
@@ -69,3 +69,13 @@ def get_contract(symbol: str) -> Contract:
     nearest = difflib.get_close_matches(wanted, CONTRACTS, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     raise MarketError(f"Unknown market {symbol!r}: the markets are {', '.join(CONTRACTS)}.{hint}")
+
+
+def symbols_of(markets: str | Sequence[str]) -> tuple[str, ...]:
+    """The symbols of one market or of several, as contracts spell them. MarketError as `get_contract`, and for a market
+    that is named twice."""
+    named = (markets,) if isinstance(markets, str) else tuple(markets)
+    symbols = tuple(get_contract(symbol).symbol for symbol in named)
+    if twice := next((symbol for symbol in symbols if symbols.count(symbol) > 1), None):
+        raise MarketError(f"The market {twice} is named twice: name each market once.")
+    return symbols

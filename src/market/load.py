@@ -44,12 +44,15 @@ def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed
     choices = {name: getattr(settings, name) for name in TABLE_KEYS}
     choices |= {"market": contract.symbol, "trading_hours": trading_hours}
     cache = TableCache.of_user()
-    key = _key(settings.path, contract, choices)
+    settings = settings.of_market(contract.symbol)
+    path = settings.path
+    assert not isinstance(path, dict)  # one market has one
+    key = _key(path, contract, choices)
     tables = None if key is None else cache.load(key)
     if tables is not None:
         return tables
     bars = load_bars(
-        settings.path,
+        path,
         contract.symbol,
         repair=settings.repair,
         interval_min=settings.interval_min,
@@ -61,7 +64,7 @@ def load_market(settings: DataSettings, market: str, *, trading_hours: str, seed
         bars = synthetic_bars(contract.symbol, settings.synthetic_sessions, settings.synthetic_interval_min, seed)
         logger.warning("no bars of %s in %s/: these are SYNTHETIC bars", contract.symbol, DEFAULT_FOLDER)
     tables = build_tables(bars, settings, trading_hours=trading_hours)
-    if key is not None and not bars.synthetic and key == _key(settings.path, contract, choices):
+    if key is not None and not bars.synthetic and key == _key(path, contract, choices):
         cache.store(key, tables)  # not if a file changed while it was read: its content is then unknown
     return tables
 

@@ -7,14 +7,18 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from src.errors import MarketError
+from src.market.contracts import symbols_of
 from src.settings import Section
 
 
 class DataSettings(Section):
     """Where the bars come from, what is tolerated in them, and how their sessions are split."""
 
-    path: Path | None = Field(
-        default=None, description="file of bars, or a folder of them; null: data/ if it has bars, else synthetic"
+    path: Path | dict[str, Path] | None = Field(
+        default=None,
+        description="file of bars, or a folder of them; of several markets also a mapping {NQ: file, ES: file}; null: "
+        "data/ if it has bars, else synthetic",
     )
     timezone: str | None = Field(
         default=None,
@@ -58,6 +62,16 @@ class DataSettings(Section):
     synthetic_sessions: int = Field(default=60, ge=60, le=5_000, description="sessions of synthetic bars")
     synthetic_interval_min: int = Field(default=5, ge=1, le=15, description="minutes a synthetic bar")
 
+    @field_validator("path")
+    @classmethod
+    def _is_by_market(cls, value: Path | dict[str, Path] | None) -> Path | dict[str, Path] | None:
+        if not isinstance(value, dict):
+            return value
+        try:
+            return dict(zip(symbols_of(list(value)), value.values(), strict=True))
+        except MarketError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("timezone")
     @classmethod
     def _is_a_zone(cls, value: str | None) -> str | None:
@@ -75,3 +89,9 @@ class DataSettings(Section):
                 f"test: their sum must be below 1"
             )
         return self
+
+    def of_market(self, symbol: str) -> DataSettings:
+        """The same with the path of one market; null where the mapping names none."""
+        if not isinstance(self.path, dict):
+            return self
+        return self.model_copy(update={"path": self.path.get(symbol)})

@@ -25,7 +25,7 @@ INDENT = " " * 9
 
 
 Member = tuple[Any, ...]
-"""What tells one training from another: `phase`, `seed` and `fold` of its records."""
+"""What tells one training from another: `phase`, `seed`, `fold` and `market` of its records."""
 
 
 class RunDisplay:
@@ -170,7 +170,7 @@ class RunDisplay:
 
 
 def _member(fields: Mapping[str, Any]) -> Member:
-    return fields["phase"], fields["seed"], fields["fold"]
+    return fields["phase"], fields["seed"], fields["fold"], fields.get("market")
 
 
 def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> str:

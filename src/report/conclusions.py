@@ -11,6 +11,7 @@ import numpy as np
 from src.agent.members import SELECTABLE_ARMS, ArmName, Training
 from src.evaluation.cost_stress import CostStress
 from src.evaluation.seeds import SeededResults
+from src.report.model.arms import SampleSize
 from src.report.model.report import Overall, Report
 from src.statistics.intervals import Interval, paired_interval
 from src.statistics.performance import deflated_sharpe, series_figures, sharpe_ratio, trade_figures
@@ -197,34 +198,40 @@ def overall(report: Report) -> Overall:
     """Report section `overall`: whether the production run is worth its hours, and the figure that decides."""
     leak, statistics = report.look_ahead, report.statistics
     if leak is not None and not leak.passed:
-        return _judged("missed", f"Not worth the production run: {leak.wrong}.", f"{leak.found}.")
+        return judged("missed", f"Not worth the production run: {leak.wrong}.", f"{leak.found}.")
     if statistics is None:
-        return _judged(
+        return judged(
             "not_measured",
             "Cannot say: nothing was evaluated.",
             "A run on your own environments has no advice to evaluate.",
         )
-    sample, trained = statistics.sample_size, base_timesteps(report)
+    if (reason := too_little(report, statistics.sample_size)) is not None:
+        return reason
+    edge = statistics.contrast(ArmName.HYBRID, ArmName.FLAT)
+    words = f"Hybrid vs not trading: {edge.words}."
+    if edge.sign > 0:
+        return judged("met", "Worth the production run: it makes money on unseen sessions.", words)
+    if edge.sign < 0:
+        return judged("missed", "Not worth the production run as configured: it loses money on unseen sessions.", words)
+    return judged("not_measured", "No edge shown: nothing here supports the production run.", words)
+
+
+def too_little(report: Report, sample: SampleSize) -> Overall | None:
+    """Why nothing can be concluded yet: too short a training, or too few sessions; None where neither is so."""
+    trained = base_timesteps(report)
     too_short = trained < ENOUGH_TIMESTEPS
     if too_short and report.run.quick:
-        return _judged("not_measured", "Cannot say yet: a quick run is too short to learn.", "Run it without --quick.")
+        return judged("not_measured", "Cannot say yet: a quick run is too short to learn.", "Run it without --quick.")
     if sample.level == "none":
-        return _judged("not_measured", "Cannot say: not enough sessions.", f"{sample.words.capitalize()}.")
+        return judged("not_measured", "Cannot say: not enough sessions.", f"{sample.words.capitalize()}.")
     if too_short:
         said = f"Cannot say yet: {trained:,} base timesteps are too few to learn."
-        return _judged("not_measured", said, f"Train {ENOUGH_TIMESTEPS:,} or more.")
-    edge = statistics.contrast(ArmName.HYBRID, ArmName.FLAT)
-    reason = f"Hybrid vs not trading: {edge.words}."
-    if edge.sign > 0:
-        return _judged("met", "Worth the production run: it makes money on unseen sessions.", reason)
-    if edge.sign < 0:
-        return _judged(
-            "missed", "Not worth the production run as configured: it loses money on unseen sessions.", reason
-        )
-    return _judged("not_measured", "No edge shown: nothing here supports the production run.", reason)
+        return judged("not_measured", said, f"Train {ENOUGH_TIMESTEPS:,} or more.")
+    return None
 
 
-def _judged(status: Literal["met", "missed", "not_measured"], judgement: str, reason: str) -> Overall:
+def judged(status: Literal["met", "missed", "not_measured"], judgement: str, reason: str) -> Overall:
+    """A judgement."""
     return Overall(status=status, judgement=judgement, reason=reason)
 
 
@@ -243,5 +250,5 @@ def overall_of(report: Report) -> Overall:
     checks += ["the leak checks"] if report.look_ahead is not None else []
     reason = f"Judged by {', '.join(checks)}." if checks else "No target was required."
     if report.validation_passed:
-        return _judged("met", "All required targets met.", reason)
-    return _judged("missed", f"Missed: {', '.join(missed(report))}.", reason)
+        return judged("met", "All required targets met.", reason)
+    return judged("missed", f"Missed: {', '.join(missed(report))}.", reason)

@@ -15,9 +15,11 @@ from src.console import uncut
 from src.report.answers import FAIL, PASS, UNKNOWN
 from src.report.conclusions import missed, overall_of
 from src.report.facts import MET, MISSED
+from src.report.markets_words import short_interval
 from src.report.model.advice import Forecaster
 from src.report.model.arms import Arm
-from src.report.model.report import Answer, Report
+from src.report.model.markets import MarketsContrast
+from src.report.model.report import Answer, Markets, Report, RunReport
 from src.report.model.run import Target
 from src.report.quality_words import quality_lines
 from src.report.targets import GPU_UTILIZATION
@@ -36,7 +38,7 @@ _QUESTIONS = {
 """The questions, short enough to leave an answer its line."""
 
 
-def print_summary(console: Console, report: Report, folder: Path) -> None:
+def print_summary(console: Console, report: RunReport, folder: Path) -> None:
     """Print the report's essence; `report.json` has all of it with more digits."""
     judged = overall_of(report)
     console.print()
@@ -46,6 +48,8 @@ def print_summary(console: Console, report: Report, folder: Path) -> None:
     _print_lines(console, "Verdict", report.verdict)
     if report.data is not None and report.data.quality is not None:
         _print_lines(console, "Data", quality_lines(report.data, report.data.quality, brief=True))
+    if report.markets is not None:
+        _print_markets(console, report.markets)
     if report.arms:
         console.print()
         console.print(_arms_table(report.arms))
@@ -65,6 +69,53 @@ def print_summary(console: Console, report: Report, folder: Path) -> None:
             console.print(Text(f"{name}: {target.remedy}."))
     console.print(Text(f"Figures: {folder / run_names.REPORT}"), soft_wrap=True)
     console.print(Text(f"Report: {folder / run_names.PAGE}"), soft_wrap=True)
+
+
+def _print_markets(console: Console, markets: Markets) -> None:
+    """Markets by arms, then the data and the arms of every market."""
+    if markets.arms:
+        console.print()
+        console.print(_markets_table(markets))
+    for contrast in markets.contrasts[:2]:
+        console.print()
+        console.print(_contrast_table(contrast))
+    for symbol, report in markets.reports.items():
+        if report.data is not None and report.data.quality is not None:
+            _print_lines(console, f"{symbol}: data", quality_lines(report.data, report.data.quality, brief=True))
+        if report.arms:
+            console.print()
+            console.print(_arms_table(report.arms, f"{symbol}: sealed sessions, after costs"))
+
+
+def _markets_table(markets: Markets) -> Table:
+    """An arm a row, a market a column; intervals of the markets would not fit."""
+    title = "Net P&L per session by market, sealed, after costs"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    symbols = list(next(iter(markets.arms.values())).by_market)
+    table.add_column("arm")
+    for heading in (*symbols, "by date", "95% CI by date"):
+        table.add_column(heading, justify="right")
+    for name, arm in markets.arms.items():
+        nets = (arm.by_market.get(symbol) for symbol in symbols)
+        low, high = arm.pooled.low_usd, arm.pooled.high_usd
+        table.add_row(
+            name,
+            *("-" if net is None or net.mean_usd is None else usd(net.mean_usd) for net in nets),
+            "-" if arm.pooled.mean_usd is None else usd(arm.pooled.mean_usd),
+            "-" if low is None or high is None else f"{usd(low)} to {usd(high)}",
+        )
+    return uncut(table)
+
+
+def _contrast_table(contrast: MarketsContrast) -> Table:
+    title = f"{contrast.arm} - {contrast.against} (95% CI not adjusted)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("market")
+    for heading in ("difference", "Holm p", "sessions"):
+        table.add_column(heading, justify="right")
+    for name, of in {**contrast.by_market, "all, by date": contrast.pooled}.items():
+        table.add_row(name, short_interval(of), _or_dash(of.holm_p_value, plain, 3), str(of.sessions))
+    return uncut(table)
 
 
 def _print_lines(console: Console, heading: str, lines: Sequence[str]) -> None:
@@ -93,8 +144,8 @@ def answers_table(answers: Sequence[Answer], *, unicode: bool) -> Table:
     return uncut(table)
 
 
-def _arms_table(arms: Mapping[str, Arm]) -> Table:
-    table = Table(title="Sealed sessions, after costs", title_justify="left", box=None, pad_edge=False)
+def _arms_table(arms: Mapping[str, Arm], title: str = "Sealed sessions, after costs") -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("arm")
     for heading in ("net/session", "trades/day", "win rate", "max drawdown", "breached"):
         table.add_column(heading, justify="right")

@@ -100,7 +100,7 @@ def run_facts(
     return {
         "name": folder.name,
         "mode": run.mode,
-        "market": run.market,
+        "market": ", ".join(run.markets),
         "seed": run.seed,
         "quick": run.quick,
         "device": str(device),

@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from src.errors import UserError
 from src.files import write_atomically
-from src.report.model.report import SCHEMA_VERSION, Report
+from src.report.model.report import SCHEMA_VERSION, RunReport
 
 SCHEMA_FILE = Path(__file__).with_name("report_schema.json")
 
@@ -27,7 +27,7 @@ class ReportError(UserError):
     """A report.json that is missing, damaged, of another program or of a newer version."""
 
 
-def check_report(report: object, source: str) -> Report:
+def check_report(report: object, source: str) -> RunReport:
     """The report that `report` (what JSON gives: dicts, lists, text, numbers) holds; `source` names it in errors.
 
     Raises: ReportError naming the place, unless all sections have their shape and every array is as long as what it
@@ -45,7 +45,7 @@ def check_report(report: object, source: str) -> Report:
             "one; use that, or update this one."
         )
     try:
-        return Report.model_validate(_without_half_characters(report))
+        return RunReport.model_validate(_without_half_characters(report))
     except ValidationError as error:
         first: Any = error.errors(include_url=False)[0]
     where = place((*first["loc"], *([first["ctx"]["where"]] if "where" in first.get("ctx", {}) else [])))
@@ -74,7 +74,7 @@ def _short(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path) -> RunReport:
     """The report of a run's report.json. A number JSON does not have counts as null. ReportError as `check_report`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
@@ -115,7 +115,7 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "title": "report.json",
-        **Report.model_json_schema(schema_generator=_Generator),
+        **RunReport.model_json_schema(schema_generator=_Generator),
     }
 
 

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -37,6 +39,11 @@ from src.runs.run_folder import sealed
 from src.runs.threads import ThreadDeaths
 from src.runs.time_account import TimeAccount
 from src.trading.session_batch import SessionBatch
+
+
+def session_batch(market: Market) -> SessionBatch:
+    """An evaluation environment of a market."""
+    return SessionBatch(market.tape(empty_table()), market.session_params, with_tables=False)
 
 
 class Monitor(Protocol):
@@ -106,6 +113,45 @@ def plans_of(config: Configuration) -> tuple[RolloutPlan, RolloutPlan]:
     return base, finetune
 
 
+@dataclass(frozen=True)
+class MarketContext:
+    """One market of a run: its own configuration, tables and evaluation environments, and the run's tools."""
+
+    run: RunContext
+    config: Configuration
+    """As a run of this market alone would have it."""
+    market: Market | None
+    """None in a run on environments of the user's own."""
+    pool: Pool
+
+    @property
+    def advisor(self) -> AnyAdvisor | None:
+        """The run's."""
+        return self.run.advisor
+
+    @property
+    def fusion(self) -> CountingFusion:
+        """The run's; whoever uses it keeps the counts of a market apart."""
+        return self.run.fusion
+
+    @property
+    def make_callback(self) -> MakeCallback:
+        """The run's."""
+        return self.run.make_callback
+
+    def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
+        """The rollouts of base training and of fine-tuning."""
+        return plans_of(self.config)
+
+    def kept_features(self) -> Cache | None:
+        """The run's cache, None where it keeps nothing."""
+        return self.run.kept_features()
+
+    def count_lookups(self, env: VecEnv) -> None:
+        """See RunContext."""
+        self.run.count_lookups(env)
+
+
 class RunContext:
     """The tools of one run. `open()` starts what has to be stopped again; `folder` is set once the input is known to be
     good."""
@@ -125,7 +171,11 @@ class RunContext:
         self.cache = cache
         self.fusion = fusion
         self.pool: Pool
-        self.market: Market | None = None
+        """Lends evaluation environments of the first market."""
+        self.make_pool: Callable[[Callable[[], SessionBatch]], Pool]
+        """Makes another one, for another market."""
+        self.markets: dict[str, Market] = {}
+        """By symbol; none in a run on environments of the user's own."""
         self.advisor: AnyAdvisor | None = None
         self.folder: Path | None = None
         self.memory: MemoryPlan | None = None
@@ -146,6 +196,34 @@ class RunContext:
         self._threads = ThreadDeaths()
         self._stack = CleanUps()
         self._began = self._stage_began = 0.0
+
+    @property
+    def market(self) -> Market | None:
+        """The first market of the run; None in a run on environments of the user's own."""
+        return next(iter(self.markets.values()), None)
+
+    @market.setter
+    def market(self, market: Market) -> None:
+        self.markets = {self.config.test_mode.markets[0]: market}
+
+    @cached_property
+    def of_markets(self) -> list[MarketContext]:
+        """The run by market, in their order. The markets must be loaded."""
+        symbols = self.config.test_mode.markets
+        if not self.markets:
+            return [MarketContext(self, self.config.of_market(symbols[0]), None, self.pool)]
+        return [
+            MarketContext(
+                self, self.config.of_market(symbol), self.markets[symbol],
+                self.pool if symbol == symbols[0] else self._own_pool(self.markets[symbol]),
+            )
+            for symbol in symbols
+        ]  # fmt: skip
+
+    def _own_pool(self, market: Market) -> Pool:
+        pool = self.make_pool(lambda: session_batch(market))
+        self._stack.call(pool.close)
+        return pool
 
     @contextmanager
     def open(self) -> Iterator[CleanUps]:
@@ -174,7 +252,7 @@ class RunContext:
         config = self.config
         return {
             "mode": config.test_mode.mode,
-            "market": config.test_mode.market,
+            "market": ", ".join(config.test_mode.markets),
             "vectorized_envs": config.hardware.vectorized_envs,
             "duration_seconds": self.total_time,
             "total_timesteps": self.total_timesteps,
@@ -238,13 +316,16 @@ class RunContext:
         """Read the bars and choose the advisor, where the run trades them at all."""
         config = self.config
         if own_env is None or supports_advice(own_env):
-            with self.phase("data", "bars to tables"):
-                self.market = prepare_market(
-                    config.data, config.environment, config.test_mode.market, config.test_mode.seed
-                )
-            if (reading := self.market.tables.bars.reading) is not None:
-                for clock in reading.clocks:
-                    self.display.say(f"bars: {clock.words}. {reading.market.words}.")
+            symbols = config.test_mode.markets
+            several = f" of {', '.join(symbols)}" if len(symbols) > 1 else ""
+            with self.phase("data", f"bars to tables{several}"):
+                for symbol in symbols:
+                    data = config.data.of_market(symbol)
+                    self.markets[symbol] = prepare_market(data, config.environment, symbol, config.test_mode.seed)
+            for market in self.markets.values():
+                if (reading := market.tables.bars.reading) is not None:
+                    for clock in reading.clocks:
+                        self.display.say(f"bars: {clock.words}. {reading.market.words}.")
             self.advisor = make_advisor(config.llm)
             if not isinstance(self.advisor, MockAdvisor):
                 with self.phase("advice", f"whether {self.advisor.name} can be scored"):
@@ -254,7 +335,7 @@ class RunContext:
         """A new evaluation environment; what the pool lends."""
         if self.market is None:
             raise RuntimeError("evaluation environments exist once a run has loaded its market")
-        return SessionBatch(self.market.tape(empty_table()), self.market.session_params, with_tables=False)
+        return session_batch(self.market)
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
@@ -311,3 +392,7 @@ class RunContext:
             if error is None:
                 raise
             self.display.say(f"the hardware samples cannot be written ({getattr(failed, 'strerror', None) or failed})")
+
+
+AnyContext = RunContext | MarketContext
+"""What the tasks of one market work with."""

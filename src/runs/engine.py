@@ -155,9 +155,10 @@ class Engine:
             aside = next(p for n in itertools.count(1) if not (p := Path(f"{folder}.before-{n}")).exists())
             folder.rename(aside)
             for kept in aside.glob(f"{folder.name}.*"):  # copies a user would take for those of now
-                if (copy := self._root / kept.name).is_file() and read_regular(copy) == read_regular(kept):
+                name = f"{task.member.models if task.member else ''}{kept.name}"
+                if (copy := self._root / name).is_file() and read_regular(copy) == read_regular(kept):
                     copy.unlink()
-                    self._ledger.files.pop(kept.name, None)
+                    self._ledger.files.pop(name, None)
             self._say(f"what {task.title} had made is kept in {aside}")
 
     # Doing
@@ -237,7 +238,7 @@ class Engine:
     def _pool(self) -> Cores:
         if self._cores is None:
             config = self._context.config
-            self._cores = Cores(self._workers, self._context.market, config.hardware.stuck_worker_s)
+            self._cores = Cores(self._workers, self._context.markets, config.hardware.stuck_worker_s)
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> list[Task]:
@@ -286,7 +287,8 @@ class Engine:
             if first in self._groups:
                 spent = self._train_together(tasks, watches, entry)
             else:
-                facts = first.work(first.job(self._at_hand), self._context.market, watches[0])
+                market = self._context.markets.get(first.market)
+                facts = first.work(first.job(self._at_hand), market, watches[0])
         except PhaseTimeout:
             raise
         except Exception as error:
@@ -311,9 +313,8 @@ class Engine:
                 of_kind.update(facts["spent"][kind])
             self._seal(tasks[number], facts, entry)
 
-        market = self._context.market
-        assert market is not None
-        train_group([task.job(self._at_hand) for task in tasks], market, watches, finished)
+        markets = [self._context.markets[task.market] for task in tasks]
+        train_group([task.job(self._at_hand) for task in tasks], markets, watches, finished)
         return {kind: dict(of_kind) for kind, of_kind in spent.items()}
 
     def _handle(self, event: Event, entry: PhaseEntry, failed: dict[str, int], tries: int, pending: list[Task]) -> None:

@@ -31,7 +31,7 @@ from src.evaluation.trade_log import chart_facts, choose_sessions, record
 from src.report.conclusions import contrast_facts, seed_facts, statistics_facts
 from src.report.facts import advice_facts
 from src.report.still_learning import still_learning_facts
-from src.runs.context import RunContext
+from src.runs.context import AnyContext
 from src.runs.inputs import trial_inputs
 from src.runs.member_work import KEEPS_QUARTERS, Advice, load_quarters, load_weights
 from src.runs.watch import Watch
@@ -153,7 +153,7 @@ def _fresh(market: Market) -> FreshBatches:
 # Tasks in the run's own process, with its pool and its fusion
 
 
-def evaluation_task(context: RunContext, job: EvaluationJob) -> dict[str, Any]:
+def evaluation_task(context: AnyContext, job: EvaluationJob) -> dict[str, Any]:
     """Every arm and seed on the validation and on the sealed sessions, and a few sealed sessions bar by bar."""
     market = context.market
     assert market is not None
@@ -183,7 +183,7 @@ def evaluation_task(context: RunContext, job: EvaluationJob) -> dict[str, Any]:
     return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": _lent_since(context, lent)}
 
 
-def _lent_since(context: RunContext, before: Mapping[str, float]) -> dict[str, float]:
+def _lent_since(context: AnyContext, before: Mapping[str, float]) -> dict[str, float]:
     """What the pool lent to this evaluation: not to a fold's, which may come first, or to a try that failed."""
     now = context.pool.get_stats()
     uses, temporary = (now[name] - before[name] for name in ("total_uses", "temporary"))
@@ -191,7 +191,7 @@ def _lent_since(context: RunContext, before: Mapping[str, float]) -> dict[str, f
     return {**now, "total_uses": uses, "temporary": temporary, "avg_uses_per_env": each}
 
 
-def fold_task(context: RunContext, job: EvaluationJob, own: Market, k: int) -> dict[str, Any]:
+def fold_task(context: AnyContext, job: EvaluationJob, own: Market, k: int) -> dict[str, Any]:
     """The arms of a walk-forward fold on its test sessions; the run's fusion counts stay those of its own arms."""
     counted = context.fusion.counts.copy()
     table = job.advice.load()
@@ -214,7 +214,7 @@ def fold_task(context: RunContext, job: EvaluationJob, own: Market, k: int) -> d
     }
 
 
-def _standard_arms(context: RunContext, market: Market, job: EvaluationJob, seed: int, table: AdviceTable) -> Any:
+def _standard_arms(context: AnyContext, market: Market, job: EvaluationJob, seed: int, table: AdviceTable) -> Any:
     """Makes the arms of a seed new each time: some count what they do."""
     policies = {training: job.policy(market, seed, training) for training in FINE_TUNED}
 
@@ -236,7 +236,7 @@ def _part(market: Market, sessions: NDArray[np.int32]) -> dict[str, Any]:
 
 
 def _charted(
-    context: RunContext, market: Market, job: EvaluationJob, first: int, table: AdviceTable, sealed: SeededResults
+    context: AnyContext, market: Market, job: EvaluationJob, first: int, table: AdviceTable, sealed: SeededResults
 ) -> list[dict[str, Any]]:
     """A few sealed sessions of the first seed bar by bar."""
     chosen = choose_sessions(sealed.results[ArmName.HYBRID][0], context.config.evidence.chart_sessions)
@@ -255,7 +255,7 @@ def _charted(
 
 
 def evaluation_sections(
-    context: RunContext,
+    context: AnyContext,
     facts: Mapping[str, Any],
     stress: Sequence[Mapping[str, Any]],
     reliance: Sequence[Mapping[str, Any]],

@@ -84,12 +84,13 @@ class Stopped(BaseException):
 
 
 class Cores:
-    """Worker processes for at most `n` tasks at a time over one market; `close` ends them."""
+    """Worker processes for at most `n` tasks at a time over the markets of a run; `close` ends them."""
 
-    def __init__(self, n: int, market: Any, stuck_s: float) -> None:
+    def __init__(self, n: int, markets: Mapping[str, Any], stuck_s: float) -> None:
         self.n = n
         self._stuck_s = stuck_s
-        self._market = SharedObject(market)
+        self._markets = markets
+        self._shared: dict[str, SharedObject] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="tasks-")
         self._workers: dict[str, _Worker] = {}
         self._started = 0
@@ -112,7 +113,7 @@ class Cores:
                     theirs,
                     task.work,
                     job,
-                    self._market.mapped,
+                    self._mapped(task.market),
                     str(stack),
                     task.member is not None,
                     torch.get_num_threads(),
@@ -123,6 +124,12 @@ class Cores:
         theirs.close()
         self._workers[task.name] = _Worker(task, process, ours, stack, Patience(self._stuck_s))
         self._workers[task.name].patience.step_began()
+
+    def _mapped(self, market: str) -> Mapped:
+        """A market's tables, written once to where workers map them; nothing for a task that reads no market."""
+        if market not in self._shared:
+            self._shared[market] = SharedObject(self._markets.get(market))
+        return self._shared[market].mapped
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
         """What workers have told since, after at most so many seconds.
@@ -189,7 +196,8 @@ class Cores:
         """End the workers at once, and give back what they share."""
         for worker in list(self._workers.values()):
             self._end(worker, kill=True)
-        self._market.close()
+        for shared in self._shared.values():
+            shared.close()
         self._folder.cleanup()
 
 

@@ -25,12 +25,14 @@ def publish(engine: Engine, state: RunState, tasks: Sequence[Task], say: Callabl
         if member.fold or member.seed != first or member.training not in EXPORTED or task.name not in engine.results:
             continue
         for kind in FILES:
-            name = f"{member.training}{kind}"
-            source, target = engine.results[task.name].folder / name, state.folder / name
+            file = f"{member.training}{kind}"
+            name = f"{member.models}{file}"
+            source, target = engine.results[task.name].folder / file, state.folder / name
             if not source.exists() or _same(source, target):
                 continue
             if name in state.damaged:
                 again.append(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, read_regular(source))
             state.record([name])
     if again:

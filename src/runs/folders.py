@@ -15,7 +15,7 @@ from src.errors import UserError
 from src.files import read_regular, write_atomically
 from src.outputs import OutputError, check_writable
 
-NAME = re.compile(r"([a-z_]+)_([A-Z0-9]+)_(\d{8}-\d{6})(?:-(\d+))?")
+NAME = re.compile(r"([a-z_]+)_([A-Z0-9]+(?:-[A-Z0-9]+)*)_(\d{8}-\d{6})(?:-(\d+))?")
 _LOCK, _HOLDER = ".run.lock", ".run.holder"
 
 

@@ -32,12 +32,12 @@ from src.runs.watch import Watch
 
 def train_group(
     jobs: Sequence[MemberJob],
-    market: Market,
+    markets: Sequence[Market],
     watches: Sequence[Watch],
     finished: Callable[[int, Mapping[str, Any]], None],
 ) -> None:
-    """Train what is left of members of one shape, and call `finished` with the number and the facts of each whose
-    files are written.
+    """Train what is left of members of one shape, each on its market, and call `finished` with the number and the facts
+    of each whose files are written.
 
     A signal or a timeout ends it at a rollout's end, with a checkpoint of each. Raises TrainingDiverged naming the
     member.
@@ -47,7 +47,7 @@ def train_group(
     if device.type == "cuda":
         release_all()  # of the group before it, and of a language model
     with CleanUps() as stack:
-        group = _Group(jobs, market, watches, device, stack)
+        group = _Group(jobs, markets, watches, device, stack)
         with CleanUps() as open_logs:
             resumables = group.open(open_logs)
             with watches[0].deferred():
@@ -63,13 +63,13 @@ class _Group:
     def __init__(
         self,
         jobs: Sequence[MemberJob],
-        market: Market,
+        markets: Sequence[Market],
         watches: Sequence[Watch],
         device: torch.device,
         stack: CleanUps,
     ) -> None:
         self.jobs = jobs
-        self._market = market
+        self._markets = markets
         self._clock = Clock()
         self._shares = [ShareOfClock(self._clock, len(jobs)) for _ in jobs]
         self._envs: list[Any] = []
@@ -77,7 +77,7 @@ class _Group:
         self.generators: list[GeneratorStates] = []
         together = {"trained together": "; ".join(str(job.member) for job in jobs), "trained on": _name_of(device)}
         tables: dict[Advice, AdviceTable] = {}
-        for job, share, watch in zip(jobs, self._shares, watches, strict=True):
+        for job, market, share, watch in zip(jobs, markets, self._shares, watches, strict=True):
             # Where the population trains is another matter: the model itself stays here.
             here = replace(job, trainer=replace(job.trainer, device=torch.device("cpu")))
             with self._clock.within(parts.ADVICE):
@@ -165,7 +165,7 @@ class _Group:
         """Write a trained member's files; what the report and later tasks read of it."""
         training, job = self.trainings[number], self.jobs[number]
         training.model.clock.skip()  # the files of others
-        return training.finished(record, sessions_drawn(job, self._envs[number], self._market))
+        return training.finished(record, sessions_drawn(job, self._envs[number], self._markets[number]))
 
 
 def _train(group: _Group, callbacks: Sequence[Sequence[Any]], device: torch.device) -> list[TrainingRecord]:

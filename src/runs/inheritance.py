@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from src import run_names
-from src.agent.settings import RunSettings
+from src.agent.settings import RunSettings, label_of
 from src.configuration import Configuration, build_config, changed_keys
 from src.configuration_errors import quote
-from src.market.contracts import get_contract
+from src.market.contracts import symbols_of
 from src.runs.folders import newest_run
 from src.runs.run_folder import check_seal
 
@@ -18,10 +19,10 @@ NOT_SAID = ("test_mode.output_dir",)
 """Where the earlier run was looked for: it may have been moved since."""
 
 
-def earlier_settings(output_dir: str | None, mode: str, market: str | None) -> Path | None:
+def earlier_settings(output_dir: str | None, mode: str, market: str | Sequence[str] | None) -> Path | None:
     """The settings file of the run to resume, None where there is none. UserError for one that was changed."""
     folder = Path(RunSettings().output_dir if output_dir is None else output_dir)
-    run = newest_run(folder, mode, None if market is None else get_contract(market).symbol)
+    run = newest_run(folder, mode, None if market is None else label_of(symbols_of(market)))
     if run is None:
         return None
     check_seal(run / run_names.CONFIGURATION)

@@ -131,6 +131,8 @@ class RunShape:
     """Members that train together in this process; 0 where each trains on its own."""
     group_member_bytes: int = 0
     """What each of them adds on the group's device."""
+    group_bars: int = 0
+    """Of all markets: their tables lie on that device."""
 
     def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
         """Rollouts of base training and fine-tuning. ConfigError where they cannot be planned."""
@@ -242,7 +244,7 @@ def group_parts(shape: RunShape) -> Parts:
 
 def _tape_bytes(shape: RunShape) -> float:
     """The tables of the accounts on a group's device."""
-    return shape.bars * TAPE_BAR_BYTES
+    return shape.group_bars * TAPE_BAR_BYTES
 
 
 def _account_bytes(shape: RunShape) -> float:

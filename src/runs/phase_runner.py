@@ -13,7 +13,7 @@ from src.errors import BadEnvironmentValue, TrainingDiverged, UserError
 from src.runs.context import RunContext
 from src.runs.engine import Engine, TaskFailedForGood
 from src.runs.ledger import PhaseEntry
-from src.runs.plan import Plan
+from src.runs.plan import Means
 from src.runs.resources import apply_usage, freed_words, gpu_share, memory_now, release_all
 from src.runs.state import RunState
 from src.runs.stopping import Deadline, PhaseTimeout
@@ -39,9 +39,9 @@ class Phase:
 class PhaseRunner:
     """Runs phases of a run, in their order."""
 
-    def __init__(self, context: RunContext, plan: Plan, engine: Engine, state: RunState, command: str) -> None:
+    def __init__(self, context: RunContext, means: Means, engine: Engine, state: RunState, command: str) -> None:
         self._context = context
-        self._plan = plan
+        self._means = means
         self._engine = engine
         self._state = state
         self._command = command
@@ -117,7 +117,7 @@ class PhaseRunner:
         if config.pipeline.reallocate_resources and phase.settings is not None:
             release_all()
         entry.memory_before = memory_now()
-        self._plan.threads = apply_phase(self._context, phase, entry)
+        self._means.threads = apply_phase(self._context, phase, entry)
         if config.pipeline.reallocate_resources and phase.settings is not None and not first:
             self._say(self._transition(phase, entry, freed_words(held, entry.memory_before)))
         seen = len(self._context.monitor.metrics_history)

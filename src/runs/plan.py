@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
 from src.evaluation.production import FEWEST_PAIRS, try_production
 from src.evaluation.setting_trials import TrialJob, try_settings, why_not_tried
-from src.runs.context import RunContext
+from src.runs.context import AnyContext
 from src.runs.evaluations import (
     EvaluationJob,
     attempts_task,
@@ -50,26 +50,45 @@ ADVICE_NAME = "advice.safetensors"
 TRAINING_STAGE, EVALUATION_STAGE = "training", "evaluation"
 
 
-def task_name(name: str, *, seed: int | None = None, fold: int = 0) -> str:
-    """Of a task that is no training: its folder below the run's."""
-    of = f"fold-{fold}/" if fold else ""
+def task_name(name: str, *, seed: int | None = None, fold: int = 0, market: str = "") -> str:
+    """Of a task that is no training: its folder below the run's. `market` is named where the run has several."""
+    of = (f"{market}/" if market else "") + (f"fold-{fold}/" if fold else "")
     return f"tasks/{of}{name}" if seed is None else f"tasks/{of}seed-{seed}/{name}"
 
 
+@dataclass
+class Means:
+    """What a run's tasks have of the machine. `threads` are torch's in a training."""
+
+    threads: int = 1
+    workers: int = 1
+    products: Library | None = None
+
+
 class Plan:
-    """Makes the tasks of one run; `place` says below which folder. `threads` are torch's in a training."""
+    """Makes the tasks of one market of a run; `place` says below which folder."""
 
     def __init__(
-        self, context: RunContext, trainer: Trainer, own_env: VecEnv | None = None, learner: Learner = "fused"
+        self,
+        context: AnyContext,
+        trainer: Trainer,
+        own_env: VecEnv | None = None,
+        means: Means | None = None,
+        place: int = 0,
+        n_markets: int = 1,
+        learner: Learner = "fused",
     ) -> None:
+        self.context = context
         self._context = context
+        self.symbol = context.config.test_mode.markets[0]
+        self.is_first = place == 0
+        self._n_markets = n_markets
+        self._means = means or Means()
         self._config = context.config
         self._trainer = trainer
         self._learner = learner
         self._plans = context.plans()
         self._run = Path()
-        self.threads = self.workers = 1
-        self.products: Library | None = None
         self._own_env = own_env
         self._tables: dict[int, str] = {}
         config = self._config
@@ -91,6 +110,18 @@ class Plan:
         """The walk-forward folds, from 1."""
         return [fold for fold in self.markets if fold]
 
+    def name_of(self, name: str, *, seed: int | None = None, fold: int = 0) -> str:
+        """The name of a task that is no training."""
+        return task_name(name, seed=seed, fold=fold, market=self.symbol if self.is_among else "")
+
+    @property
+    def is_among(self) -> bool:
+        """Whether the run has other markets: then names and titles say which one a task is of."""
+        return self._n_markets > 1
+
+    def _titled(self, title: str) -> str:
+        return f"{self.symbol} {title}" if self.is_among else title
+
     # Tasks
 
     def look_ahead(self) -> list[Task]:
@@ -101,13 +132,16 @@ class Plan:
         checks = ", ".join(checks_of(market, config.data, config.environment.trading_hours))
         return [
             Task(
-                task_name("look-ahead"), "look-ahead", "look-ahead", f"leak checks of {checks}", look_ahead_task,
-                inputs=lambda _: data_inputs(config, market), job=lambda _: config,
+                self.name_of("look-ahead"), "look-ahead", self._titled("look-ahead"), f"leak checks of {checks}",
+                look_ahead_task,
+                inputs=lambda _: data_inputs(config, market), job=lambda _: config, market=self.symbol,
             )
         ]  # fmt: skip
 
     def production(self) -> list[Task]:
-        """How long production would take: measured with nothing beside it."""
+        """How long production would take: measured with nothing beside it, on the first market."""
+        if not self.is_first:
+            return []
 
         def work(env: VecEnv | None, market: Market | None, watch: Watch) -> Mapping[str, Any]:
             if env is None:
@@ -120,10 +154,10 @@ class Plan:
 
         return [
             Task(
-                task_name("production"), "production", "production", "rollouts with the production networks",
+                self.name_of("production"), "production", "production", "rollouts with the production networks",
                 work,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | self._production_inputs(),
-                job=lambda _: self._own_env, here=True, alone=True,
+                job=lambda _: self._own_env, here=True, alone=True, market=self.symbol,
             )
         ]  # fmt: skip
 
@@ -139,23 +173,23 @@ class Plan:
         """Of all trainings together."""
         base, finetune = self._plans
         of_one = base.actual + (len(FINE_TUNED) * finetune.actual if self.markets else 0)
-        return (len(self.seeds) + len(self.folds)) * of_one
+        return self._n_markets * (len(self.seeds) + len(self.folds)) * of_one
 
     def settings(self) -> list[Task]:
         """Which setting would make training faster: tried like any training, with the others beside it."""
-        if self.why_no_settings:
+        if self.why_no_settings or not self.is_first:
             return []
         seconds = self._config.monitoring.settings_trial_s
 
         def job(results: Results) -> TrialJob:
-            return TrialJob(self._trainer, self._timesteps, self.workers, seconds, self.products)
+            return TrialJob(self._trainer, self._timesteps, self._means.workers, seconds, self._means.products)
 
         return [
             Task(
-                task_name("settings"), "settings", "settings", "whether other settings would make training faster",
+                self.name_of("settings"), "settings", "settings", "whether other settings would make training faster",
                 try_settings,
                 inputs=lambda _: self._base_inputs(self._member(Training.BASE)) | {"trial": str(seconds)},
-                job=job, here=True,
+                job=job, here=True, market=self.symbol,
             )
         ]  # fmt: skip
 
@@ -171,12 +205,12 @@ class Plan:
         assert advisor is not None
         return [
             Task(
-                task_name("advice", fold=fold), "advice", f"advice{_of_fold(fold)}",
+                self.name_of("advice", fold=fold), "advice", self._titled(f"advice{_of_fold(fold)}"),
                 f"{advisor.name} on the training sessions' situations",
                 partial(_advise, self._context, market),
                 inputs=lambda _: advice_inputs(self._config, self._tables_of(fold)) | {"advisor": advisor.identity},
-                job=lambda _: self._run / task_name("advice", fold=fold), here=True,
-                alone=not isinstance(advisor, MockAdvisor),
+                job=lambda _: self._run / self.name_of("advice", fold=fold), here=True,
+                alone=not isinstance(advisor, MockAdvisor), market=self.symbol,
             )
         ]  # fmt: skip
 
@@ -242,12 +276,12 @@ class Plan:
         return self.seeds[:1] if fold else self.seeds
 
     def _member(self, training: Training, seed: int | None = None, fold: int = 0) -> Member:
-        return Member(self._config.test_mode.market, fold, self.seeds[0] if seed is None else seed, training)
+        return Member(self.symbol, fold, self.seeds[0] if seed is None else seed, training, self.is_among)
 
     def _member_task(self, member: Member) -> Task:
         is_base = member.training == Training.BASE
         plan = self._plans[0 if is_base else 1]
-        advice = task_name("advice", fold=member.fold)
+        advice = self.name_of("advice", fold=member.fold)
         needs = [] if is_base else [member.base.folder]
         needs += [advice] if member.training in (Training.HYBRID, Training.PLACEBO) else []
         what = f"PPO over {plan.n_envs} accounts, {plan.actual:,} timesteps"
@@ -274,8 +308,8 @@ class Plan:
                 plan=plan,
                 folder=self._run / member.folder,
                 inputs=inputs(results),
-                threads=self.threads,
-                products=self.products,
+                threads=self._means.threads,
+                products=self._means.products,
                 make_callback=self._context.make_callback,
                 base=None if is_base else results[member.base.folder].folder,
                 advice=_advice_of(results, advice) if advice in needs else None,
@@ -285,7 +319,7 @@ class Plan:
                 split=None if member.fold == 0 else self.markets[member.fold].split,
             )
 
-        title = str(member) if len(self.seeds) > 1 or self.folds else str(member.training)
+        title = str(member) if len(self.seeds) > 1 or self.folds else self._titled(str(member.training))
         return Task(
             member.folder,
             TRAINING_STAGE,
@@ -295,6 +329,7 @@ class Plan:
             inputs,
             job,
             tuple(needs),
+            market=self.symbol,
             member=member,
             timesteps=plan.actual,
             left=leave_weights if is_base else None,
@@ -311,20 +346,21 @@ class Plan:
         trainings: Sequence[Training] = FINE_TUNED,
     ) -> Task:
         names = {training: self._member(training, seed).folder for training in trainings}
-        title = name if len(self.seeds) == 1 else f"{name}, seed {seed}"
+        title = self._titled(name if len(self.seeds) == 1 else f"{name}, seed {seed}")
         # A target to pass is no constant of an account, so the tables' fingerprint does not hold it.
         rules = {"rules": self.markets[0].rules.model_dump_json()} if work is attempts_task else {}
         return Task(
-            task_name(name, seed=seed), EVALUATION_STAGE, title, what, work,
+            self.name_of(name, seed=seed), EVALUATION_STAGE, title, what, work,
             lambda of: evaluation_inputs(self._config, keys, self._read([seed], of, trainings=trainings) | rules),
-            lambda results: self._evaluation_job({seed: names}, results), (*names.values(), task_name("advice")),
+            lambda results: self._evaluation_job({seed: names}, results), (*names.values(), self.name_of("advice")),
+            market=self.symbol,
         )  # fmt: skip
 
     def _joint_task(self, fold: int, what: str) -> Task:
         """Every arm of a fold, or of the run and its seeds: with the run's own fusion and pool, so in its process."""
         seeds = self._seeds(fold)
         names = {seed: {t: self._member(t, seed, fold).folder for t in FINE_TUNED} for seed in seeds}
-        advice = task_name("advice", fold=fold)
+        advice = self.name_of("advice", fold=fold)
 
         def work(job: EvaluationJob, market: Market, watch: Watch) -> Mapping[str, Any]:
             if fold:
@@ -337,20 +373,20 @@ class Plan:
             return {**evaluation_inputs(self._config, keys, read), **fusion_inputs(self._config)}
 
         return Task(
-            task_name("evaluation", fold=fold), EVALUATION_STAGE, f"evaluation{_of_fold(fold)}",
-            what, work, inputs, lambda results: self._evaluation_job(names, results, advice),
-            (*(name for of_seed in names.values() for name in of_seed.values()), advice), here=True,
+            self.name_of("evaluation", fold=fold), EVALUATION_STAGE, self._titled(f"evaluation{_of_fold(fold)}"),
+            what, work, inputs, lambda results: self._evaluation_job(names, results, fold),
+            (*(name for of_seed in names.values() for name in of_seed.values()), advice), here=True, market=self.symbol,
         )  # fmt: skip
 
     def _evaluation_job(
-        self, names: Mapping[int, Mapping[Training, str]], results: Results, advice: str = task_name("advice")
+        self, names: Mapping[int, Mapping[Training, str]], results: Results, fold: int = 0
     ) -> EvaluationJob:
         folders = {
             seed: {training: results[name].folder for training, name in of_seed.items()}
             for seed, of_seed in names.items()
         }
         trainer = replace(self._trainer, feature_cache=None)
-        return EvaluationJob(self._config, trainer, folders, _advice_of(results, advice))
+        return EvaluationJob(self._config, trainer, folders, _advice_of(results, self.name_of("advice", fold=fold)))
 
     def _read(
         self,
@@ -360,7 +396,7 @@ class Plan:
         trainings: Sequence[Training] = FINE_TUNED,
     ) -> dict[str, str]:
         """The weights and the advice that an evaluation reads."""
-        advice = task_name("advice", fold=fold)
+        advice = self.name_of("advice", fold=fold)
         names = [self._member(training, seed, fold).folder for seed in seeds for training in trainings]
         weights = {f"weights of {name}": results[name].facts["weights"] for name in names}
         return {**weights, "advice table": results[advice].facts["sha256"], "tables": self._tables_of(fold)}
@@ -391,7 +427,7 @@ def look_ahead_task(config: Any, market: Market, watch: Watch) -> dict[str, Any]
     return leak_facts([check() for check in checks.values()])
 
 
-def _advise(context: RunContext, market: Market, folder: Path, whole: Market, watch: Watch) -> dict[str, Any]:
+def _advise(context: AnyContext, market: Market, folder: Path, whole: Market, watch: Watch) -> dict[str, Any]:
     """Ask for the advice and freeze it."""
 
     def progress(record: Any) -> None:

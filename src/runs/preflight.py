@@ -66,7 +66,7 @@ def shape_of(
     context: RunContext, trainer: Trainer, own_env: VecEnv | None, workers: int, learner: Learner = "fused"
 ) -> RunShape:
     """What the run's memory follows from: its settings, and what this process is and has loaded."""
-    config, market = context.config, context.market
+    config, markets = context.config, list(context.markets.values())
     architecture = config.training.policy_kwargs.net_arch
     space = None if own_env is None else own_env.observation_space
     actions = N_ACTIONS if own_env is None else int(own_env.action_space.n)  # type: ignore[attr-defined]
@@ -74,16 +74,16 @@ def shape_of(
     sample = hardware.Sampler(use_gpu=False).sample()
     tree = sample["tree_rss_gb"]
     now = hardware.own_memory_bytes() if workers > 1 or tree is None else float(tree) * GB
-    seeds = config.evidence.seeds if market is not None else 1
+    seeds = config.evidence.seeds if markets else 1
     advisor = context.advisor if isinstance(context.advisor, LanguageModel) else None
-    parallel = len(FINE_TUNED) * (seeds + config.evidence.walk_forward)
-    together = learner == "population" and market is not None
+    parallel = len(FINE_TUNED) * (seeds + config.evidence.walk_forward) * max(1, len(markets))
+    together = learner == "population" and bool(markets)
     return RunShape(
         now_bytes=int(now),
         peak_bytes=int(max(now, context.monitor.get_peak_ram_usage() * GB)),
         to_load_bytes=int(_to_load_bytes()),
-        table_bytes=0 if market is None else _table_bytes(market),
-        bars=0 if market is None else len(market.tables.flags),
+        table_bytes=sum(map(_table_bytes, markets)),
+        bars=max((len(market.tables.flags) for market in markets), default=0),
         base_timesteps=config.base_timesteps,
         finetune_timesteps=config.finetune_timesteps,
         n_steps=config.training.n_steps,
@@ -100,11 +100,12 @@ def shape_of(
         workers=workers,
         parallel=parallel,
         seeds=seeds,
-        sessions=0 if market is None else max(len(market.split.validation), len(market.split.test)),
+        sessions=max((len(part) for of in markets for part in (of.split.validation, of.split.test)), default=0),
         model_bytes=0 if advisor is None else advisor.weight_bytes(),
         model_on_gpu=advisor is not None and config.llm.llm_device != "cpu" and torch.cuda.is_available(),
         group=min(config.hardware.group or parallel, parallel) if together else 0,
-        group_member_bytes=_member_bytes(context, trainer, market) if together and market is not None else 0,
+        group_member_bytes=_member_bytes(context, trainer, markets[0]) if together else 0,
+        group_bars=sum(len(market.tables.flags) for market in markets) if together else 0,
     )
 
 

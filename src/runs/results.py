@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from src import run_names
 from src.advisor.table import AdviceTable
@@ -33,7 +36,7 @@ from src.report.facts import (
     rules_facts,
     run_facts,
 )
-from src.report.model.report import Report
+from src.report.model.report import RunReport
 from src.report.page import write_page
 from src.report.schema import ReportError
 from src.report.targets import GPU_UTILIZATION
@@ -41,8 +44,10 @@ from src.runs.cached import cache_facts
 from src.runs.context import RunContext
 from src.runs.evaluations import evaluation_sections
 from src.runs.ledger import Ledger
+from src.runs.market_reports import joined_leaks, joined_pools, markets_facts
 from src.runs.phase_targets import phase_facts, phase_targets
-from src.runs.plan import ADVICE_NAME, TRAINING_STAGE, Plan, task_name
+from src.runs.plan import ADVICE_NAME, TRAINING_STAGE, Plan
+from src.runs.run_plan import RunPlan
 from src.runs.tasks import Results
 
 PIPELINE_PHASES = ("phase1", "phase2", "phase3")
@@ -50,60 +55,99 @@ PIPELINE_PHASES = ("phase1", "phase2", "phase3")
 
 def report_of(
     context: RunContext,
-    plan: Plan,
+    plan: RunPlan,
     results: Results,
     ledger: Ledger,
     trainer: Trainer,
     test_name: str,
     workers: int,
-) -> Report:
+) -> RunReport:
     """The report of a run from what its tasks have left, written with its page."""
-    config, market, folder = context.config, context.market, ledger.path.parent
+    config, folder = context.config, ledger.path.parent
+    plans = plan.of_markets
     threads = max((entry.torch_threads or 0 for entry in ledger.phases.values()), default=0)
     run = run_facts(config.test_mode, config.hardware, folder, threads, trainer.device)
-    report: dict[str, Any] = {"run": run | {"workers": workers}, "training": _rows(plan, results), "arms": {}}
-    report["time"] = _times(plan, results)
-    if task_name("production") in results:
-        trial = ProductionTrial(**results[task_name("production")].facts)
-        report["production_estimate"] = _production(context, trial, report["training"], workers, str(trainer.device))
-    advised = None
-    if market is not None:
-        if all(task.name in results for task in plan.evaluations()):
-            report |= {"data": data_facts(market, config.data.no_trade_bars), "rules": rules_facts(market)}
-            report |= _evaluated(context, plan, results)
-            advised = _advised(results, 0)
-            report["advice"] |= asking_facts(advised[1], config.llm)
-        if task_name("look-ahead") in results:
-            found = results[task_name("look-ahead")].facts
-            report["look_ahead"] = with_sessions_read(found, market, report["training"], advised)
-        if plan.folds:
-            report["walk_forward"], leaks = _walk_forward(plan, results)
-            report["look_ahead"] = with_finding(report["look_ahead"], SEALED, len(plan.folds), "; ".join(leaks))
+    rows = [row for of in plans for row in _rows(of, results)]
+    report: dict[str, Any] = {"run": run | {"workers": workers}, "training": rows, "arms": {}}
+    report["time"] = _times(plans, results)
+    report |= _production(context, plans, results, workers, str(trainer.device))
+    parts: dict[str, dict[str, Any]] = {}
+    if len(plans) == 1:
+        report |= _market_sections(plans[0], results)
+    else:
+        parts = _sections_by_market(context, plans, results)
+        for of in plans:
+            parts[of.symbol] |= _production(context, [of], results, workers, str(trainer.device), plans[0])
+        report |= joined_leaks({symbol: of["look_ahead"] for symbol, of in parts.items() if "look_ahead" in of})
+        report |= joined_pools([of["env_pool"] for of in parts.values() if "env_pool" in of])
     device, own_targets = str(trainer.device), {}
     if set(ledger.phases) == set(PIPELINE_PHASES):
         report["phases"] = phase_facts(ledger)
         gpu_counts, no_gpu = gpu_use(context, device)
         own_targets = phase_targets(config, ledger, gpu_counts=gpu_counts, why_not=no_gpu)
-    return finish(context, test_name, report, device, folder, own_targets)
+    return finish(context, test_name, report, device, folder, own_targets, parts)
+
+
+def _sections_by_market(context: RunContext, plans: Sequence[Plan], results: Results) -> dict[str, dict[str, Any]]:
+    """The sections of every market. The run's fusion counts what it decided in all of them."""
+    parts, counts = {}, np.zeros_like(context.fusion.counts)
+    for plan in plans:
+        context.fusion.counts[:] = 0.0
+        parts[plan.symbol] = _market_sections(plan, results) | {"fusion": context.fusion.get_stats()}
+        counts += context.fusion.counts
+    context.fusion.counts[:] = counts
+    return parts
+
+
+def _market_sections(plan: Plan, results: Results) -> dict[str, Any]:
+    """The sections of one market."""
+    config, market = plan.context.config, plan.context.market
+    if market is None:
+        return {}
+    report: dict[str, Any] = {}
+    advised = None
+    rows = _rows(plan, results)
+    if all(task.name in results for task in plan.evaluations()):
+        report |= {"data": data_facts(market, config.data.no_trade_bars), "rules": rules_facts(market)}
+        report |= _evaluated(plan, results)
+        advised = _advised(plan, results, 0)
+        report["advice"] |= asking_facts(advised[1], config.llm)
+    if plan.name_of("look-ahead") in results:
+        found = results[plan.name_of("look-ahead")].facts
+        report["look_ahead"] = with_sessions_read(found, market, rows, advised)
+    if plan.folds:
+        report["walk_forward"], leaks = _walk_forward(plan, results)
+        report["look_ahead"] = with_finding(report["look_ahead"], SEALED, len(plan.folds), "; ".join(leaks))
+    return report
 
 
 def _production(
-    context: RunContext, trial: ProductionTrial, rows: Sequence[Mapping[str, Any]], workers: int, device: str
+    context: RunContext,
+    plans: Sequence[Plan],
+    results: Results,
+    workers: int,
+    device: str,
+    tried_by: Plan | None = None,
 ) -> dict[str, Any]:
-    """What production would take, at the power that the trainings drew."""
+    """What production would take on these markets, at the power that the trainings drew; nothing where it was not
+    tried. `tried_by` made the trial, where it is not the first of them."""
+    measured = results.get((tried_by or plans[0]).name_of("production"))
+    if measured is None:
+        return {}
     config = context.config
     power_w, power_words = _power(context.monitor.get_summary(), with_gpu=device.startswith("cuda"))
     other = config.hardware.other_machine
-    return production_facts(
-        trial,
-        rows,
+    facts = production_facts(
+        ProductionTrial(**measured.facts),
+        [row for plan in plans for row in _rows(plan, results)],
         workers=workers,
-        seeds=config.training.production_seeds,
+        seeds=config.training.production_seeds * len(plans),
         power_w=power_w,
         power_words=power_words,
         price_usd=config.hardware.price_per_hour,
         other=None if other is None else OtherMachine.parse(other),
     )
+    return {"production_estimate": facts}
 
 
 def _power(hardware: Mapping[str, Any], *, with_gpu: bool) -> tuple[float | None, str]:
@@ -125,35 +169,36 @@ def _rows(plan: Plan, results: Results, fold: int = 0) -> list[dict[str, Any]]:
     return [dict(results[name].facts["row"]) for name in names if name in results]
 
 
-def _times(plan: Plan, results: Results) -> dict[str, Any]:
+def _times(plans: Sequence[Plan], results: Results) -> dict[str, Any]:
     """Where the trainings' time went; those of earlier versions did not say."""
-    names = [name for fold in (0, *plan.folds) for name in plan.member_names(tuple(Training), fold)]
+    first = plans[0]
+    names = [name for of in plans for fold in (0, *of.folds) for name in of.member_names(tuple(Training), fold)]
     done = [results[name].facts for name in names if name in results]
     of_whom = ("phase", "market", "seed", "fold")
     members = [{**{key: facts["row"][key] for key in of_whom}, **facts["time"]} for facts in done if "time" in facts]
-    if why := plan.why_no_settings:
+    if why := first.why_no_settings:
         return {"members": members, "settings": nothing_tried(why)}
-    tried = results.get(task_name("settings"))
+    tried = results.get(first.name_of("settings"))
     return {"members": members} | ({} if tried is None else {"settings": tried.facts})
 
 
-def _evaluated(context: RunContext, plan: Plan, results: Results) -> dict[str, Any]:
+def _evaluated(plan: Plan, results: Results) -> dict[str, Any]:
     def of_seeds(name: str) -> list[Mapping[str, Any]]:
-        return [results[task_name(name, seed=seed)].facts for seed in plan.seeds]
+        return [results[plan.name_of(name, seed=seed)].facts for seed in plan.seeds]
 
-    attempts = results.get(task_name("attempts", seed=plan.seeds[0]))
+    attempts = results.get(plan.name_of("attempts", seed=plan.seeds[0]))
     return evaluation_sections(
-        context,
-        results[task_name("evaluation")].facts,
+        plan.context,
+        results[plan.name_of("evaluation")].facts,
         of_seeds("costs"),
         of_seeds("reliance"),
         None if attempts is None else attempts.facts,
-        [] if context.config.test_mode.quick else of_seeds("quarters"),
+        [] if plan.context.config.test_mode.quick else of_seeds("quarters"),
     )
 
 
-def _advised(results: Results, fold: int) -> tuple[AdviceTable, TabulationRecord]:
-    done = results[task_name("advice", fold=fold)]
+def _advised(plan: Plan, results: Results, fold: int) -> tuple[AdviceTable, TabulationRecord]:
+    done = results[plan.name_of("advice", fold=fold)]
     asking = dict(done.facts["asking"])
     return load_table(done.folder / ADVICE_NAME, done.facts["sha256"]), TabulationRecord(**asking)
 
@@ -163,10 +208,10 @@ def _walk_forward(plan: Plan, results: Results) -> tuple[dict[str, Any], list[st
     leaks = []
     for fold in plan.folds:
         own = plan.markets[fold]
-        if leak := check_advice(own, *_advised(results, fold)) or check_drawn(own, _rows(plan, results, fold)):
+        if leak := check_advice(own, *_advised(plan, results, fold)) or check_drawn(own, _rows(plan, results, fold)):
             leaks.append(f"fold {fold}: {leak}")
     section = {
-        "folds": [results[task_name("evaluation", fold=fold)].facts for fold in plan.folds],
+        "folds": [results[plan.name_of("evaluation", fold=fold)].facts for fold in plan.folds],
         "words": "Each fold trains from scratch on earlier sessions, first seed only. Difference: hybrid - placebo.",
     }
     return section, leaks
@@ -191,9 +236,11 @@ def finish(
     device: str,
     folder: Path,
     own_targets: Mapping[str, dict[str, Any]] | None = None,
-) -> Report:
+    by_market: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> RunReport:
     """Add the figures of the whole run, judge its targets (`own_targets` are judged already), write report.json and the
-    page made of it. Sections without their shape are a ReportError; report.json then has them as they are."""
+    page made of it; `by_market` are the sections of each of several markets. Sections without their shape are a
+    ReportError; report.json then has them as they are."""
     context.stop_clock()
     rows = folder / run_names.RECORDS
     lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
@@ -209,6 +256,8 @@ def finish(
         "configuration": context.config.to_dict(),
     }
     try:
+        if by_market:
+            facts |= markets_facts(facts, by_market, context.config.test_mode.seed)
         complete = complete_report(facts)
     except ReportError:
         write_json(folder / run_names.REPORT, facts)
@@ -220,11 +269,16 @@ def finish(
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Learning curves by phase and seed. Folds have none: they train as the run does, on less."""
-    by_seed: dict[int, list[Mapping[str, Any]]] = {}
+    by_seed: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in records:
         if not row["fold"]:
-            by_seed.setdefault(row["seed"], []).append(row)
-    return [curve for seed, rows in by_seed.items() for curve in learning_curves(rows, seed)]
+            by_seed.setdefault((row["market"], row["seed"]), []).append(row)
+    several = len({market for market, _ in by_seed}) > 1
+    return [
+        {**curve, "market": market} if several else curve
+        for (market, seed), rows in by_seed.items()
+        for curve in learning_curves(rows, seed)
+    ]
 
 
 def _measured(

@@ -35,6 +35,7 @@ from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
 from src.runs.preflight import plan_memory
 from src.runs.results import report_of
+from src.runs.run_plan import RunPlan
 from src.runs.state import RunState
 from src.runs.stopping import StopRequest
 
@@ -137,8 +138,8 @@ class _Process:
             workers = context.memory.workers
             for words in filter(None, (context.memory.words, context.memory.fewer_words)):
                 self._say(words)
-            plan = Plan(context, trainer, own_env, chosen.learner)
-            plan.workers = workers
+            plan = RunPlan(context, trainer, own_env, chosen.learner)
+            plan.means.workers = workers
             earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))
             if earlier is not None:
                 self._lock(earlier)
@@ -148,9 +149,9 @@ class _Process:
             first = state.entry(state.first)
             if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
                 state.ledger.products = state.ledger.products or fastest()
-            plan.products = state.ledger.products
+            plan.means.products = state.ledger.products
             engine = self._engine(plan, state.ledger, workers, context.memory.group or 0)
-            phases = self._mode.phases(plan, context)
+            phases = self._phases_of(plan)
             state.check_what_is_there(engine, [phase.tasks for phase in phases])
             state.find_damage()
             if state.is_complete() and all(engine.take(task) for task in engine.all_tasks):
@@ -163,7 +164,7 @@ class _Process:
             context.spent_before_s = sum(entry.seconds for entry in state.ledger.phases.values())
             if first.status != "done":
                 first.seconds += loading_s
-            self._runner = PhaseRunner(context, plan, engine, state, self._command)
+            self._runner = PhaseRunner(context, plan.means, engine, state, self._command)
             with engine.open():
                 if stopped_after := self._phases(phases, engine, workers):
                     return stopped_after
@@ -178,10 +179,13 @@ class _Process:
         if not self._mode.one_at_a_time:  # else the lock of the output folder is held
             self._locks.enter_context(only_run_in(run))
 
-    def _engine(self, plan: Plan, ledger: Ledger, workers: int, group: int = 0) -> Engine:
+    def _phases_of(self, plan: RunPlan) -> list[Phase]:
+        return plan.phases(lambda of_market: self._mode.phases(of_market, self._context))
+
+    def _engine(self, plan: RunPlan, ledger: Ledger, workers: int, group: int = 0) -> Engine:
         plan.place(ledger.path.parent)
         engine = Engine(self._context, ledger, self._stop, workers, group)
-        engine.all_tasks = [task for phase in self._mode.phases(plan, self._context) for task in phase.tasks]
+        engine.all_tasks = [task for phase in self._phases_of(plan) for task in phase.tasks]
         return engine
 
     def _workers(self, trainer: Trainer, learner: Learner) -> int:
@@ -194,9 +198,10 @@ class _Process:
         if learner == "population":
             return 1  # members train together in this process
         base, finetune = self._context.plans()
-        if config.evidence.seeds * (base.actual + len(FINE_TUNED) * finetune.actual) < WORTH_WORKERS:
+        members = len(config.test_mode.markets) * config.evidence.seeds
+        if members * (base.actual + len(FINE_TUNED) * finetune.actual) < WORTH_WORKERS:
             return 1
-        return min(free_cores(), config.evidence.seeds * len(FINE_TUNED))
+        return min(free_cores(), members * len(FINE_TUNED))
 
     def _phases(self, phases: Sequence[Phase], engine: Engine, workers: int) -> dict[str, Any] | None:
         """Do what is not done; a report where the run is to stop after a phase."""
@@ -241,7 +246,7 @@ class _Process:
         phases = phase_facts(self.state.ledger)
         return {"stopped_after": phase.name, "phases": phases, "validation_passed": True}
 
-    def _report(self, plan: Plan, engine: Engine, trainer: Trainer, workers: int) -> dict[str, Any]:
+    def _report(self, plan: RunPlan, engine: Engine, trainer: Trainer, workers: int) -> dict[str, Any]:
         report = report_of(
             self._context, plan, engine.results, self.state.ledger, trainer, self._mode.test_name, workers
         )

@@ -63,7 +63,7 @@ def make_run_folder(output_dir: Path, mode: str, market: str) -> Path:
 def _next_name(output_dir: Path, mode: str, market: str) -> str:
     """The name of a new run, behind those of every earlier run of that mode."""
     stamp, number = f"{datetime.now():%Y%m%d-%H%M%S}", 1
-    pattern = re.compile(rf"{re.escape(mode)}_[A-Z0-9]+_(\d{{8}}-\d{{6}})(?:-(\d+))?")
+    pattern = re.compile(rf"{re.escape(mode)}_[A-Z0-9-]+_(\d{{8}}-\d{{6}})(?:-(\d+))?")
     for name in os.listdir(output_dir):
         if (found := pattern.fullmatch(name)) and (found[1], int(found[2] or 1)) >= (stamp, number):
             stamp, number = found[1], int(found[2] or 1) + 1

@@ -72,7 +72,7 @@ class RunState:
 
     def earlier_run(self, output_dir: Path) -> Path | None:
         """The run to resume, or None to start one. Raises UserError if a later phase is to start without one."""
-        market = self._context.config.test_mode.market
+        market = self._context.config.test_mode.market_label
         kind = self._mode.replace("_", "-")
         earlier = newest_run(output_dir, self._mode, market)
         if self._start_phase > 1 and earlier is None:
@@ -92,7 +92,7 @@ class RunState:
         if not self._look_for_unfinished:
             return None
         passed_over = ""
-        for folder in runs_of(output_dir, self._mode, self._context.config.test_mode.market):
+        for folder in runs_of(output_dir, self._mode, self._context.config.test_mode.market_label):
             if (folder / run_names.REPORT).exists() or is_at_work(folder):
                 continue
             if not (why_not := self._unlike(folder, engine_of)):
@@ -121,7 +121,7 @@ class RunState:
         """Make a folder, or read the ledger of the earlier run; nothing of that is touched yet."""
         if earlier is None:
             # By this name a later run finds it, whatever mode the configuration is of.
-            self.folder = make_run_folder(output_dir, self._mode, self._context.config.test_mode.market)
+            self.folder = make_run_folder(output_dir, self._mode, self._context.config.test_mode.market_label)
             self.ledger = Ledger(self.folder, self.names)
             self.ledger.save()
         else:

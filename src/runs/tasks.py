@@ -53,6 +53,8 @@ class Task:
     inputs: Callable[[Results], Mapping[str, str]]
     job: Callable[[Results], Any]
     needs: Sequence[str] = ()
+    market: str = ""
+    """The symbol of the market whose tables it reads."""
     here: bool = False
     alone: bool = False
     member: Member | None = None

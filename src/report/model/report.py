@@ -12,6 +12,7 @@ from src.report.model.arms import Arm, Seeds, Statistics, WalkForward
 from src.report.model.bars import Data
 from src.report.model.base import Count, Date, Frac, Maybe, Number, Part, Percent, check_length, check_rows
 from src.report.model.learning import StillLearning
+from src.report.model.markets import AdviceEffect, Agreement, ArmOverMarkets, MarketsContrast
 from src.report.model.run import (
     Cache,
     EnvPool,
@@ -56,7 +57,8 @@ class Answer(Part):
 
 
 class Report(Part):
-    """Everything one run measured. Arrays by session, seed, bar or sample are as long as what they run over."""
+    """Everything a run measured on one market. Arrays by session, seed, bar or sample are as long as what they run
+    over."""
 
     test_name: str
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
@@ -146,3 +148,25 @@ class Report(Part):
     def to_json_dict(self) -> dict[str, Any]:
         """As report.json has it: parts that were left out have no key."""
         return self.model_dump(exclude_unset=True)
+
+
+class Markets(Part):
+    """The markets of a run of several: a report of each, and what they say together."""
+
+    reports: Annotated[dict[str, Report], Field(min_length=2)]
+    """By symbol. Figures of the machine are of the whole run."""
+    contrasts: list[MarketsContrast]
+    """The primary one first; none where fewer than two markets were evaluated."""
+    arms: dict[str, ArmOverMarkets] = Field({})
+    """By arm, on the sealed sessions."""
+    agreement: Maybe[Agreement] = None
+    """Of the arms' ranks over folds and markets."""
+    advice: dict[str, AdviceEffect] = Field({})
+    """By symbol: where the advice helps."""
+
+
+class RunReport(Report):
+    """report.json: of one market, or of several, each with a report of its own. The arms of a run of several markets
+    are in those, and the trainings are those of all."""
+
+    markets: Maybe[Markets] = None

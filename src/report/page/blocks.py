@@ -218,6 +218,8 @@ class Section:
     title: str
     blocks: Sequence[Any] = ()
     absent: Words = ""
+    group: str = ""
+    """Sections of one group are folded together in the contents."""
 
 
 def charts_of(blocks: Sequence[Any]) -> list[Chart]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,8 +21,8 @@ from src import run_names
 from src.files import write_atomically
 from src.plain_text import LONGEST_LINE, foreign_values
 from src.report.conclusions import overall_of
-from src.report.model.report import Report
-from src.report.page.blocks import charts_of, given, glossary
+from src.report.model.report import Report, RunReport
+from src.report.page.blocks import Section, charts_of, given, glossary
 from src.report.page.drawing import Arrays
 from src.report.schema import ReportError, check_report, read_report
 from src.report.sections import (
@@ -31,6 +33,7 @@ from src.report.sections import (
     equity,
     hardware,
     learning,
+    markets,
     provenance,
     quality,
     reliance,
@@ -60,9 +63,12 @@ SECTIONS = (
     targets,
 )
 """In the order of the page."""
+OF_THE_RUN = (verdict, time, hardware, provenance, targets)
+"""Sections that a run of several markets has once."""
+OF_A_MARKET = tuple(part for part in SECTIONS if part not in (time, hardware, targets))
 
 
-def write_page(report: Report, path: str | Path) -> None:
+def write_page(report: RunReport, path: str | Path) -> None:
     """Write the page of a report; ReportError if it cannot be written."""
     try:
         write_atomically(Path(path), render(report))
@@ -83,11 +89,12 @@ def rebuild(run_dir: str | Path) -> Path:
     return page
 
 
-def render(report: Report) -> str:
+def render(report: RunReport) -> str:
     """The page as text, without lone surrogates."""
     safe = check_report(foreign_values(report.to_json_dict(), LONGEST_LINE), "The report")
     arrays = Arrays()
-    sections = [part.section(safe, arrays) for part in SECTIONS]
+    sections = sections_of(safe, arrays)
+    alike = groupby(sections, key=lambda section: section.group)
     charts = {chart.id: chart.to_dict() for section in sections for chart in charts_of(section.blocks)}
     scripts = {"plotly_js": plotly_js(), "page_js": _part("page.js")}
     html = (
@@ -96,9 +103,10 @@ def render(report: Report) -> str:
         .render(
             kind=safe.test_name.replace("_", " "),
             run=safe.run,
-            synthetic=safe.data is not None and safe.data.synthetic,
+            synthetic=any(of.data is not None and of.data.synthetic for of in _by_market(safe)),
             overall=overall_of(safe),
             sections=sections,
+            contents=[(group, list(of_group)) for group, of_group in alike],
             glossary=glossary(),
             given=given,
             css=Markup(_part("page.css")),
@@ -108,6 +116,23 @@ def render(report: Report) -> str:
         )
     )
     return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def sections_of(report: RunReport, arrays: Arrays) -> list[Section]:
+    """The sections of a page: of a run of several markets those of the run, then those of each market."""
+    if (several := report.markets) is None:
+        return [part.section(report, arrays) for part in SECTIONS]
+    first, *others = (part.section(report, arrays) for part in OF_THE_RUN)
+    own = [
+        markets.of_market(part.section(of, arrays), symbol)
+        for symbol, of in several.reports.items()
+        for part in OF_A_MARKET
+    ]
+    return [first, markets.section(report, several), *own, *others]
+
+
+def _by_market(report: RunReport) -> Iterable[Report]:
+    return (report,) if report.markets is None else report.markets.reports.values()
 
 
 @cache

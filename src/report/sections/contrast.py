@@ -155,8 +155,11 @@ def _fold_blocks(walk: WalkForward) -> list[Any]:
     return blocks
 
 
-def contrast_figure(contrasts: Sequence[Contrast]) -> Figure:
-    """One row per contrast: mean, interval if there is one, seeds as points, and the detectable effect."""
+def contrast_figure(contrasts: Sequence[Contrast], labels: Sequence[str] = ()) -> Figure:
+    """One row per contrast: mean, interval if there is one, seeds as points, and the detectable effect. Rows are called
+    as `labels` say, else by both arms."""
+    names = [chart_text(label, 20) for label in labels]
+    names = names or [f"{chart_text(c.arm, 20)} −<br>{chart_text(c.against, 20)}" for c in contrasts]
     traces: list[dict[str, Any]] = []
     shapes = [zero_line("x")]
     reach: list[float] = [0.0]
@@ -200,7 +203,7 @@ def contrast_figure(contrasts: Sequence[Contrast]) -> Figure:
         },
         "yaxis": {
             "tickvals": [-row for row in range(len(contrasts))],
-            "ticktext": [f"{chart_text(c.arm, 20)} −<br>{chart_text(c.against, 20)}" for c in contrasts],
+            "ticktext": names,
             "range": [0.6 - len(contrasts), 0.6],
             "showgrid": False,
             "ticks": "",

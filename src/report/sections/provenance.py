@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from src.report.model.bars import Data, SplitPart
-from src.report.model.report import Report
+from src.report.model.report import Report, RunReport
 from src.report.model.run import LookAhead
 from src.report.page.blocks import Column, Facts, Folded, Heading, Named, Section, Table, Text, Words, given, term
 from src.report.page.drawing import Arrays
@@ -20,6 +20,8 @@ def section(report: Report, arrays: Arrays) -> Section:
     blocks: list[Any] = []
     if report.data is not None:
         blocks += _data_blocks(report.data)
+    elif isinstance(report, RunReport) and report.markets is not None:
+        blocks.append(Text(Markup("The bars are described with each market.")))
     else:
         blocks.append(Text(Markup("This run used its own environment class and read no bars.")))
     blocks += [Heading("The run"), Facts(_run_facts(report))]
