@@ -47,6 +47,8 @@ from src.suggestions import did_you_mean
 from src.trading.settings import EnvironmentSettings
 
 # Options whose names say more than their keys would, and the keys.
+Markets = str | Sequence[str]
+"""One symbol, or several."""
 ASKING: KeyPath = ("llm", "tabulation_budget_s")
 ASKING_QUICK: KeyPath = ("llm", "quick_budget_s")
 ALIASES: Mapping[str, KeyPath] = {

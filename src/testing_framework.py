@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from src.advisor import fusion
 from src.agent.interval import Interval, PlayedRollout
 from src.agent.log_sink import Sink, in_words, train_values, write_to_logger
-from src.configuration import Configuration, build_config, load_config_file
+from src.configuration import Configuration, Markets, build_config, load_config_file
 from src.console import PlainConsole
 from src.errors import ConfigError
 from src.files import write_atomically
@@ -471,7 +471,7 @@ class TestConfig(Configuration):
 
     __test__: ClassVar[bool] = False  # the name would have pytest collect it
 
-    def __init__(self, mode: str | None = None, market: str | Sequence[str] | None = None, **values: Any) -> None:
+    def __init__(self, mode: str | None = None, market: Markets | None = None, **values: Any) -> None:
         if mode is None and market is None and values.keys() <= Configuration.model_fields.keys():
             super().__init__(**values)  # sections, as they are read from a file
             return
@@ -494,9 +494,7 @@ class TestConfig(Configuration):
         return build_config(mode, load_config_file(path), overrides, source=str(path), model=TestConfig)
 
 
-def create_test_config(
-    mode: str = "hardware_maximized", market: str | Sequence[str] = "NQ", **overrides: Any
-) -> TestConfig:
+def create_test_config(mode: str = "hardware_maximized", market: Markets = "NQ", **overrides: Any) -> TestConfig:
     """The defaults of a mode (hardware_maximized: 32 accounts, minibatch 1024; pipeline: 8 and 256) under `overrides`.
 
     An override is any key of the configuration (`device="cpu"`), `mock_llm=True`, `data=path`, or a section with a
