@@ -51,7 +51,7 @@ def market_report(symbol: str, seed: int, edge_usd: float) -> RunReport:
 
 
 @cache
-def of_several(edges: tuple[float, ...] = (60.0, 0.0, 0.0, -60.0)) -> RunReport:
+def of_several(edges: tuple[float, ...] = (70.0, 0.0, 0.0, -60.0)) -> RunReport:
     """A run of four markets."""
     reports = {
         symbol: market_report(symbol, place, edge)
