@@ -35,7 +35,7 @@ def train_population(
     precision: Precision = "float32",
     graphs: bool | None = None,
     resumed: bool = False,
-    after_rollout: Callable[[Population], None] | None = None,
+    after_rollout: Callable[[Population], bool | None] | None = None,
 ) -> list[TrainingRecord]:
     """Train the planned rollouts with all models, or where `resumed` what is left of them; what they took, by member.
 
@@ -46,7 +46,7 @@ def train_population(
     Where all callbacks have `on_rollout_played` they are told of all its steps at once, while the device works.
     `after_rollout` is called at every rollout boundary, after the update; the models have their counters and figures
     then, and their weights, Adams, accounts and last observations after `Population.put_back`, which is called at the
-    end in any case. Seconds are each member's equal share of the group's: they add up to them.
+    end in any case; False from it ends the training. Seconds are each member's equal share of the group's.
 
     Raises MemberDiverged where a member diverges, ValueError for models that cannot train together.
     """
@@ -123,7 +123,7 @@ class _Learner:
 
 
 def _rollout(
-    population: Population, learners: Sequence[_Learner], after_rollout: Callable[[Population], None] | None
+    population: Population, learners: Sequence[_Learner], after_rollout: Callable[[Population], bool | None] | None
 ) -> bool:
     """A rollout and its update; whether the training goes on."""
     began, clock = time.perf_counter(), population.models[0].clock
@@ -132,11 +132,14 @@ def _rollout(
     collected = population.collect()
     played = time.perf_counter()
 
+    shown: list[bool] = []
+
     def show() -> bool:
         with clock.within(parts.LOGGING):
             goes_on = all([learner.show(member, collected) for member, learner in enumerate(learners)])
             for learner in learners if goes_on else ():
                 learner.callback.on_rollout_end()
+        shown.append(goes_on)
         return goes_on
 
     timesteps = learners[0].model.num_timesteps + collected.rewards[0].size
@@ -157,9 +160,8 @@ def _rollout(
         model.rollout_s += (played - began) * share
         model.update_s += (ended - played) * share
         model.pace.add((ended - began) * share)
-    if after_rollout is not None:
-        after_rollout(population)
-    return True
+    goes_on = after_rollout is None or after_rollout(population) is not False
+    return goes_on and all(shown)
 
 
 def _remaining(model: FusedMaskablePPO, plan: RolloutPlan, *, resumed: bool) -> int:

@@ -82,15 +82,16 @@ class Trainer:
         return model, [] if llm is None else [weight_ramp(llm, self.training, plan)]
 
     def policy(self, market: Market, weights: Weights, llm: LLMSettings | None) -> MaskableActorCriticPolicy:
-        """A trained policy from its weights, a hybrid where `llm` is given; without what only training needs."""
+        """A trained policy on the CPU from its weights, a hybrid where `llm` is given; without what only training
+        needs."""
         env = BatchedTradingVecEnv(market.tape(empty_table()), market.params, 1)
-        plan = RolloutPlan(1, 2, 2, 1, 2, 2)
+        plan, on = RolloutPlan(1, 2, 2, 1, 2, 2), torch.device("cpu")
         with global_generators_kept():
             if llm is None:
-                model = build_base(env, self.training, plan, 0, self.device, mixed_precision=False, learner="stock")
+                model = build_base(env, self.training, plan, 0, on, mixed_precision=False, learner="stock")
             else:
                 model = build_finetuned(
-                    weights, env, self.training, plan, 0, self.device, mixed_precision=False, llm=llm, learner="stock"
+                    weights, env, self.training, plan, 0, on, mixed_precision=False, llm=llm, learner="stock"
                 )
         model.policy.load_state_dict(dict(weights))
         model.policy.set_training_mode(False)

@@ -219,8 +219,9 @@ def _generators() -> dict[str, Any]:
 
 def _restore_generators(model: TimedMaskablePPO, states: Mapping[str, Any]) -> list[str]:
     version, words, gauss = states["python"]
-    cuda = [torch.from_numpy(state) for state in states["cuda"]] if torch.cuda.is_available() else []
-    same_gpus = len(cuda) == torch.cuda.device_count()
+    on_gpu = model.device.type == "cuda"
+    cuda = [torch.from_numpy(state) for state in states["cuda"]] if on_gpu else []
+    same_gpus = on_gpu and len(cuda) == torch.cuda.device_count()
     set_generator_states(
         GeneratorStates(
             (version, tuple(words.tolist()), gauss),
@@ -229,7 +230,7 @@ def _restore_generators(model: TimedMaskablePPO, states: Mapping[str, Any]) -> l
             cuda if same_gpus else [],
         )
     )
-    if model.device.type == "cuda" and not (cuda and same_gpus):
+    if on_gpu and not (cuda and same_gpus):
         return ["The checkpoint has no random state for the GPUs of this machine: actions will differ."]
     return []
 

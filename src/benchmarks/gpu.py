@@ -166,7 +166,7 @@ PARTS: Final = (
     Part("members", 70.0, members, CHECKS),
     Part("precisions", 25.0, precisions, CHECKS),
     Part("advice", 25.0, advice),
-    Part("run", 60.0, run, CHECKS),
+    Part("run", SECONDS, run, CHECKS),
 )
 
 

@@ -89,7 +89,8 @@ def check_learner(
     names, models, generators = arms_to_check(market, plan, settings)
     population = make_population(models, generators, device)
     try:
-        population.collect()
+        for _ in range(3):  # the first sets libraries up, the second is recorded, and from then on it is replayed
+            population.collect()
         rollouts = [_Rollout(population, member) for member in range(len(models))]
         outputs = [_check_outputs(*each) for each in zip(names, models, rollouts, strict=True)]
         rows, found = np.arange(plan.batch_size), gradients(population)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
 from src.advisor.models import load_model
 from src.advisor.prompts import load_prompts
@@ -40,26 +40,17 @@ COMPARED_ADVICE: Final = 8
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-class _Stop(BaseCallback):
-    """Ends a training after the rollout in which `over` was set."""
-
-    over = False
-
-    def _on_step(self) -> bool:
-        return not self.over
-
-
 class _Timed:
     """Called after every rollout: the clock starts after the warm-up and stops the training when its time is up."""
 
-    def __init__(self, device: torch.device, seconds: float, stop: _Stop) -> None:
-        self._device, self._seconds, self._stop = device, seconds, stop
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        self._device, self._seconds = device, seconds
         self.rollouts, self.began, self.ended = 0, 0.0, 0.0
         self.parts_s: dict[str, float] = {}
         self._unix_began = 0.0
         self._before: dict[str, float] = {}
 
-    def __call__(self, population: Population) -> None:
+    def __call__(self, population: Population) -> bool:
         _wait(self._device)
         now = time.perf_counter()
         self.rollouts += 1
@@ -68,7 +59,7 @@ class _Timed:
             self.began, self._unix_began, self._before = now, time.time(), parts
         self.ended = now
         self.parts_s = {part: took - self._before.get(part, 0.0) for part, took in parts.items()}
-        self._stop.over = self.rollouts > WARM_UP and now - self.began >= self._seconds
+        return self.rollouts <= WARM_UP or now - self.began < self._seconds
 
     @property
     def measured(self) -> int:
@@ -100,11 +91,10 @@ def measure_population(
     models, generators = members_to_train(market, plan, settings, members)
     predicted = Population.memory_bytes(models, precision)
     held_before = _start_counting(device)
-    stop = _Stop()
-    timed = _Timed(device, seconds, stop)
+    timed = _Timed(device, seconds)
     with BackgroundSampling(SAMPLED_EVERY_S, monitor_gpu=device.type == "cuda") as monitor:
         train_population(
-            models, plan, ["base"] * members, [[stop], *[[] for _ in range(members - 1)]], generators,
+            models, plan, ["base"] * members, [[] for _ in range(members)], generators,
             device=device, precision=precision, graphs=graphs, after_rollout=timed,
         )  # fmt: skip
     timesteps = timed.measured * members * plan.n_envs * plan.n_steps
@@ -130,6 +120,7 @@ def _start_counting(device: torch.device) -> int:
     """Reset the peak of torch's memory on a GPU; returns what is held now."""
     if device.type != "cuda":
         return 0
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)

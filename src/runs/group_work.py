@@ -52,6 +52,8 @@ def train_group(
             resumables = group.open(open_logs)
             with watches[0].deferred():
                 records = _train(group, resumables, device)
+        if device.type == "cuda":
+            release_all()  # what comes next is on the CPU
         group.ends()
         for number, record in enumerate(records):
             finished(number, group.facts(number, record))

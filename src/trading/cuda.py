@@ -6,6 +6,7 @@ part of a CUDA graph. numba-cuda is an optional requirement (requirements-gpu.tx
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -50,12 +51,31 @@ def load() -> Any:
 def check() -> None:
     """Raises UserError where accounts cannot be on this machine's GPU; its text says why, in one line."""
     library = load()
-    if not library.is_available():
-        why = " ".join(str(library.cuda_error()).split())
+    if library.is_available():
+        why = _why_nothing_runs()
+    else:
+        why = str(library.cuda_error() or "its compiler NVVM was not found")
+    if why:
         raise UserError(
-            f"numba-cuda cannot use the GPU ({why}): install an NVIDIA driver for CUDA 13 or newer, or train with "
-            f"--learner fused."
+            f"numba-cuda cannot use the GPU ({' '.join(why.split())}): install an NVIDIA driver for CUDA 13 or newer "
+            f"and {INSTALL}."
         )
+
+
+@functools.cache
+def _why_nothing_runs() -> str:
+    """Compile and launch a kernel; why that failed, "" where it did not."""
+
+    def one(out):  # type: ignore[no-untyped-def]
+        out[0] = 1.0
+
+    try:
+        out = torch.zeros(1, device="cuda")
+        cuda.jit(one)[1, 1, _stream()](_on_device(out))
+        ran = float(out[0]) == 1.0
+    except Exception as error:  # whatever it is, training goes on without
+        return f"{type(error).__name__}: {error}"
+    return "" if ran else "a kernel left no result"
 
 
 def missing() -> str:
@@ -122,6 +142,12 @@ KERNELS = (step_kernel, observe_kernel, begin_kernel, expand_kernel)
 # ---------------------------------------------------------------- accounts
 
 
+@functools.cache
+def _compiled() -> dict[str, Any]:
+    """The kernels by name: compiled once in a process."""
+    return {kernel.__name__: cuda.jit(kernel) for kernel in KERNELS}
+
+
 def _on_device(tensor: Tensor) -> Any:
     """numba's view of a tensor's memory."""
     return cuda.as_cuda_array(tensor, sync=False)
@@ -139,7 +165,7 @@ class CudaMemberAccounts(MemberAccounts):
         self, tapes: Sequence[Tape], params: Sequence[NDArray[np.void]], n_envs: int, device: torch.device
     ) -> None:
         check()
-        self._kernels = {kernel.__name__: cuda.jit(kernel) for kernel in KERNELS}
+        self._kernels = _compiled()
         super().__init__(tapes, params, n_envs, device)
         tables, now, last = self._flat()
         self._arrays = tuple(map(_on_device, tables))

@@ -119,8 +119,10 @@ class Population:
         return memory.bytes + members * (first.n_envs * account + passing)
 
     def close(self) -> None:
-        """End the thread that draws random numbers."""
+        """End the thread that draws random numbers, and let go of the device's memory; nothing is learned after it."""
         self.streams.close()
+        for replayed in (self._play, self._value, self._epoch):
+            replayed.forget()
 
     # ---------------------------------------------------------------- to and from the models
 
@@ -180,6 +182,8 @@ class Population:
         self._fill_settings()
         held.orders.copy_(self.streams.orders(), non_blocking=True)
         self.streams.draw_ahead("noise")
+        if not self._may_stop:  # else how many are drawn is known after the update
+            self.streams.draw_ahead("orders")
         held.active.fill_(True)
         clock.switch(parts.GRADIENTS)
         with self._products.active():

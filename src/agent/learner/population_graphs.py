@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from src.errors import UserError
+from src.errors import UserError, is_out_of_memory
 
 
 class Replayed:
@@ -17,11 +17,13 @@ class Replayed:
     """
 
     def __init__(self, function: Callable[[], None], what: str, *, graphs: bool) -> None:
-        self._function, self._what, self._graphs = function, what, graphs
+        self._function: Callable[[], None] | None = function
+        self._what, self._graphs = what, graphs
         self._ran = False
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
+        assert self._function is not None
         if not self._graphs:
             self._function()
         elif not self._ran:
@@ -31,6 +33,10 @@ class Replayed:
             if self._graph is None:
                 self._graph = _recorded(self._function, self._what)
             self._graph.replay()
+
+    def forget(self) -> None:
+        """Drop function and graph: they hold each other's memory, and Python would free it at some later time."""
+        self._function = self._graph = None
 
 
 def _run_aside(function: Callable[[], None]) -> None:
@@ -43,13 +49,17 @@ def _run_aside(function: Callable[[], None]) -> None:
 
 
 def _recorded(function: Callable[[], None], what: str) -> torch.cuda.CUDAGraph:
+    current = torch.cuda.current_stream()
     try:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             function()
     except RuntimeError as error:
+        torch.cuda.set_stream(current)  # a recording that fails at its end leaves its own
+        if is_out_of_memory(error):
+            raise  # a smaller group may fit
         raise UserError(
-            f"{what.capitalize()} of the population cannot be recorded as a CUDA graph: {error}. Train without graphs "
-            "(Population(graphs=False)), which is slower, or with hardware.learner stock."
+            f"{what.capitalize()} of the population cannot be recorded as a CUDA graph: {error}. Train with "
+            "--learner stock, one member at a time, which is slower."
         ) from error
     return graph
