@@ -71,7 +71,7 @@ def _why_nothing_runs() -> str:
 
     try:
         out = torch.zeros(1, device="cuda")
-        cuda.jit(one)[1, 1, _stream()](_on_device(out))
+        cuda.jit(one)[1, 1, _stream(out.device)](_on_device(out))
         ran = float(out[0]) == 1.0
     except Exception as error:  # whatever it is, training goes on without
         return f"{type(error).__name__}: {error}"
