@@ -44,9 +44,9 @@ def train_population(
     of a rollout's steps after the rollout was played: they cannot act on it, their `locals` have `rewards`, `dones` and
     `infos` (without last observations), and one that returns False ends the training of all members after that rollout.
     Where all callbacks have `on_rollout_played` they are told of all its steps at once, while the device works.
-    `after_rollout` is called at every rollout boundary, after the update; the models have their counters and figures
-    then, and their weights, Adams, accounts and last observations after `Population.put_back`, which is called at the
-    end in any case; False from it ends the training. Seconds are each member's equal share of the group's.
+    `after_rollout` is called at every rollout boundary, after the update; the models have their counters then,
+    and their figures, weights, Adams, accounts and last observations after `Population.put_back`, which is called at
+    the end in any case; False from it ends the training. Seconds are each member's equal share of the group's.
 
     Raises MemberDiverged where a member diverges, ValueError for models that cannot train together.
     """
@@ -62,6 +62,7 @@ def train_population(
         goes_on = True
         while goes_on and models[0].num_timesteps < learners[0].total:
             goes_on = _rollout(population, learners, after_rollout)
+        population.log()
         for learner in learners:
             learner.callback.on_training_end()
         population.put_back()

@@ -144,8 +144,8 @@ KERNELS = (step_kernel, observe_kernel, begin_kernel, expand_kernel)
 
 @functools.cache
 def _compiled() -> dict[str, Any]:
-    """The kernels by name: compiled once in a process."""
-    return {kernel.__name__: cuda.jit(kernel) for kernel in KERNELS}
+    """The kernels by name, compiled once on a machine."""
+    return {kernel.__name__: cuda.jit(kernel, cache=True) for kernel in KERNELS}
 
 
 def _on_device(tensor: Tensor) -> Any:

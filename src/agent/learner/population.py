@@ -89,6 +89,7 @@ class Population:
         self._may_stop = any(model.target_kl is not None for model in self.models)
         self._epochs_before = 1
         self._last_ended: NDArray[np.bool_] | None = None
+        self._unlogged: Figures | None = None
         self._adopt()
 
     @property
@@ -135,7 +136,8 @@ class Population:
         self.accounts.observe()
 
     def put_back(self) -> None:
-        """Give the models their weights and Adams, their environments the accounts, and what they saw last."""
+        """Give the models their figures, weights and Adams, their environments the accounts, and what they saw last."""
+        self.log()
         self._put_back(range(len(self.models)))
 
     def _put_back(self, members: Sequence[int]) -> None:
@@ -162,6 +164,7 @@ class Population:
         clock.switch(parts.POLICY)
         with Products("float32", self.device).active():
             self._play()
+            self.log()  # while the device plays
             collected = self._collector.settle()
         clock.switch(parts.BUFFER)
         self._value()
@@ -172,8 +175,8 @@ class Population:
         return collected
 
     def update(self, meanwhile: Callable[[], object] | None = None) -> None:
-        """Learn from the rollout, and record each member's figures in its model's logger. The models' remaining
-        progress is that after the rollout. `meanwhile` is called once, while the device works.
+        """Learn from the rollout; `log` records the members' figures. The models' remaining progress is that after the
+        rollout. `meanwhile` is called once, while the device works.
 
         Raises MemberDiverged where a loss or a weight is not finite.
         """
@@ -192,12 +195,25 @@ class Population:
         clock.switch(parts.BOOKKEEPING)
         self._epochs_before = max(begun := figures.epochs_begun())
         self.streams.epochs_begun(begun)
-        logs = [dict(model.logger.name_to_value) for model in self.models]
-        for member, model in enumerate(self.models):
-            model._update_learning_rate(model.policy.optimizer)
-            figures.log(model, member)
-        self._check_finite(figures, logs)
+        self._unlogged = figures
+        if not (figures.finite.all() and np.isfinite(figures.means).all()):
+            self.log()
         clock.switch(before)
+
+    def log(self) -> None:
+        """Record the members' figures of the last update in their models' loggers, once. `collect` and `put_back` do.
+
+        Raises MemberDiverged where a loss or a weight is not finite.
+        """
+        figures, self._unlogged = self._unlogged, None
+        if figures is None:
+            return
+        with self.models[0].clock.within(parts.BOOKKEEPING):
+            logs = [dict(model.logger.name_to_value) for model in self.models]
+            for member, model in enumerate(self.models):
+                model._update_learning_rate(model.policy.optimizer)
+                figures.log(model, member)
+        self._check_finite(figures, logs)
 
     def _train_epochs(self, meanwhile: Callable[[], object] | None) -> int:
         """The epochs, until no member goes on; how many there were.

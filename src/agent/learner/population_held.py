@@ -95,7 +95,7 @@ class Figures:
         finite = torch.isfinite(held.weights.values).all(1)
         table = held.table
         found = (held.all_means[:epochs], held.all_counted[:epochs], table.values, table.returns, finite)
-        return cls(*(tensor.cpu().numpy() for tensor in found))
+        return cls(*(tensor.to("cpu", copy=True).numpy() for tensor in found))  # the next rollout overwrites them
 
     def epochs_begun(self) -> list[int]:
         """By member."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from src.agent.learner.shuffling import draw_orders
 from src.agent.ppo import GeneratorStates
 
 _Drawn = tuple[torch.Tensor, list[Any]]
@@ -32,7 +33,7 @@ class MemberStreams:
     """A torch generator (noise of the sampled actions) and a numpy one (order of the minibatches) for each member.
 
     `noise` and `orders` draw for a whole rollout and a whole update, one by one the calls that a member alone makes: a
-    call for more numbers at once would draw others. With `ahead` a thread draws the next while the device works on
+    call for more numbers at once would draw others. With `ahead` threads draw the next while the device works on
     these; that changes no number. `states` are those after what has been handed out, whatever was drawn ahead.
     """
 
@@ -56,7 +57,7 @@ class MemberStreams:
         self._before_orders: list[Any] = []
         # The library numbers a rollout's timesteps account by account; the table here, step by step.
         self._by_account = np.arange(shape.rows, dtype=np.int32).reshape(shape.steps, shape.envs).T.ravel()
-        self._thread = ThreadPoolExecutor(1, "population-streams") if ahead else None
+        self._threads = {what: ThreadPoolExecutor(1, f"population-{what}") for what in self._turns} if ahead else {}
         self._pending: dict[str, Future[_Drawn]] = {}
 
     def noise(self) -> torch.Tensor:
@@ -82,9 +83,9 @@ class MemberStreams:
 
     def draw_ahead(self, what: str) -> None:
         """Have the thread draw the next `noise` or `orders`, where there is one. Orders only while no update runs."""
-        if self._thread is not None and what not in self._pending:
+        if self._threads and what not in self._pending:
             draw: Callable[[], _Drawn] = self._draw_noise if what == "noise" else self._draw_orders
-            self._pending[what] = self._thread.submit(draw)
+            self._pending[what] = self._threads[what].submit(draw)
 
     def states(self, member: int) -> GeneratorStates:
         """The state in which a member that trains alone would have left the global generators; not between `orders` and
@@ -94,9 +95,9 @@ class MemberStreams:
         return self._given[member]._replace(numpy=numpy_state, torch=self._torch_states[member].clone())
 
     def close(self) -> None:
-        """End the thread."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
+        """End the threads."""
+        for thread in self._threads.values():
+            thread.shutdown(cancel_futures=True)
         self._pending.clear()
 
     def _take(self, what: str, draw: Callable[[], _Drawn]) -> _Drawn:
@@ -115,11 +116,11 @@ class MemberStreams:
         return noise, [stream.get_state() for stream in self._torch]
 
     def _draw_orders(self) -> _Drawn:
-        orders, shape = self._next("orders", self._orders), self._shape
-        found, before = orders.numpy(), [stream.get_state(legacy=False) for stream in self._numpy]
-        for member, stream in enumerate(self._numpy):
-            for epoch in range(shape.epochs):
-                order = found[epoch, member]
-                self._by_account.take(stream.permutation(shape.rows), out=order, mode="clip")
-                order += member * shape.rows
+        orders = self._next("orders", self._orders)
+        before = [stream.get_state(legacy=False) for stream in self._numpy]
+        keys = np.array([state["state"]["key"] for state in before], np.uint32)
+        positions = np.array([state["state"]["pos"] for state in before], np.int64)
+        draw_orders(keys, positions, self._by_account, orders.numpy())
+        for stream, was, key, position in zip(self._numpy, before, keys, positions.tolist(), strict=True):
+            stream.set_state({**was, "state": {"key": key, "pos": position}})
         return orders, before
