@@ -139,6 +139,7 @@ def test_members_train_together_where_the_shell_asks_for_it(
 ) -> None:
     output = elsewhere / f"together-{script}"
     options = ("--mock-llm", "--config", "small.yaml", "--timesteps", "128", "--learner", "population", "--group", "2")
+    options += ("--seeds", "1")
     finished = server.run(script, *options, "--output-dir", output, cwd=elsewhere)
     assert finished.code == 0, finished.err
     report = json.loads((only_run(output) / "report.json").read_text())

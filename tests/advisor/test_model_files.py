@@ -212,8 +212,8 @@ def test_the_key_of_answers_covers_the_rendered_prompt(folder: Path, monkeypatch
     assert LLMScorer(load_model(name, device="cpu"), prompts).identity == key
     from src.advisor import chat_format
 
-    answering = chat_format._answering
-    monkeypatch.setattr(chat_format, "_answering", lambda found, *rest: answering(found, *rest).__class__("", "", "?"))
+    answering = chat_format.answering
+    monkeypatch.setattr(chat_format, "answering", lambda found, *rest: answering(found, *rest).__class__("", "", "?"))
     assert model_identity(name, device="cpu") == files
     assert identity_of(name, prompts, device="cpu") != key
 

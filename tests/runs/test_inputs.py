@@ -44,6 +44,7 @@ CHANGES_NO_RESULT = {
     ),
     "what counts is the device it trains on": ("hardware.device",),
     "what counts are the bars and answers that are there": ("data.path", "llm.store_path", "llm.extend_advice"),
+    "what counts is the fingerprint of the model that is there": ("llm.endpoint",),
 }  # fmt: skip
 
 

@@ -560,6 +560,7 @@ def test_stopped_or_crashed_while_it_asks_the_model_it_asks_for_the_rest(
     pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("src.runs.context.make_advisor", lambda _: FakeModel())
+    monkeypatch.setattr("src.runs.context.try_advisor", lambda *_, **__: None)  # not the trial
     left_alone, home, ample = pipelines.new_home(), pipelines.new_home(), {"llm.tabulation_budget_s": AMPLE_S}
     pipelines.run(left_alone, ample)
     of_the_run = lambda store, *_, **__: store.path == home / "advice.sqlite3"  # noqa: E731  (the leak check has its own)

@@ -95,8 +95,9 @@ warnings.simplefilter("ignore", RuntimeWarning)  # unsigned scalars that wrap, a
 # The simulator cannot assign a record to another one's place, as a GPU can.
 assign = Within.__setitem__
 Within.__setitem__ = lambda self, at, value: assign(self, at, value._item._ary if isinstance(value, Within) else value)
-cuda._on_device = lambda tensor: tensor.numpy()  # the two functions that need a GPU
+cuda._on_device = lambda tensor: tensor.numpy()  # the three functions that need a GPU
 cuda._stream = lambda device: 0
+cuda._why_nothing_runs = lambda: ""
 tapes, params = four_members()
 ours = cuda.CudaMemberAccounts(tapes, params, 2, torch.device("cpu"))
 theirs = CpuMemberAccounts(tapes, params, 2)

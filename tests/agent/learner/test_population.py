@@ -4,6 +4,7 @@ checkpoints, and but for rounding the same weights."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -325,9 +326,27 @@ def test_rollouts_and_epochs_can_be_recorded_once_and_replayed(monkeypatch: pyte
 
 def test_a_recording_that_fails_says_how_to_train_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(population_graphs, "_run_aside", lambda function: function())
+    streams: list[str] = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the training's")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     epoch = population_graphs.Replayed(lambda: None, "an epoch", graphs=True)
     epoch()
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here, which can record")
     with pytest.raises(UserError, match="An epoch of the population cannot be recorded as a CUDA graph"):
         epoch()
+    assert streams == ["the training's"]
+
+
+def test_memory_that_runs_out_while_a_graph_is_recorded_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as a graph that cannot be recorded: a smaller group may fit."""
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the training's")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: nullcontext())
+    with pytest.raises(torch.OutOfMemoryError):
+        population_graphs._recorded(full, "an epoch")
