@@ -105,7 +105,7 @@ def origin(found: Mapping[str, Any]) -> str:
 
 def block(found: Mapping[str, Any] | None) -> str:
     """The part of docs/gpu.md between its two marker lines; None for a page on which nothing was measured."""
-    said = "Not measured: no GPU was at hand." if found is None else f"Measured on {origin(found)}."
+    said = "Not measured yet." if found is None else f"Measured on {origin(found)}."
     lines = [BEGIN, "", said, "", "| what | figure | bound or goal |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | {goal} |" for what, figure, goal in rows_of(found["parts"] if found else {})]
     if found is not None and found["wrong"]:
