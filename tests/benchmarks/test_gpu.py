@@ -157,7 +157,7 @@ def test_speeds_are_of_whole_rollouts_after_the_warm_up(figures: dict[str, Any],
 
 
 def test_utilisation_is_of_the_measured_time_alone() -> None:
-    timed = gpu_measures._Timed(CPU, 1.0, gpu_measures._Stop())
+    timed = gpu_measures._Timed(CPU, 1.0)
     timed._unix_began, timed.began, timed.ended = 100.0, 5.0, 7.0
     monitor = gpu_measures.BackgroundSampling(1.0)
     monitor.metrics_history = [
