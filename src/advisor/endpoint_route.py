@@ -64,7 +64,7 @@ class Route:
     """A label outside the likeliest tokens is asked for by itself."""
     pieces: Pieces = ()
     leads: tuple[str, ...] = ()
-    """By side, what all labels begin with: it stands at the prompt's end."""
+    """By side, the text that all labels begin with; it is appended to the prompt."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of each request."""
 

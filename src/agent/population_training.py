@@ -20,7 +20,7 @@ from src.agent.learner.population_network import Precision
 from src.agent.learner.population_rollout import CollectedRollout
 from src.agent.ppo import GeneratorStates
 from src.agent.rollout_plan import RolloutPlan
-from src.agent.training import TrainingRecord
+from src.agent.training import TrainingRecord, record_of
 from src.trading.kernel import TRUNCATED
 
 
@@ -71,7 +71,8 @@ def train_population(
         for callbacks in callbacks_of_each:
             for callback in callbacks:  # what they were shown would keep it in memory
                 callback.locals = {}
-    return [_record(model, plan, phase, population) for model, phase in zip(models, phases, strict=True)]
+    why = f"{len(models)} members at once on {population.device.type}, {population.precision}"
+    return [record_of(model, plan, phase, "population", why) for model, phase in zip(models, phases, strict=True)]
 
 
 class _Learner:
@@ -126,7 +127,7 @@ class _Learner:
 def _rollout(
     population: Population, learners: Sequence[_Learner], after_rollout: Callable[[Population], bool | None] | None
 ) -> bool:
-    """A rollout and its update; whether the training goes on."""
+    """Play a rollout and update; returns whether to continue training."""
     began, clock = time.perf_counter(), population.models[0].clock
     for learner in learners:
         learner.callback.on_rollout_start()
@@ -167,25 +168,3 @@ def _rollout(
 
 def _remaining(model: FusedMaskablePPO, plan: RolloutPlan, *, resumed: bool) -> int:
     return plan.actual - model.num_timesteps if resumed else plan.actual
-
-
-def _record(model: FusedMaskablePPO, plan: RolloutPlan, phase: str, population: Population) -> TrainingRecord:
-    seconds = model.rollout_s + model.update_s
-    return TrainingRecord(
-        phase=phase,
-        timesteps_requested=plan.requested,
-        timesteps=model.num_timesteps,
-        n_envs=plan.n_envs,
-        n_steps=plan.n_steps,
-        batch_size=plan.batch_size,
-        seconds=seconds,
-        rollout_s=model.rollout_s,
-        update_s=model.update_s,
-        checkpoint_s=model.checkpoint_s,
-        steps_per_s=model.num_timesteps / seconds if seconds else 0.0,
-        environment_s=model.environment_s,
-        learner="population",
-        why_learner=f"{len(population.models)} members at once on {population.device.type}, {population.precision}",
-        pace_s=model.pace.seconds(),
-        pace_rollouts=model.pace.rollouts,
-    )

@@ -298,6 +298,11 @@ def train(
     finally:
         for callback in callbacks:  # what they were shown of a rollout would keep all of it in memory
             callback.locals = {}
+    return record_of(model, plan, phase, model.learner, _why_learner(model))
+
+
+def record_of(model: TimedMaskablePPO, plan: RolloutPlan, phase: str, learner: str, why_learner: str) -> TrainingRecord:
+    """What a model's training took, and what trained it."""
     seconds = model.rollout_s + model.update_s
     return TrainingRecord(
         phase=phase,
@@ -310,10 +315,10 @@ def train(
         rollout_s=model.rollout_s,
         update_s=model.update_s,
         checkpoint_s=model.checkpoint_s,
-        steps_per_s=model.num_timesteps / seconds,
+        steps_per_s=model.num_timesteps / seconds if seconds else 0.0,
         environment_s=model.environment_s,
-        learner=model.learner,
-        why_learner=_why_learner(model),
+        learner=learner,
+        why_learner=why_learner,
         pace_s=model.pace.seconds(),
         pace_rollouts=model.pace.rollouts,
     )

@@ -1,7 +1,7 @@
 """The judgement, the answers and the verdict of a run of several markets.
 
-A conclusion over all markets rests on the pooled contrasts alone, which were fixed before the run. What is said of a
-single market is adjusted over the markets (Holm), or said to be of each market on its own.
+Conclusions over all markets rest on the pooled contrasts alone, which were fixed before the run. Statements about a
+single market are Holm-adjusted over the markets, or labelled as unadjusted.
 """
 
 from __future__ import annotations

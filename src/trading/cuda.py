@@ -73,7 +73,7 @@ def _why_nothing_runs() -> str:
         out = torch.zeros(1, device="cuda")
         cuda.jit(one)[1, 1, _stream(out.device)](_on_device(out))
         ran = float(out[0]) == 1.0
-    except Exception as error:  # whatever it is, training goes on without
+    except Exception as error:  # any failure means: train without it
         return f"{type(error).__name__}: {error}"
     return "" if ran else "a kernel left no result"
 

@@ -216,7 +216,7 @@ class Population:
         self._check_finite(figures, logs)
 
     def _train_epochs(self, meanwhile: Callable[[], object] | None) -> int:
-        """The epochs, until no member goes on; how many there were.
+        """Train epochs until no member is active any more; returns how many there were.
 
         As many as the last update took are begun before the host waits for the device: where all members stopped
         earlier this time, the rest of them change nothing.
