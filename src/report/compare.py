@@ -1,6 +1,6 @@
 """Compare runs on the sealed sessions they share, arm by arm, and list the settings that differ.
 
-    python -m src.report.compare RUN RUN ... [--output FILE]
+    python -m src.report.compare RUN RUN ... [--market NQ] [--output FILE]
 
 RUN is a run's folder, or its report.json. Every later run is compared with the first. Exit codes: 0 compared, 2 runs
 that cannot be compared: other bars, other rules, no shared session, or no report that can be read.
@@ -173,10 +173,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder or report.json; the first is compared with"
     )
+    parser.add_argument("--market", metavar="SYMBOL", help="of runs of several markets: the one to compare")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the comparison there, as JSON")
     options = parser.parse_args(arguments)
     try:
-        compared = compare(read_runs(options.runs))
+        compared = compare(read_runs(options.runs, options.market))
         if options.output is not None:
             _write(compared, options.output)
     except UserError as error:

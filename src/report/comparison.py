@@ -17,7 +17,7 @@ from src.report.conclusions import EXPLORATORY, contrast_entry
 from src.report.model.arms import Contrast
 from src.report.model.bars import Data
 from src.report.model.base import Count, Date, Figure, Maybe, Part
-from src.report.model.report import Report
+from src.report.model.report import Report, RunReport
 from src.report.model.run import Rules
 from src.report.schema import read_report
 from src.statistics.intervals import Interval, paired_interval
@@ -115,18 +115,19 @@ class Comparison(Part):
         return {run.label: only for run in self.runs if (only := [arm for arm in run.arms if arm not in shared])}
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs of these folders or report.json files, called A, B, C and so on.
+def read_runs(paths: Sequence[Path], market: str | None = None) -> list[Run]:
+    """The runs of these folders or report.json files, called A, B, C and so on; of runs of several markets the part of
+    `market`.
 
-    Raises: ComparisonError for fewer than two runs or one without sealed sessions, ReportError for one without a report
-    that can be read.
+    Raises: ComparisonError for fewer than two runs or one without sealed sessions or that market, ReportError for one
+    without a report that can be read.
     """
     if len(paths) < 2:
         raise ComparisonError(
             f"A comparison needs two runs or more, and {len(paths)} was given: name another run's folder, such as "
             "logs/<run>."
         )
-    return [_read(_label(i), path) for i, path in enumerate(paths)]
+    return [_read(_label(i), path, market) for i, path in enumerate(paths)]
 
 
 def _label(i: int) -> str:
@@ -135,15 +136,31 @@ def _label(i: int) -> str:
     return chr(ord("A") + letter) + (str(turn + 1) if turn else "")
 
 
-def _read(label: str, path: Path) -> Run:
+def _read(label: str, path: Path, market: str | None) -> Run:
     file = path / run_names.REPORT if path.is_dir() else path
-    report = read_report(file)
+    whole = read_report(file)
+    report = _of_market(file, whole, market) if whole.markets is not None or market is not None else whole
     if report.data is None or report.rules is None or not report.arms or not report.session_dates:
         raise ComparisonError(
             f"{foreign(file)} has no sealed sessions with results by arm, so there is nothing to compare: it was run "
             "on environments of your own, or stopped before its evaluation. Name a run that was evaluated on bars."
         )
     return Run(label, file, report, report.data, report.rules, report.session_dates)
+
+
+def _of_market(file: Path, report: RunReport, market: str | None) -> Report:
+    reports = {report.run.market: report} if report.markets is None else report.markets.reports
+    if market is None:
+        raise ComparisonError(
+            f"{foreign(file)} is of several markets: add --market with one of {', '.join(reports)}, to compare the "
+            "runs on that market."
+        )
+    if market not in reports:
+        raise ComparisonError(
+            f"{foreign(file)} has no market {foreign(market)}: it has {', '.join(map(str, reports))}. Name one that "
+            "every run has."
+        )
+    return reports[market]
 
 
 def compare(runs: Sequence[Run]) -> Comparison:

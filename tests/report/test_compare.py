@@ -17,6 +17,7 @@ from src.report.compare import main
 from src.report.comparison import Comparison, compare, flat_settings, read_runs
 from tests.golden_forms import golden
 from tests.report.page_report import full_report
+from tests.report.test_markets import of_several
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "comparison_runs.txt"
 FULL = full_report(60, 3, bars_a_session=4, n_charted=0, n_samples=2, n_records=2)
@@ -254,3 +255,14 @@ def test_what_cannot_be_compared_is_refused_in_one_paragraph(
     renamed["arms"] = {"mine": FULL["arms"]["flat"]}
     renamed["seeds"]["net_usd_by_session"] = {}
     assert "shares no arm with the others" in refused(written(FULL, renamed), capsys)
+
+
+def test_of_runs_of_several_markets_one_is_compared(written: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    several = of_several()
+    assert several.markets is not None
+    one, other = written(several.to_json_dict(), several.markets.reports["NQ"].to_json_dict())
+    assert "is of several markets: add --market with one of NQ, ES, YM, RTY" in refused([one, other], capsys)
+    found = compare(read_runs([one, other], "NQ"))
+    assert (found.market, all(contrast.identical for contrast in found.contrasts)) == ("NQ", True)
+    assert "has no market ES: it has NQ." in refused([one, other], capsys, "--market", "ES")
+    assert "has no market RT: it has NQ, ES, YM, RTY." in refused([one, other], capsys, "--market", "RT")
