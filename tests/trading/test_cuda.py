@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,12 @@ def test_a_gpu_that_numba_cuda_cannot_use_is_told(monkeypatch: pytest.MonkeyPatc
     assert cuda.missing() == "torch finds no CUDA GPU here."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert cuda.missing().startswith("numba-cuda cannot use the GPU (driver too old): install an NVIDIA driver")
+    # A driver that is too old may be found usable, and fails at the first launch.
+    cuda._why_nothing_runs.cache_clear()
+    monkeypatch.setattr(cuda, "cuda", SimpleNamespace(is_available=lambda: True))
+    assert re.match(r"numba-cuda cannot use the GPU \(\w+Error: .+\): install an NVIDIA driver", cuda.missing())
+    cuda._why_nothing_runs.cache_clear()
+    monkeypatch.setattr(cuda, "cuda", refusing)
     with pytest.raises(UserError, match=r"driver too old"):
         make_member_accounts([make_tape(1)], [make_params(**LIVE_RULES)], 2, "cuda")
 

@@ -3,6 +3,8 @@ checkpoints, and but for rounding the same weights."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -251,6 +253,22 @@ def test_memory_is_predicted_by_the_tensors_that_are_held() -> None:
     assert found == population.bytes
     assert population.bytes < Population.memory_bytes(models) < 3 * population.bytes
     assert Population.memory_bytes(models[:1]) < Population.memory_bytes(models) / 2.9
+
+
+def test_a_closed_population_is_gone_at_once() -> None:
+    """Its memory on a device must not wait for Python's collector."""
+    member = built(("rl_only",), Setting())[0]
+    population = make_population([member.model], [member.generators], "cpu")
+    population.collect()
+    population.update()
+    population.close()
+    gone = weakref.ref(population)
+    gc.disable()
+    try:
+        del population
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def _tensors(thing: Any) -> Iterator[torch.Tensor]:
