@@ -58,6 +58,7 @@ class _File(BaseModel):
     phases: dict[str, PhaseEntry]
     tasks: dict[str, TaskEntry] = Field(default_factory=dict)
     products: Library | None = None
+    group: int | None = Field(None, ge=1)
     files: dict[str, FileFacts] = Field(default_factory=dict)
     sha256: str
     """Of all the rest as compact JSON."""
@@ -78,6 +79,8 @@ class Ledger:
         self.tasks: dict[str, TaskEntry] = {}
         self.products: Library | None = None
         """The library that multiplies the fused learner's matrices, in every training of the run."""
+        self.group: int | None = None
+        """At most how many members train together, where they do."""
         self.files: dict[str, FileFacts] = {}
         """Files the run has made, by path in its folder."""
 
@@ -104,7 +107,8 @@ class Ledger:
                 f"--auto-resume and --start-phase to begin a new run."
             )
         ledger.phases = {name: content.phases[name] for name in names}
-        ledger.tasks, ledger.files, ledger.products = content.tasks, content.files, content.products
+        ledger.tasks, ledger.files = content.tasks, content.files
+        ledger.products, ledger.group = content.products, content.group
         return ledger
 
     def save(self) -> None:
@@ -112,7 +116,12 @@ class Ledger:
         try:
             content = plain_json(
                 _File(
-                    phases=self.phases, tasks=self.tasks, products=self.products, files=self.files, sha256=""
+                    phases=self.phases,
+                    tasks=self.tasks,
+                    products=self.products,
+                    group=self.group,
+                    files=self.files,
+                    sha256="",
                 ).model_dump()
             )
             write_json(self.path, {**content, "sha256": seal(content)})

@@ -150,7 +150,7 @@ class _Process:
             if trainer.device.type == "cpu" and context.config.hardware.learner != "stock":
                 state.ledger.products = state.ledger.products or fastest()
             plan.means.products = state.ledger.products
-            engine = self._engine(plan, state.ledger, workers, context.memory.group or 0)
+            engine = self._engine(plan, state.ledger, workers, self._group(context.memory.group))
             phases = self._phases_of(plan)
             state.check_what_is_there(engine, [phase.tasks for phase in phases])
             state.find_damage()
@@ -187,6 +187,17 @@ class _Process:
         engine = Engine(self._context, ledger, self._stop, workers, group)
         engine.all_tasks = [task for phase in self._phases_of(plan) for task in phase.tasks]
         return engine
+
+    def _group(self, planned: int | None) -> int:
+        """How many members train together: as many as when the run began, where memory now has room for more.
+
+        Members round otherwise in groups of another size. A number that the user asks for is taken as it is.
+        """
+        asked, ledger = self._context.config.hardware.group, self.state.ledger
+        if planned is not None and asked is None and ledger.group is not None:
+            planned = min(planned, ledger.group)
+        ledger.group = planned if planned is not None else ledger.group
+        return planned or 0
 
     def _workers(self, trainer: Trainer, learner: Learner) -> int:
         """How many tasks to do at a time: as asked for, else as many as there are free cores, where it is worth it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from safetensors.numpy import load_file
 
 from src.agent.checkpoints import CheckpointStore
 from src.agent.learner.population import Population
-from src.runs import group_work, tasks
+from src.runs import group_work, run, tasks
 from src.runs.groups import Groups
 from src.runs.ledger import Ledger
 from src.runs.member_work import OpenTraining
 from src.runs.pipeline import TITLES
+from src.runs.preflight import plan_memory
 from src.runs.same_report import without_times
 from src.runs.tasks import Task
 from tests.runs.pipeline_runs import (
@@ -68,9 +70,10 @@ def finished(pipelines: Pipelines, home: Path, changes: Mapping[str, Any], **how
     return ended, home
 
 
-def in_update(nth: int, act: Callable[[], object]) -> Any:
-    """Right before an update of the six fine-tuned members, in a rollout that no checkpoint has yet."""
-    return before(Population, "update", act, nth=nth, when=lambda population, **_: len(population.models) == 6)
+def in_update(nth: int, act: Callable[[], object], members: int = 6) -> Any:
+    """Right before an update of this many members (six: all that are fine-tuned), in a rollout that no checkpoint has
+    yet."""
+    return before(Population, "update", act, nth=nth, when=lambda population, **_: len(population.models) == members)
 
 
 # The same run
@@ -185,6 +188,23 @@ def test_another_group_is_said_to_round_otherwise(pipelines: Pipelines) -> None:
     said = ended.report["phases"]["phase3"]["not_bitwise"]
     assert any("trained together was " in words for words in said)
     assert "4 members together" in ended.said
+    assert [row["group"] for row in ended.report["training"] if row["phase"] != "base"] == [4, 4, 4, 4, 2, 2]
+
+
+def test_resumed_with_more_memory_members_train_in_the_groups_they_began_in(
+    pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = pipelines.new_home()
+
+    def room_for(members: int) -> Any:
+        return lambda *args, **kwargs: replace(plan_memory(*args, **kwargs), group=members)
+
+    monkeypatch.setattr(run, "plan_memory", room_for(4))
+    with in_update(2, crash, members=4):
+        pipelines.run(home, TOGETHER)
+    monkeypatch.setattr(run, "plan_memory", room_for(6))
+    ended, _ = finished(pipelines, home, {}, auto_resume=True)
+    assert ended.report["phases"]["phase3"]["not_bitwise"] == []
     assert [row["group"] for row in ended.report["training"] if row["phase"] != "base"] == [4, 4, 4, 4, 2, 2]
 
 
