@@ -25,8 +25,8 @@ TARGETS: Mapping[str, str] = MappingProxyType(
 GPU_UTILIZATION = "gpu_utilization"
 """A target in percent, as the report gives it; its limit is kept as a fraction."""
 GPU_REMEDY = (
-    "a GPU is kept busier by larger minibatches and more accounts (--batch-size 16384 --vectorized-envs 1024) and by "
-    "larger networks (training.policy_kwargs.net_arch); or set the target to what these networks reach"
+    "a GPU is kept busy by many and long trainings at once (--seeds 20, --walk-forward 4, training.timesteps) and by "
+    "larger networks (training.policy_kwargs.net_arch); or set the target to what this run reaches"
 )
 
 PHASE_TARGETS = tuple(f"phase{n}_{what}" for n in (1, 2, 3) for what in ("duration", "gpu_utilization"))
