@@ -182,7 +182,7 @@ def test_a_live_threshold_counts_open_profit_and_one_at_the_close_does_not(kind:
     [
         # +$1,500, +$1,500 and +$700: the peak, live and at the close, is $53,700.
         ("topstep_50k_2026_11", 5_000_000),  # locks at the start
-        ("take_profit_trader_50k_2026_11", 5_000_000),
+        ("takeprofittrader_50k_2026_11", 5_000_000),
         ("tradeify_select_50k_2026_11", 5_010_000),  # start + $100 once a close is at start + $2,100
         ("apex_50k_eod_2026_10", 5_170_000),  # never
         ("apex_50k_live_lock_2026_10", 5_170_000),  # at the profit-target balance, $53,000, not yet reached
@@ -206,7 +206,7 @@ def test_a_threshold_that_stops_at_the_target_balance_stops_there(kind: Any) -> 
 def test_days_without_a_trade_are_no_trading_days(kind: Any) -> None:
     # Take Profit Trader: at least 5 days. +150 a day reach $3,000 on day 4; the fifth day without a trade counts for
     # nothing, the sixth with one does.
-    params = params_of("take_profit_trader_50k_2026_11")
+    params = params_of("takeprofittrader_50k_2026_11")
     account = begin(kind, params, 150, 150, 150, 150, 150, 1)
     for day in range(4):
         trade(account, day)
@@ -284,7 +284,7 @@ def test_a_payout_needs_five_days_of_250_a_balance_and_a_best_day_under_half(kin
     ("profile", "rth", "globex"),
     [
         ("apex_50k_eod_2026_10", True, True),  # 16:59
-        ("take_profit_trader_50k_2026_11", True, True),  # 17:00
+        ("takeprofittrader_50k_2026_11", True, True),  # 17:00
         ("tradeify_growth_50k_2026_11", True, True),  # 16:59
         ("topstep_50k_2026_11", True, False),  # 16:10: the whole Globex day is held to 16:59
     ],

@@ -33,8 +33,9 @@ FINGERPRINTS = {
 }
 """Of the first profiles, as runs before the later rules have them: such runs are still comparable."""
 
-# The sources' table, in thousands of dollars (size) and dollars: target, drawdown and what it follows, balance where the
-# threshold stops, daily limit, contracts and micros, best day's share, trading days, calendar days, flat by, automation.
+# The sources' table: size in thousands of dollars, then in dollars target, drawdown and what it follows, the balance
+# where the threshold stops, daily limit; contracts and micros, best day's share, trading days, calendar days, flat by,
+# automation.
 EOD, LIVE = "end_of_day", "live_peak"
 SOURCES: dict[str, tuple[Any, ...]] = {
     "apex_25k_eod_2026_10": (25, 1500, 1000, EOD, None, 500, None, None, None, 0, 30, "16:59", "banned"),
@@ -46,7 +47,7 @@ SOURCES: dict[str, tuple[Any, ...]] = {
     "topstep_50k_2026_11": (50, 3000, 2000, EOD, 50_000, None, 5, 50, "0.5", 0, None, "16:10", "restricted"),
     "topstep_100k_2026_11": (100, 6000, 3000, EOD, 100_000, None, 10, 100, "0.5", 0, None, "16:10", "restricted"),
     "topstep_150k_2026_11": (150, 9000, 4500, EOD, 150_000, None, 15, 150, "0.5", 0, None, "16:10", "restricted"),
-    "take_profit_trader_50k_2026_11": (50, 3000, 2000, EOD, 50_000, None, 6, 60, "0.5", 5, None, "17:00", "unknown"),
+    "takeprofittrader_50k_2026_11": (50, 3000, 2000, EOD, 50_000, None, 6, 60, "0.5", 5, None, "17:00", "unknown"),
     "tradeify_select_50k_2026_11": (
         50,
         3000,
@@ -85,7 +86,7 @@ OPEN = {
     "apex_50k_eod_2026_10": ("one says 1", "disputed", "unconfirmed"),
     "apex_50k_live_2026_10": ("one says 1", "unconfirmed"),
     "topstep_50k_2026_11": ("one says none", "40%"),
-    "take_profit_trader_50k_2026_11": ("automation",),
+    "takeprofittrader_50k_2026_11": ("automation",),
     "tradeify_select_50k_2026_11": ("3,000 is unverified", "contracts"),
     "tradeify_growth_50k_2026_11": ("3,000 is unverified", "contracts"),
     "mffu_core_50k_2026_11": ("1,500 or 2,000", "none for Pro"),
@@ -148,7 +149,7 @@ def test_the_table_of_sources_has_every_profile_that_is_sold_today() -> None:
     assert [rules.name for rules in chosen_profiles(["none", "all", "none"])] == ["none", *sorted(SOURCES)]
     for name in APEX:
         assert load_rule_profile(name).superseded_by in SOURCES
-    with pytest.raises(ConfigError, match="evidence.rules is 'topstep_50k'"):
+    with pytest.raises(ConfigError, match=r"evidence\.rules is 'topstep_50k'"):
         chosen_profiles(["topstep_50k"])
 
 
