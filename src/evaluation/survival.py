@@ -29,7 +29,7 @@ from src.evaluation.attempts import (
     simulate_attempts,
 )
 from src.evaluation.settings import EvidenceSettings
-from src.market.contracts import get_contract
+from src.market.contracts import Contract
 from src.trading.layout import BREACHES
 from src.trading.params import make_params
 from src.trading.rules import RuleProfile, chosen_profiles
@@ -52,6 +52,7 @@ class SurvivalTable:
     market: Market
     tape: Tape
     environment: EnvironmentSettings
+    contract: Contract
     settings: EvidenceSettings
     seed: int
     block_length: float
@@ -95,7 +96,7 @@ class SurvivalTable:
     def _attempt(
         self, rules: RuleProfile, budget_s: float, seed: int, players: Mapping[str, SessionPlayer | None]
     ) -> PassSimulation:
-        params = make_params(self.environment, get_contract(self.market.tables.bars.market), rules).copy()
+        params = make_params(self.environment, self.contract, rules).copy()
         params["max_episode_steps"] = 0  # as `Market.session_params`
         params.setflags(write=False)
         return simulate_attempts(

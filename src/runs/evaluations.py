@@ -29,6 +29,7 @@ from src.evaluation.reliance import reliance_arms
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.survival import SurvivalTable
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
+from src.market.contracts import get_contract
 from src.report.conclusions import contrast_facts, seed_facts, statistics_facts
 from src.report.facts import advice_facts
 from src.report.still_learning import still_learning_facts
@@ -160,6 +161,7 @@ def survival_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
         market=market,
         tape=market.tape(table),
         environment=job.config.environment,
+        contract=get_contract(job.config.test_mode.markets[0]),
         settings=job.config.evidence,
         seed=job.config.test_mode.seed,
         block_length=block_length(played[ArmName.HYBRID].net_usd),

@@ -46,9 +46,7 @@ def engine() -> Any:
     """The package's modules `rules.kernel` and `rules.params`."""
     found = find_spec(PACKAGE)
     if found is None or find_spec("msgspec") is None:
-        pytest.skip(
-            "topstep-backtest is not installed: pip install --no-deps --ignore-requires-python -r requirements-oracle.txt"
-        )
+        pytest.skip("topstep-backtest is not installed; requirements-oracle.txt says how")
     shell = ModuleType(PACKAGE)
     shell.__path__ = list(found.submodule_search_locations or ())
     sys.modules[PACKAGE] = shell
