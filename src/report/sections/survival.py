@@ -21,7 +21,7 @@ def section(report: Report, arrays: Arrays) -> Section:
     title = "Would it pass anywhere?"
     survival = report.survival
     if survival is None or not survival.rows:
-        none = "This run compared no rule profiles: --rules all does. It trains nothing again."
+        none = "This run compared no rule profiles, which --rules all does without training anything again."
         return Section("survival", title, (), none)
     words = Markup(
         "The same policies attempt every profile on the same {} sealed sessions, {} a trade asked for. All of it is a "
