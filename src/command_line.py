@@ -174,6 +174,8 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--group", type=int, metavar="N", help="members that train together (population)")
     key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")
     key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
+    what = "survival table over these prop-firm rule profiles, or all, from the same trained policies"
+    key("--rules", nargs="+", metavar="PROFILE", help=what)
     option(
         "--auto-resume",
         action=argparse.BooleanOptionalAction,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 HOLD, BUY, SELL, MOVE_TO_BE, ENABLE_TRAIL, DISABLE_TRAIL = range(6)
 ACTIONS = 6
@@ -20,7 +21,8 @@ ACTIONS = 6
 # Written out again on purpose: the oracle imports nothing it is meant to check.
 ENTRY_ALLOWED, BREAK_AFTER, FLAT_BAR, DECISION, END_AFTER = 1, 2, 4, 8, 16
 
-TRAIL_NONE, TRAIL_LIVE, TRAIL_END_OF_DAY = 0, 1, 2
+TRAIL_NONE, TRAIL_LIVE, TRAIL_END_OF_DAY, TRAIL_STATIC = 0, 1, 2, 3
+BREACHED_BY_DRAWDOWN, BREACHED_BY_DAILY_LIMIT = 1, 2
 BY_STOP, BY_TARGET, BY_OPPOSITE, BY_FLAT_BAR, BY_THRESHOLD, BY_DAILY_LIMIT, BY_HOLE = 1, 2, 3, 4, 5, 6, 7
 NO_THRESHOLD_CENTS = -(2**62)
 
@@ -69,7 +71,10 @@ class ReferenceMarket:
 
 @dataclass(frozen=True)
 class ReferenceParams:
-    """What never changes. `trail_mode`: 0 none, 1 live peak, 2 end of day; `lock_mode`: 0 none, 1 at `lock_cents`."""
+    """What never changes. `trail_mode`: 0 none, 1 live peak, 2 end of day, 3 static; `lock_mode`: 0 none, 1 at
+    `lock_cents`.
+
+    A ladder has up to four rungs, each a profit and the contracts from there on; one of 0 contracts does not exist."""
 
     contracts: int = 1
     tick_value_cents: int = 500
@@ -91,6 +96,24 @@ class ReferenceParams:
     target_cents: int = 0
     expiry_days: int = 0
     max_contracts: int = 100
+    daily_breaches: int = 0
+    consistency_bp: int = 0
+    needed_days: int = 0
+    day_profit_cents: int = 0
+    ladder_cents_1: int = 0
+    ladder_cents_2: int = 0
+    ladder_cents_3: int = 0
+    ladder_cents_4: int = 0
+    ladder_contracts_1: int = 0
+    ladder_contracts_2: int = 0
+    ladder_contracts_3: int = 0
+    ladder_contracts_4: int = 0
+
+    @property
+    def ladder(self) -> list[tuple[int, int]]:
+        """(profit in cents, contracts) of each rung, the account without a profit first."""
+        rungs = [(getattr(self, f"ladder_cents_{k}"), getattr(self, f"ladder_contracts_{k}")) for k in (1, 2, 3, 4)]
+        return [(-(2**62), self.max_contracts), *(rung for rung in rungs if rung[1])]
 
 
 @dataclass(frozen=True)
@@ -138,6 +161,9 @@ class ReferenceAccount:
         self.peak_cents = peak_cents
         self.threshold_cents = self._threshold_of(peak_cents)
         self.day_start_cents = balance_cents
+        self.best_day_cents = 0
+        self.counted_days = 0
+        self.day_over = 0
         self.days_left = days_left
         self.daily_locked = 0
         self.consecutive_losses = 0
@@ -156,6 +182,7 @@ class ReferenceAccount:
         """Stand at the close of `bar` in another session: what belongs to one session begins anew, all else goes on."""
         self.bar = bar
         self.day_start_cents = self.cash_cents
+        self.day_over = 0
         self.daily_locked = 0
         self.n_trades = 0
         self.illegal_actions = 0
@@ -192,7 +219,9 @@ class ReferenceAccount:
     @property
     def quantity(self) -> int:
         """Contracts an entry would trade."""
-        return min(self.params.contracts, self.params.max_contracts)
+        profit = self.day_start_cents - self.params.start_balance_cents
+        reached = [contracts for cents, contracts in self.params.ladder if profit >= cents]
+        return min(self.params.contracts, reached[-1])
 
     def equity_cents(self, price_ticks: int) -> int:
         """Balance with the open position marked at a price; the cost of leaving it is not taken off."""
@@ -201,6 +230,8 @@ class ReferenceAccount:
     def _threshold_of(self, peak_cents: int) -> int:
         if self.params.trail_mode == TRAIL_NONE:
             return NO_THRESHOLD_CENTS
+        if self.params.trail_mode == TRAIL_STATIC:
+            return self.params.start_balance_cents - self.params.trail_cents
         threshold = peak_cents - self.params.trail_cents
         return min(threshold, self.params.lock_cents) if self.params.lock_mode else threshold
 
@@ -272,7 +303,9 @@ class ReferenceAccount:
 
         breached_now = self.breached and not breached_before
         if breached_now:
-            self._events.append("breach_live" if params.trail_mode == TRAIL_LIVE else "breach_eod")
+            modes = {TRAIL_LIVE: "breach_live", TRAIL_END_OF_DAY: "breach_eod", TRAIL_STATIC: "breach_static"}
+            by_day = self.breached == BREACHED_BY_DAILY_LIMIT
+            self._events.append("breach_daily" if by_day else modes[params.trail_mode])
         # A flat account's equity does not depend on the price, so a broken step needs no mark.
         equity_after = self.cash_cents if self.position == 0 else self.equity_cents(market.close[u])
         reward = (equity_after - equity_before) / params.reward_scale_cents
@@ -374,7 +407,7 @@ class ReferenceAccount:
             if entry_bar:
                 self._events.append("entry_bar_exit")
             if name == "threshold":
-                self.breached = 1
+                self.breached = BREACHED_BY_DRAWDOWN
             elif name == "daily":
                 self._lock_day()
             open_ticks = self.market.open[u]
@@ -417,14 +450,17 @@ class ReferenceAccount:
         if not self.daily_locked:
             self.daily_locked = 1
             self._events.append("daily_lock")
+        if self.params.daily_breaches and not self.breached:
+            self.breached = BREACHED_BY_DAILY_LIMIT
 
     def _check_rules_when_flat(self) -> None:
         p = self.params
         if p.trail_mode != TRAIL_END_OF_DAY:
             self.peak_cents = max(self.peak_cents, self.cash_cents)
             self.threshold_cents = self._threshold_of(self.peak_cents)
-        if p.trail_mode != TRAIL_NONE and self.cash_cents <= self.threshold_cents:
-            self.breached = 1
+        # The first rule to end the account is the one that did.
+        if p.trail_mode != TRAIL_NONE and self.cash_cents <= self.threshold_cents and not self.breached:
+            self.breached = BREACHED_BY_DRAWDOWN
         if p.daily_limit_cents > 0 and self.cash_cents <= self.day_start_cents - p.daily_limit_cents:
             self._lock_day()
         if p.target_cents > 0 and self.cash_cents >= p.start_balance_cents + p.target_cents:
@@ -433,10 +469,32 @@ class ReferenceAccount:
     def _end_session(self) -> None:
         if self.params.expiry_days > 0:
             self.days_left = max(0, self.days_left - 1)
+        self.best_day_cents = max(self.best_day_cents, self._profit_today)
+        self.counted_days += self._today_counts
+        self.day_over = 1
         if self.params.trail_mode == TRAIL_END_OF_DAY:
             self.peak_cents = max(self.peak_cents, self.cash_cents)
             self.threshold_cents = self._threshold_of(self.peak_cents)
             self._events.append("session_end_eod")
+
+    @property
+    def _profit_today(self) -> int:
+        return self.cash_cents - self.day_start_cents
+
+    @property
+    def _today_counts(self) -> bool:
+        """A trading day is a session with a trade; where a firm asks for winning days, one that earned so much."""
+        least = self.params.day_profit_cents
+        return self.n_trades > 0 and (not least or self._profit_today >= least)
+
+    def may_pass(self) -> bool:
+        """Whether a flat account at its target passes now: best day below its share of the profit, days enough."""
+        p = self.params
+        profit = self.cash_cents - p.start_balance_cents
+        best_day = max(self.best_day_cents, self._profit_today)
+        consistent = not p.consistency_bp or Fraction(best_day) < Fraction(p.consistency_bp, 10_000) * profit
+        days = self.counted_days + (0 if self.day_over else self._today_counts)
+        return consistent and days >= p.needed_days
 
     # ---------------------------------------------------------------- observation
 
@@ -459,22 +517,35 @@ class ReferenceAccount:
         if sign != 0:
             to_stop = self._in_atr(sign * (close - self.stop_ticks))
             to_target = self._in_atr(sign * (self.target_ticks - close))
-        trail_buffer = daily_buffer = 1.0
+        trail_buffer = 1.0
         if p.trail_mode != TRAIL_NONE:
             trail_buffer = _clip((equity - self.threshold_cents) / p.trail_cents, 0.0, 5.0)
-        if p.daily_limit_cents > 0:
-            floor_cents = self.day_start_cents - p.daily_limit_cents
-            daily_buffer = _clip((equity - floor_cents) / p.daily_limit_cents, 0.0, 5.0)
         return [
             float(sign),
             to_stop,
             to_target,
             min(self.bars_in_position / 20, 5.0),
             float(self.trailing),
-            float(self._entries_allowed()),
+            self._size_share() if self._entries_allowed() else 0.0,
             trail_buffer,
-            daily_buffer,
+            self._day_room(equity),
         ]
+
+    def _size_share(self) -> float:
+        """Contracts of an entry as a share of those on the ladder's highest rung."""
+        most = max(contracts for _, contracts in self.params.ladder)
+        return self.quantity / min(self.params.contracts, most)
+
+    def _day_room(self, equity: int) -> float:
+        """The nearer of two: the loss the daily limit still allows, and the profit that is still worth making today."""
+        p, today = self.params, equity - self.day_start_cents
+        rooms = []
+        if p.daily_limit_cents > 0:
+            rooms.append(_clip((today + p.daily_limit_cents) / p.daily_limit_cents, 0.0, 5.0))
+        if p.consistency_bp > 0 and p.target_cents > 0:
+            largest = max(p.consistency_bp * p.target_cents / 10_000, self.best_day_cents)
+            rooms.append(_clip((largest - today) / largest, 0.0, 5.0))
+        return min(rooms, default=1.0)
 
     def _in_atr(self, ticks: int) -> float:
         if self.atr_ticks <= 0.0:

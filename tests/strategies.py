@@ -171,7 +171,7 @@ def params_of(rng: Random) -> ReferenceParams:
         breach_penalty=rng.choice([0.0, 0.3, 10.0]),
         max_episode_steps=rng.choice([0, 0, 0, 5, 25]),
         start_balance_cents=start_balance_cents,
-        trail_mode=rng.randint(0, 2),
+        trail_mode=rng.randint(0, 3),
         trail_cents=rng.choice([rng.randint(500, 60_000), 250 * rng.randint(2, 40), 500_000]),
         lock_mode=rng.randint(0, 1),
         lock_cents=start_balance_cents + rng.choice([-30_000, 0, 10_000]),
@@ -179,7 +179,21 @@ def params_of(rng: Random) -> ReferenceParams:
         target_cents=rng.choice([0, rng.randint(100, 30_000), 250 * rng.randint(1, 40)]),
         expiry_days=rng.choice([0, 30, 30]),
         max_contracts=rng.choice([0, 2, 6, 6, 6, 6]),
+        daily_breaches=rng.randint(0, 1),
+        consistency_bp=rng.choice([0, 3_000, 4_000, 5_000]),
+        needed_days=rng.choice([0, 0, 1, 3]),
+        day_profit_cents=rng.choice([0, 250, 5_000]),
+        **ladder_of(rng),
     )
+
+
+def ladder_of(rng: Random) -> dict[str, int]:
+    """No ladder, or one of up to four rungs that rise by a few trades' profit."""
+    fields, cents, contracts = {}, 0, 0
+    for k in range(1, rng.choice([0, 0, 1, 2, 4]) + 1):
+        cents, contracts = cents + 250 * rng.randint(1, 20), contracts + rng.randint(1, 3)
+        fields |= {f"ladder_cents_{k}": cents, f"ladder_contracts_{k}": contracts}
+    return fields
 
 
 def walk_of(rng: Random, sessions: int, longest: int) -> Walk:

@@ -570,6 +570,7 @@ CASES: Mapping[str, Case] = {
     "evidence.pass_max_days": attempts(
         2, "report.pass_simulation.arms.rl_only.fan", base={"environment.rule_profile": "apex_50k_legacy"}
     ),
+    "evidence.rules": attempts(("topstep_50k_2026_11",), "report.survival", base={}),
     "evidence.stress_slippage_ticks": Case(
         (0, 9), ("report.statistics.cost_stress.net_usd_per_session.rl_only",), (*RESULTS, *TRAINED)
     ),

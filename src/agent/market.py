@@ -11,6 +11,7 @@ from src.advisor.situations import market_situations
 from src.advisor.table import AdviceTable, empty_table
 from src.agent.learner.engine import compile_kernels
 from src.agent.session_play import load_decisions
+from src.errors import ConfigError
 from src.market.bars import Bars
 from src.market.contracts import get_contract
 from src.market.flags import DECISION, END_AFTER, ENTRY_ALLOWED
@@ -81,6 +82,11 @@ def prepare_market(data: DataSettings, environment: EnvironmentSettings, market:
 def account_constants(environment: EnvironmentSettings, market: str) -> tuple[RuleProfile, NDArray[np.void]]:
     """The rules of an account, and what the kernel needs of them and of the contract."""
     rules = load_rule_profile(environment.rule_profile)
+    if reason := rules.why_not_flat(environment.trading_hours):
+        raise ConfigError(
+            f"environment.trading_hours is {environment.trading_hours!r}, but under the rule profile {rules.name} "
+            f"{reason}. Set environment.trading_hours to rth, or choose another environment.rule_profile."
+        )
     return rules, make_params(environment, get_contract(market), rules)
 
 

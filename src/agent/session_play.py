@@ -30,6 +30,7 @@ from src.agent.deciding import (
     nothing_kept,
     upper_layers,
 )
+from src.trading.account_rules import has_passed
 from src.trading.kernel import (
     equity_cents,
     step_account,
@@ -74,8 +75,9 @@ class SessionPlayer:
         self._used = np.zeros(1, np.int64)
 
     def play(self, batch: SessionBatch, goal_cents: int = NO_GOAL) -> NDArray[np.bool_]:
-        """Play the sessions of a batch that has begun to their end; an account that is flat with `goal_cents` or more
-        stops. Returns which did, bool[n]. Raises ValueError where the policy's output is not finite."""
+        """Play the sessions of a batch that has begun to their end; an account that is flat with `goal_cents` or more,
+        and that its rules let pass, stops. Returns which did, bool[n]. Raises ValueError where the policy's output is
+        not finite."""
         reached = np.zeros(batch.n, np.bool_)
         finite = play_to_the_end(
             batch.arrays, (self._decider.weights, self._decider.shape), (self._sums, self._places, self._used),
@@ -168,7 +170,7 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
     while True:
         while rows < TILE and coming < len(accounts):
             a = accounts[coming]
-            reached[coming] = a.position == 0 and a.cash_cents >= goal_cents
+            reached[coming] = has_passed(a, goal_cents, p)
             over[coming] = over[coming] or reached[coming]
             if not over[coming]:
                 at_play[rows] = coming
@@ -205,7 +207,7 @@ def play_to_the_end(batch, network, kept, sees_advice, llm_weight, goal_cents, r
             opinion = own[i, N_MARKET + N_OWN - N_ACTIONS : N_MARKET + N_OWN]
             action = choose_one(logits, opinion, llm_weight, masks[at], term)
             _, ending = step_account(a, action, prices, flags, atr_ticks, distances, p, masks[at])
-            reached[at] = a.position == 0 and a.cash_cents >= goal_cents
+            reached[at] = has_passed(a, goal_cents, p)
             over[at] = ending != 0 or reached[at]
             if not over[at]:
                 at_play[left] = at

@@ -24,6 +24,7 @@ from src.market.flags import BREAK_AFTER, DECISION, END_AFTER, ENTRY_ALLOWED, FL
 from src.trading import kernel as compiled
 from src.trading.gym_env import TradingEnv
 from src.trading.layout import ACCOUNT, ACTIONS, HOLD, N_ACTIONS, N_CONTEXT_FEATURES, N_SIDES, N_WINDOW_FEATURES, PARAMS
+from src.trading.rules import LATER_FIELDS
 from src.trading.session_batch import SessionBatch
 from src.trading.tape import Tape
 from src.trading.vec_env import BatchedTradingVecEnv
@@ -90,7 +91,8 @@ def _tape(path: Mapping[str, Any]) -> Tape:
 def _params(path: Mapping[str, Any]) -> np.ndarray:
     params = np.zeros(1, PARAMS)
     for name in PARAMS.names or ():
-        params[name] = path["params"][name]
+        # The paths are older than some rules: an account without them has 0 there.
+        params[name] = path["params"].get(name, 0) if name in LATER_FIELDS else path["params"][name]
     return params
 
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.agent.session_play import NO_GOAL
+from src.agent.market import Market
+from src.agent.session_play import NO_GOAL, SessionPlayer
 from src.evaluation.arms import Arm, PolicyArm, begin_count, feed_of
 from src.evaluation.settings import FEWEST_ATTEMPTS
+from src.market.sessions import trading_days_within
 from src.statistics.bootstrap import session_orders, session_variance
 from src.statistics.samples import FEW_SESSIONS
+from src.trading.account_rules import passes_of
 from src.trading.layout import OPINION
 from src.trading.rules import RuleProfile
 from src.trading.session_batch import SessionBatch
@@ -52,7 +55,8 @@ class ArmAttempts:
     `monte_carlo_error_frac` is the binomial standard error of `passed_frac` from the finite number of attempts alone.
     `session_error_frac` is its standard error over the choice of sealed sessions, `passed_low_frac` to
     `passed_high_frac` the corresponding 95% interval; None if they are not known, with `session_reason`. `outcome`
-    int8[k] (indices into `OUTCOMES`) and `days` int64[k] are by attempt; `median_days_to_pass` is of those that passed.
+    int8[k] (indices into `OUTCOMES`), `cause` int8[k] (what breached it, `layout.BREACHES`) and `days` int64[k] are by
+    attempt; `median_days_to_pass` is of those that passed.
     """
 
     name: str
@@ -68,6 +72,7 @@ class ArmAttempts:
     session_reason: str
     fan: EquityFan
     outcome: NDArray[np.int8]
+    cause: NDArray[np.int8]
     days: NDArray[np.int64]
 
 
@@ -106,6 +111,8 @@ def simulate_attempts(
     seed: int,
     block_length: float,
     max_days: int,
+    expiry: NDArray[np.int64] | None = None,
+    players: Mapping[str, SessionPlayer | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> PassSimulation:
     """Simulate up to `attempts` evaluation attempts per arm within `budget_s` seconds.
@@ -115,15 +122,20 @@ def simulate_attempts(
     of mean length `block_length`. Attempt i of a seed plays the same sessions with every arm, whatever the number of
     attempts: the budget only decides where the sequence stops, and never before FEWEST_ATTEMPTS (or `attempts`).
 
-    An attempt passes, and stops trading, as soon as it is flat with the profit target reached and `min_days` sessions
-    started. A breach ends it at once. It expires after `rules.expiry_days` sessions, or `max_days` if the profile has
-    no time limit. Nothing is simulated with fewer than FEW_SESSIONS sessions or without a profit target.
+    An attempt passes, and stops trading, as soon as it is flat with the profit target reached, `min_days` sessions
+    started, and what else its rules ask for (`account_rules.may_pass`). A breach ends it at once. It expires after
+    `rules.expiry_days` sessions, after those within `rules.expiry_calendar_days` (`expiry` int64[n], by the session it
+    begins on: `sessions_to_expiry`), or `max_days` if the profile has no time limit. `players` are those of arms on the
+    batches' tape, made once for several profiles. Nothing is simulated with fewer than FEW_SESSIONS sessions or without
+    a profit target.
 
-    Raises: ValueError for accounts of other rules, and for an arm with its own advice (attempts support only the
-    tape's).
+    Raises: ValueError for accounts of other rules, for an arm with its own advice (attempts support only the tape's),
+    and for an expiry in calendar days without `expiry`.
     """
     target = rules.profit_target_usd
-    horizon = rules.expiry_days or max_days
+    if (expiry is None) != (rules.expiry_calendar_days is None):
+        raise ValueError(f"{rules.name}: expiry is given exactly for an expiry in calendar days")
+    horizon = rules.expiry_days or (max_days if expiry is None else int(expiry.max(initial=1)))
     simulation = PassSimulation(
         profile=rules.name,
         as_of=rules.as_of.isoformat(),
@@ -132,7 +144,7 @@ def simulate_attempts(
         profit_target_usd=None if target is None else float(target),
         threshold_usd=None if rules.trail_usd is None else float(rules.trail_usd),
         horizon_days=horizon,
-        is_capped=rules.expiry_days is None,
+        is_capped=rules.expiry_days is None and expiry is None,
         min_days=rules.min_days,
         block_length=block_length,
         attempts_asked=attempts,
@@ -145,15 +157,16 @@ def simulate_attempts(
         raise ValueError(
             f"attempts, max_days and block_length must be at least 1, not {attempts}, {max_days} and {block_length}"
         )
-    tables = [_Attempts(arm, make_batch(), np.asarray(first_bars), rules, horizon) for arm in arms]
+    limits = np.full(n, horizon) if expiry is None else expiry
+    known = players or {}
+    tables = [_Attempts(arm, make_batch(), np.asarray(first_bars), rules, limits, known.get(arm.name)) for arm in arms]
     began, made, waves = clock(), 0, 0
     orders: list[NDArray[np.int64]] = []
     while made < attempts:
         spent = clock() - began
         if made >= FEWEST_ATTEMPTS and spent + spent / waves > budget_s:
             break
-        rng = np.random.default_rng([seed, waves])
-        wave = session_orders(len(first_bars), block_length, min(WAVE, attempts - made), horizon, rng)
+        wave = _wave(len(first_bars), block_length, min(WAVE, attempts - made), horizon, seed, waves)
         for table in tables:
             table.live(wave)
         orders.append(wave)
@@ -169,37 +182,63 @@ def pass_facts(simulation: PassSimulation) -> dict[str, Any]:
 
     def of_arm(arm: ArmAttempts) -> dict[str, Any]:
         fan = {"percentiles": list(arm.fan.percentiles), "equity_usd": np.round(arm.fan.equity_usd, 2).tolist()}
-        facts = {name: value for name, value in vars(arm).items() if name not in ("name", "outcome", "days")}
+        facts = {name: value for name, value in vars(arm).items() if name not in ("name", "outcome", "cause", "days")}
         return {**facts, "fan": fan}
 
     return {**vars(simulation), "arms": {name: of_arm(arm) for name, arm in simulation.arms.items()}}
 
 
+def sessions_to_expiry(market: Market, rules: RuleProfile) -> NDArray[np.int64] | None:
+    """Sessions that an attempt may have, by the sealed session it begins on, int64[n]; None without an expiry in
+    calendar days. The exchange's own trading days are counted from the date of that session on."""
+    if rules.expiry_calendar_days is None:
+        return None
+    return trading_days_within(market.tables.sessions.date[market.split.test], rules.expiry_calendar_days)
+
+
+def attempt_orders(n: int, block_length: float, attempts: int, horizon: int, seed: int) -> NDArray[np.int64]:
+    """The sessions of the first attempts of `simulate_attempts`, int64[attempts, horizon]."""
+    sizes = [min(WAVE, attempts - begun) for begun in range(0, attempts, WAVE)]
+    return np.concatenate([_wave(n, block_length, size, horizon, seed, w) for w, size in enumerate(sizes)])
+
+
+def _wave(n: int, block_length: float, size: int, horizon: int, seed: int, number: int) -> NDArray[np.int64]:
+    return session_orders(n, block_length, size, horizon, np.random.default_rng([seed, number]))
+
+
 class _Attempts:
-    """One arm's attempts, batch by batch."""
+    """One arm's attempts, batch by batch; `limits` int64[n]: most sessions of one, by the session it begins on."""
 
     def __init__(
-        self, arm: Arm, batch: SessionBatch, first_bars: NDArray[Any], rules: RuleProfile, horizon: int
+        self,
+        arm: Arm,
+        batch: SessionBatch,
+        first_bars: NDArray[Any],
+        rules: RuleProfile,
+        limits: NDArray[np.int64],
+        player: SessionPlayer | None,
     ) -> None:
         _check(arm, batch, rules)
         begin_count(arm)
-        self._player = arm.player(batch.tape) if type(arm) is PolicyArm else None
+        self._player = arm.player(batch.tape) if player is None and type(arm) is PolicyArm else player
         self.name = arm.name
         self._arm, self._batch, self._first_bars = arm, batch, first_bars
-        self._horizon, self._min_days = horizon, rules.min_days
+        self._limits, self._min_days = limits, rules.min_days
         self._start_cents = int(batch.params["start_balance_cents"])
         self._goal_cents = self._start_cents + int(batch.params["target_cents"])
         self._outcome: list[NDArray[np.int8]] = []
+        self._cause: list[NDArray[np.int8]] = []
         self._days: list[NDArray[np.int64]] = []
         self._equity_cents: list[NDArray[np.int64]] = []
 
     def live(self, orders: NDArray[np.int64]) -> None:
         """Play attempts over these sessions, int64[k, horizon], in parallel."""
-        k = len(orders)
-        outcome, days = np.full(k, EXPIRED, np.int8), np.full(k, self._horizon)
-        equity = np.full((k, self._horizon + 1), self._start_cents)
+        k, horizon = orders.shape
+        limits = self._limits[orders[:, 0]]
+        outcome, cause, days = np.full(k, EXPIRED, np.int8), np.zeros(k, np.int8), limits.copy()
+        equity = np.full((k, horizon + 1), self._start_cents)
         alive, carried = np.arange(k), None
-        for day in range(1, self._horizon + 1):
+        for day in range(1, horizon + 1):
             self._batch.begin(self._first_bars[orders[alive, day - 1]], carried)
             passed = self._play(day)
             accounts = self._batch.accounts
@@ -209,11 +248,13 @@ class _Attempts:
             for ended, how in ((passed, PASSED), (breached, BREACHED)):
                 outcome[alive[ended]] = how
                 days[alive[ended]] = day
-            goes_on = ~passed & ~breached
+            cause[alive] = accounts["breached"]
+            goes_on = ~passed & ~breached & (day < limits[alive])
             alive, carried = alive[goes_on], accounts[goes_on]
             if not len(alive):
                 break
         self._outcome.append(outcome)
+        self._cause.append(cause)
         self._days.append(days)
         self._equity_cents.append(equity)
 
@@ -230,11 +271,11 @@ class _Attempts:
         return passed
 
     def _at_goal(self, day: int) -> NDArray[np.bool_]:
-        accounts = self._batch.accounts
+        batch = self._batch
         if day < self._min_days:
-            return np.zeros(self._batch.n, np.bool_)
-        at_goal = (accounts["position"] == 0) & (accounts["cash_cents"] >= self._goal_cents)
-        self._batch.over |= at_goal
+            return np.zeros(batch.n, np.bool_)
+        at_goal = passes_of(batch.accounts, self._goal_cents, batch.arrays[1])
+        batch.over |= at_goal
         return at_goal
 
     def figures(self, orders: NDArray[np.int64], n: int, block_length: float) -> ArmAttempts:
@@ -243,7 +284,7 @@ class _Attempts:
         equity = np.concatenate(self._equity_cents) / 100.0
         k, passed = len(outcome), outcome == PASSED
         p = float(passed.mean())
-        error, low, high, reason = _session_error(passed.astype(np.float64), orders, n, block_length)
+        error, low, high, reason = session_interval(passed.astype(np.float64), orders, n, block_length)
         return ArmAttempts(
             name=self.name,
             attempts=k,
@@ -258,11 +299,12 @@ class _Attempts:
             session_reason=reason,
             fan=EquityFan(PERCENTILES, np.percentile(equity, PERCENTILES, axis=0)),
             outcome=outcome,
+            cause=np.concatenate(self._cause),
             days=days,
         )
 
 
-def _session_error(
+def session_interval(
     passed: NDArray[np.float64], orders: NDArray[np.int64], n: int, block_length: float
 ) -> tuple[float | None, float | None, float | None, str]:
     """Standard error, 95% interval (in log odds, to stay within 0 to 1), and why there is none."""
@@ -285,8 +327,8 @@ def _check(arm: Arm, batch: SessionBatch, rules: RuleProfile) -> None:
     if not batch.with_tables:
         raise ValueError("attempts need a SessionBatch with tables, which writes context and opinions")
     wanted = {**rules.to_params_fields(), "max_episode_steps": 0}
-    # Micros have their own limit; the profile alone does not say which one applies.
-    del wanted["max_contracts"]
+    # Micros have their own limits; the profile alone does not say which ones apply.
+    wanted = {name: value for name, value in wanted.items() if "_contracts" not in name}
     other = {name: int(batch.params[name]) for name, value in wanted.items() if int(batch.params[name]) != value}
     if other:
         raise ValueError(f"the accounts do not follow {rules.name}: {other}, expected {wanted}")

@@ -4,16 +4,24 @@ luck."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from src.settings import Section
+from src.suggestions import did_you_mean
+from src.trading.rules import ALL, available_rule_profiles
 
 FEWEST_ATTEMPTS = 200
 """Simulated attempts that are made whatever they take: fewer say nothing about a probability."""
 LATE_DECISIONS = 5
 SLIPPAGE_TICKS = (0, 1, 2, 3)
+
+
+def _listed(names: Any) -> Any:
+    """A single name is a list of one."""
+    return (names,) if isinstance(names, str) else names
+
 
 Ticks = Annotated[int, Field(ge=0, le=1000)]
 
@@ -49,6 +57,9 @@ class EvidenceSettings(Section):
     pass_max_days: int = Field(
         60, ge=1, le=1000, description="sessions an attempt lasts at most where the rule profile has no expiry"
     )
+    rules: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="rule profiles of the survival table, or all: attempts at each by the same policies; []: none"
+    )
     stress_slippage_ticks: tuple[Ticks, ...] = Field(
         SLIPPAGE_TICKS, min_length=1, description="slippage a fill under which the trained arms are played again, ticks"
     )
@@ -62,6 +73,19 @@ class EvidenceSettings(Section):
     trials_path: Path | None = Field(
         None, description="file of the trials on sealed sessions; null: trials.jsonl in the user's cache folder"
     )
+
+    @field_validator("rules")
+    @classmethod
+    def _rules_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = (ALL, *available_rule_profiles())
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is no rule profile{did_you_mean(name, known)}; choose from {', '.join(known)}"
+                )
+        if len(set(names)) < len(names):
+            raise ValueError(f"a profile is listed twice: {list(names)}")
+        return names
 
     @field_validator("stress_slippage_ticks")
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, time
+from datetime import date, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -217,6 +217,15 @@ def calendar_schedule(first: date, last: date, overrides: CalendarOverrides | No
         halt_end_ns=frozen(halt_end_ns[keep], np.int64),
         late_end_ns=frozen(late_end_ns[keep], np.int64),
     )
+
+
+def trading_days_within(dates: NDArray[np.datetime64], days: int) -> NDArray[np.int64]:
+    """Scheduled sessions in so many calendar days from each date on, that date included, int64[n]."""
+    if not len(dates):
+        return np.zeros(0, np.int64)
+    first, last = dates.min().astype(object), dates.max().astype(object) + timedelta(days)
+    scheduled, ends = calendar_schedule(first, last).date, dates + np.timedelta64(days, "D")
+    return (np.searchsorted(scheduled, ends) - np.searchsorted(scheduled, dates)).astype(np.int64)
 
 
 def _daily_closes(

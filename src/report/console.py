@@ -16,12 +16,14 @@ from src.report.answers import FAIL, PASS, UNKNOWN
 from src.report.conclusions import missed, overall_of
 from src.report.facts import MET, MISSED
 from src.report.markets_words import short_interval
+from src.report.model.accounts import Survival
 from src.report.model.advice import Forecaster
 from src.report.model.arms import Arm
 from src.report.model.markets import MarketsContrast
 from src.report.model.report import Answer, Markets, Report, RunReport
 from src.report.model.run import Target
 from src.report.quality_words import quality_lines
+from src.report.survival_words import shown_arm
 from src.report.targets import GPU_UTILIZATION
 from src.wording import count, percent, plain, signed, significant, usd
 
@@ -53,6 +55,9 @@ def print_summary(console: Console, report: RunReport, folder: Path) -> None:
     if report.arms:
         console.print()
         console.print(_arms_table(report.arms))
+    if report.survival is not None:
+        console.print()
+        console.print(survival_table(report.survival))
     if report.forecaster is not None:
         console.print()
         for line in advice_lines(report):
@@ -157,6 +162,30 @@ def _arms_table(arms: Mapping[str, Arm], title: str = "Sealed sessions, after co
             _or_dash(arm.win_rate, percent),
             usd(arm.max_drawdown_usd),
             f"{count(arm.sessions_breached)} of {arm.sessions}",
+        )
+    return uncut(table)
+
+
+def survival_table(survival: Survival) -> Table:
+    """A rule profile a row, best first; the page has every arm, causes and intervals of breaches."""
+    rows = [(row, arm) for row in survival.rows if (arm := shown_arm(row)) is not None]
+    name = next((name for row in survival.rows for name, arm in row.arms.items() if arm is shown_arm(row)), "")
+    title = f"Rule profiles: {name} on {survival.sessions} sealed sessions, simulated rule check"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("profile")
+    table.add_column("bots")
+    for heading in ("pass", "95% CI", "breach", "days", "payout"):
+        table.add_column(heading, justify="right")
+    for row, arm in sorted(rows, key=lambda pair: -pair[1].passed_frac):
+        low, high = arm.passed_low_frac, arm.passed_high_frac
+        table.add_row(
+            row.profile,
+            row.automation or "-",
+            percent(arm.passed_frac),
+            "-" if low is None or high is None else f"{percent(low)}-{percent(high)}",
+            percent(arm.breached_frac),
+            "-" if arm.days_to_pass is None else plain(arm.days_to_pass[1]),
+            "-" if arm.payout is None else percent(arm.payout.first_frac),
         )
     return uncut(table)
 

@@ -142,6 +142,10 @@ def rules_facts(market: Market) -> dict[str, Any]:
         "as_of": str(market.rules.as_of),
         "fingerprint": market.rules.fingerprint,
         "note": "simulated rule check: firms change their rules, and passing here does not mean passing there",
+        "automation": market.rules.automation,
+        "automation_note": market.rules.automation_note,
+        "conflicts": list(market.rules.conflicts),
+        "unverified": list(market.rules.unverified),
     }
 
 

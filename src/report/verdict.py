@@ -7,18 +7,18 @@ from src.agent.members import ArmName
 from src.report.answers import llm_effect, production_memory
 from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps
 from src.report.held_back import speed, training_parts
-from src.report.model.accounts import PassArm
 from src.report.model.advice import Advice
 from src.report.model.arms import Contrast, Statistics
 from src.report.model.report import Report
 from src.report.production_words import cost_lines, seeds_words, time_words
 from src.report.still_learning import FLAT, RISING
+from src.report.survival_words import automation_lines, between, open_lines, survival_lines
 from src.wording import count, percent
 
 
 def verdict(report: Report) -> list[str]:
     """One sentence per finding: training, look-ahead, production time, evidence, learning, advice, survival."""
-    lines = _training_lines(report)
+    lines = [*automation_lines(report), *_training_lines(report)]
     if (leak := report.look_ahead) is not None:
         lines.append(
             f"Leaks: none found by these checks: {leak.compared}."
@@ -35,6 +35,8 @@ def verdict(report: Report) -> list[str]:
     if report.statistics is not None and report.advice is not None:
         lines += [*_evidence_lines(report, report.statistics, report.advice), *_advice_lines(report.advice)]
         lines += _survival_lines(report)
+    if report.survival is not None:
+        lines += survival_lines(report.survival)
     return lines
 
 
@@ -155,19 +157,16 @@ def _survival_lines(report: Report) -> list[str]:
             f"Simulated rule check: {report.rules.profile} (as of {report.rules.as_of}), "
             f"{arms[ArmName.RL_ONLY].sessions} separate sessions: {kept}."
         )
+    lines += open_lines(report)
     simulated = report.pass_simulation
     if simulated is None:
         return lines
     if not simulated.arms:
         return [*lines, f"Survival: not simulated: {simulated.reason}."]
     passes = "; ".join(
-        f"{name} passes {percent(arm.passed_frac)}{_bounds(arm)} and breaches in {percent(arm.breached_frac)}"
+        f"{name} passes {percent(arm.passed_frac)}{between(arm.passed_low_frac, arm.passed_high_frac)} and breaches in "
+        f"{percent(arm.breached_frac)}"
         for name, arm in simulated.arms.items()
     )
     attempts = next(iter(simulated.arms.values())).attempts
     return [*lines, f"Survival: over {attempts:,} simulated evaluation attempts, {passes}."]
-
-
-def _bounds(arm: PassArm) -> str:
-    low, high = arm.passed_low_frac, arm.passed_high_frac
-    return "" if low is None or high is None else f" (95% CI {percent(low)} to {percent(high)})"

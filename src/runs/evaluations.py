@@ -20,14 +20,16 @@ from src.agent.training import phase_seed
 from src.configuration import Configuration
 from src.evaluation.arms import Arm, HybridArm, PolicyArm, standard_arms
 from src.evaluation.assembly import FeatureAssembly
-from src.evaluation.attempts import pass_facts, simulate_attempts
+from src.evaluation.attempts import pass_facts, sessions_to_expiry, simulate_attempts
 from src.evaluation.cost_stress import CostStress, stress_costs
 from src.evaluation.forecast import forecast_facts
 from src.evaluation.placebo import placebo_facts, placebo_table
 from src.evaluation.playing import FreshBatches, evaluate
 from src.evaluation.reliance import reliance_arms
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
+from src.evaluation.survival import SurvivalTable
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
+from src.market.contracts import get_contract
 from src.report.conclusions import contrast_facts, seed_facts, statistics_facts
 from src.report.facts import advice_facts
 from src.report.still_learning import still_learning_facts
@@ -142,8 +144,28 @@ def attempts_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str,
         seed=job.config.test_mode.seed,
         block_length=block_length(played[ArmName.HYBRID].net_usd),
         max_days=settings.pass_max_days,
+        expiry=sessions_to_expiry(market, market.rules),
     )
     return pass_facts(simulation)
+
+
+def survival_task(job: EvaluationJob, market: Market, watch: Watch) -> dict[str, Any]:
+    """Attempts of one seed's policies at the evaluations of other rule profiles, and at their first payouts."""
+    (seed,) = job.members
+    table = job.advice.load()
+    rl_only, hybrid = job.trained_arms(market, seed)
+    assembly = FeatureAssembly(market.tables.context, table)
+    played = evaluate([hybrid], market.first_bars(market.split.test), _fresh(market), assembly)
+    return SurvivalTable(
+        arms=[rl_only, PolicyArm(ArmName.HYBRID, job.policy(market, seed, Training.HYBRID), sees_advice=True)],
+        market=market,
+        tape=market.tape(table),
+        environment=job.config.environment,
+        contract=get_contract(job.config.test_mode.markets[0]),
+        settings=job.config.evidence,
+        seed=job.config.test_mode.seed,
+        block_length=block_length(played[ArmName.HYBRID].net_usd),
+    ).make()
 
 
 def _fresh(market: Market) -> FreshBatches:
@@ -260,6 +282,7 @@ def evaluation_sections(
     stress: Sequence[Mapping[str, Any]],
     reliance: Sequence[Mapping[str, Any]],
     attempts: Mapping[str, Any] | None,
+    survival: Mapping[str, Any] | None,
     quarters: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What the evaluation allows to be concluded. `stress`, `reliance` and `quarters` have an entry a seed; a quick run
@@ -293,7 +316,8 @@ def evaluation_sections(
     if quarters:
         by_seed = dict(zip(sealed.values, quarters, strict=True))
         report |= still_learning_facts(by_seed, seed=config.test_mode.seed)
-    return report if attempts is None else {**report, "pass_simulation": attempts}
+    simulated = {"pass_simulation": attempts, "survival": survival}
+    return report | {name: section for name, section in simulated.items() if section is not None}
 
 
 def _cost_stress(facts: Mapping[str, Any]) -> CostStress:

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import repack_fields
+from numpy.typing import NDArray
 
 from src.agent.market import Market
 from src.agent.rollout_plan import RolloutPlan
 from src.configuration import Configuration
+from src.trading.rules import LATER_FIELDS
 
 # Prefixes of dotted keys; a key below one of the second tuple does not matter.
 DATA = (("test_mode.market", "data", "environment.trading_hours"), ("data.path",))
@@ -108,11 +111,19 @@ def tables_fingerprint(market: Market) -> str:
     digest = hashlib.sha256()
     for array in (
         tables.prices, tables.flags, tables.atr_ticks, tables.window, tables.context, market.situation,
-        market.params, split.train, split.validation, split.test,
+        _without_unused(market.params), split.train, split.validation, split.test,
     ):  # fmt: skip
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _without_unused(params: NDArray[np.void]) -> NDArray[np.void]:
+    """An account's constants without those of later rules where it has none of them: runs from before still hold."""
+    names = params.dtype.names or ()
+    if any(params[name].any() for name in names if name in LATER_FIELDS):
+        return params
+    return repack_fields(params[[name for name in names if name not in LATER_FIELDS]])
 
 
 def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:

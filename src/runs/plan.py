@@ -31,6 +31,7 @@ from src.runs.evaluations import (
     quarters_task,
     reliance_task,
     stress_task,
+    survival_task,
 )
 from src.runs.inputs import (
     advice_inputs,
@@ -45,6 +46,7 @@ from src.runs.member_work import KEEPS_QUARTERS, Advice, MemberJob, leave_weight
 from src.runs.tasks import Results, Task
 from src.runs.walk_forward import folds_of
 from src.runs.watch import Watch
+from src.trading.rules import chosen_profiles
 
 ADVICE_NAME = "advice.safetensors"
 TRAINING_STAGE, EVALUATION_STAGE = "training", "evaluation"
@@ -245,6 +247,13 @@ class Plan:
                 )
                 for seed in self.seeds
             ]  # fmt: skip
+        if self._config.evidence.rules:
+            tasks.append(
+                self._seed_task(
+                    self.seeds[0], "survival", "simulating attempts under other rule profiles", survival_task,
+                    ("rules", "pass_budget_s", "pass_attempts", "pass_max_days"),
+                )
+            )  # fmt: skip
         for seed in self.seeds:
             tasks += [
                 self._seed_task(
@@ -349,6 +358,9 @@ class Plan:
         title = self._titled(name if len(self.seeds) == 1 else f"{name}, seed {seed}")
         # A target to pass is no constant of an account, so the tables' fingerprint does not hold it.
         rules = {"rules": self.markets[0].rules.model_dump_json()} if work is attempts_task else {}
+        if work is survival_task:
+            chosen = chosen_profiles(self._config.evidence.rules)
+            rules = {f"rules of {profile.name}": profile.model_dump_json() for profile in chosen}
         return Task(
             self.name_of(name, seed=seed), EVALUATION_STAGE, title, what, work,
             lambda of: evaluation_inputs(self._config, keys, self._read([seed], of, trainings=trainings) | rules),

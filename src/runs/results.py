@@ -186,13 +186,14 @@ def _evaluated(plan: Plan, results: Results) -> dict[str, Any]:
     def of_seeds(name: str) -> list[Mapping[str, Any]]:
         return [results[plan.name_of(name, seed=seed)].facts for seed in plan.seeds]
 
-    attempts = results.get(plan.name_of("attempts", seed=plan.seeds[0]))
+    attempts, survival = (results.get(plan.name_of(name, seed=plan.seeds[0])) for name in ("attempts", "survival"))
     return evaluation_sections(
         plan.context,
         results[plan.name_of("evaluation")].facts,
         of_seeds("costs"),
         of_seeds("reliance"),
         None if attempts is None else attempts.facts,
+        None if survival is None else survival.facts,
         [] if plan.context.config.test_mode.quick else of_seeds("quarters"),
     )
 

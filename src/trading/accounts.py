@@ -14,7 +14,7 @@ from src.trading import kernel
 from src.trading.layout import ACCOUNT, N_ACTIONS, N_OBS
 from src.trading.tape import Tape
 
-CARRIED = ("consecutive_losses", "recent_wins", "n_recent", "target_reached")
+CARRIED = ("consecutive_losses", "recent_wins", "n_recent", "target_reached", "best_day_cents", "counted_days")
 """Fields an account carries into its next session besides balance, peak and days left."""
 
 

@@ -15,10 +15,20 @@ from numba import njit
 
 from src.market.flags import BREAK_AFTER, END_AFTER, ENTRY_ALLOWED, FLAT_BAR
 from src.splitmix import GOLDEN, ONE, as_share, mix64, scaled
+from src.trading.account_rules import (
+    contracts_of,
+    day_room,
+    end_session,
+    hit_daily_limit,
+    settle,
+    size_share,
+    threshold_of,
+)
 from src.trading.distances import STOP, TARGET, TRAIL
 from src.trading.layout import (
     ACCOUNT_RISK,
     ACCOUNT_STATE,
+    BREACH_BY_DRAWDOWN,
     BUY,
     CLOSE,
     CONTEXT,
@@ -37,7 +47,6 @@ from src.trading.layout import (
     HOLD,
     LEGAL_FLOOR,
     LEGAL_MASS_MIN,
-    LOCK_AT_LEVEL,
     LONG_LOSING,
     LONG_WINNING,
     LOW,
@@ -48,15 +57,14 @@ from src.trading.layout import (
     N_SIDES,
     N_WINDOW_FEATURES,
     NO_EXIT,
-    NO_THRESHOLD_CENTS,
     OPEN,
     OPINION,
     SELL,
     SHORT_LOSING,
     SHORT_WINNING,
-    TRAIL_END_OF_DAY,
     TRAIL_LIVE,
     TRAIL_NONE,
+    TRAIL_STATIC,
     WINDOW,
     WINDOW_BARS,
 )
@@ -84,21 +92,6 @@ def random_bits(key, counter):
 @njit(cache=True)
 def _clip(value, low, high):
     return min(max(value, low), high)
-
-
-@njit(cache=True)
-def _threshold_of(peak_cents, p):
-    if p.trail_mode == TRAIL_NONE:
-        return NO_THRESHOLD_CENTS
-    threshold = peak_cents - p.trail_cents
-    if p.lock_mode == LOCK_AT_LEVEL:
-        threshold = min(threshold, p.lock_cents)
-    return threshold
-
-
-@njit(cache=True)
-def _contracts(p):
-    return min(p.contracts, p.max_contracts)
 
 
 @njit(cache=True)
@@ -131,8 +124,11 @@ def reset_account(a, bar, balance_cents, peak_cents, days_left, p):
     a.cash_cents = balance_cents
     a.start_cash_cents = balance_cents
     a.day_start_cents = balance_cents
+    a.best_day_cents = 0
+    a.counted_days = 0
+    a.day_over = 0
     a.peak_cents = peak_cents
-    a.threshold_cents = _threshold_of(peak_cents, p)
+    a.threshold_cents = threshold_of(peak_cents, p)
     a.days_left = days_left
     a.bar = bar
     a.start_bar = bar
@@ -180,8 +176,9 @@ def draw_training_account(a, starts, p):
         peak += np.int64(scaled(random_bits(a.key, counter + np.uint64(1)), np.uint64(p.target_cents)))
         least = as_share(p.min_buffer_frac)
         share = least + scaled(random_bits(a.key, counter + np.uint64(2)), ONE - least)
-        buffer = np.int64(scaled(share, np.uint64(2 * p.trail_cents)))  # 2: a share is in units of 2^-63, not 2^-64
-        balance = min(peak, _threshold_of(peak, p) + max(1, buffer))
+        widest = peak - threshold_of(peak, p) if p.trail_mode == TRAIL_STATIC else p.trail_cents
+        buffer = np.int64(scaled(share, np.uint64(2 * widest)))  # 2: a share is in units of 2^-63, not 2^-64
+        balance = min(peak, threshold_of(peak, p) + max(1, buffer))
         days_left = np.int64(scaled(random_bits(a.key, counter + np.uint64(3)), np.uint64(p.expiry_days)))
         days_left = min(p.expiry_days, 1 + days_left)
     a.episode += np.uint64(1)
@@ -201,7 +198,7 @@ def write_action_mask(a, prices, flags, p, mask):
     """Fill `mask` (bool[6]) with what is legal at the close of the account's bar."""
     mask[HOLD] = True
     if a.position == 0:
-        entry = (flags[a.bar] & ENTRY_ALLOWED) != 0 and a.daily_locked == 0 and _contracts(p) >= 1
+        entry = (flags[a.bar] & ENTRY_ALLOWED) != 0 and a.daily_locked == 0 and contracts_of(a, p) >= 1
         mask[BUY] = entry
         mask[SELL] = entry
         mask[MOVE_TO_BE] = False
@@ -270,7 +267,7 @@ def _exit(a, price_ticks, reason, p):
 @njit(cache=True)
 def _enter(a, sign, open_ticks, atr_ticks, distances, p):
     """Open a position on the side of `sign` at `open_ticks` plus slippage; these distances are kept until it ends."""
-    size = _contracts(p)
+    size = contracts_of(a, p)
     a.position = sign * size
     a.entry_bar = a.bar + 1
     a.entry_ticks = open_ticks + sign * p.slippage_ticks
@@ -305,7 +302,7 @@ def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
     if p.trail_mode == TRAIL_LIVE:
         favourable = target if target_filled else best
         a.peak_cents = max(a.peak_cents, equity_cents(a, sign * favourable, p))
-        a.threshold_cents = _threshold_of(a.peak_cents, p)
+        a.threshold_cents = threshold_of(a.peak_cents, p)
     tick_cents = p.tick_value_cents * abs(a.position)
     level = sign * np.int64(a.stop_ticks)
     reason = EXIT_STOP
@@ -322,9 +319,9 @@ def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
     if worst <= level:
         _exit(a, sign * min(level, sign * open_ticks), reason, p)
         if reason == EXIT_BREACH:
-            a.breached = 1
+            a.breached = BREACH_BY_DRAWDOWN
         elif reason == EXIT_DAILY_LIMIT:
-            a.daily_locked = 1
+            hit_daily_limit(a, p)
     elif target_filled:
         _exit(a, np.int64(a.target_ticks), EXIT_TARGET, p)
     else:
@@ -334,20 +331,6 @@ def _inside_bar(a, open_ticks, high_ticks, low_ticks, p):
         a.bars_in_position += 1
         if a.trailing == 1:
             _trail_stop(a, sign)
-
-
-@njit(cache=True)
-def _settle(a, p):
-    """Apply the rules to a flat account's balance, after all exits of a step."""
-    if p.trail_mode != TRAIL_END_OF_DAY:
-        a.peak_cents = max(a.peak_cents, a.cash_cents)
-        a.threshold_cents = _threshold_of(a.peak_cents, p)
-    if p.trail_mode != TRAIL_NONE and a.cash_cents <= a.threshold_cents:
-        a.breached = 1
-    if p.daily_limit_cents > 0 and a.cash_cents <= a.day_start_cents - p.daily_limit_cents:
-        a.daily_locked = 1
-    if p.target_cents > 0 and a.cash_cents >= p.start_balance_cents + p.target_cents:
-        a.target_reached = 1
 
 
 @njit(cache=True)
@@ -415,7 +398,7 @@ def step_account(a, action, prices, flags, atr_ticks, distances, p, mask):
         if a.position != 0:
             _inside_bar(a, open_ticks, np.int64(prices[u, HIGH]), np.int64(prices[u, LOW]), p)
     if a.position == 0:
-        _settle(a, p)
+        settle(a, p)
     reward = np.float64(equity_cents(a, mark, p) - equity_before) / p.reward_scale_cents
     ending = 0
     if a.breached != 0 and breached_before == 0:
@@ -423,11 +406,7 @@ def step_account(a, action, prices, flags, atr_ticks, distances, p, mask):
         ending = TERMINATED
     elif session_over:
         ending = TERMINATED
-        if p.expiry_days > 0:
-            a.days_left = max(0, a.days_left - 1)
-        if p.trail_mode == TRAIL_END_OF_DAY:
-            a.peak_cents = max(a.peak_cents, a.cash_cents)
-            a.threshold_cents = _threshold_of(a.peak_cents, p)
+        end_session(a, p)
     elif p.max_episode_steps > 0 and a.steps >= p.max_episode_steps:
         ending = TRUNCATED
     if not (broken and session_over):
@@ -475,14 +454,12 @@ def write_account(a, close_ticks, equity, flags, p, obs, at):
     obs[at + 2] = _clip(sign * (a.target_ticks - close_ticks) / atr, -5.0, 5.0)
     obs[at + 3] = min(a.bars_in_position / 20.0, 5.0)
     obs[at + 4] = a.trailing
-    entry = (flags[a.bar] & ENTRY_ALLOWED) != 0 and a.daily_locked == 0 and _contracts(p) >= 1
-    obs[at + 5] = 1.0 if entry else 0.0
+    entry = (flags[a.bar] & ENTRY_ALLOWED) != 0 and a.daily_locked == 0 and contracts_of(a, p) >= 1
+    obs[at + 5] = size_share(a, p) if entry else 0.0
     obs[at + 6] = 1.0
     if p.trail_mode != TRAIL_NONE:
         obs[at + 6] = _clip((equity - a.threshold_cents) / p.trail_cents, 0.0, 5.0)
-    obs[at + 7] = 1.0
-    if p.daily_limit_cents > 0:
-        obs[at + 7] = _clip((equity - (a.day_start_cents - p.daily_limit_cents)) / p.daily_limit_cents, 0.0, 5.0)
+    obs[at + 7] = day_room(a, equity, p)
 
 
 @njit(cache=True)

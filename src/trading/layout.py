@@ -21,7 +21,7 @@ ACCOUNT_RISK = slice(CONTEXT.stop, CONTEXT.stop + 5)
 OPINION = slice(ACCOUNT_RISK.stop, ACCOUNT_RISK.stop + N_ACTIONS)
 N_OBS = OPINION.stop
 
-TRAIL_NONE, TRAIL_LIVE, TRAIL_END_OF_DAY = range(3)
+TRAIL_NONE, TRAIL_LIVE, TRAIL_END_OF_DAY, TRAIL_STATIC = range(4)
 LOCK_NONE, LOCK_AT_LEVEL = range(2)
 FLAT, LONG_WINNING, LONG_LOSING, SHORT_WINNING, SHORT_LOSING = range(5)
 N_SIDES = 5
@@ -30,6 +30,10 @@ NO_EXIT, EXIT_STOP, EXIT_TARGET, EXIT_OPPOSITE, EXIT_FLAT, EXIT_BREACH, EXIT_DAI
 EXIT_REASONS = ("", "stop", "target", "opposite", "flat", "breach", "daily limit", "hole in the bars")
 """Why a position was closed: its stop, its target, the opposite action, the forced exit, the account's threshold or
 daily limit reached within the bar, or bars that do not continue."""
+
+NOT_BREACHED, BREACH_BY_DRAWDOWN, BREACH_BY_DAILY_LIMIT = range(3)
+BREACHES = ("", "drawdown", "daily limit")
+"""Which rule ended an account, by the code in `breached`; the first one counts."""
 
 NO_THRESHOLD_CENTS = -(2**62)
 """Threshold of an account without a drawdown rule: below any balance."""
@@ -50,6 +54,7 @@ ACCOUNT = np.dtype(
         ("peak_cents", np.int64),
         ("threshold_cents", np.int64),
         ("day_start_cents", np.int64),
+        ("best_day_cents", np.int64),  # largest profit of a finished session
         ("entry_commission_cents", np.int64),  # of the open position
         ("commission_paid_cents", np.int64),
         ("slippage_paid_cents", np.int64),
@@ -82,13 +87,15 @@ ACCOUNT = np.dtype(
         ("illegal_actions", np.int32),
         ("steps", np.int32),
         ("days_left", np.int32),
+        ("counted_days", np.int32),  # finished sessions that count as trading days
+        ("day_over", np.int32),  # 1: the session is finished, and among them if it counts
         ("atr_ticks", np.float32),  # frozen at entry, for observations alone
         ("recent_wins", np.uint16),  # bit 0 is the newest trade, 1 a win
         ("n_recent", np.uint8),
         ("exit_reason", np.uint8),  # of EXIT_REASONS
         ("trailing", np.uint8),
         ("daily_locked", np.uint8),
-        ("breached", np.uint8),
+        ("breached", np.uint8),  # of BREACHES
         ("target_reached", np.uint8),
     ],
     align=True,
@@ -112,6 +119,12 @@ PARAMS = np.dtype(
         ("target_cents", np.int64),  # 0: none
         ("expiry_days", np.int64),  # 0: none
         ("max_contracts", np.int64),
+        ("daily_breaches", np.int64),  # 1: the daily limit ends the account
+        ("consistency_bp", np.int64),  # basis points; 0: none
+        ("needed_days", np.int64),  # trading days before a pass
+        ("day_profit_cents", np.int64),  # least profit of a trading day; 0: a trade is enough
+        *((f"ladder_cents_{k}", np.int64) for k in range(1, 5)),  # profit of each rung
+        *((f"ladder_contracts_{k}", np.int64) for k in range(1, 5)),  # 0: no such rung
         ("stop_atr", np.float64),
         ("target_r", np.float64),
         ("trail_atr", np.float64),

@@ -48,7 +48,8 @@ def test_so_does_the_slow_reference_account(path: dict[str, Any]) -> None:
     columns = [list(column) for column in zip(*path["bars"], strict=True)]
     flags = [int(flag) for flag in checks_account._tape(path).flags]
     market = ReferenceMarket(*columns, flags=flags, atr=[path["atr_ticks"]] * len(flags))
-    known = {name: path["params"][name] for name in PARAMS.names or () if hasattr(ReferenceParams(), name)}
+    names = [name for name in PARAMS.names or () if hasattr(ReferenceParams(), name) and name in path["params"]]
+    known = {name: path["params"][name] for name in names}
     account = ReferenceAccount(market, ReferenceParams(**known))
     balance = path["params"]["start_balance_cents"]
     account.reset(0, balance, balance, path["params"]["expiry_days"])

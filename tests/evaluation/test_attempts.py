@@ -94,7 +94,20 @@ PROFILES: dict[str, RuleProfile] = {
         trail_mode="end_of_day", trail_usd=400, daily_limit_usd=150, profit_target_usd=300, expiry_days=10
     ),
     "target alone": rules_of(profit_target_usd=350, expiry_days=4),
+    "consistent, three winning days": rules_of(
+        trail_mode="static",
+        trail_usd=600,
+        profit_target_usd=200,
+        consistency_frac=0.5,
+        min_trading_days=3,
+        min_day_usd=1,
+    ),
+    "daily limit ends it, calendar days": rules_of(
+        daily_limit_usd=200, daily_limit_breaches=True, profit_target_usd=250, expiry_calendar_days=9
+    ),
 }
+EXPIRY = np.array([5, 6, 7, 7, 7, 6, 5, 6, 7, 7, 7, 6])
+"""Sessions within nine calendar days, by the session that an attempt begins on."""
 
 
 def slow_attempt(
@@ -112,7 +125,8 @@ def slow_attempt(
         seen["began locked threshold"] += bool(params.lock_mode) and account.threshold_cents == params.lock_cents
         over = False
         while True:
-            if day >= rules.min_days and account.position == 0 and not account.breached and account.cash_cents >= goal:
+            at_goal = account.position == 0 and not account.breached and account.cash_cents >= goal
+            if day >= rules.min_days and at_goal and account.may_pass():
                 return PASSED, day, [*balances, account.cash_cents], seen
             if over:
                 break
@@ -134,7 +148,8 @@ def test_every_attempt_is_the_slow_accounts_attempt(name: str) -> None:
     for seed in range(6):
         market = market_of(Random(seed), sessions=12, longest=14)
         params = params_of(rules, stop_atr=2.0, commission_cents=0, slippage_ticks=0, tick_value_cents=1000)
-        simulation = simulate(RandomLegalArm(seed), market, rules, params, seed=seed)
+        expiry = EXPIRY if rules.expiry_calendar_days else None
+        simulation = simulate(RandomLegalArm(seed), market, rules, params, seed=seed, expiry=expiry)
         assert not simulation.reason
         found = simulation.arms["random_legal"]
         horizon = simulation.horizon_days
@@ -143,8 +158,11 @@ def test_every_attempt_is_the_slow_accounts_attempt(name: str) -> None:
         assert len(firsts) == 12
         equity = np.full((40, horizon + 1), START_CENTS)
         for i, order in enumerate(orders):
-            outcome, days, balances, events = slow_attempt(market, params, rules, [firsts[k] for k in order], draws)
+            lasts = horizon if expiry is None else int(expiry[order[0]])
+            bars = [firsts[k] for k in order[:lasts]]
+            outcome, days, balances, events = slow_attempt(market, params, rules, bars, draws)
             assert (found.outcome[i], found.days[i]) == (outcome, days), (seed, i)
+            assert (found.cause[i] == 2) == (outcome == BREACHED and bool(rules.daily_limit_breaches)), (seed, i)
             equity[i, 1 : days + 1] = balances
             equity[i, days:] = balances[-1]
             outcomes[outcome] += 1
@@ -156,6 +174,8 @@ def test_every_attempt_is_the_slow_accounts_attempt(name: str) -> None:
     possible = (PASSED, EXPIRED) if name == "target alone" else (PASSED, BREACHED, EXPIRED)
     assert all(outcomes[outcome] >= 5 for outcome in possible), outcomes
     wanted = {"live": ("threshold", "breach_live"), "end of day, daily limit": ("daily_lock", "session_end_eod")}
+    wanted["consistent, three winning days"] = ("breach_static",)
+    wanted["daily limit ends it, calendar days"] = ("breach_daily",)
     assert all(seen[event] >= 5 for event in wanted.get(name, ())), seen
     assert "locked" not in name or seen["began locked threshold"] >= 5
 
@@ -438,6 +458,8 @@ def test_what_would_simulate_something_else_is_refused() -> None:
     short["max_episode_steps"] = 3
     with pytest.raises(ValueError, match="max_episode_steps"):
         simulate_attempts([arm], lambda: SessionBatch(market.tape(advice()), short), firsts, rules, **asked)
+    with pytest.raises(ValueError, match="expiry in calendar days"):
+        simulate_attempts([arm], make, firsts, rules, **asked, expiry=np.full(len(firsts), 3))
     for name, value in (("attempts", 0), ("max_days", 0), ("block_length", 0.5), ("block_length", math.nan)):
         with pytest.raises(ValueError, match="must be at least 1"):
             simulate_attempts([arm], make, firsts, rules, **{**asked, name: value})

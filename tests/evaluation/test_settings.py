@@ -24,6 +24,9 @@ def test_slippage_is_taken_in_rising_order_and_each_number_once() -> None:
         ("pass_budget_s", 0),
         ("pass_attempts", FEWEST_ATTEMPTS - 1),
         ("pass_max_days", 0),
+        ("rules", ("topstep_50k",)),
+        ("rules", ("all", "all")),
+        ("rules", 7),
         ("stress_slippage_ticks", ()),
         ("stress_slippage_ticks", (-1,)),
         ("late_decisions", 0),
@@ -34,6 +37,14 @@ def test_slippage_is_taken_in_rising_order_and_each_number_once() -> None:
 def test_what_means_nothing_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=key):
         EvidenceSettings(**{key: value})
+
+
+def test_one_rule_profile_is_a_list_of_one_and_a_wrong_name_offers_the_nearest() -> None:
+    assert EvidenceSettings(rules="all").rules == ("all",)
+    with pytest.raises(
+        ValidationError, match=r"'topstep_50' is no rule profile \(did you mean 'topstep_50k_2026_11'\?\)"
+    ):
+        EvidenceSettings(rules=("topstep_50",))
 
 
 def test_every_field_says_what_it_is() -> None:

@@ -68,6 +68,7 @@ def full_report(
         },
         "walk_forward": _walk_forward(rng),
         "pass_simulation": _pass_simulation(rng),
+        "survival": _survival(),
         "reliance": _reliance(),
         "still_learning": _still_learning(max(n_sessions // 2, 1), n_seeds),
         "sessions": [_session(rng, dates[-1 - i], bars_a_session) for i in range(n_charted)],
@@ -277,6 +278,10 @@ def _run(n_sealed: int, dates: Sequence[str]) -> dict[str, Any]:
             "profile": "apex_50k_eod_2026_03",
             "as_of": "2026-07-15",
             "note": "simulated rule check: firms change their rules, and what passes here is no promise",
+            "automation": "banned",
+            "automation_note": "Apex bars automated trading on all account types",
+            "conflicts": ["min_trading_days: most sources say none, one says 1; none is used."],
+            "unverified": [],
         },
         "look_ahead": {
             "checks": 209,
@@ -601,6 +606,58 @@ def _pass_simulation(rng: np.random.Generator) -> dict[str, Any]:
         "arms": {"rl_only": arm(21.0, 0.34), "hybrid": arm(38.0, 0.38)},
         "words": "Simulated rule check: no promise of passing there.",
     }
+
+
+def _survival() -> dict[str, Any]:
+    """Two sizes of one plan, a firm that allows bots within limits, one whose hours are broken."""
+
+    def arm(passed: float, reach: float | None, daily: float = 0.0, payout: float | None = None) -> dict[str, Any]:
+        bounds = (None, None) if reach is None else (max(0.0, passed - reach), min(1.0, passed + reach))
+        own = {
+            "attempts": 400, "passed_frac": passed, "passed_low_frac": bounds[0], "passed_high_frac": bounds[1],
+            "breached_frac": 0.5, "breached_low_frac": 0.4, "breached_high_frac": 0.6,
+            "breached_by": {"drawdown": 0.5 - daily, "daily limit": daily}, "expired_frac": 0.5 - passed,
+            "days_to_pass": [6.0, 9.0, 13.5] if passed else None,
+            "session_reason": "" if reach else "all attempts had the same outcome",
+        }  # fmt: skip
+        if payout is None:
+            return own
+        paid = {
+            "attempts": 400, "funded_frac": 0.25, "funded_low_frac": 0.1, "funded_high_frac": 0.5,
+            "breached_frac": 0.7, "open_frac": 0.05, "horizon_days": 60, "days_to_payout": [8.0, 14.0, 25.0],
+            "first_frac": payout, "first_low_frac": 0.02, "first_high_frac": 0.2,
+        }  # fmt: skip
+        return {**own, "payout": paid}
+
+    def row(
+        profile: str, family: str, size: int, automation: str, arms: dict[str, Any], **other: Any
+    ) -> dict[str, Any]:
+        return {
+            "profile": profile, "title": profile, "family": family, "as_of": "2026-11-01",
+            "start_balance_usd": 1000.0 * size, "profit_target_usd": 60.0 * size, "automation": automation,
+            "automation_note": "as the sources say", "conflicts": [], "unverified": [], "horizon_days": 22,
+            "is_capped": False, "reason": "", "arms": arms, **other,
+        }  # fmt: skip
+
+    return {
+        "sessions": 120, "block_length": 2.6, "contracts": 1, "seconds": 31.0,
+        "rows": [
+            row(
+                "apex_50k_eod_2026_10", "Apex EOD", 50, "banned",
+                {"rl_only": arm(0.3, 0.1, payout=0.06), "hybrid": arm(0.4, 0.1, payout=0.08)},
+                conflicts=["min_trading_days: most sources say none, one says 1; none is used."],
+            ),
+            row("apex_25k_eod_2026_10", "Apex EOD", 25, "banned", {"rl_only": arm(0.2, 0.1), "hybrid": arm(0.1, 0.05)}),
+            row(
+                "takeprofittrader_50k_2026_11", "Take Profit Trader", 50, "unknown",
+                {"rl_only": arm(0.2, 0.1), "hybrid": arm(0.2, 0.15, daily=0.2)},
+            ),
+            row(
+                "topstep_50k_2026_11", "Topstep", 50, "restricted", {}, horizon_days=0,
+                reason="positions must be closed by 16:10 New York, but globex holds them until 16:59",
+            ),
+        ],
+    }  # fmt: skip
 
 
 def _reliance() -> dict[str, Any]:

@@ -67,8 +67,9 @@ PASSES = {
     **FULL["pass_simulation"]["arms"]["hybrid"],
     "attempts": 2000, "passed_frac": 0.25, "breached_frac": 0.6, "passed_low_frac": 0.1, "passed_high_frac": 0.45,
 }  # fmt: skip
+LEFT_OUT = ("pass_simulation", "survival", "session_dates", "time")
 REPORT: dict[str, Any] = {
-    **{name: value for name, value in FULL.items() if name not in ("pass_simulation", "session_dates", "time")},
+    **{name: value for name, value in FULL.items() if name not in LEFT_OUT},
     "run": {**FULL["run"], "device": "cuda:0"},
     "training": [training()],
     "look_ahead": {"checks": 4, "passed": True, "found": ""},
@@ -85,7 +86,7 @@ REPORT: dict[str, Any] = {
         "quantization": None,
     },
     "arms": {name: ARM for name in ("rl_only", "hybrid", "fused")},
-    "rules": {**FULL["rules"], "profile": "apex_50k_eod_2026_03", "as_of": "2026-03-01"},
+    "rules": {"profile": "apex_50k_eod_2026_03", "as_of": "2026-03-01", "note": FULL["rules"]["note"]},
 }
 
 
@@ -305,6 +306,49 @@ def test_survival_is_a_count_of_sessions_and_of_attempts() -> None:
     )
     none = simulated({}, "2 sealed sessions are too few to resample (minimum 10)")
     assert "Survival: not simulated: 2 sealed sessions are too few" in told(pass_simulation=none)
+
+
+@pytest.mark.parametrize(
+    ("automation", "said"),
+    [
+        (
+            "banned",
+            "Automation: BANNED under apex_50k_eod_2026_03: no bots. A pass in this simulation would not allow ",
+        ),
+        ("restricted", "Automation: restricted under apex_50k_eod_2026_03: no bots. Check the firm's conditions "),
+        ("unknown", "Automation: unknown under apex_50k_eod_2026_03: no bots. Ask the firm "),
+        ("allowed", "Automation: allowed under apex_50k_eod_2026_03: no bots."),
+    ],
+)
+def test_the_first_line_says_whether_the_firm_lets_a_program_trade(automation: str, said: str) -> None:
+    first = told(rules__automation=automation, rules__automation_note="no bots").splitlines()[0]
+    assert first.startswith(said)
+    assert told(rules__automation=None).startswith("Training:")
+
+
+def test_what_the_sources_of_the_rules_leave_open_is_told() -> None:
+    lines = told(rules__conflicts=["trail_usd: 1,500 or 2,000"], rules__unverified=["lock_usd"]).splitlines()
+    assert lines[-2:] == ["Rules in conflict: trail_usd: 1,500 or 2,000", "Rules unverified: lock_usd"]
+
+
+def test_the_table_of_profiles_is_told_by_what_follows_from_it() -> None:
+    assert told(survival=FULL["survival"]).splitlines()[-5:] == [
+        "Survival over 3 rule profiles: best is apex_50k_eod_2026_10, passed in 40% of attempts (95% CI 30% to 50%) "
+        "and breached in 50%; 2 of them ban automation.",
+        "Best without a ban: takeprofittrader_50k_2026_11, 20% pass (95% CI 5% to 35%), automation unknown.",
+        # 25K at most 15%, 50K at least 30%: apart.
+        "Account size, Apex EOD: 50K is passed most often (40%; 25K 10%).",
+        "First payout, apex_50k_eod_2026_10: 8% of attempts (95% CI 2% to 20%); a funded account reaches it in 25%, "
+        "after a median of 14 sessions, and breaches before in 70%.",
+        "Not simulated: topstep_50k_2026_11: positions must be closed by 16:10 New York, but globex holds them until "
+        "16:59.",
+    ]
+    near = copy.deepcopy(FULL["survival"])
+    near["rows"][1]["arms"]["hybrid"]["passed_high_frac"] = 0.31
+    assert "the intervals overlap, so no size is shown to fit better" in told(survival=near)
+    for row in near["rows"][:2]:
+        row["arms"]["hybrid"]["passed_frac"] = 0.0
+    assert "Account size, Apex EOD: none of 50K, 25K is passed." in told(survival=near)
 
 
 def test_without_an_evaluation_it_speaks_of_training_and_time_only() -> None:

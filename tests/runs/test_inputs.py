@@ -21,6 +21,7 @@ from src.runs.inputs import base_inputs, finetune_inputs, tables_fingerprint, we
 from src.runs.plan import Plan
 from src.runs.tasks import Results, Task
 from src.testing_framework import TestingFramework
+from src.trading.rules import LATER_FIELDS
 from tests.small_runs import market
 from tests.tiny_runs import tiny_config
 
@@ -33,7 +34,7 @@ CHANGES_NO_RESULT = {
         "phase1.", "phase2.", "phase3.", "hardware.memory_fraction", "hardware.optimize_memory", "llm.llm_threads",
         "hardware.stuck_worker_s", "hardware.workers", "hardware.memory_limit_gb",
     ),
-    "which tasks there are, not what one makes": ("evidence.seeds", "evidence.walk_forward"),
+    "which tasks there are, and an input of its own": ("evidence.seeds", "evidence.walk_forward", "evidence.rules"),
     "what a report concludes from what was made": (
         "evidence.trials_path", "hardware.price_per_hour", "hardware.other_machine", "training.production_seeds",
     ),
@@ -177,6 +178,27 @@ def test_another_target_to_pass_is_another_input_of_the_attempts_alone() -> None
         inputs_of(of=replace(market(), rules=rules.model_copy(update={"profit_target_usd": Decimal(1)}))),
     )
     assert [name for name in was if was[name] != now[name]] == ["tasks/seed-0/attempts"]
+
+
+def test_rule_profiles_are_one_more_task_and_another_input_of_no_other() -> None:
+    was = inputs_of()
+    now, fewer = (inputs_of({"evidence.rules": names}) for names in (["topstep_50k_2026_11", "none"], ["none"]))
+    assert now.keys() - was.keys() == {"tasks/seed-0/survival"}
+    assert {name: now[name] for name in was} == was
+    assert [name for name in now if now[name] != fewer[name]] == ["tasks/seed-0/survival"]
+
+
+def test_an_account_without_the_later_rules_has_the_tables_it_had_before_them() -> None:
+    """A run of an earlier version can be resumed: `--rules all` then trains nothing again."""
+    own = market()
+    first = [(name, own.params.dtype[name]) for name in own.params.dtype.names or () if name not in LATER_FIELDS]
+    before = np.zeros(1, np.dtype(first, align=True))
+    for name, _ in first:
+        before[name] = own.params[name]
+    assert tables_fingerprint(replace(own, params=before)) == tables_fingerprint(own)
+    later = own.params.copy()
+    later["consistency_bp"] = 5_000
+    assert tables_fingerprint(replace(own, params=later)) != tables_fingerprint(own)
 
 
 def test_other_tables_are_another_input_of_whatever_reads_them() -> None:

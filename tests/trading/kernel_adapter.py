@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.trading import kernel
+from src.trading import account_rules, kernel
 from src.trading.accounts import AccountBlock
 from src.trading.layout import N_OBS, PARAMS
 from src.trading.tape import Tape
@@ -49,6 +49,12 @@ class KernelAccount:
     def reset(self, bar: int, balance_cents: int, peak_cents: int, days_left: int) -> None:
         block = self._block
         kernel.reset_account(block.accounts[0], bar, balance_cents, peak_cents, days_left, block.params[0])
+
+    def begin_next_session(self, bar: int) -> None:
+        self._block.carry_on(self._block.accounts, [bar])
+
+    def may_pass(self) -> bool:
+        return bool(account_rules.may_pass(self._block.accounts[0], self._block.params[0]))
 
     def action_mask(self) -> list[bool]:
         block, tape = self._block, self._block.tape

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.trading import account_rules
 from src.trading.session_batch import SessionBatch
 from tests.reference_account import (
     BREAK_AFTER,
@@ -41,6 +42,9 @@ class Seat:
 
     def __getattr__(self, name: str) -> Any:
         return self._batch.accounts[self._row][name].item()
+
+    def may_pass(self) -> bool:
+        return bool(account_rules.may_pass(self._batch.accounts[self._row], self._batch.params))
 
     def action_mask(self) -> list[bool]:
         return self._batch.masks[self._row].tolist()

@@ -34,6 +34,9 @@ FIELDS = (
     "peak_cents",
     "threshold_cents",
     "day_start_cents",
+    "best_day_cents",
+    "counted_days",
+    "day_over",
     "daily_locked",
     "days_left",
     "consecutive_losses",
@@ -76,6 +79,8 @@ EVENTS = (
     "threshold",
     "breach_live",
     "breach_eod",
+    "breach_static",
+    "breach_daily",
     "daily",
     "daily_lock",
     "session_end_eod",
@@ -93,6 +98,8 @@ def first_difference(reference: ReferenceAccount, kernel: Any) -> str:
             return f"{name}: reference {ours}, kernel {theirs}"
     if reference.action_mask() != kernel.action_mask():
         return f"mask: reference {reference.action_mask()}, kernel {kernel.action_mask()}"
+    if reference.may_pass() != kernel.may_pass():
+        return f"may pass: reference {reference.may_pass()}, kernel {kernel.may_pass()}"
     ours, theirs = reference.observation(), kernel.observation()
     if len(theirs) != OBSERVATION_SIZE:
         return f"observation of {len(theirs)} values"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,79 @@ from src.trading.rules import (
     RESULT_NAME,
     RuleProfile,
     available_rule_profiles,
+    chosen_profiles,
     load_rule_profile,
 )
 from tests.reference_account import BUY, ReferenceAccount, ReferenceMarket, ReferenceParams
 
 APEX = ("apex_50k_eod_2026_03", "apex_50k_intraday_2026_03", "apex_50k_legacy")
+FINGERPRINTS = {
+    "apex_50k_eod_2026_03": "7a76b54a2a2c4597e2041aa7fc7dca8a93d56eaea27ca9ebe7e751e01239d1cd",
+    "apex_50k_intraday_2026_03": "ea890e6094146f126a714b813c7b5a4852b73b3398d606fabed1948f445ffced",
+    "apex_50k_legacy": "fc6323f7bcff1ce63d2ef441000819e26c2fe51a3c62b9d34806ce4bb6d49931",
+    "none": "188f86aebd7dc00188bbe62026b7bf6b72f08e267e42b3b3f03c94b58ac257c7",
+}
+"""Of the first profiles, as runs before the later rules have them: such runs are still comparable."""
+
+# The sources' table: size in thousands of dollars, then in dollars target, drawdown and what it follows, the balance
+# where the threshold stops, daily limit; contracts and micros, best day's share, trading days, calendar days, flat by,
+# automation.
+EOD, LIVE = "end_of_day", "live_peak"
+SOURCES: dict[str, tuple[Any, ...]] = {
+    "apex_25k_eod_2026_10": (25, 1500, 1000, EOD, None, 500, None, None, None, 0, 30, "16:59", "banned"),
+    "apex_50k_eod_2026_10": (50, 3000, 2000, EOD, None, 1000, 6, 60, None, 0, 30, "16:59", "banned"),
+    "apex_100k_eod_2026_10": (100, 6000, 3000, EOD, None, 1500, None, None, None, 0, 30, "16:59", "banned"),
+    "apex_150k_eod_2026_10": (150, 9000, 4000, EOD, None, 2000, None, None, None, 0, 30, "16:59", "banned"),
+    "apex_50k_live_2026_10": (50, 3000, 2000, LIVE, None, None, 6, 60, None, 0, 30, "16:59", "banned"),
+    "apex_50k_live_lock_2026_10": (50, 3000, 2000, LIVE, 53_000, None, 6, 60, None, 0, 30, "16:59", "banned"),
+    "topstep_50k_2026_11": (50, 3000, 2000, EOD, 50_000, None, 5, 50, "0.5", 0, None, "16:10", "restricted"),
+    "topstep_100k_2026_11": (100, 6000, 3000, EOD, 100_000, None, 10, 100, "0.5", 0, None, "16:10", "restricted"),
+    "topstep_150k_2026_11": (150, 9000, 4500, EOD, 150_000, None, 15, 150, "0.5", 0, None, "16:10", "restricted"),
+    "takeprofittrader_50k_2026_11": (50, 3000, 2000, EOD, 50_000, None, 6, 60, "0.5", 5, None, "17:00", "unknown"),
+    "tradeify_select_50k_2026_11": (
+        50,
+        3000,
+        2000,
+        EOD,
+        50_100,
+        None,
+        None,
+        None,
+        "0.4",
+        3,
+        None,
+        "16:59",
+        "restricted",
+    ),
+    "tradeify_growth_50k_2026_11": (
+        50,
+        3000,
+        2000,
+        EOD,
+        50_100,
+        1250,
+        None,
+        None,
+        None,
+        1,
+        None,
+        "16:59",
+        "restricted",
+    ),
+    "mffu_core_50k_2026_11": (50, 3000, 1500, EOD, None, None, 3, 30, "0.5", 2, None, None, "restricted"),
+    "mffu_rapid_50k_2026_11": (50, 3000, 2000, LIVE, None, None, 5, 50, "0.5", 2, None, None, "restricted"),
+}
+# What the sources leave open, by the words that a profile must name it with.
+OPEN = {
+    "apex_50k_eod_2026_10": ("one says 1", "disputed", "unconfirmed"),
+    "apex_50k_live_2026_10": ("one says 1", "unconfirmed"),
+    "topstep_50k_2026_11": ("one says none", "40%"),
+    "takeprofittrader_50k_2026_11": ("automation",),
+    "tradeify_select_50k_2026_11": ("3,000 is unverified", "contracts"),
+    "tradeify_growth_50k_2026_11": ("3,000 is unverified", "contracts"),
+    "mffu_core_50k_2026_11": ("1,500 or 2,000", "none for Pro"),
+    "mffu_rapid_50k_2026_11": ("at the close or following the live peak", "none"),
+}
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -59,6 +128,59 @@ def test_a_shipped_profile_gives_the_figures_of_its_sources(name: str, expected:
     assert all(type(value) is int for value in fields.values())
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_profile_of_today_has_every_figure_of_its_sources(name: str) -> None:
+    rules, source = load_rule_profile(name), SOURCES[name]
+    keys = ("profit_target_usd", "trail_usd", "trail_mode", "lock_usd", "daily_limit_usd", "max_contracts")
+    keys += ("micro_contracts", "consistency_frac", "min_trading_days", "expiry_calendar_days", "flat_by", "automation")
+    assert rules.start_balance_usd == 1000 * source[0]
+    for key, wanted in zip(keys, source[1:], strict=True):
+        found = getattr(rules, key)
+        if key == "consistency_frac" and wanted is not None:
+            assert found == Decimal(wanted)
+        else:
+            assert (f"{found:%H:%M}" if key == "flat_by" and found else found) == wanted, key
+    # No firm here ends an account at its daily limit, counts its expiry in sessions or asks for a profit a day.
+    assert (rules.daily_limit_breaches, rules.expiry_days, rules.min_day_usd, rules.ladder) == (False, None, None, ())
+
+
+def test_the_table_of_sources_has_every_profile_that_is_sold_today() -> None:
+    assert [rules.name for rules in chosen_profiles(["all"])] == sorted(SOURCES)
+    assert [rules.name for rules in chosen_profiles(["none", "all", "none"])] == ["none", *sorted(SOURCES)]
+    for name in APEX:
+        assert load_rule_profile(name).superseded_by in SOURCES
+    with pytest.raises(ConfigError, match=r"evidence\.rules is 'topstep_50k'"):
+        chosen_profiles(["topstep_50k"])
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_the_sources_leave_open_is_named(name: str) -> None:
+    rules = load_rule_profile(name)
+    said = " ".join((*rules.conflicts, *rules.unverified))
+    assert all(words in said for words in OPEN[name])
+
+
+def test_the_funded_phase_of_apex_is_that_of_its_source_and_no_other_firm_has_one() -> None:
+    known = {name: load_rule_profile(name).funded_profile() for name in SOURCES}
+    by_plan = {"apex_50k_eod_2026_10": 250, "apex_50k_live_2026_10": 200, "apex_50k_live_lock_2026_10": 200}
+    assert {name for name, funded in known.items() if funded is not None} == by_plan.keys()
+    for name, day_usd in by_plan.items():
+        funded = known[name]
+        assert funded is not None
+        fields, micro = funded.to_params_fields(), funded.to_params_fields(micro=True)
+        assert (fields["target_cents"], fields["lock_cents"], fields["expiry_days"]) == (210_000, 5_010_000, 0)
+        assert (fields["needed_days"], fields["day_profit_cents"]) == (5, 100 * day_usd)
+        assert fields["consistency_bp"] == 5_000
+        rungs = [(fields[f"ladder_cents_{k}"], fields[f"ladder_contracts_{k}"]) for k in (1, 2, 3)]
+        assert (fields["max_contracts"], *rungs) == (2, (150_000, 3), (300_000, 4), (0, 0))
+        assert (micro["max_contracts"], micro["ladder_contracts_1"], micro["ladder_contracts_2"]) == (20, 30, 40)
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_the_first_profiles_keep_their_fingerprints(name: str) -> None:
+    assert load_rule_profile(name).fingerprint == FINGERPRINTS[name]
+
+
 def test_rules_are_known_by_their_content() -> None:
     rules = RuleProfile(**GOOD)
     described = {
@@ -67,6 +189,12 @@ def test_rules_are_known_by_their_content() -> None:
         "as_of": "2026-08-01",
         "sources": ["two", "pages"],
         "caveats": ["x"],
+        "conflicts": ["y"],
+        "unverified": ["z"],
+        "family": "f",
+        "superseded_by": "later",
+        "automation": "banned",
+        "automation_note": "no bots",
     }
     assert RuleProfile(**{**GOOD, **described, "start_balance_usd": "50000.00"}).fingerprint == rules.fingerprint
     others: list[dict[str, Any]] = [
@@ -80,6 +208,15 @@ def test_rules_are_known_by_their_content() -> None:
         {"max_contracts": 6, "micro_contracts": 61},
         {"expiry_days": 30},
         {"min_days": 1},
+        {"daily_limit_usd": 1_000, "daily_limit_breaches": True},
+        {"profit_target_usd": 3_000, "consistency_frac": 0.5},
+        {"max_contracts": 6, "micro_contracts": 60, "ladder": [{"profit_usd": 1, "contracts": 7, "micros": 60}]},
+        {"max_contracts": 6, "micro_contracts": 60, "ladder": [{"profit_usd": 1, "contracts": 6, "micros": 61}]},
+        {"expiry_calendar_days": 30},
+        {"min_trading_days": 1},
+        {"min_trading_days": 1, "min_day_usd": 200},
+        {"flat_by": "16:00"},
+        {"profit_target_usd": 3_000, "funded": {"payout_balance_usd": 52_000}},
     ]
     assert {key for other in others for key in other} == RuleProfile.model_fields.keys() - described.keys()
     prints = [RuleProfile(**{**GOOD, **other}).fingerprint for other in others]
@@ -152,7 +289,7 @@ def test_an_unknown_name_lists_what_there_is(name: str) -> None:
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'apex_50k_eod_2026_03'"):
+    with pytest.raises(ConfigError, match="did you mean 'apex_50k_eod_2026_10'"):
         load_rule_profile("apex_50k_eod")
 
 
@@ -179,6 +316,24 @@ def test_an_empty_folder_has_no_profiles(tmp_path: Path) -> None:
         ({"trail_mode": "none"}, "trail_usd must be given exactly when"),
         ({"trail_mode": "trailing"}, "trail_mode is 'trailing'"),
         ({"trail_mode": "none", "trail_usd": None, "lock_usd": 50_100}, "lock_usd needs a trailing threshold"),
+        ({"trail_mode": "static", "lock_usd": 50_100}, "lock_usd needs a trailing threshold"),
+        ({"daily_limit_breaches": True}, "daily_limit_breaches needs daily_limit_usd"),
+        ({"consistency_frac": 0.5}, "consistency_frac needs profit_target_usd"),
+        ({"consistency_frac": 50, "profit_target_usd": 3_000}, "consistency_frac is 50"),
+        ({"min_day_usd": 200}, "min_day_usd needs min_trading_days"),
+        ({"expiry_days": 20, "expiry_calendar_days": 30}, "give only one of them"),
+        ({"automation": "banned"}, "automation and automation_note must be given together"),
+        ({"automation": "maybe", "automation_note": "x"}, "automation is 'maybe'"),
+        ({"flat_by": "25:00"}, "flat_by is '25:00'"),
+        ({"ladder": [{"profit_usd": 1, "contracts": 7, "micros": 70}]}, "ladder needs max_contracts"),
+        (
+            {"max_contracts": 6, "micro_contracts": 60, "ladder": [{"profit_usd": 1, "contracts": 5, "micros": 60}]},
+            "ladder must rise",
+        ),
+        (
+            {"profit_target_usd": 3_000, "funded": {"payout_balance_usd": 50_000}},
+            "funded.payout_balance_usd must be above",
+        ),
         ({"lock_usd": 47_999}, "lock_usd must be at least start_balance_usd - trail_usd = 48000"),
         ({"trail_usd": 50_000}, "trail_usd must be below start_balance_usd"),
         ({"daily_limit_usd": 60_000}, "daily_limit_usd must be below"),

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from src.report.model.base import (
+    Automation,
     Columns,
     Count,
     Date,
@@ -135,6 +136,83 @@ class PassSimulation(Part):
     reason: str
     """Why there are no attempts; else empty."""
     words: Maybe[str] = None
+
+
+Quartiles = Annotated[list[Number], Field(min_length=3, max_length=3)]
+
+
+class Payout(Part):
+    """The funded phase: sessions of the same kind, in other orders than those of the evaluation."""
+
+    attempts: Count
+    """In which both the evaluation and the funded account were simulated."""
+    funded_frac: Frac
+    """Share of funded accounts that reach a first payout."""
+    funded_low_frac: Frac | None
+    """95% interval from the sealed sessions being a sample."""
+    funded_high_frac: Frac | None
+    breached_frac: Frac
+    open_frac: Frac
+    """Share that had neither within horizon_days."""
+    horizon_days: Count
+    days_to_payout: Quartiles | None
+    """Quartiles of the sessions from funding to a first payout."""
+    first_frac: Frac
+    """Share of attempts that pass and then reach a first payout."""
+    first_low_frac: Frac | None
+    first_high_frac: Frac | None
+
+
+class SurvivalArm(Part):
+    attempts: Count
+    passed_frac: Frac
+    passed_low_frac: Frac | None
+    """95% interval from the sealed sessions being a sample."""
+    passed_high_frac: Frac | None
+    breached_frac: Frac
+    breached_low_frac: Frac | None
+    breached_high_frac: Frac | None
+    breached_by: dict[Literal["drawdown", "daily limit"], Frac]
+    """Share of attempts by the rule that ended them."""
+    expired_frac: Frac
+    days_to_pass: Quartiles | None
+    """Quartiles of the sessions to a pass."""
+    session_reason: str
+    """Why P(pass) has no interval; else empty."""
+    payout: Maybe[Payout] = None
+    """Left out where the payout rules are not known."""
+
+
+class SurvivalRow(Part):
+    """One rule profile."""
+
+    profile: str
+    title: str
+    family: str | None
+    """Firm and plan; profiles of one family differ in size."""
+    as_of: str
+    start_balance_usd: Number
+    profit_target_usd: Figure
+    automation: Automation | None
+    automation_note: str | None
+    conflicts: list[str]
+    unverified: list[str]
+    horizon_days: Count
+    is_capped: bool
+    reason: str
+    """Why there are no attempts; else empty."""
+    arms: dict[str, SurvivalArm]
+
+
+class Survival(Part):
+    """The same trained policies under many rule profiles."""
+
+    sessions: Count
+    block_length: Number
+    contracts: Count
+    """Asked for at every entry; a profile may allow fewer."""
+    seconds: Number
+    rows: list[SurvivalRow]
 
 
 class RelianceRow(Part):

@@ -58,6 +58,7 @@ Count = Annotated[int, Field(ge=0)]
 Date = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 Span = Annotated[list[Count], Field(min_length=2, max_length=2)]
 """First and last session id."""
+Automation = Literal["allowed", "restricted", "banned", "unknown"]
 Action = Literal["HOLD", "BUY", "SELL", "MOVE_TO_BE", "ENABLE_TRAIL", "DISABLE_TRAIL"]
 
 

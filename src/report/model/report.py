@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from src.report.model.accounts import ChartedSession, PassSimulation, Reliance
+from src.report.model.accounts import ChartedSession, PassSimulation, Reliance, Survival
 from src.report.model.advice import Advice, Forecaster, Placebo
 from src.report.model.arms import Arm, Seeds, Statistics, WalkForward
 from src.report.model.bars import Data
@@ -105,6 +105,8 @@ class Report(Part):
     sessions: list[ChartedSession] = Field([], max_length=12)
     """What the price chart shows."""
     pass_simulation: Maybe[PassSimulation] = None
+    survival: Maybe[Survival] = None
+    """Attempts under other rule profiles, where evidence.rules asked for them."""
     look_ahead: Maybe[LookAhead] = None
     walk_forward: Maybe[WalkForward] = None
     phases: dict[str, Phase] = Field({})

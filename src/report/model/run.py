@@ -8,7 +8,7 @@ from pydantic import Field
 
 from src.evaluation.leak_words import FEATURES, WHAT, WRONG
 from src.report.model.advice import RuleCounts
-from src.report.model.base import Columns, Count, Figure, Frac, Maybe, Number, Part, Percent, Span
+from src.report.model.base import Automation, Columns, Count, Figure, Frac, Maybe, Number, Part, Percent, Span
 
 
 class Run(Part):
@@ -267,6 +267,13 @@ class Rules(Part):
     note: str
     fingerprint: Maybe[str] = None
     """SHA-256 of the rules themselves, whatever the profile is called."""
+    automation: Automation | None = None
+    """Whether the firm lets a program trade; null: there is no firm, or an earlier version did not say."""
+    automation_note: str | None = None
+    conflicts: list[str] = Field([])
+    """Where the profile's sources disagree, and what is used."""
+    unverified: list[str] = Field([])
+    """What no source confirms, and what is used."""
 
 
 class LeakPart(Part):
