@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.advisor.situations import SIDES, split_situations
-from src.advisor.table import LABEL_SETS, Float32, incomplete
+from src.advisor.table import LABEL_SETS, Float32, incomplete, softmax
 from src.trading.layout import ACTIONS
 
 ENOUGH_ANSWERS: Final = 10
@@ -43,6 +43,12 @@ def undecided(served: NDArray[np.float64]) -> NDArray[np.bool_]:
     finite = np.isfinite(served)
     lowest, highest = np.where(finite, served, np.inf).min(axis=1), np.where(finite, served, -np.inf).max(axis=1)
     return np.asarray((lowest == highest) & ~incomplete(served))
+
+
+def decided_shares(served: NDArray[np.float64]) -> Float32:
+    """Probabilities of the labels, float32[k, 6]; a row that prefers none, or lacks one, abstains: the lowest code of a
+    tie would be HOLD."""
+    return np.where(undecided(served)[:, np.newaxis], np.float32(0.0), softmax(served))
 
 
 def without_answer(raw: Float32, situations: NDArray[np.int64]) -> NDArray[np.bool_]:

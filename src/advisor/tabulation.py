@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from src.advisor.answer_cache import AnswerCache, through_cache
 from src.advisor.batches import FEW
 from src.advisor.calibration import served_scores
-from src.advisor.first_choices import first_choices, undecided, without_answer
+from src.advisor.first_choices import decided_shares, first_choices, undecided, without_answer
 from src.advisor.manner import Manner, manner_key
 from src.advisor.single_asking import ModelChanged, SingleAsking
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
@@ -35,7 +35,6 @@ from src.advisor.table import (
     freeze_table,
     incomplete,
     label_mass,
-    softmax,
     tabulate,
 )
 from src.errors import UserError
@@ -466,17 +465,16 @@ class _Asking:
 def _table(
     advisor: ModelAdvisor, situations: NDArray[np.int64], raw: Float32, calibrate: bool
 ) -> tuple[AdviceTable, int]:
-    """The answers to these situations, frozen, and how many of them prefer no label: those abstain, since the lowest
-    code of a tie would be HOLD."""
+    """The answers to these situations, frozen, and how many of them prefer no label."""
     probabilities = np.zeros((N_SITUATIONS, N_ACTIONS), np.float32)
     covered = np.zeros(N_SITUATIONS, bool)
-    alike = np.zeros(0, bool)
+    alike = 0
     if len(situations):
         served = served_scores(raw, situations, calibrate=calibrate)
-        alike = undecided(served)
-        probabilities[situations] = np.where(alike[:, np.newaxis], np.float32(0.0), softmax(served))
+        alike = int(undecided(served).sum())
+        probabilities[situations] = decided_shares(served)
         covered[situations] = True
-    return freeze_table(probabilities, covered, advisor.name, advisor.identity), int(alike.sum())
+    return freeze_table(probabilities, covered, advisor.name, advisor.identity), alike
 
 
 def _batches(situations: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

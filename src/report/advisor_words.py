@@ -86,7 +86,8 @@ def manner_lines(manner: Manner) -> list[str]:
         share = (
             "how much of its probability continues as the label is not known"
             if manner.whole_frac is None
-            else f"in sample situations {percent(manner.whole_frac, 1)} of its probability continues as the label"
+            else f"in sample situations {percent(manner.whole_frac, 1)} of its probability, on average, continues as "
+            "the label"
         )
         lines.append(
             f"Labels: {', '.join(manner.split_labels)} {'are' if len(manner.split_labels) > 1 else 'is'} several "
