@@ -464,6 +464,9 @@ CASES: Mapping[str, Case] = {
     "performance.env_pool_size": Case(2, ("report.env_pool.built", "report.env_pool.temporary"), (*RESULTS, *TRAINED)),
     # llm
     "llm.model": Case("tiny", ("report.advice.identity", "report.advice.sha256", "weights.hybrid"), UNADVISED),
+    "llm.knowledge_cutoff": Case(
+        "2024-10-31", ("report.advice.knowledge",), (*RESULTS, *TRAINED, "report.advice.sha256"), TINY_MODEL
+    ),
     "llm.endpoint": Case("http://127.0.0.1:1/v1", ("asked",), ("name",), {**SERVED, "llm.endpoint": None}, served),
     "llm.endpoint_key_env": Case("ODD_KEY", ("key",), ("asked", "how"), SERVED, served),
     "llm.endpoint_chat": Case(False, ("has_chat",), ("asked", "how"), SERVED, served),

@@ -139,6 +139,20 @@ def answering(found: ChatFormat, template: str, model_name: str) -> ChatFormat:
     return found
 
 
+def closed_thought(text: str) -> str:
+    """What an answer that begins with an opened thought is replaced by: the same tag around nothing; "" where the text
+    opens none."""
+    for opening, closing in _THOUGHTS:
+        if found := re.match(rf"\s*({opening})", text):
+            return f"{found[1]}\n\n{closing.format(name=found['name'])}\n\n"
+    return ""
+
+
+def may_think(source: ChatSource) -> bool:
+    """Whether a template speaks of thoughts at all: a model that has one may begin its answers with a thought."""
+    return bool(source.template and re.search("think|thought|reason", source.template, re.IGNORECASE))
+
+
 def _unusable(model_name: str, reason: str) -> ConfigError:
     return ConfigError(
         f"llm.model {model_name} has a chat template that cannot be used: {reason}. Fix the template "

@@ -53,23 +53,26 @@ class PromptEncoder:
     """The prompts of one `PromptSet` in the tokens of one model.
 
     prefix: tokens that every prompt begins with. answer_tokens: by side, the token each action's label begins with.
+    `known` is a chat format found out elsewhere.
     Raises ConfigError where two labels of a side cannot be told apart by a token, for labels and situations that the
     tokenizer does not know, and for a chat template that cannot be used.
     """
 
-    def __init__(self, tokenizer: Any, prompts: PromptSet, model_name: str) -> None:
+    def __init__(self, tokenizer: Any, prompts: PromptSet, model_name: str, *, known: ChatFormat | None = None) -> None:
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._model_name = model_name
         template = getattr(tokenizer, "chat_template", None) or None
         tokens = {} if template is None else dict(tokenizer.special_tokens_map)
         texts = {name: token for name, token in tokens.items() if isinstance(token, str)}
-        self._texts = PromptTexts(ChatSource(template, texts), prompts, model_name)
+        self._texts = PromptTexts(ChatSource(template, texts), prompts, model_name, known=known)
         self._has_chat = template is not None
         endings = [self._answers_of(int(encode(1, side))) for side in range(N_SIDES)]
-        self._cut = [cut for cut, _, _ in endings]
-        self._lead = [lead for _, lead, _ in endings]
-        self.answer_tokens: tuple[dict[int, int], ...] = tuple(tokens for _, _, tokens in endings)
+        self._cut = [cut for cut, _, _, _ in endings]
+        self._lead = [lead for _, lead, _, _ in endings]
+        self.answer_tokens: tuple[dict[int, int], ...] = tuple(tokens for _, _, tokens, _ in endings)
+        self.label_tokens: tuple[dict[int, Tokens], ...] = tuple(whole for _, _, _, whole in endings)
+        """By side, the tokens of each action's label from the one it is scored by to its end."""
         encoded = [self._full(situation) for situation in _samples()]
         if len(set(map(tuple, encoded))) < len(encoded):
             raise ConfigError(
@@ -109,9 +112,14 @@ class PromptEncoder:
         end = getattr(self._tokenizer, "eos_token_id", None)
         return tokens[:-1] if not self._has_chat and tokens and tokens[-1] == end else tokens
 
-    def _answers_of(self, situation: int) -> tuple[int, Tokens, dict[int, int]]:
+    @property
+    def chat(self) -> ChatFormat | None:
+        """The pieces of the chat format; None without a template."""
+        return self._texts.chat
+
+    def _answers_of(self, situation: int) -> tuple[int, Tokens, dict[int, int], dict[int, Tokens]]:
         """For the side of a situation: how many tokens of the prompt the answers reach back into, the tokens that all
-        its answers begin with, and the first token in which each differs from the others."""
+        its answers begin with, the first token in which each differs from the others, and each from there on."""
         side = situation % N_SIDES
         prompt = self.text(situation)
         space = "" if self._has_chat else " "
@@ -138,7 +146,8 @@ class PromptEncoder:
                     f"another word in config/prompts/{self._prompts.name}.yaml."
                 )
         first = {action: int(start) for (action, _), start in zip(labels, starts, strict=True) if start is not None}
-        return len(alone) - kept, answered[0][kept:common], first
+        whole = {action: tokens[common:] for (action, _), tokens in zip(labels, answered, strict=True)}
+        return len(alone) - kept, answered[0][kept:common], first, whole
 
 
 def _samples() -> list[int]:

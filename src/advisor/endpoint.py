@@ -24,22 +24,18 @@ from numpy.typing import NDArray
 from src.advisor.endpoint_http import Server, ServerLost, ServerRefused
 from src.advisor.endpoint_route import Answer, Questions, Route, find_route
 from src.advisor.endpoint_url import host_of, is_loopback
+from src.advisor.manner import Manner
 from src.advisor.prompts import PromptSet, load_prompts
 from src.advisor.settings import LLMSettings
 from src.advisor.single_asking import ModelChanged
-from src.advisor.situations import N_MARKET_SITUATIONS, encode
+from src.advisor.situations import PROBES as PROBES
 from src.advisor.store import AdviceStore, default_store_path
 from src.advisor.table import LABEL_SETS, Float32
 from src.errors import ConfigError
-from src.trading.layout import N_ACTIONS, N_SIDES
+from src.trading.layout import N_ACTIONS
 
 ENDPOINT_VERSION: Final = 1
 """Raise it with any change of how a server is asked: stored answers are then asked again."""
-PROBES: Final = tuple(
-    int(encode(code, k % N_SIDES))
-    for k, code in enumerate(np.linspace(1, N_MARKET_SITUATIONS - 1, N_SIDES + 2).astype(int))
-)
-"""Situations of the fingerprint: every side, from the first market code to the last."""
 LEAST_CHANGE: Final = 0.02
 """Mean difference of the fingerprint's log-probabilities that counts as another model, for a server that repeats
 itself; for one that does not, JITTERS times what it differs by from one asking to the next."""
@@ -113,6 +109,26 @@ class EndpointModel:
     def on_this_machine(self) -> bool:
         """Whether the server shares this machine's cores."""
         return is_loopback(self.settings.endpoint or "")
+
+    @property
+    def manner(self) -> Manner:
+        """How the server is asked; what its tokenizer does with labels is known by their pieces alone."""
+        route, prompts = self.fingerprint.route, load_prompts()
+        words = [dict(prompts.labels(side)) for side in range(len(route.pieces))]
+        cut = {
+            of[action]: piece
+            for of, pieces in zip(words, route.pieces, strict=True)
+            for action, piece in pieces.items()
+        }
+        return Manner(
+            prompt="server" if route.kind == "chat" else "plain text" if route.chat is None else "chat template",
+            folded=route.chat is not None and route.chat.folded,
+            closed="" if route.chat is None else route.chat.closed.strip(),
+            closed_for="" if route.chat is None or not route.chat.closed else "either",
+            samples=len(PROBES),
+            thoughts=sum(all(value is None for value in row) for row in self.fingerprint.scores),
+            split_labels=tuple(label for label, piece in cut.items() if piece.text.strip() != label),
+        )
 
     @property
     def loading(self) -> str:

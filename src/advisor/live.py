@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from src.advisor.calibration import served_scores
+from src.advisor.first_choices import decided_shares
 from src.advisor.situations import UNKNOWN, encode, market_codes, split_situations
-from src.advisor.table import AdviceTable, Advisor, Float32, checked_scores, renormalise, softmax
+from src.advisor.table import AdviceTable, Advisor, Float32, checked_scores, renormalise
 from src.market.bars import Bars
 from src.market.load import build_tables
 from src.market.settings import DataSettings
@@ -96,7 +97,7 @@ class LiveFeatures:
             found[covered] = self._table.probabilities[asked[covered]]
             live &= ~covered
         if live.any():
-            found[live] = softmax(served_scores(self._answers(asked[live]), asked[live], calibrate=False))
+            found[live] = decided_shares(served_scores(self._answers(asked[live]), asked[live], calibrate=False))
         return found
 
     def _answers(self, situations: NDArray[np.int64]) -> Float32:

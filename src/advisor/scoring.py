@@ -9,6 +9,7 @@ on the right and need no mask. On CPU in float32 the scores agree to 1e-5 whatev
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import logging
 import time
@@ -22,10 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from src.advisor import batches
+from src.advisor.chat_format import ChatFormat, ChatSource, may_think
 from src.advisor.encoding import PromptEncoder, PromptTexts, Tokens
+from src.advisor.manner import Manner, closing_of, openers_in
 from src.advisor.models import LoadedModel, Quantization, model_chat, model_identity, quiet_transformers, torch_threads
 from src.advisor.prompts import PromptSet
-from src.advisor.situations import decode, split_situations
+from src.advisor.situations import PROBES, decode, split_situations
 from src.advisor.table import LABEL_SETS, Float32
 from src.errors import ConfigError, UserError, is_out_of_memory
 from src.plain_text import one_line
@@ -57,6 +60,8 @@ class ScoringStats:
     """How often a batch did not fit into memory and was halved."""
     shared_prefix: bool = True
     """False: the model's cache cannot be lent, and every prompt is read whole."""
+    thoughts: int = 0
+    """Answers that begin with a thought; all their labels are missing."""
 
     @property
     def advices_per_s(self) -> float:
@@ -66,11 +71,14 @@ class ScoringStats:
 def identity_of(name: str, prompts: PromptSet, *, quantization: Quantization = "none", device: str = "auto") -> str:
     """`LLMScorer.identity` of a model that is not loaded; reads its files. Errors as `load_model`."""
     identity = model_identity(name, quantization=quantization, device=device)
-    return _identity(identity, prompts, PromptTexts(model_chat(name), prompts, name))
+    source = model_chat(name)
+    return _identity(identity, prompts, PromptTexts(source, prompts, name), source)
 
 
-def _identity(model: str, prompts: PromptSet, texts: PromptTexts) -> str:
+def _identity(model: str, prompts: PromptSet, texts: PromptTexts, source: ChatSource) -> str:
     facts = f"{SCORING_VERSION}\0{model}\0{prompts.sha256}\0{texts.sha256}\0{LABEL_SETS.astype(int).tolist()}"
+    # Answers of such models were once scored without a look at what they begin with; all others are what they were.
+    facts += "\0thoughts" if may_think(source) else ""
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
@@ -79,10 +87,13 @@ class LLMScorer:
 
     A few short forward passes at the start find out what the model can do: see `_Abilities`. `share_prefix=False` reads
     every prompt whole; it is there to be compared with. `batch_size` None: 16 on a CPU, on CUDA as many as its free
-    memory holds by `batches.prompt_bytes`.
+    memory holds by `batches.prompt_bytes`. A model that begins its answers with a thought gets an empty one at the end
+    of each prompt. An answer that still begins with one is no answer: all its labels are NaN.
     Raises ConfigError for a tokenizer that does not suit the prompts or the model, a prompt that is longer than the
-    model's context, and a model that cannot be scored.
+    model's context, and a model that cannot be scored or thinks before each answer whatever it is given.
     """
+
+    may_miss_labels = True
 
     def __init__(
         self, loaded: LoadedModel, prompts: PromptSet, batch_size: int | None = 16, *, share_prefix: bool = True
@@ -90,21 +101,27 @@ class LLMScorer:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, needs at least 1")
         self.name = loaded.name
-        self.identity = _identity(loaded.identity, prompts, PromptTexts(loaded.chat, prompts, loaded.name))
+        texts = PromptTexts(loaded.chat, prompts, loaded.name)
+        self.identity = _identity(loaded.identity, prompts, texts, loaded.chat)
         self.stats = ScoringStats()
         self.batch_size = batch_size or batches.FEW
         """Prompts of one forward pass; halved for good when they do not fit into memory."""
         self._loaded = loaded
+        self._prompts = prompts
         self._encoder = PromptEncoder(loaded.tokenizer, prompts, loaded.name)
         self._context = _context_of(loaded.model)
+        self._share_prefix = share_prefix
+        self._openers = openers_in(loaded.tokenizer)
+        self._closed_by_us = ""
+        self._thoughts_of_probes = 0
         self._check_context(self._encoder.longest)
         self._check_vocabulary()
         self._prefix: Tokens = []
         self._prefix_cache: Any = None
         self._reads_head_at_ends = True
         self._find_abilities()
-        if share_prefix and self.stats.shared_prefix:
-            self._prefix = self._encoder.prefix
+        self._share()
+        self._close_thoughts()
         if batch_size is None:
             self.batch_size = self._fitting_batch()
 
@@ -133,6 +150,7 @@ class LLMScorer:
         _, sides = split_situations(situations)
         asked = [int(situation) for situation in np.asarray(situations)]
         prompts = [self._encoder.tokens(situation) for situation in asked]
+        thoughts = np.zeros(len(asked), bool)
         self._check_context(max(map(len, prompts), default=0))
         scores = np.full((len(asked), N_ACTIONS), -np.inf, np.float32)
         # Equal lengths side by side: little padding. Ties by situation, so that the order of asking changes nothing.
@@ -146,25 +164,36 @@ class LLMScorer:
                 if answers is None:
                     self._free_cached()
                     continue
-                for row, answer in zip(rows, answers, strict=True):
+                for row, (answer, is_thought) in zip(rows, answers, strict=True):
                     tokens = self._encoder.answer_tokens[int(sides[row])]
                     scores[row, list(tokens)] = [answer[token] for token in tokens.values()]
+                    thoughts[row] = is_thought
                 at += len(rows)
         self.stats.seconds += time.perf_counter() - start
         self.stats.asked += len(asked)
         self._check_finite(asked, sides, scores)
+        self.stats.thoughts += int(thoughts.sum())
+        scores[LABEL_SETS[sides] & thoughts[:, np.newaxis]] = np.nan
         return scores
 
-    def _answers(self, prompts: Sequence[Tokens]) -> list[dict[int, float]] | None:
-        """Each prompt's log-probabilities by answer token, copied from the device at once; None where the batch did not
-        fit into memory and the next one is half of it."""
+    def _answers(self, prompts: Sequence[Tokens]) -> list[tuple[dict[int, float], bool]] | None:
+        """Each prompt's log-probabilities by answer token, copied from the device at once, and whether a thought is
+        likelier than any other beginning; None where the batch did not fit into memory and the next one is half of
+        it."""
         wanted = sorted({token for tokens in self._encoder.answer_tokens for token in tokens.values()})
         try:
-            found = self._forward(prompts)[:, wanted].tolist()
+            every = self._forward(prompts)
+            found, first = (
+                every[:, wanted].tolist(),
+                every.argmax(-1).tolist() if self._openers else [-1] * len(prompts),
+            )
         except (RuntimeError, MemoryError) as error:
             self._halve(error)
             return None
-        return [dict(zip(wanted, row, strict=True)) for row in found]
+        return [
+            (dict(zip(wanted, row, strict=True)), token in self._openers)
+            for row, token in zip(found, first, strict=True)
+        ]
 
     def _free_cached(self) -> None:
         """Give the failed batch's blocks back to the device. Called once its error is gone, whose traceback holds
@@ -245,6 +274,88 @@ class LLMScorer:
                 "%s (%s) cannot share what its prompts have in common: every prompt is read whole, which is slower. "
                 "The answers are the same.", self.name, type(self._loaded.model).__name__,
             )  # fmt: skip
+
+    def _share(self) -> None:
+        """Let the prompts share what they have in common, where the model can."""
+        self._prefix_cache = None
+        self._prefix = self._encoder.prefix if self._share_prefix and self.stats.shared_prefix else []
+
+    def _close_thoughts(self) -> None:
+        """Where every sample answer begins with a thought, end the prompts with an empty one.
+
+        ConfigError where that is not possible, or the model begins with a thought all the same.
+        """
+        closing = self._closing_of_all()
+        if closing and self._encoder.chat is not None and not self._encoder.chat.closed:
+            chat: ChatFormat = self._encoder.chat
+            known = dataclasses.replace(chat, after=chat.after + closing, closed=closing)
+            self._encoder = PromptEncoder(self._loaded.tokenizer, self._prompts, self.name, known=known)
+            self._check_context(self._encoder.longest)
+            self._check_vocabulary()
+            self._share()
+            self._closed_by_us = closing
+            logger.info("%s begins its answers with a thought: prompts end with an empty one", self.name)
+            closing = self._closing_of_all()
+        if closing:
+            raise ConfigError(
+                f"llm.model {self.name} begins every answer with a thought ({closing.split()[0]!r}), so its first "
+                f"token is no answer. Choose a model that answers at once, or a chat template that closes the thought."
+            )
+
+    def _closing_of_all(self) -> str:
+        """What would close the thoughts that the answers to all samples begin with; "" where one does not."""
+        found = []
+        with quiet_transformers(), torch_threads(self._loaded.threads), torch.inference_mode():
+            for situation in PROBES:
+                prompt = self._encoder.tokens(situation)[len(self._prefix) :]
+                closing, first = closing_of(
+                    self._loaded.tokenizer, lambda said, own=prompt: self._likeliest(own + said)
+                )
+                found.append(closing)
+                self._openers |= {first} if closing else set()
+        self.stats.prefill_tokens = len(self._prefix) if self._prefix_cache is not None else 0
+        self._thoughts_of_probes = sum(map(bool, found))
+        return found[0] if all(found) else ""
+
+    def _likeliest(self, prompt: Tokens) -> int:
+        """The likeliest token after a prompt, which comes without the prefix."""
+        try:
+            return int(self._forward([prompt])[0].argmax())
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self._no_memory(error) from error
+            raise
+
+    def manner(self) -> Manner:
+        """How the model is asked, and what that was found to be worth on sample situations."""
+        chat = self._encoder.chat
+        return Manner(
+            prompt="plain text" if chat is None else "chat template",
+            folded=chat is not None and chat.folded,
+            closed="" if chat is None else chat.closed.strip(),
+            closed_for="" if chat is None or not chat.closed else "model" if self._closed_by_us else "template",
+            samples=len(PROBES),
+            thoughts=self._thoughts_of_probes,
+            **self._split_labels(),
+        )
+
+    def _split_labels(self) -> dict[str, Any]:
+        """The labels of several tokens, and how much of their first tokens' probability continues as the label: the
+        mean over them in a situation of each kind of side."""
+        split: dict[str, float] = {}
+        before = dataclasses.replace(self.stats)
+        with quiet_transformers(), torch_threads(self._loaded.threads), torch.inference_mode():
+            for situation in PROBES[:N_SIDES]:
+                own = self._encoder.tokens(situation)[len(self._prefix) :]
+                words = dict(self._prompts.labels(situation % N_SIDES))
+                for action, tokens in self._encoder.label_tokens[situation % N_SIDES].items():
+                    if len(tokens) == 1 or words[action] in split:
+                        continue
+                    rest = sum(float(self._forward([own + tokens[:k]])[0, tokens[k]]) for k in range(1, len(tokens)))
+                    split[words[action]] = float(np.exp(rest))
+        self.stats.prefill_tokens = before.prefill_tokens
+        whole = float(np.mean(list(split.values()))) if split else None
+        return {"split_labels": tuple(split), "whole_frac": whole}
 
     def _plain(self, prompts: Sequence[Tokens], back: int = 1) -> torch.Tensor:
         """Log-probabilities float64[k, vocabulary] of prompts of one length, by the plainest means; `back` places from

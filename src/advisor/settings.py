@@ -4,8 +4,9 @@ decisions."""
 from __future__ import annotations
 
 import re
+from datetime import date, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -23,6 +24,9 @@ class LLMSettings(Section):
         "bundled:smollm2",
         min_length=1,
         description="bundled:smollm2, a folder or hub id of a causal language model, tiny (random), or mock (rules)",
+    )
+    knowledge_cutoff: date | None = Field(
+        None, description="last day that the model's training data may cover; null: as known for bundled:smollm2"
     )
     endpoint: str | None = Field(
         None,
@@ -82,6 +86,14 @@ class LLMSettings(Section):
         True, description="show the hybrid policy the six opinion features of the observation"
     )
     cache_size: int = Field(1000, ge=1, description="rows the feature cache keeps")
+
+    @field_validator("knowledge_cutoff", mode="before")
+    @classmethod
+    def _is_a_day(cls, value: Any) -> Any:
+        is_day = isinstance(value, date) and not isinstance(value, datetime)
+        if value is None or is_day or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)):
+            return value
+        raise ValueError("it must be a day, as 2024-10-31")
 
     @field_validator("endpoint", mode="after")
     @classmethod

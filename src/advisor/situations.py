@@ -151,3 +151,10 @@ def decode(situation: int) -> Situation:
 def _check_range(name: str, values: NDArray[np.int64], limit: int) -> None:
     if values.size and (values.min() < 0 or values.max() >= limit):
         raise ValueError(f"a {name} lies in [0, {limit}), got {values.min()} to {values.max()}")
+
+
+PROBES: tuple[int, ...] = tuple(
+    int(encode(code, k % N_SIDES))
+    for k, code in enumerate(np.linspace(1, N_MARKET_SITUATIONS - 1, N_SIDES + 2).astype(int))
+)
+"""Situations that a model is tried with: every side, from the first market code to the last."""

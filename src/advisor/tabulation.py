@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from src.advisor.answer_cache import AnswerCache, through_cache
 from src.advisor.batches import FEW
 from src.advisor.calibration import served_scores
+from src.advisor.first_choices import decided_shares, first_choices, undecided, without_answer
+from src.advisor.manner import Manner, manner_key
 from src.advisor.single_asking import ModelChanged, SingleAsking
 from src.advisor.situations import N_SITUATIONS, UNKNOWN, split_situations
 from src.advisor.store import AdviceStore, Round
@@ -33,7 +35,6 @@ from src.advisor.table import (
     freeze_table,
     incomplete,
     label_mass,
-    softmax,
     tabulate,
 )
 from src.errors import UserError
@@ -95,6 +96,14 @@ class TabulationRecord:
     asked."""
     abstained: int = 0
     """Situations that were asked and whose answer lacks a label: the advice abstains there."""
+    no_answer: int = 0
+    """Those of them whose answer has none of the labels: it begins with a thought, or with other words."""
+    undecided: int = 0
+    """Situations in which all labels are alike as they are served: the advice abstains there, too."""
+    first_choice: Mapping[str, Any] = field(default_factory=dict)
+    """By side, the label that the model most often ranks first, before calibration: see `first_choices`."""
+    manner: Mapping[str, Any] | None = None
+    """How the model is asked (`Manner`); None for rules, and for answers of a version that did not keep it."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer counted itself; empty when nothing was asked."""
     sessions_read: list[list[int]] = field(default_factory=list)
@@ -154,10 +163,13 @@ def tabulate_stored(
     if cache is not None:
         answers = through_cache(cache, advisor.identity, answers, before, situations)
     raw = np.array([answers[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
-    table = _table(advisor, situations, raw, calibrate)
+    table, alike = _table(advisor, situations, raw, calibrate)
     mass, abstained = label_mass(raw), int(incomplete(raw).sum())
+    manner = asking.manner()
     if abstained:
         asking.say_labels_are_missing(abstained, len(raw))
+    if alike:
+        asking.say_undecided(alike, len(raw))
     if mass is not None and mass < LABEL_MASS_FLOOR:
         asking.say_little_falls_on_the_labels(mass)
     record = TabulationRecord(
@@ -177,6 +189,10 @@ def tabulate_stored(
         sha256=table.sha256,
         label_mass=mass,
         abstained=abstained,
+        no_answer=int(without_answer(raw, situations).sum()),
+        undecided=alike,
+        first_choice=first_choices(raw, situations),
+        manner=None if manner is None else asdict(manner),
         scoring=asking.scoring,
     )
     return table, record
@@ -231,6 +247,16 @@ class _Asking:
         self._singly = bool(getattr(advisor, "asks_singly", False))
         self._single: SingleAsking | None = None
         self._told: Mapping[str, Any] = {}
+
+    def manner(self) -> Manner | None:
+        """How the model is asked: from the model where it was loaded, and from then on from the store."""
+        if (known := getattr(self._advisor, "manner", None)) is not None:
+            return known  # type: ignore[no-any-return]
+        key = manner_key(self._advisor.identity)
+        if kept := self._store.fingerprints(key):
+            return Manner.from_json(kept[0])
+        find = getattr(self._scorer, "manner", None)
+        return None if find is None else Manner.from_json(self._store.add_fingerprint(key, 0, find().to_json()))
 
     @property
     def speed(self) -> float | None:
@@ -422,6 +448,10 @@ class _Asking:
             f"situations: the advice abstains there"
         )
 
+    def say_undecided(self, alike: int, n: int) -> None:
+        """The line about answers that prefer nothing."""
+        self._say(f"{self._advisor.name} prefers no label in {alike:,} of {n:,} situations: the advice abstains there")
+
     def say_nothing_was_asked(self, count_k: int, rounds: list[Round]) -> None:
         """The line of a run that found everything in the store."""
         line = f"asked the model nothing: {count_k:,} of {len(self._order):,} situations are in the store"
@@ -432,14 +462,19 @@ class _Asking:
         self._say(line)
 
 
-def _table(advisor: ModelAdvisor, situations: NDArray[np.int64], raw: Float32, calibrate: bool) -> AdviceTable:
-    """The answers to these situations, frozen."""
+def _table(
+    advisor: ModelAdvisor, situations: NDArray[np.int64], raw: Float32, calibrate: bool
+) -> tuple[AdviceTable, int]:
+    """The answers to these situations, frozen, and how many of them prefer no label."""
     probabilities = np.zeros((N_SITUATIONS, N_ACTIONS), np.float32)
     covered = np.zeros(N_SITUATIONS, bool)
+    alike = 0
     if len(situations):
-        probabilities[situations] = softmax(served_scores(raw, situations, calibrate=calibrate))
+        served = served_scores(raw, situations, calibrate=calibrate)
+        alike = int(undecided(served).sum())
+        probabilities[situations] = decided_shares(served)
         covered[situations] = True
-    return freeze_table(probabilities, covered, advisor.name, advisor.identity)
+    return freeze_table(probabilities, covered, advisor.name, advisor.identity), alike
 
 
 def _batches(situations: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

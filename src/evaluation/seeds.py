@@ -30,7 +30,14 @@ class SeededResults:
 
     def net_usd(self, arm: str) -> NDArray[np.float64]:
         """Net P&L, float64[seeds, sessions]; an arm without seeds repeats its row."""
-        rows = np.array([result.net_usd for result in self.results[arm]])
+        return self._by_seed(arm, "net_usd")
+
+    def gross_usd(self, arm: str) -> NDArray[np.float64]:
+        """P&L before commission and slippage, of the same shape."""
+        return self._by_seed(arm, "gross_usd")
+
+    def _by_seed(self, arm: str, field: str) -> NDArray[np.float64]:
+        rows = np.array([getattr(result, field) for result in self.results[arm]])
         return rows if len(rows) == len(self.values) else np.repeat(rows, len(self.values), axis=0)
 
     def to_dict(self) -> dict[str, Any]:

@@ -75,9 +75,14 @@ def _trains(report: Report) -> tuple[Mark, str]:
     if (reason := not_measured(report)) or report.statistics is None:
         return UNKNOWN, reason
     edge = report.statistics.contrast(ArmName.RL_ONLY, ArmName.RANDOM_LEGAL)
+    costs = None if report.edge is None else report.edge.cause
     if not edge.sign:
+        if costs == "loses to costs":
+            return UNKNOWN, "It learns, but loses to costs: no edge over random after them."
         return UNKNOWN, f"No edge over random trading in {_sessions(edge.sessions)}."
     size = f"{usd(abs(edge.mean_usd or 0.0))}/session"
+    if edge.sign > 0 and costs == "saves costs":
+        return UNKNOWN, f"Beats random by {size}, by saving costs: no edge before them."
     return (
         (PASS, f"Yes: beats random trading by {size}.")
         if edge.sign > 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from src.advisor.table import LABEL_MASS_FLOOR
 from src.agent.members import ArmName
+from src.report.advisor_words import advisor_lines
 from src.report.answers import llm_effect, production_memory
 from src.report.conclusions import ENOUGH_TIMESTEPS, base_timesteps
+from src.report.edge import change_words, edge_words
 from src.report.held_back import speed, training_parts
 from src.report.model.advice import Advice
 from src.report.model.arms import Contrast, Statistics
@@ -74,7 +76,12 @@ def _evidence_lines(report: Report, statistics: Statistics, advice: Advice) -> l
         learning = f"not measured: {trained:,} base timesteps are too few to learn (at least {ENOUGH_TIMESTEPS:,})"
         if statistics.sample_size.level != "none":
             llm = "not measured: after so short a training the arms differ only by chance"
-    lines += [f"Learning: {learning}.", *_still_learning_lines(report)]
+    lines.append(f"Learning: {learning}.")
+    if (edge := report.edge) is not None and trained >= ENOUGH_TIMESTEPS:
+        lines.append(f"Before and after costs: {edge_words(edge)}.")
+        if changes := change_words(edge):
+            lines.append(f"To earn after costs: {changes}.")
+    lines += _still_learning_lines(report)
     return [*lines, f"LLM ({advice.advisor}): {llm}."]
 
 
@@ -127,11 +134,7 @@ def _advice_lines(advice: Advice) -> list[str]:
             f"Only {mass:.1%} of the model's probability falls on the answer labels (floor {LABEL_MASS_FLOOR:.0%}): it "
             f"would usually say something else, so its ranking of the labels means little."
         )
-    if asking.abstained:
-        lines.append(
-            f"The server told the log-probability of every label in {asking.count_k - asking.abstained:,} of "
-            f"{asking.count_k:,} situations; in the others a label is missing, and the advice abstains."
-        )
+    lines += advisor_lines(advice)
     if advice.quantization not in (None, "none"):
         share = asking.full_precision_agreement
         agreement = (

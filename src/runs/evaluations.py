@@ -31,6 +31,7 @@ from src.evaluation.survival import SurvivalTable
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
 from src.market.contracts import get_contract
 from src.report.conclusions import contrast_facts, seed_facts, statistics_facts
+from src.report.edge import before_costs, edge_facts, means_of, trend_of
 from src.report.facts import advice_facts
 from src.report.still_learning import still_learning_facts
 from src.runs.context import AnyContext
@@ -201,6 +202,7 @@ def evaluation_task(context: AnyContext, job: EvaluationJob) -> dict[str, Any]:
         "sessions": _charted(context, market, job, first, table, sealed),
         # Here, while a worker checks for leaks, and not when everything else is done and the cores are idle.
         "contrasts": contrast_facts(sealed, context.config.test_mode.seed),
+        "before_costs": before_costs(sealed, context.config.test_mode.seed),
     }
     return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": _lent_since(context, lent)}
 
@@ -316,6 +318,12 @@ def evaluation_sections(
     if quarters:
         by_seed = dict(zip(sealed.values, quarters, strict=True))
         report |= still_learning_facts(by_seed, seed=config.test_mode.seed)
+    report["edge"] = edge_facts(
+        facts.get("before_costs") or before_costs(sealed, config.test_mode.seed),
+        next(of for of in report["statistics"]["contrasts"] if of["against"] == ArmName.RANDOM_LEGAL),
+        *means_of(sealed),
+        trend_of(report.get("still_learning")),
+    )
     simulated = {"pass_simulation": attempts, "survival": survival}
     return report | {name: section for name, section in simulated.items() if section is not None}
 

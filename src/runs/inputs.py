@@ -46,7 +46,7 @@ HEAR = (("training.weight_ramp_rollouts", "llm.llm_weight", "llm.use_opinion_fea
 ADVISE = (
     ("llm",),
     (
-        *("llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads"),
+        *("llm.store_path", "llm.cache_size", "llm.extend_advice", "llm.llm_threads", "llm.knowledge_cutoff"),
         "llm.endpoint",  # what is on a server is the advisor's identity; these keys say how it is reached
         *HEAR[0][1:],
     ),

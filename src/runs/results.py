@@ -18,6 +18,7 @@ from src.agent.market import Market
 from src.agent.members import Training
 from src.agent.other_machine import OtherMachine
 from src.agent.trainer import Trainer
+from src.evaluation.knowledge import knowledge_facts
 from src.evaluation.leak_words import SEALED
 from src.evaluation.leaks import with_finding
 from src.evaluation.production import ProductionTrial
@@ -112,6 +113,7 @@ def _market_sections(plan: Plan, results: Results) -> dict[str, Any]:
         report |= _evaluated(plan, results)
         advised = _advised(plan, results, 0)
         report["advice"] |= asking_facts(advised[1], config.llm)
+        report["advice"]["knowledge"] = knowledge_facts(market, advised[0], config.llm, config.test_mode.seed)
     if plan.name_of("look-ahead") in results:
         found = results[plan.name_of("look-ahead")].facts
         report["look_ahead"] = with_sessions_read(found, market, rows, advised)

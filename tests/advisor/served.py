@@ -13,9 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from src.advisor.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,11 +58,15 @@ class ServedModel:
 
 def write_tiny(path: Path) -> Path:
     """The `tiny` model as a GGUF file in float32: the same weights and tokens, no chat template."""
-    import gguf
-
     from src.advisor.models import load_model
 
-    loaded = load_model("tiny")
+    return write_gguf(load_model("tiny"), path)
+
+
+def write_gguf(loaded: LoadedModel, path: Path) -> Path:
+    """A Llama over bytes as a GGUF file in float32, with its chat template where it has one."""
+    import gguf
+
     config, state = loaded.model.config, loaded.model.state_dict()
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -80,6 +87,8 @@ def write_tiny(path: Path) -> Path:
     writer.add_token_types([int(gguf.TokenType.NORMAL)] * len(vocabulary))
     writer.add_token_merges(["~ ~"])  # the format wants one; no prompt has these characters
     writer.add_add_bos_token(False)
+    if loaded.tokenizer.chat_template:
+        writer.add_chat_template(loaded.tokenizer.chat_template)
 
     def turned(weights: np.ndarray, n: int) -> np.ndarray:
         """Rows in the order in which llama.cpp rotates them."""

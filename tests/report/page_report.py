@@ -71,6 +71,7 @@ def full_report(
         "survival": _survival(),
         "reliance": _reliance(),
         "still_learning": _still_learning(max(n_sessions // 2, 1), n_seeds),
+        "edge": _edge(nets, n_sessions),
         "sessions": [_session(rng, dates[-1 - i], bars_a_session) for i in range(n_charted)],
         "learning": {"curves": _curves(rng, n_seeds, n_records)},
         "time": times(),
@@ -430,6 +431,23 @@ def _advice() -> dict[str, Any]:
         },
         "note": "the bundled model shows almost no market judgement",
         "quantization": "none",
+        "knowledge": {
+            "cutoff": "2024-10-31",
+            "source": "llm.knowledge_cutoff",
+            "sealed": "split",
+            "sealed_sessions": 120,
+            "sealed_first": "2024-01-02",
+            "sealed_last": "2024-12-30",
+            "sealed_after": 40,
+            "horizon": 5,
+            "before": {"sessions": 520, "first": "2021-01-04", "last": "2024-10-31", "hit_rate": 0.519}
+            | {"chance_rate": 0.5, "skill": 0.019, "low": 0.011, "high": 0.027, "reason": ""},
+            "after": {"sessions": 40, "first": "2024-11-01", "last": "2024-12-30", "hit_rate": 0.497}
+            | {"chance_rate": 0.501, "skill": -0.004, "low": -0.021, "high": 0.013, "reason": ""},
+            "difference": 0.023,
+            "low": 0.004,
+            "high": 0.042,
+        },
     }
 
 
@@ -533,6 +551,21 @@ def _statistics(nets: dict[str, np.ndarray], n_sessions: int, n_seeds: int) -> d
                 for name in moving
             },
         },
+    }
+
+
+def _edge(nets: dict[str, np.ndarray], n_sessions: int) -> dict[str, Any]:
+    contrast = _statistics(nets, n_sessions, 3)["contrasts"][1]
+    return {
+        "cause": "loses to costs",
+        "before_costs": contrast
+        | {"arm": "rl_only", "against": "random_legal", "mean_usd": 41.0, "low_usd": 12.0, "high_usd": 70.0},
+        "gross_usd_per_session": 36.0,
+        "net_usd_per_session": -25.0,
+        "costs_factor": 36.0 / 61.0,
+        "sessions_needed": 240,
+        "timesteps_more": 2_560_000,
+        "trend": {"timesteps": 512_000, "slope_usd": 1.25, "low_usd": -2.0, "high_usd": 4.5},
     }
 
 

@@ -37,6 +37,7 @@ CHANGES_NO_RESULT = {
     "which tasks there are, and an input of its own": ("evidence.seeds", "evidence.walk_forward", "evidence.rules"),
     "what a report concludes from what was made": (
         "evidence.trials_path", "hardware.price_per_hour", "hardware.other_machine", "training.production_seeds",
+        "llm.knowledge_cutoff",
     ),
     "last bits only, and those are told": ("hardware.torch_threads", "hardware.learner", "hardware.group"),
     "ways to the same result": ("hardware.vec_env", "performance.", "llm.cache_size"),

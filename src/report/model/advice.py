@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from src.report.model.base import Action, Count, Figure, Frac, Maybe, Number, Part, Span
+from src.report.model.base import Action, Count, Date, Figure, Frac, Maybe, Number, Part, Span
 
 
 class RuleCounts(Part):
@@ -34,6 +34,73 @@ class SideMix(Part):
     probability: dict[Action, Frac] | None
 
 
+class FirstChoice(Part):
+    """What the model most often ranks first on one side of the account, before calibration."""
+
+    label: Action
+    share_frac: Frac
+    answers: Count
+    spread_nats: Number
+    """Standard deviation of a label's log-probability over the situations, averaged over labels."""
+
+
+class Manner(Part):
+    """How the model is asked, and what of it the samples show."""
+
+    prompt: Literal["chat template", "plain text", "server"]
+    folded: bool
+    """The template has no place for instructions."""
+    closed: str
+    """What was added to a prompt to end a thought or a channel."""
+    closed_for: Literal["", "template", "model", "either"]
+    """Who opens it."""
+    samples: Count
+    thoughts: Count
+    """Samples whose answer begins with a thought as the prompt is now."""
+    split_labels: list[str]
+    """Labels of several tokens: the first one in which a label differs from the others stands for it."""
+    whole_frac: Frac | None
+    """Share of those first tokens' probability that continues as the label."""
+
+
+class Skill(Part):
+    """How far the hit rate of the flat-state view exceeds chance on one side of the knowledge cutoff."""
+
+    sessions: Count
+    first: Date | None
+    last: Date | None
+    hit_rate: Frac | None
+    chance_rate: Frac | None
+    """Of as many forecasts up, made without regard to the market."""
+    skill: Figure
+    low: Figure
+    high: Figure
+    reason: str
+    """Why there is no interval, or none of this width; else empty."""
+
+
+class Knowledge(Part):
+    """The last day that the model's training data may cover, beside the sealed window."""
+
+    cutoff: Date | None
+    source: str
+    sealed: Literal["no memory", "synthetic", "unknown", "before", "split", "after"]
+    """Where the sealed sessions lie, the day itself counting as before; or why that is no question."""
+    sealed_sessions: Count
+    sealed_first: Date
+    sealed_last: Date
+    sealed_after: Count
+    horizon: Count
+    """Bars ahead."""
+    before: Skill | None
+    """Over all sessions of the data; null where there is no cutoff to split them at."""
+    after: Skill | None
+    difference: Figure
+    """Skill before less skill after."""
+    low: Figure
+    high: Figure
+
+
 class Tabulation(Part):
     model: str
     listed: Count
@@ -55,6 +122,13 @@ class Tabulation(Part):
     label_mass: Frac | None = None
     abstained: Count = 0
     """Situations whose answer lacks the log-probability of a label."""
+    no_answer: Count = 0
+    """Those of them whose answer has none of the labels."""
+    undecided: Count = 0
+    """Situations in which all labels are alike: the advice abstains."""
+    first_choice: dict[str, FirstChoice] = Field({})
+    """By side of the account."""
+    manner: Manner | None = None
     scoring: dict[str, Any]
     sessions_read: Maybe[list[Span]] = None
 
@@ -71,6 +145,7 @@ class Advice(Part):
     tabulation: Tabulation
     note: str | None
     quantization: str | None
+    knowledge: Maybe[Knowledge] = None
 
 
 class Placebo(Part):

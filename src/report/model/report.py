@@ -11,6 +11,7 @@ from src.report.model.advice import Advice, Forecaster, Placebo
 from src.report.model.arms import Arm, Seeds, Statistics, WalkForward
 from src.report.model.bars import Data
 from src.report.model.base import Count, Date, Frac, Maybe, Number, Part, Percent, check_length, check_rows
+from src.report.model.edge import Edge
 from src.report.model.learning import StillLearning
 from src.report.model.markets import AdviceEffect, Agreement, ArmOverMarkets, MarketsContrast
 from src.report.model.run import (
@@ -102,6 +103,7 @@ class Report(Part):
     statistics: Maybe[Statistics] = None
     reliance: Maybe[Reliance] = None
     still_learning: Maybe[StillLearning] = None
+    edge: Maybe[Edge] = None
     sessions: list[ChartedSession] = Field([], max_length=12)
     """What the price chart shows."""
     pass_simulation: Maybe[PassSimulation] = None

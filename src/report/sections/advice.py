@@ -7,10 +7,24 @@ from typing import Any
 
 from markupsafe import Markup
 
-from src.report.model.advice import Advice, Forecaster, Horizon, ReliabilityBin, SideMix
+from src.report.advisor_words import advisor_lines
+from src.report.model.advice import Advice, Forecaster, Horizon, Knowledge, ReliabilityBin, SideMix, Skill
 from src.report.model.arms import AdviceUse
 from src.report.model.report import Report
-from src.report.page.blocks import Chart, Column, Figure, Heading, Named, Section, Table, Text, given, named, term
+from src.report.page.blocks import (
+    Bullets,
+    Chart,
+    Column,
+    Figure,
+    Heading,
+    Named,
+    Section,
+    Table,
+    Text,
+    given,
+    named,
+    term,
+)
 from src.report.page.drawing import Arrays, Style, bars_across, legend_entry, line, role
 from src.wording import NOTHING, percent, plain, signed
 
@@ -59,7 +73,40 @@ def _advice_blocks(advice: Advice) -> list[Any]:
         Column(term("entropy", "entropy"), lambda s: percent(s.of.entropy)),
         Column(term("likeliest", "likeliest action"), lambda s: _shares(s.of.likeliest or {}), numeric=False),
     ]
-    return [Text(said), Table("Advice on the sealed bars", columns, named(advice.by_side))]
+    blocks: list[Any] = [Text(said)]
+    if lines := advisor_lines(advice):
+        blocks.append(Bullets([given(line) for line in lines]))
+    blocks.append(Table("Advice on the sealed bars", columns, named(advice.by_side)))
+    if (knowledge := advice.knowledge) is not None and knowledge.before is not None and knowledge.after is not None:
+        blocks.append(_knowledge_table(knowledge, {"before": knowledge.before, "after": knowledge.after}))
+    return blocks
+
+
+def _knowledge_table(knowledge: Knowledge, sides: Mapping[str, Skill]) -> Table[Named[Skill]]:
+    caption = Markup("The advice as a forecast {} bars ahead, before and after the {} {}, all sessions").format(
+        knowledge.horizon, term("knowledge_cutoff", "knowledge cutoff"), knowledge.cutoff or NOTHING
+    )
+
+    def days(side: Named[Skill]) -> str:
+        return NOTHING if side.of.first is None else f"{side.of.first} to {side.of.last}"
+
+    def interval(side: Named[Skill]) -> str:
+        low, high = side.of.low, side.of.high
+        return NOTHING if low is None or high is None else f"{signed(100 * low, 1)}% to {signed(100 * high, 1)}%"
+
+    columns: list[Column[Named[Skill]]] = [
+        Column("sessions that are", lambda s: s.name, numeric=False),
+        Column("days", days, numeric=False),
+        Column("sessions", lambda s: plain(s.of.sessions)),
+        Column(term("hit_rate", "hit rate"), lambda s: percent(s.of.hit_rate, 1)),
+        Column("chance", lambda s: percent(s.of.chance_rate, 1)),
+        Column(
+            term("forecast_skill", "skill"),
+            lambda s: NOTHING if s.of.skill is None else f"{signed(100 * s.of.skill, 1)}%",
+        ),
+        Column(term("interval", "CI"), interval),
+    ]
+    return Table(caption, columns, named(sides))
 
 
 def _shares(shares: Mapping[Any, float]) -> str:

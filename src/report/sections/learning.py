@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from src.agent.members import Training
 from src.agent.quarters import QUARTERS
+from src.report.edge import change_words, edge_words
+from src.report.model.edge import Edge
 from src.report.model.learning import LearningTrend, StillLearning
 from src.report.model.report import Report
 from src.report.model.run import Curve, TrainingRow
@@ -29,7 +31,7 @@ from src.report.page.blocks import (
 )
 from src.report.page.drawing import Arrays, chart_text, legend_entry, line, role, style_of, zero_line
 from src.report.production_words import cost_lines, seeds_words, time_words
-from src.wording import NOTHING, duration, percent, plain, usd
+from src.wording import AXIS_USD, HOVER_USD, NOTHING, duration, percent, plain, usd
 
 ROWS_SHOWN = 8
 METRICS: Mapping[str, str] = {
@@ -68,7 +70,9 @@ def section(report: Report, arrays: Arrays) -> Section:
         folded = len(report.training) > ROWS_SHOWN
         blocks.append(Folded("Training by seed and phase", [table]) if folded else table)
     if report.still_learning is not None:
-        blocks.append(_still_learning(report.still_learning))
+        blocks += _still_learning(report.still_learning, arrays)
+    if report.edge is not None:
+        blocks += _edge(report.edge)
     if (estimate := report.production_estimate) is not None:
         words = Markup("{}: {} timesteps{} with networks of {} units would take {} at {} steps/s.")
         said = words.format(
@@ -84,11 +88,17 @@ def section(report: Report, arrays: Arrays) -> Section:
     return Section("learning", "Does it learn?", blocks)
 
 
-def _still_learning(section: StillLearning) -> Table[Named[LearningTrend]]:
+def _still_learning(section: StillLearning, arrays: Arrays) -> list[Any]:
+    """The curve on validation sessions with the seeds' band, and its figures."""
+
     def at(place: int) -> Callable[[Named[LearningTrend]], str]:
         def cell(row: Named[LearningTrend]) -> str:
             steps, net = row.of.timesteps, row.of.net_usd_per_session
-            return f"{usd(net[place])} at {plain(steps[place])}" if place < len(net) else NOTHING
+            if place >= len(net):
+                return NOTHING
+            seeds = [of_seed[place] for of_seed in row.of.seed_net_usd_per_session]
+            band = f" ({usd(min(seeds))} to {usd(max(seeds))})" if len(seeds) > 1 else ""
+            return f"{usd(net[place])}{band} at {plain(steps[place])}"
 
         return cell
 
@@ -102,7 +112,55 @@ def _still_learning(section: StillLearning) -> Table[Named[LearningTrend]]:
         *(Column(f"{name} {place + 1}", at(place)) for place in range(most)),
         Column("trend", lambda row: given(row.of.words), numeric=False),
     ]
-    return Table(caption, columns, named(section.trainings))
+    table = Table(caption, columns, named(section.trainings))
+    if most < 2:
+        return [table]
+    n_seeds = len(section.seeds)
+    seeds = Markup(" Lines are means over {} seeds; {} span the lowest to the highest seed.").format(
+        n_seeds, term("seed_band", "bands")
+    )
+    of_chart = Markup("Net P&amp;L a session on {} validation sessions, by timesteps trained.").format(section.sessions)
+    of_chart += seeds if n_seeds > 1 else Markup(" One seed.")
+    says = "; ".join(f"{name}: {of.words}" for name, of in section.trainings.items())
+    figure = quarters_figure(section, arrays)
+    return [Chart("quarters-chart", of_chart, f"{of_chart.striptags()} {says}.", 320, [figure]), table]
+
+
+def quarters_figure(section: StillLearning, arrays: Arrays) -> Figure:
+    """A line for each training through its quarters, with the range over seeds; fine-tuning continues where base
+    training ends."""
+    names = list(section.trainings)
+    base = section.trainings.get(Training.BASE)
+    base_end = 0 if base is None else base.timesteps[-1]
+    traces: list[dict[str, Any]] = []
+    for name, of in section.trainings.items():
+        style = style_of(name, names)
+        shift = 0 if name == Training.BASE else base_end
+        common = {"x": arrays.ref([step + shift for step in of.timesteps]), "type": "scatter", "legendgroup": name}
+        if len(of.seed_net_usd_per_session) > 1:
+            columns = list(zip(*of.seed_net_usd_per_session, strict=True))
+            for edge, fill in ((min, "none"), (max, "tonexty")):
+                band = {"y": arrays.ref([edge(column) for column in columns], 2), "fill": fill, "mode": "lines"}
+                look = {"fillcolor": role(style.role, 0.14), "line": {"width": 0}, "hoverinfo": "skip"}
+                traces.append({**common, **band, **look})
+        marker = {"symbol": style.symbol, "size": 8, "color": role(style.role)}
+        points = {"y": arrays.ref(of.net_usd_per_session, 2), "mode": "lines+markers", "name": chart_text(name, 24)}
+        look = {"line": line(style), "marker": marker, "hovertemplate": f"%{{y:{HOVER_USD}}}/session"}
+        traces.append({**common, **points, **look})
+    layout = {
+        "xaxis": {"title": {"text": "timesteps, base training first"}},
+        "yaxis": {"tickformat": AXIS_USD},
+        "shapes": [zero_line()],
+    }
+    legend = [legend_entry(name, style_of(name, names), kind="points") for name in names]
+    return Figure(traces, layout, [("y", "Net P&L per session")], legend)
+
+
+def _edge(edge: Edge) -> list[Any]:
+    """RL alone against random trading before costs, and what would have to change."""
+    said = Markup("{}: {}.").format(term("before_costs", "Before and after costs"), given(edge_words(edge)))
+    changes = change_words(edge)
+    return [Text(said), *([Text(Markup("To earn after costs: {}.").format(given(changes)))] if changes else [])]
 
 
 def _training_columns() -> list[Column[TrainingRow]]:
