@@ -62,8 +62,8 @@ def result_tables(markets: Sequence[SealedResults]) -> dict[str, pd.DataFrame]:
     """The tables by name. `daily_returns` and `equity` have a row a date and a column an arm and seed, `sessions` a row
     a session, arm and seed, `trades` a row a trade; the last is missing where no trades were kept."""
     tables = {
-        "daily_returns": _by_date(markets, lambda of, result: result.net_usd / of.start_usd),
-        "equity": _by_date(markets, lambda of, result: of.start_usd + np.cumsum(result.net_usd)),
+        "daily_returns": _by_date(markets, lambda of, result: np.round(result.net_usd / of.start_usd, 10)),
+        "equity": _by_date(markets, lambda of, result: np.round(of.start_usd + np.cumsum(result.net_usd), 2)),
         "sessions": pd.concat([_sessions(of) for of in markets], ignore_index=True),
     }
     if all(of.trades is not None for of in markets):
