@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
 
-from src.checks.outcome import FAILED, PASSED
-from src.checks.training import warm_up
 from src.evaluation.look_ahead import Maker, bars_between
-from src.evaluation.warm_up import TOLERANCE, WarmUps, masked, synthetic_warm_ups, warm_ups
-from src.market import context, features, settings
+from src.evaluation.warm_up import WarmUps, masked, synthetic_warm_ups, warm_ups
+from src.market import features, settings
 from src.market.bars import BAR_ARRAYS, Bars
 from src.market.flags import ENTRY_ALLOWED
 from src.market.load import build_tables
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
 from src.market.tables import run_starts
-from tests.checks.settings import small_setting
+from tests.planted import plant_context_feature
 
 Feature = Callable[[Bars, np.ndarray], np.ndarray]
 
@@ -79,18 +76,6 @@ def test_differences_are_those_of_a_file_that_begins_later() -> None:
 # ---------------------------------------------------------------- planted features
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, name: str, feature: Feature) -> None:
-    """One context feature takes what `feature` makes of the bars up to each one."""
-    real = features.context_features
-
-    def other(bars: Bars, sessions: Any, run_start: np.ndarray) -> np.ndarray:
-        rows = np.array(real(bars, sessions, run_start))
-        rows[:, context.CONTEXT_FEATURES.index(name)] = feature(bars, run_start)
-        return rows
-
-    monkeypatch.setattr(features, "context_features", other)
-
-
 def signed_volume(bars: Bars, run_start: np.ndarray) -> np.ndarray:
     """On-balance volume: a sum since the history began."""
     sums = np.cumsum(np.sign(bars.close - bars.open) * np.log1p(bars.volume))
@@ -108,14 +93,12 @@ def mean_so_far(bars: Bars, run_start: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("feature", [signed_volume, bars_so_far, mean_so_far])
-def test_a_feature_that_never_converges_is_caught_and_named(monkeypatch: pytest.MonkeyPatch, feature: Feature) -> None:
-    setting = small_setting(quick=True)
-    planted(monkeypatch, "momentum", feature)
-    outcome = warm_up(setting)
-    assert outcome.status == FAILED, outcome
-    assert outcome.measured.startswith("context feature momentum never converges: after ")
-    assert "Not converging: momentum." in outcome.remedy
-    assert outcome.figures["warm_up_bars"]["context.momentum"] is None
+def test_a_feature_that_never_converges_is_found_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, feature: Feature
+) -> None:
+    plant_context_feature(monkeypatch, "momentum", feature)
+    (worst,) = synthetic_warm_ups(15, "rth", most_bars=4).diverging
+    assert (worst.group, worst.name, worst.bars, worst.exposed_bars) == ("context", "momentum", None, None)
 
 
 def test_a_slow_average_that_does_converge_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +110,7 @@ def test_a_slow_average_that_does_converge_is_no_failure(monkeypatch: pytest.Mon
             out[t] = 10.0 * average
         return out
 
-    planted(monkeypatch, "momentum", slow)
+    plant_context_feature(monkeypatch, "momentum", slow)
     bars = {f.name: f.bars for f in synthetic_warm_ups(15, "rth", most_bars=4).features}["momentum"]
     assert bars is not None
     assert 300 <= bars <= 2_000
@@ -174,19 +157,3 @@ def test_no_entry_is_allowed_within_the_bars_that_the_setting_asks_for() -> None
 def test_the_least_warm_up_is_that_of_the_window() -> None:
     (least,) = (m.ge for m in settings.DataSettings.model_fields["warmup_bars"].metadata if hasattr(m, "ge"))
     assert least == features.WARMUP_BARS
-
-
-def test_the_check_says_what_each_feature_needs_and_what_is_not_masked() -> None:
-    outcome = warm_up(small_setting(quick=True))
-    assert outcome.status == PASSED
-    assert outcome.measured.startswith("34 features converge, the slowest (volatility_regime) in ")
-    said = "\n".join(outcome.details)
-    assert f"within {TOLERANCE:g} of its final value (SYNTHETIC NQ bars, seed 0)" in said
-    assert "no entry is allowed in the first 53 bars after a hole, a roll or the file's start." in said
-    assert "data.warmup_bars masks more." in said
-    assert outcome.figures["warmup_bars"] == 53
-    assert set(outcome.figures["warm_up_bars"]) == {
-        *(f"window.{name}" for name in features.WINDOW_FEATURES),
-        *(f"context.{name}" for name in features.CONTEXT_FEATURES),
-        "atr_ticks.atr_ticks",
-    }
