@@ -28,6 +28,7 @@ WITHOUT_VALUE = {
     "learner": "population on a GPU that has numba-cuda, else fused",
     "data": "data/, else synthetic bars",
     "interval": "as in the file",
+    "mlflow": "none",
     "other_machine": "none",
     "price_per_hour": "none",
     "stamp": "measured from the bars",
@@ -170,6 +171,7 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--price-per-hour", type=float, metavar="USD", help="price of the machine, for the cost of production")
     key("--on", dest="other_machine", metavar="MACHINE", help=f"forecast production there as well: {SHAPE}")
     key("--output-dir", metavar="FOLDER", help="gets one folder a run")
+    key("--mlflow", metavar="FOLDER", help="MLflow file store that gets the finished run as well")
     key("--learner", choices=("fused", "stock", "population"), help="what trains; population: all members together")
     key("--group", type=int, metavar="N", help="members that train together (population)")
     key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")

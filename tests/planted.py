@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from src.market import context, features
+
 
 def plant(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], old: str, new: str) -> None:
     """Replace `old`, which must be in the function's source, and the function in every module of src that has it."""
@@ -47,6 +49,20 @@ def plant_compiled(
     spec.loader.exec_module(copy)
     for entry in entries:
         monkeypatch.setattr(module, entry, getattr(copy, entry))
+
+
+def plant_context_feature(
+    monkeypatch: pytest.MonkeyPatch, name: str, feature: Callable[[Any, np.ndarray], np.ndarray]
+) -> None:
+    """One context feature takes what `feature` makes of a series of bars and of where its runs start."""
+    real = features.context_features
+
+    def other(bars: Any, sessions: Any, run_start: np.ndarray) -> np.ndarray:
+        rows = np.array(real(bars, sessions, run_start))
+        rows[:, context.CONTEXT_FEATURES.index(name)] = feature(bars, run_start)
+        return rows
+
+    monkeypatch.setattr(features, "context_features", other)
 
 
 def _made_anew(function: Callable[..., Any], old: str, new: str, module: ModuleType) -> Any:

@@ -33,7 +33,7 @@ from src.configuration import flat_paths
 from src.errors import UserError
 from src.numba_cache import PROJECT_CACHE
 from src.report.facts import judge_targets
-from src.runs import executors, resources
+from src.runs import executors, resources, tracking
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets
 from src.runs.tasks import Task
@@ -253,6 +253,17 @@ def judged_phases(config: TestConfig) -> Seen:
     for entry in ledger.phases.values():
         entry.gpu_utilization = 0.5
     return {name: target["status"] for name, target in phase_targets(config, ledger).items()}
+
+
+def tracker(config: TestConfig) -> Seen:
+    """What a run says before it begins where MLflow is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "find_spec", lambda name: None)
+        try:
+            tracking.check_tracker(config.monitoring)
+        except UserError as error:
+            return {"refused": str(error)}
+    return {"refused": ""}
 
 
 def pausing(config: TestConfig) -> Seen:
@@ -549,6 +560,7 @@ CASES: Mapping[str, Case] = {
         5, "report.data.sessions_usable", base={"data.path": "gappy", "data.max_hole_bars": 4}
     ),
     "data.max_hole_bars": bars(4, "report.data.sessions_left_out", base={"data.path": "gappy"}),
+    "data.warmup_bars": bars(100, "report.data.sessions_usable"),
     "data.train_frac": bars(0.5, "report.data.split.train", "weights.base"),
     "data.validation_frac": bars(0.3, "report.data.split.validation", "report.validation_arms"),
     "data.embargo_sessions": bars(1, "report.data.split.validation"),
@@ -618,6 +630,8 @@ CASES: Mapping[str, Case] = {
     ),
     "monitoring.log_interval": Case(5, ("report.log_writes", "metrics.base"), RESULTS),
     "monitoring.settings_trial_s": Case(0.1, ("report.time.settings.rounds",), (*RESULTS, *TRAINED)),
+    "monitoring.exports": Case(["csv"], ("files.exports",), (*RESULTS, *TRAINED)),
+    "monitoring.mlflow": Case("store", ("refused",), observe=tracker),
     "monitoring.tensorboard": Case(True, ("files.tensorboard",), (*RESULTS, *TRAINED)),
     # validation
     "validation.gpu_utilization_target": Case(0.4, ("gpu_utilization",), observe=judged),

@@ -57,7 +57,7 @@ def test_a_run_writes_everything_into_its_folder() -> None:
     assert names == {
         "config.yaml", "run.log", "hardware.csv", "metrics.jsonl", "tensorboard", "report.json", "report.html",
         "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
-        "hybrid.policy.safetensors", "manifest.json", "ledger.json", "members", "tasks",
+        "hybrid.policy.safetensors", "manifest.json", "ledger.json", "members", "tasks", "exports",
     }  # fmt: skip
     assert json.loads((run.folder / "report.json").read_text()) == run.written
 

@@ -22,6 +22,7 @@ REQUIREMENTS = (
     "requirements-dbn.txt",
     "requirements-gpu.txt",
     "requirements-oracle.txt",
+    "requirements-mlflow.txt",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -60,6 +60,7 @@ TINY: Mapping[str, Any] = {
     # Two samples, the first and the last, whatever the machine is busy with.
     "monitoring.hardware_interval_s": 3600.0,
     "monitoring.tensorboard": False,
+    "monitoring.exports": [],
     # One seed, and of what the arms are put through the least.
     "evidence.seeds": 1,
     "evidence.stress_slippage_ticks": [0],
@@ -240,6 +241,7 @@ def _left(folder: Path) -> Seen:
             "folder": str(folder.parent),
             "name": folder.name.rsplit("_", 1)[0],
             "tensorboard": (folder / "tensorboard").is_dir(),
+            "exports": sorted(path.name for path in folder.glob("exports/*")),
             "hardware_rows": hardware_rows,
         },
     }

@@ -74,6 +74,7 @@ CHECKS = (
     Check("pool", "a lent environment plays like a new one, bit for bit", "equivalence"),
     Check("echo", "no prompt contains an answer or the agent's proposal", "advisor"),
     Check("look_ahead", "nothing that a decision reads changes with later bars", "training"),
+    Check("warm_up", "features converge: they forget where the history began", "training"),
     Check("fills", "orders fill at the next bar's open, in all three ways of stepping", "training"),
     Check("sealed", "nothing is fitted or trained on validation or sealed sessions", "training"),
     Check("checkpoint", "a training killed and resumed ends bit-identical", "training"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from src.evaluation.decisions import check_decisions, check_fills
 from src.evaluation.leak_words import SEALED
 from src.evaluation.look_ahead import LEAST_ROUNDS, LeakCheck, check_features
 from src.evaluation.sealed import check_drawn, check_sealed, drawn_sessions
+from src.evaluation.warm_up import MOST_BARS, TOLERANCE, masked, synthetic_warm_ups, warm_up_lines
 from src.runs.resources import machine_facts
 from src.testing_framework import BatchedCallback
 
@@ -32,6 +34,8 @@ ROUNDS = 12
 """Rebuilds of the whole file with a changed future, each at a bar in every third session; a quick validation makes as
 many as a run."""
 DRAWN_ENVS, DRAWN_STEPS = 32, 300
+WARM_UP_BARS = 4
+"""Bars whose features a quick validation makes again from shorter histories."""
 HALF, WHOLE = 2, 4
 """Rollouts before the checkpoint and in all."""
 SEED = 0
@@ -50,6 +54,40 @@ def look_ahead(setting: Setting) -> Outcome:
         "situations: src/market, src/advisor/situations.py; observation, mask, rule state: src/trading). Models "
         "trained with it have seen the future.",
     )
+
+
+def warm_up(setting: Setting) -> Outcome:
+    """Make features again from shorter histories: the bars each needs, and what the mask of entries leaves inside."""
+    market, config = setting.market, setting.config
+    found = synthetic_warm_ups(
+        market.tables.bars.interval_s // 60,
+        config.environment.trading_hours,
+        most_bars=WARM_UP_BARS if setting.quick else MOST_BARS,
+    )
+    figures: dict[str, Any] = {
+        "warm_up_bars": {f"{feature.group}.{feature.name}": feature.bars for feature in found.features},
+        "longest_history": found.longest,
+        "tolerance": TOLERANCE,
+    }
+    if found.diverging:
+        worst = max(found.diverging, key=lambda feature: feature.worst[found.longest])
+        return failed(
+            f"{worst.group} feature {worst.name} never converges: after {found.longest:,} bars it is still "
+            f"{worst.worst[found.longest]:.2f} off ({worst.bar})",
+            "A feature must forget where its history began, or a live feed gives the agent other values than it was "
+            f"trained on: give it a fixed lookback or an average that decays. Not converging: "
+            f"{', '.join(feature.name for feature in found.diverging)}.",
+            **figures,
+        )
+    mask = masked(market.tables, config.data, found)
+    inside = {str(needed): count for needed, count in mask.inside.items()}
+    figures |= {"entry_bars": mask.entries, "warmup_bars": mask.warmup_bars, "entry_bars_below": inside}
+    needed = found.by_bars()
+    slowest = max(needed)
+    outcome = passed(
+        f"{len(found.features)} features converge, the slowest ({needed[slowest][0]}) in {slowest:,} bars", **figures
+    )
+    return replace(outcome, details=warm_up_lines(found, mask))
 
 
 def fills(setting: Setting) -> Outcome:

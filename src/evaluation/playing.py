@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from src.evaluation.arms import AdviceUse, AdvisedArm, Arm, begin_count, feed_of
 from src.evaluation.assembly import AdviceFeed, FeatureAssembly
+from src.evaluation.trade_list import ArmTrades, TradeBook
 from src.trading.session_batch import SessionBatch
 from src.trading.tape import Tape
 
@@ -76,7 +77,7 @@ class Tally:
         self._peak_cents = batch.equities_cents().copy()
         self._flat_cents = batch.accounts["cash_cents"].copy()
 
-    def step(self, batch: SessionBatch, actions: NDArray[np.int64]) -> None:
+    def step(self, batch: SessionBatch, actions: NDArray[np.int64], trades: ArmTrades | None = None) -> None:
         """Step the batch and count. At most one trade ends in a step, also where it began in it."""
         self.actions += np.bincount(actions[~batch.over], minlength=len(self.actions))
         batch.step(actions)
@@ -89,6 +90,8 @@ class Tally:
         self._flat_cents += net
         self.win_cents += np.maximum(net, 0)
         self.loss_cents -= np.minimum(net, 0)
+        if trades is not None:
+            trades.stepped(batch, net)
 
 
 def decide(
@@ -106,10 +109,12 @@ def evaluate(
     pool: SessionPool,
     assembly: FeatureAssembly,
     progress: Callable[[int], None] | None = None,
+    trades: TradeBook | None = None,
 ) -> dict[str, ArmResult]:
     """Play the sessions beginning at `first_bars` (int[n]) once with every arm, all arms a bar at a time.
 
     `pool` lends a `SessionBatch` made with `with_tables=False`. Each session is a new account of the rule profile.
+    `trades` takes every trade.
     """
     for arm in arms:
         begin_count(arm)
@@ -120,11 +125,14 @@ def evaluate(
             batch.begin(first_bars)
         tallies = [Tally(batch) for batch in batches]
         feeds = [feed_of(arm) for arm in arms]
+        kept: Sequence[ArmTrades | None] = [None] * len(arms) if trades is None else trades.arms(batches)
         steps = 0
         while not all(batch.over.all() for batch in batches):
-            for arm, batch, tally, feed in zip(arms, batches, tallies, feeds, strict=True):
+            for i, (arm, batch, tally, feed) in enumerate(zip(arms, batches, tallies, feeds, strict=True)):
                 if not batch.over.all():
-                    tally.step(batch, decide(arm, batch, assembly, feed)[0])
+                    tally.step(batch, decide(arm, batch, assembly, feed)[0], kept[i])
+            if trades is not None:
+                trades.check_size()
             steps += 1
             if progress is not None:
                 progress(steps)

@@ -4,7 +4,7 @@ luck."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -16,14 +16,13 @@ FEWEST_ATTEMPTS = 200
 """Simulated attempts that are made whatever they take: fewer say nothing about a probability."""
 LATE_DECISIONS = 5
 SLIPPAGE_TICKS = (0, 1, 2, 3)
+TableFormat = Literal["csv", "parquet"]
+Ticks = Annotated[int, Field(ge=0, le=1000)]
 
 
 def _listed(names: Any) -> Any:
     """A single name is a list of one."""
     return (names,) if isinstance(names, str) else names
-
-
-Ticks = Annotated[int, Field(ge=0, le=1000)]
 
 
 class MonitoringSettings(Section):
@@ -39,6 +38,28 @@ class MonitoringSettings(Section):
         le=3600,
         description="seconds for trying other settings of hardware; null: 2% of the trainings' time; 0: none",
     )
+    exports: tuple[TableFormat, ...] = Field(
+        ("csv", "parquet"),
+        description="formats of the tables of daily returns, equity, sessions and trades in exports/; []: no tables",
+    )
+    mlflow: Path | None = Field(
+        None,
+        description="folder of an MLflow store that gets finished runs (needs requirements-mlflow.txt); null: none",
+    )
+
+    @field_validator("exports")
+    @classmethod
+    def _each_format_once(cls, formats: tuple[TableFormat, ...]) -> tuple[TableFormat, ...]:
+        if len(set(formats)) < len(formats):
+            raise ValueError(f"a format is listed twice: {list(formats)}")
+        return formats
+
+    @field_validator("mlflow")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and ":/" in str(value):  # what a path makes of an address
+            raise ValueError(f"{value} is an address: name a folder, for nothing is sent anywhere")
+        return value
 
 
 class EvidenceSettings(Section):

@@ -30,7 +30,16 @@ DEFAULT_FOLDER = Path("data")
 """Folder searched for bars when no path is given; relative to the working directory."""
 
 
-TABLE_KEYS = ("timezone", "stamp", "adjusted", "repair", "interval_min", "no_trade_bars", "max_hole_bars")
+TABLE_KEYS = (
+    "timezone",
+    "stamp",
+    "adjusted",
+    "repair",
+    "interval_min",
+    "no_trade_bars",
+    "max_hole_bars",
+    "warmup_bars",
+)
 """Settings of `data` on which the tables of a file depend."""
 
 
@@ -83,11 +92,12 @@ def build_tables(
     """
     bars, sessions = place_in_sessions(bars, trading_hours, schedule)
     run_start = run_starts(bars, sessions, settings.no_trade_bars)
+    warmup_bars = settings.warmup_bars or features.WARMUP_BARS
     sessions = judge_sessions(
         bars,
         sessions,
         run_start,
-        warmup_bars=features.WARMUP_BARS,
+        warmup_bars=warmup_bars,
         no_trade_bars=settings.no_trade_bars,
         max_hole_bars=settings.max_hole_bars,
     )
@@ -95,7 +105,7 @@ def build_tables(
         bars=bars,
         sessions=sessions,
         prices=read_only(np.column_stack((bars.open, bars.high, bars.low, bars.close)), np.int32),
-        flags=bar_flags(bars, sessions, run_start, warmup_bars=features.WARMUP_BARS),
+        flags=bar_flags(bars, sessions, run_start, warmup_bars=warmup_bars),
         atr_ticks=read_only(features.atr_ticks(bars, sessions, run_start), np.float32),
         window=read_only(features.window_features(bars, sessions, run_start), np.float32),
         context=read_only(features.context_features(bars, sessions, run_start), np.float32),

@@ -49,6 +49,12 @@ class DataSettings(Section):
         le=10_000,
         description="bars a session may lack to holes in its trading hours; with more it is left out",
     )
+    warmup_bars: int | None = Field(
+        default=None,
+        ge=53,
+        le=100_000,
+        description="bars after a hole, a roll or the file's start in which no entry is allowed; null: 53",
+    )
     train_frac: float = Field(default=0.6, gt=0.0, lt=1.0, description="share of the usable sessions to train on")
     validation_frac: float = Field(
         default=0.2, gt=0.0, lt=1.0, description="share of the usable sessions to validate on"

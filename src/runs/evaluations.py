@@ -28,6 +28,7 @@ from src.evaluation.playing import FreshBatches, evaluate
 from src.evaluation.reliance import reliance_arms
 from src.evaluation.seeds import SeededResults, by_arm, seeded_arms
 from src.evaluation.survival import SurvivalTable
+from src.evaluation.trade_list import TradeBook, save_trades
 from src.evaluation.trade_log import chart_facts, choose_sessions, record
 from src.market.contracts import get_contract
 from src.report.conclusions import contrast_facts, seed_facts, statistics_facts
@@ -41,6 +42,9 @@ from src.runs.watch import Watch
 from src.statistics.intervals import block_length, paired_interval
 from src.statistics.trials import TrialLedger, configuration_hash
 from src.trading.session_batch import SessionBatch
+
+TRADES_NAME = "trades.npy"
+"""The sealed sessions' trades, in the folder of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,9 @@ def _fresh(market: Market) -> FreshBatches:
 # Tasks in the run's own process, with its pool and its fusion
 
 
-def evaluation_task(context: AnyContext, job: EvaluationJob) -> dict[str, Any]:
-    """Every arm and seed on the validation and on the sealed sessions, and a few sealed sessions bar by bar."""
+def evaluation_task(context: AnyContext, job: EvaluationJob, folder: Path, most_trades: int) -> dict[str, Any]:
+    """Every arm and seed on the validation and on the sealed sessions, and a few sealed sessions bar by bar. Leaves
+    the sealed sessions' trades in the task's folder, at most so many."""
     market = context.market
     assert market is not None
     table = job.advice.load()
@@ -185,11 +190,15 @@ def evaluation_task(context: AnyContext, job: EvaluationJob) -> dict[str, Any]:
     lent = context.pool.get_stats()
     assembly = FeatureAssembly(market.tables.context, table)
     arms_of = {seed: _standard_arms(context, market, job, seed, table) for seed in job.members}
-    played = {}
+    played, names = {}, []
+    book = TradeBook(most_trades)
     for part, sessions in (("validation", market.split.validation), ("sealed", market.split.test)):
         arms = seeded_arms({seed: arms_of[seed]() for seed in job.members})
-        results = evaluate(arms, market.first_bars(sessions), context.pool, assembly)
+        names = [arm.name for arm in arms]
+        trades = book if part == "sealed" else None
+        results = evaluate(arms, market.first_bars(sessions), context.pool, assembly, trades=trades)
         played[part] = by_arm(list(job.members), results)
+    save_trades(book.rows(), folder / TRADES_NAME)
     sealed, first = played["sealed"], next(iter(job.members))
     facts: dict[str, Any] = {
         "played": {part: results.to_dict() for part, results in played.items()},
@@ -204,7 +213,13 @@ def evaluation_task(context: AnyContext, job: EvaluationJob) -> dict[str, Any]:
         "contrasts": contrast_facts(sealed, context.config.test_mode.seed),
         "before_costs": before_costs(sealed, context.config.test_mode.seed),
     }
-    return {**facts, "fusion_counts": context.fusion.counts.tolist(), "env_pool": _lent_since(context, lent)}
+    return {
+        **facts,
+        "trades": {"arms": names, "dropped": book.dropped},
+        "fusion_counts": context.fusion.counts.tolist(),
+        "env_pool": _lent_since(context, lent),
+        "files": [TRADES_NAME],
+    }
 
 
 def _lent_since(context: AnyContext, before: Mapping[str, float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from src.clean_up import closing
 from src.evaluation.leaks import checks_of, leak_facts
 from src.evaluation.production import FEWEST_PAIRS, try_production
 from src.evaluation.setting_trials import TrialJob, try_settings, why_not_tried
+from src.evaluation.trade_list import MOST_TRADES
 from src.runs.context import AnyContext
 from src.runs.evaluations import (
     EvaluationJob,
@@ -377,7 +378,8 @@ class Plan:
         def work(job: EvaluationJob, market: Market, watch: Watch) -> Mapping[str, Any]:
             if fold:
                 return fold_task(self._context, job, self.markets[fold], fold)
-            return evaluation_task(self._context, job)
+            folder = self._run / self.name_of("evaluation")
+            return evaluation_task(self._context, job, folder, MOST_TRADES // self._n_markets)
 
         def inputs(results: Results) -> Mapping[str, str]:
             read = self._read(seeds, results, fold)

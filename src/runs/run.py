@@ -34,10 +34,12 @@ from src.runs.phase_runner import Phase, PhaseRunner
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
 from src.runs.preflight import plan_memory
+from src.runs.result_files import write_result_files
 from src.runs.results import report_of
 from src.runs.run_plan import RunPlan
 from src.runs.state import RunState
 from src.runs.stopping import StopRequest
+from src.runs.tracking import check_tracker, track
 
 WORTH_WORKERS = 100_000
 """Timesteps of all trainings together from which on worker processes save more than the seconds they take to start."""
@@ -124,6 +126,7 @@ class _Process:
         chosen = choose_learner(context.config.hardware, trainer.environment, trainer.device)
         earlier = state.earlier_run(output_dir)
         check_writable(output_dir)
+        check_tracker(context.config.monitoring)
         with context.open():
             context.warn_of_settings(trainer, chosen.learner)
             if chosen.words:
@@ -171,6 +174,7 @@ class _Process:
                 if state.report_is_kept():
                     report = state.report()
                     write_page(check_report(report, run_names.REPORT), state.folder / run_names.PAGE)
+                    self._export(plan, engine)
                     return report
             return self._report(plan, engine, trainer, workers)
 
@@ -263,7 +267,14 @@ class _Process:
         )
         self.state.record([run_names.REPORT, run_names.PAGE])
         self.state.ledger.save()
+        self._export(plan, engine)
         return report.to_json_dict()
+
+    def _export(self, plan: RunPlan, engine: Engine) -> None:
+        """The tables of the results, and the run in the user's tracker."""
+        formats = self._context.config.monitoring.exports
+        write_result_files(plan.of_markets, engine.results, formats, self.state.folder, self._say)
+        track(self._context.config, self.state.folder, self._say)
 
     def record_files(self) -> None:
         """Once nothing of the run is open any more: take its files into the ledger and manifest.json."""

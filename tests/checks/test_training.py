@@ -15,12 +15,16 @@ from src.agent.market import Market
 from src.checks import training as checks_training
 from src.checks.outcome import PASSED
 from src.checks.setting import Setting
-from src.checks.training import ROUNDS, checkpoint, fills, look_ahead, sealed
+from src.checks.training import ROUNDS, checkpoint, fills, look_ahead, sealed, warm_up
 from src.evaluation.leak_words import FEATURES, FILLS
 from src.evaluation.look_ahead import LEAST_ROUNDS, LeakCheck
+from src.evaluation.warm_up import TOLERANCE
+from src.market import features
+from src.market.bars import Bars
 from src.market.flags import DECISION
 from src.trading.tape import Tape
 from tests.checks.settings import assert_failed, small_setting
+from tests.planted import plant_context_feature
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -145,3 +149,30 @@ def test_a_checkpoint_that_was_damaged_on_the_disk_fails(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(CheckpointStore, "save", save)
     assert_failed(checkpoint(setting), "a checkpoint just written is damaged", "disk")
+
+
+def test_a_feature_that_never_forgets_where_the_history_began_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def signed_volume(bars: Bars, run_start: np.ndarray) -> np.ndarray:
+        """On-balance volume: a sum since the first bar."""
+        return np.clip(np.cumsum(np.sign(bars.close - bars.open) * np.log1p(bars.volume)) / 200.0, -5.0, 5.0)
+
+    plant_context_feature(monkeypatch, "momentum", signed_volume)
+    outcome = warm_up(small_setting(quick=True))
+    assert_failed(outcome, "context feature momentum never converges: after ", "Not converging: momentum.")
+    assert outcome.figures["warm_up_bars"]["context.momentum"] is None
+
+
+def test_the_check_says_what_each_feature_needs_and_what_is_not_masked() -> None:
+    outcome = warm_up(small_setting(quick=True))
+    assert outcome.status == PASSED
+    assert outcome.measured.startswith("34 features converge, the slowest (volatility_regime) in ")
+    said = "\n".join(outcome.details)
+    assert f"within {TOLERANCE:g} of its final value (SYNTHETIC NQ bars, seed 0)" in said
+    assert "no entry is allowed in the first 53 bars after a hole, a roll or the file's start." in said
+    assert "data.warmup_bars masks more." in said
+    assert outcome.figures["warmup_bars"] == 53
+    assert set(outcome.figures["warm_up_bars"]) == {
+        *(f"window.{name}" for name in features.WINDOW_FEATURES),
+        *(f"context.{name}" for name in features.CONTEXT_FEATURES),
+        "atr_ticks.atr_ticks",
+    }
