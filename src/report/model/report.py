@@ -30,6 +30,7 @@ from src.report.model.run import (
     Target,
     TrainingRow,
 )
+from src.report.model.sweep import Sweep
 from src.report.model.time import Time
 
 SCHEMA_VERSION = 1
@@ -107,6 +108,8 @@ class Report(Part):
     pass_simulation: Maybe[PassSimulation] = None
     look_ahead: Maybe[LookAhead] = None
     walk_forward: Maybe[WalkForward] = None
+    sweep: Maybe[Sweep] = None
+    """Of the winner of a sweep: how its settings were chosen."""
     phases: dict[str, Phase] = Field({})
     """Of a pipeline, by phase."""
     learning: Maybe[Learning] = None
