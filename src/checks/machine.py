@@ -25,6 +25,7 @@ OPTIONAL_REQUIREMENTS = {
     "requirements-quant.txt": "python -m pip install -r requirements-quant.txt",
     "requirements-dbn.txt": "python -m pip install -r requirements-dbn.txt",
     "requirements-gpu.txt": "python -m pip install -r requirements-gpu.txt",
+    "requirements-sweep.txt": "python -m pip install -r requirements-sweep.txt",
 }
 """Optional libraries, which must have the pinned version if installed, and the command to install them."""
 

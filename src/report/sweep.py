@@ -65,8 +65,8 @@ def sweep_lines(sweep: Sweep) -> list[str]:
         lines.append(f"Probability of backtest overfitting: unknown, {found.reason}.")
     else:
         lines.append(
-            f"Probability of backtest overfitting: {percent(found.probability)} of {found.splits:,} splits have a best "
-            f"setting that is below the median setting on the other half of the sessions."
+            f"Probability of backtest overfitting: {percent(found.probability)}. In that share of {found.splits:,} "
+            f"splits the best setting of one half of the sessions is below the median setting on the other half."
         )
     lines.append(_deflated_line(sweep))
     return lines + ([] if sweep.shrinkage is None else _shrinkage_lines(sweep))

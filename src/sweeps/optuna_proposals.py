@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION = 5
-COMMAND = "pip install -r requirements-sweep.txt"
+INSTALL = "python -m pip install -r requirements-sweep.txt"
 JOURNAL = "optuna.journal"
 
 
@@ -38,12 +38,12 @@ def load_optuna() -> ModuleType:
         import optuna
     except ImportError as error:
         raise UserError(
-            f"method optuna needs optuna {VERSION}, which cannot be imported ({error}): {COMMAND}"
+            f"method optuna needs optuna {VERSION}, which cannot be imported ({error}): {INSTALL}"
         ) from None
     major = optuna.__version__.partition(".")[0]
     if major != str(VERSION):
         raise UserError(
-            f"method optuna needs optuna {VERSION}, but optuna {optuna.__version__} is installed: {COMMAND}"
+            f"method optuna needs optuna {VERSION}, but optuna {optuna.__version__} is installed: {INSTALL}"
         )
     return optuna
 
@@ -59,7 +59,7 @@ class OptunaProposals:
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         self._study = self._opened(folder / JOURNAL)
         self._trials: dict[int, list[optuna.trial.FrozenTrial]] = {}
-        """By number of the setting: those that proposed it."""
+        """By number of the setting: those that proposed it and were not told yet."""
         self._known: dict[int, Trial] = {}
         self.repeated = 0
         """Proposals of a setting that was there before."""
@@ -82,40 +82,37 @@ class OptunaProposals:
                     batch.append(self._space.setting(numbers[text], values))
                 self._trials.setdefault(numbers[text], []).append(trial)
             yield batch
-            self._tell_repeated()
+            for number in list(self._trials):  # of settings that earlier batches had
+                self._tell(number)
 
     def tell(self, setting: Setting, trial: Trial) -> None:
         """How a setting did, to every proposal of it."""
         self._known[setting.number] = trial
-        for proposed in self._trials[setting.number]:
-            self._told(proposed, trial)
+        self._tell(setting.number)
 
     # Parts
 
-    def _tell_repeated(self) -> None:
-        for number, proposed in self._trials.items():
-            for one in proposed:
-                self._told(one, self._known[number])
-
-    def _told(self, proposed: optuna.trial.FrozenTrial, trial: Trial) -> None:
-        states = self._optuna.trial.TrialState
-        now = self._study.trials[proposed.number]
-        if now.state.is_finished():
-            return
-        open_trial = self._optuna.trial.Trial(self._study, now._trial_id)
-        for quarter, score in trial.at_quarters.items():
-            if quarter not in now.intermediate_values:
-                open_trial.report(score, quarter)
-        if trial.is_stopped:
-            self._study.tell(proposed.number, state=states.PRUNED)
-        else:
-            self._study.tell(proposed.number, trial.score)
+    def _tell(self, number: int) -> None:
+        """Tell every open proposal of a setting how it did, unless a process before this one has."""
+        trial = self._known[number]
+        for proposed in self._trials.pop(number):
+            now = self._study.get_trials(deepcopy=False)[proposed.number]
+            if now.state.is_finished():
+                continue
+            open_trial = self._optuna.trial.Trial(self._study, now._trial_id)
+            for quarter, score in trial.at_quarters.items():
+                if quarter not in now.intermediate_values:
+                    open_trial.report(score, quarter)
+            if trial.is_stopped:
+                self._study.tell(proposed.number, state=self._optuna.trial.TrialState.PRUNED)
+            else:
+                self._study.tell(proposed.number, trial.score)
 
     def _asked(self, place: int) -> optuna.trial.FrozenTrial:
         seed = int(np.random.SeedSequence([self._file.seed, place]).generate_state(1)[0])
         self._study.sampler = self._optuna.samplers.TPESampler(seed=seed)
         asked = self._study.ask(self._distributions)
-        return self._study.trials[asked.number]
+        return self._study.get_trials(deepcopy=False)[asked.number]
 
     def _earlier(self) -> list[optuna.trial.FrozenTrial]:
         """Proposals of a process before this one. One that it was killed at is none, and is asked for again."""

@@ -232,7 +232,7 @@ class _Sweep:
         if self._file.keep_frac < 1:
             for quarter in range(1, 1 + max((len(of.pauses) for of in tasks.values()), default=0)):
                 judged = {number for number in left if quarter <= len(tasks[number].pauses)}
-                left -= judged - self._quarter(quarter, {number: tasks[number] for number in judged}, found)
+                left -= judged - self._quarter(quarter, {number: tasks[number] for number in sorted(judged)}, found)
         training = training_of(self._file.arm_name)
         ending = [tasks[number] for number in sorted(left)]
         self._do(task for of in ending for task in of.advice())
@@ -257,8 +257,8 @@ class _Sweep:
         earlier = [of.at_quarters[quarter] for of in self._tried if quarter in of.at_quarters]
         going_on = kept({number: found[number].score for number in tasks}, earlier, self._file.keep_frac)
         if stopped := sorted(tasks.keys() - going_on):
-            numbers = ", ".join(map(str, stopped))
-            self._say(f"stopped after quarter {quarter} of base training, behind the others: setting {numbers}")
+            numbers = f"setting{'s' if len(stopped) > 1 else ''} {', '.join(map(str, stopped))}"
+            self._say(f"stopped after quarter {quarter} of base training, behind the others: {numbers}")
         return going_on
 
     def _do(self, tasks: Iterable[Task]) -> None:

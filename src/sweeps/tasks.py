@@ -146,7 +146,7 @@ class SettingTasks:
             _with(base, self._market, since=since, until=until),
             name=self._quarter_name(base, quarter),
             title=f"{base.title}, quarter {quarter}",
-            what=f"to {until:,} of {base.timesteps:,} timesteps, and on the validation sessions",
+            what=f"to {until:,} of {base.timesteps:,} timesteps",
             work=quarter_task,
             inputs=lambda results: {**base.inputs(results), "until": str(until)},
             needs=before,

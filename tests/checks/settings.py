@@ -41,6 +41,7 @@ def copied_root(folder: Path) -> Path:
         "requirements-quant.txt",
         "requirements-dbn.txt",
         "requirements-gpu.txt",
+        "requirements-sweep.txt",
         "pyproject.toml",
     ):
         shutil.copy(ROOT / name, folder)
