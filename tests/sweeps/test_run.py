@@ -24,7 +24,6 @@ from src.statistics.overfitting import overfitting
 from src.statistics.performance import deflated_sharpe, sharpe_ratio
 from src.sweeps.run import run_sweep
 from src.testing_framework import TestConfig, TestingFramework
-from tests.forked_command import CommandServer, assert_refused
 from tests.tiny_runs import bar_files, every_market_checked_once, quick_calendar, tiny_config, weights_in
 
 pytestmark = pytest.mark.slow
@@ -51,7 +50,7 @@ class Home:
 
     def config(self, name: str, **changes: Any) -> TestConfig:
         own = {"data.path": str(self.bars), "test_mode.output_dir": str(self.folder / name)}
-        trials = {"evidence.trials_path": str(self.folder / f"{name}.jsonl"), "test_mode.market": "NQ"}
+        trials = {"evidence.trials_path": str(self.folder / f"{name}.jsonl")}
         return tiny_config({**own, **trials, **changes})
 
     def sweep(self, name: str, file: dict[str, Any] = FILE, **options: Any) -> tuple[dict[str, Any], str]:
@@ -64,7 +63,7 @@ class Home:
 
     def of(self, name: str) -> Path:
         """The one sweep of that name."""
-        (found,) = (self.folder / name).glob("sweep_NQ_*")
+        (found,) = (self.folder / name).glob("sweep_MNQ_*")
         return found
 
     def result(self, name: str) -> dict[str, Any]:
@@ -159,7 +158,7 @@ def test_the_console_and_the_page_show_the_sweep(home: Home, ended: tuple[dict[s
     assert "Trained again on 2 fresh seeds" in page
 
 
-@pytest.mark.parametrize("stops", [[2, 3, 4, 12]])
+@pytest.mark.parametrize("stops", [[2, 3, 12]])
 def test_a_sweep_that_was_stopped_goes_on_to_the_same_result(
     home: Home, ended: tuple[dict[str, Any], str], stops: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,18 +213,6 @@ def test_what_a_sweep_does_not_do_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=said):
         run_sweep(config, path, Console(quiet=True))
     assert not (home.folder / "refused").exists()
-
-
-def test_both_scripts_answer_to_the_option(server: CommandServer, tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text("settings: 2\nspace: {gama: [0.9, 0.99]}\n", encoding="utf-8")
-    logs = tmp_path / "logs"
-    wrong = server.run("run_hardware_maximized.py", "--mock-llm", "--sweep", "sweep.yaml", cwd=tmp_path)
-    assert_refused(wrong, logs, r"did you mean 'gamma'\?")
-    missing = server.run("run_hardware_maximized.py", "--mock-llm", "--sweep", "none.yaml", cwd=tmp_path)
-    assert_refused(missing, logs, "There is no configuration file none.yaml")
-    pipeline = server.run("run_pipeline.py", "--mock-llm", "--sweep", "sweep.yaml", cwd=tmp_path)
-    assert_refused(pipeline, logs, "take run_hardware_maximized.py")
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
 def test_the_configuration_of_the_winner_is_that_of_its_setting(home: Home, ended: tuple[dict[str, Any], str]) -> None:
