@@ -20,9 +20,14 @@ def pipeline(args: argparse.Namespace) -> int:
     """Run or resume the pipeline; 0 when every phase is done and every required target was met."""
     # Here and not above: `--help` and a bad option answer at once, and worker processes import this file too.
     from src.console import PlainConsole
-    from src.errors import EXIT_OK, EXIT_TARGET_MISSED
+    from src.errors import EXIT_OK, EXIT_TARGET_MISSED, ConfigError
     from src.testing_framework import TestingFramework
 
+    if args.sweep:
+        raise ConfigError(
+            "The pipeline trains one setting, phase by phase. For --sweep, which trains many side by side, take "
+            "run_hardware_maximized.py."
+        )
     console = PlainConsole()
     framework = TestingFramework(config_of(args, "pipeline", console), console)
     report = framework.run_automated_pipeline(
@@ -41,6 +46,7 @@ def _parser() -> RunParser:
         default=1,
         help="restart this phase from the previous phases' results",
     )
+    parser.add_argument("--sweep", metavar="FILE", help=argparse.SUPPRESS)
     return parser
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunParser", "command_to_go_on", "config_of", "overrides_of", "run_command", "run_parser"]
 
-NOT_CONFIGURATION = ("config", "debug", "auto_resume", "start_phase")
+NOT_CONFIGURATION = ("config", "debug", "auto_resume", "start_phase", "sweep")
 WITHOUT_VALUE = {
     "group": "as many as fit into memory",
     "learner": "population on a GPU that has numba-cuda, else fused",
@@ -204,7 +204,8 @@ def config_of(args: argparse.Namespace, mode: str, console: Console) -> TestConf
     resumes = args.auto_resume or getattr(args, "start_phase", 1) > 1
     earlier = None
     if not args.config and resumes:
-        earlier = earlier_settings(overrides.get("output_dir"), mode, overrides.get("market"))
+        kind = "sweep" if getattr(args, "sweep", None) else mode
+        earlier = earlier_settings(overrides.get("output_dir"), kind, overrides.get("market"))
     file = args.config or earlier
     config = TestConfig.from_file(file, mode, **overrides) if file else create_test_config(mode, **overrides)
     if earlier is not None:

@@ -23,6 +23,7 @@ REQUIREMENTS = (
     "requirements-gpu.txt",
     "requirements-oracle.txt",
     "requirements-mlflow.txt",
+    "requirements-sweep.txt",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

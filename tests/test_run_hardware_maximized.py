@@ -425,3 +425,15 @@ def test_real_bars_from_the_shell_to_a_report(
     assert has_interval == [sealed >= 10] * 5
     assert "pass_simulation" not in report, "a quick run makes no attempts"
     assert (sealed < 10) == (market == "NQ"), "ten sessions of NQ, two of them sealed"
+
+
+def test_a_sweep_is_this_scripts_and_its_file_is_checked_first(server: CommandServer, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("settings: 2\nspace: {gama: [0.9, 0.99]}\n", encoding="utf-8")
+    for script, file, words in (
+        (SCRIPT, "sweep.yaml", r"did you mean 'gamma'\?"),
+        (SCRIPT, "none.yaml", "There is no configuration file none.yaml"),
+        ("run_pipeline.py", "sweep.yaml", "take run_hardware_maximized.py"),
+    ):
+        finished = server.run(script, "--mock-llm", "--sweep", file, cwd=tmp_path)
+        assert_refused(finished, tmp_path / "logs", words)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]

@@ -48,6 +48,8 @@ class Member:
     training: Training
     among: bool = field(default=False, compare=False)
     """Whether the run has other markets: then its folder and its name say which one it is of."""
+    setting: int = 0
+    """Of a sweep, from 1; 0 in a run, which has one setting."""
 
     @property
     def base(self) -> Member:
@@ -59,7 +61,8 @@ class Member:
         """Its folder below the run's, "/" between the parts."""
         fold = f"fold-{self.fold}/" if self.fold else ""
         market = f"{self.market}/" if self.among else ""
-        return f"members/{market}{fold}seed-{self.seed}/{self.training}"
+        setting = f"setting-{self.setting:03d}/" if self.setting else ""
+        return f"members/{setting}{market}{fold}seed-{self.seed}/{self.training}"
 
     @property
     def models(self) -> str:
@@ -69,8 +72,10 @@ class Member:
     def __str__(self) -> str:
         """In words, for the console and for errors: `hybrid, seed 3, fold 2`, or with its market before it."""
         market = f"{self.market} " if self.among else ""
-        return f"{market}{self.training}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
+        setting = f"setting {self.setting} " if self.setting else ""
+        return f"{setting}{market}{self.training}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields as a row of the report or of the log holds them."""
-        return {"market": self.market, "phase": str(self.training), "seed": self.seed, "fold": self.fold}
+        setting = {"setting": self.setting} if self.setting else {}
+        return {"market": self.market, "phase": str(self.training), "seed": self.seed, "fold": self.fold, **setting}

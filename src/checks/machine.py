@@ -26,6 +26,7 @@ OPTIONAL_REQUIREMENTS = {
     "requirements-dbn.txt": "python -m pip install -r requirements-dbn.txt",
     "requirements-gpu.txt": "python -m pip install -r requirements-gpu.txt",
     "requirements-mlflow.txt": "python -m pip install -r requirements-mlflow.txt",
+    "requirements-sweep.txt": "python -m pip install -r requirements-sweep.txt",
 }
 """Optional libraries, which must have the pinned version if installed, and the command to install them."""
 

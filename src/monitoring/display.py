@@ -25,7 +25,7 @@ INDENT = " " * 9
 
 
 Member = tuple[Any, ...]
-"""What tells one training from another: `phase`, `seed`, `fold` and `market` of its records."""
+"""What tells one training from another: `phase`, `seed`, `fold`, `market` and `setting` of its records."""
 
 
 class RunDisplay:
@@ -170,7 +170,7 @@ class RunDisplay:
 
 
 def _member(fields: Mapping[str, Any]) -> Member:
-    return fields["phase"], fields["seed"], fields["fold"], fields.get("market")
+    return fields["phase"], fields["seed"], fields["fold"], fields.get("market"), fields.get("setting")
 
 
 def _progress(record: Mapping[str, Any], seconds_left: float | None = None) -> str:

@@ -22,8 +22,10 @@ from src.report.model.arms import Arm
 from src.report.model.markets import MarketsContrast
 from src.report.model.report import Answer, Markets, Report, RunReport
 from src.report.model.run import Target
+from src.report.model.sweep import Sweep
 from src.report.quality_words import quality_lines
 from src.report.survival_words import shown_arm
+from src.report.sweep import MOST_SHOWN, sweep_lines, values_words
 from src.report.targets import GPU_UTILIZATION
 from src.wording import count, percent, plain, signed, significant, usd
 
@@ -52,6 +54,10 @@ def print_summary(console: Console, report: RunReport, folder: Path) -> None:
         _print_lines(console, "Data", quality_lines(report.data, report.data.quality, brief=True))
     if report.markets is not None:
         _print_markets(console, report.markets)
+    if report.sweep is not None:
+        _print_lines(console, "Sweep", sweep_lines(report.sweep))
+        console.print()
+        console.print(sweep_table(report.sweep))
     if report.arms:
         console.print()
         console.print(_arms_table(report.arms))
@@ -120,6 +126,20 @@ def _contrast_table(contrast: MarketsContrast) -> Table:
         table.add_column(heading, justify="right")
     for name, of in {**contrast.by_market, "all, by date": contrast.pooled}.items():
         table.add_row(name, short_interval(of), _or_dash(of.holm_p_value, plain, 3), str(of.sessions))
+    return uncut(table)
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """The best settings of a sweep, with what they earned on the validation sessions."""
+    shown = sweep.ranked[:MOST_SHOWN]
+    of = "" if len(shown) == len(sweep.settings) else f", best {len(shown)} of {len(sweep.settings)}"
+    table = Table(title=f"Settings on validation sessions{of}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("setting", "quarters", "net/session"):
+        table.add_column(heading, justify="right")
+    table.add_column("values")
+    for setting in shown:
+        values = Text(values_words(setting.values))
+        table.add_row(str(setting.number), str(setting.quarters), usd(setting.score_usd), values)
     return uncut(table)
 
 

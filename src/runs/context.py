@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,6 +180,8 @@ class RunContext:
         self.folder: Path | None = None
         self.memory: MemoryPlan | None = None
         """What the run is predicted to take, once its market is loaded."""
+        self.sweep: Mapping[str, Any] | None = None
+        """What is known of the sweep whose winner this run trains; None for any other run."""
         self.phase_times: dict[str, float] = {}
         self.spent_before_s = 0.0
         """What earlier processes of the same run have taken."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
 from stable_baselines3.common.callbacks import BaseCallback
@@ -90,6 +91,17 @@ class MemberJob:
     own_env: VecEnv | None = None
     after: Callable[[VecEnv], None] | None = None
     """Called with the environment once the training is over."""
+    params: NDArray[np.void] | None = None
+    """An account's constants, where they are not the run's own: a setting of a sweep."""
+    since: int = 0
+    """Timesteps after which another task has ended this training for a while, and this one goes on."""
+    until: int | None = None
+    """Timesteps after which this task ends the training for a while, at a rollout's end; None: it trains the plan."""
+
+    @property
+    def part(self) -> RolloutPlan:
+        """What of the plan is trained by now once this task is done."""
+        return self.plan if self.until is None else replace(self.plan, actual=self.until)
 
     @property
     def keeps_quarters(self) -> bool:
@@ -116,11 +128,13 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
         model.products, model.clock = job.products, clock
         open_training = OpenTraining(job, model, callbacks, watch)
         loaded = open_training.store.newest(watch.say) if job.config.checkpoint.enabled else None
+        if loaded is not None and loaded.snapshot.step > job.part.actual:  # of a task behind this one, which was lost
+            loaded = None
         with open_training.opened(loaded) as resumables:
             model.after_update = open_training.rollout_ended
             try:
                 with watch.deferred():
-                    record = train(model, job.plan, str(job.member.training), resumables, resumed=loaded is not None)
+                    record = train(model, job.part, str(job.member.training), resumables, resumed=loaded is not None)
             finally:
                 model.after_update = None
         clock.switch(parts.EXPORTS)
@@ -131,8 +145,9 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
 
 
 def own_market(job: MemberJob, market: Market | None) -> Market | None:
-    """The market with the sessions of the job's own split."""
-    return market if market is None or job.split is None else replace(market, split=job.split)
+    """The market with the sessions of the job's own split, and its own constants of an account."""
+    own = {name: value for name, value in (("split", job.split), ("params", job.params)) if value is not None}
+    return market if market is None or not own else replace(market, **own)
 
 
 def sessions_drawn(job: MemberJob, env: VecEnv, market: Market | None) -> dict[str, Any]:
@@ -240,7 +255,8 @@ class OpenTraining:
             self._resumables = [_logging(job, self._rows, watch, purge, stack), *self._callbacks]
             if loaded is not None:
                 self._not_bitwise += [*loaded.not_bitwise, *_restored(self.model, self._resumables, loaded)]
-                watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
+                if loaded.snapshot.step != job.since:
+                    watch.say(f"{job.member}: resuming from {loaded.snapshot.step:,} of {job.plan.actual:,} timesteps")
                 watch.saved(loaded.snapshot.step)
                 self._quarters.restore(loaded.snapshot.tensors.get("quarters", {}))  # older checkpoints have none
                 if loaded.snapshot.step >= job.plan.actual:  # others of its group may be sealed by now
@@ -277,7 +293,7 @@ class OpenTraining:
         step, every = self.model.num_timesteps, self._settings.interval_steps
         if not self._settings.enabled:
             return False
-        if step >= self.job.plan.actual:
+        if step >= self.job.part.actual:
             return True
         return self._settings.strategy == "interval" and step // every > self._saved_at // every
 

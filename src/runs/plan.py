@@ -69,7 +69,7 @@ class Means:
 
 
 class Plan:
-    """Makes the tasks of one market of a run; `place` says below which folder."""
+    """Makes the tasks of one market of a run, or of a setting of a sweep; `place` says below which folder."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Plan:
         place: int = 0,
         n_markets: int = 1,
         learner: Learner = "fused",
+        setting: int = 0,
     ) -> None:
         self.context = context
         self._context = context
@@ -90,6 +91,7 @@ class Plan:
         self._config = context.config
         self._trainer = trainer
         self._learner = learner
+        self._setting = setting
         self._plans = context.plans()
         self._run = Path()
         self._own_env = own_env
@@ -115,7 +117,8 @@ class Plan:
 
     def name_of(self, name: str, *, seed: int | None = None, fold: int = 0) -> str:
         """The name of a task that is no training."""
-        return task_name(name, seed=seed, fold=fold, market=self.symbol if self.is_among else "")
+        of = self.symbol if self.is_among else f"setting-{self._setting:03d}" if self._setting else ""
+        return task_name(name, seed=seed, fold=fold, market=of)
 
     @property
     def is_among(self) -> bool:
@@ -211,7 +214,7 @@ class Plan:
                 self.name_of("advice", fold=fold), "advice", self._titled(f"advice{_of_fold(fold)}"),
                 f"{advisor.name} on the training sessions' situations",
                 partial(_advise, self._context, market),
-                inputs=lambda _: advice_inputs(self._config, self._tables_of(fold)) | {"advisor": advisor.identity},
+                inputs=lambda _: advice_inputs(self._config, self.tables_of(fold)) | {"advisor": advisor.identity},
                 job=lambda _: self._run / self.name_of("advice", fold=fold), here=True,
                 alone=not isinstance(advisor, MockAdvisor), market=self.symbol,
             )
@@ -286,7 +289,8 @@ class Plan:
         return self.seeds[:1] if fold else self.seeds
 
     def _member(self, training: Training, seed: int | None = None, fold: int = 0) -> Member:
-        return Member(self.symbol, fold, self.seeds[0] if seed is None else seed, training, self.is_among)
+        of_seed = self.seeds[0] if seed is None else seed
+        return Member(self.symbol, fold, of_seed, training, self.is_among, self._setting)
 
     def _member_task(self, member: Member) -> Task:
         is_base = member.training == Training.BASE
@@ -329,7 +333,9 @@ class Plan:
                 split=None if member.fold == 0 else self.markets[member.fold].split,
             )
 
-        title = str(member) if len(self.seeds) > 1 or self.folds else self._titled(str(member.training))
+        title = (
+            str(member) if len(self.seeds) > 1 or self.folds or self._setting else self._titled(str(member.training))
+        )
         return Task(
             member.folder,
             TRAINING_STAGE,
@@ -413,10 +419,10 @@ class Plan:
         advice = self.name_of("advice", fold=fold)
         names = [self._member(training, seed, fold).folder for seed in seeds for training in trainings]
         weights = {f"weights of {name}": results[name].facts["weights"] for name in names}
-        return {**weights, "advice table": results[advice].facts["sha256"], "tables": self._tables_of(fold)}
+        return {**weights, "advice table": results[advice].facts["sha256"], "tables": self.tables_of(fold)}
 
     def _base_inputs(self, member: Member) -> dict[str, str]:
-        tables = self._tables_of(member.fold)
+        tables = self.tables_of(member.fold)
         return base_inputs(self._config, self._plans[0], str(self._trainer.device), member.seed, tables)
 
     def _production_inputs(self) -> dict[str, str]:
@@ -427,7 +433,8 @@ class Plan:
             "share": str(training.finetune_frac),
         }
 
-    def _tables_of(self, fold: int) -> str:
+    def tables_of(self, fold: int) -> str:
+        """Fingerprint of what the accounts of a fold read."""
         if not self.markets:
             return "own environments"
         if fold not in self._tables:

@@ -24,6 +24,7 @@ from src.evaluation.leaks import with_finding
 from src.evaluation.production import ProductionTrial
 from src.evaluation.production_forecast import production_facts
 from src.evaluation.sealed import check_advice, check_drawn
+from src.evaluation.seeds import SeededResults
 from src.evaluation.setting_trials import nothing_tried
 from src.files import write_json
 from src.monitoring.timelines import hardware_timeline, learning_curves
@@ -40,6 +41,7 @@ from src.report.facts import (
 from src.report.model.report import RunReport
 from src.report.page import write_page
 from src.report.schema import ReportError
+from src.report.sweep import shrinkage_facts
 from src.report.targets import GPU_UTILIZATION
 from src.runs.cached import cache_facts
 from src.runs.context import RunContext
@@ -74,7 +76,7 @@ def report_of(
     report |= _production(context, plans, results, workers, str(trainer.device))
     parts: dict[str, dict[str, Any]] = {}
     if len(plans) == 1:
-        report |= _market_sections(plans[0], results)
+        report |= _market_sections(plans[0], results) | _swept(context, plans[0], results)
     else:
         parts = _sections_by_market(context, plans, results)
         for of in plans:
@@ -121,6 +123,17 @@ def _market_sections(plan: Plan, results: Results) -> dict[str, Any]:
         report["walk_forward"], leaks = _walk_forward(plan, results)
         report["look_ahead"] = with_finding(report["look_ahead"], SEALED, len(plan.folds), "; ".join(leaks))
     return report
+
+
+def _swept(context: RunContext, plan: Plan, results: Results) -> dict[str, Any]:
+    """The section of the sweep whose winner this run trained; nothing for any other run."""
+    evaluated = results.get(plan.name_of("evaluation"))
+    if context.sweep is None or evaluated is None:
+        return {}
+    played = {part: SeededResults.from_dict(of) for part, of in evaluated.facts["played"].items()}
+    seed = context.config.test_mode.seed
+    shrinkage = shrinkage_facts(context.sweep, played["validation"], played["sealed"], seed=seed)
+    return {"sweep": {**context.sweep, "shrinkage": shrinkage}}
 
 
 def _production(

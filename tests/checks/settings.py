@@ -42,6 +42,7 @@ def copied_root(folder: Path) -> Path:
         "requirements-dbn.txt",
         "requirements-gpu.txt",
         "requirements-mlflow.txt",
+        "requirements-sweep.txt",
         "pyproject.toml",
     ):
         shutil.copy(ROOT / name, folder)

@@ -31,6 +31,7 @@ from src.report.model.run import (
     Target,
     TrainingRow,
 )
+from src.report.model.sweep import Sweep
 from src.report.model.time import Time
 
 SCHEMA_VERSION = 1
@@ -111,6 +112,8 @@ class Report(Part):
     """Attempts under other rule profiles, where evidence.rules asked for them."""
     look_ahead: Maybe[LookAhead] = None
     walk_forward: Maybe[WalkForward] = None
+    sweep: Maybe[Sweep] = None
+    """Of the winner of a sweep: how its settings were chosen."""
     phases: dict[str, Phase] = Field({})
     """Of a pipeline, by phase."""
     learning: Maybe[Learning] = None

@@ -38,6 +38,7 @@ from src.report.sections import (
     quality,
     reliance,
     survival,
+    sweep,
     targets,
     time,
     trades,
@@ -123,7 +124,8 @@ def render(report: RunReport) -> str:
 def sections_of(report: RunReport, arrays: Arrays) -> list[Section]:
     """The sections of a page: of a run of several markets those of the run, then those of each market."""
     if (several := report.markets) is None:
-        return [part.section(report, arrays) for part in SECTIONS]
+        sections = [part.section(report, arrays) for part in SECTIONS]
+        return sections if report.sweep is None else [sections[0], sweep.section(report, report.sweep), *sections[1:]]
     first, *others = (part.section(report, arrays) for part in OF_THE_RUN)
     own = [
         markets.of_market(part.section(of, arrays), symbol)
