@@ -30,6 +30,7 @@ WITHOUT_VALUE = {
     "interval": "as in the file",
     "other_machine": "none",
     "price_per_hour": "none",
+    "ray": "without Ray",
     "stamp": "measured from the bars",
     "timesteps": "10% of production",
     "timezone": "measured from the bars",
@@ -173,6 +174,8 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--learner", choices=("fused", "stock", "population"), help="what trains; population: all members together")
     key("--group", type=int, metavar="N", help="members that train together (population)")
     key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")
+    what = "Ray does the tasks: on this machine, or on the cluster at HOST:PORT (docs/cluster.md)"
+    key("--ray", nargs="?", const="local", metavar="HOST:PORT", help=what)
     key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
     option(
         "--auto-resume",

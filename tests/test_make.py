@@ -21,6 +21,7 @@ REQUIREMENTS = (
     "requirements-quant.txt",
     "requirements-dbn.txt",
     "requirements-gpu.txt",
+    "requirements-ray.txt",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -180,6 +180,8 @@ class RunContext:
         self.folder: Path | None = None
         self.memory: MemoryPlan | None = None
         """What the run is predicted to take, once its market is loaded."""
+        self.cluster: Any = None
+        """The connection to Ray (src/runs/cluster), where tasks are done there."""
         self.phase_times: dict[str, float] = {}
         self.spent_before_s = 0.0
         """What earlier processes of the same run have taken."""

@@ -21,7 +21,7 @@ from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied
 from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
-from src.runs.executors import Cores, Event
+from src.runs.executors import Cores, Event, Executor
 from src.runs.group_work import train_group
 from src.runs.groups import Groups
 from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
@@ -59,7 +59,7 @@ class Engine:
         self._workers = workers
         self._group = group
         self._groups = Groups((), 0)
-        self._cores: Cores | None = None
+        self._cores: Executor | None = None
         self._say = context.display.say
         self._root = ledger.path.parent
         self.results: dict[str, Done] = {}
@@ -224,7 +224,7 @@ class Engine:
         self._context.enter_stage(first.stage)
         title, what = (first.title, first.what) if len(tasks) == 1 else _together(tasks)
         self._context.display.begin(title, what)
-        if first.here or first in self._groups or self._workers == 1:
+        if first.here or first in self._groups or (self._workers == 1 and self._context.cluster is None):
             self._here(tasks, entry, deadline, failed, tries, pending)
         else:
             with self._stop.deferred():
@@ -235,10 +235,17 @@ class Engine:
     def _running(self) -> list[Task]:
         return [] if self._cores is None else self._cores.running
 
-    def _pool(self) -> Cores:
+    def _pool(self) -> Executor:
         if self._cores is None:
-            config = self._context.config
-            self._cores = Cores(self._workers, self._context.markets, config.hardware.stuck_worker_s)
+            config, cluster, markets = self._context.config, self._context.cluster, self._context.markets
+            stuck_s = config.hardware.stuck_worker_s
+            if cluster is None:
+                self._cores = Cores(self._workers, markets, stuck_s)
+            else:
+                from src.runs.cluster.executor import RayTasks
+
+                keep_last = config.checkpoint.keep_last
+                self._cores = RayTasks(cluster, self._workers, markets, stuck_s, self._root, self._say, keep_last)
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> list[Task]:
