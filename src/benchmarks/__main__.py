@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.agent.learner.products import processor_key
-from src.benchmarks import bars, clock_cost, parts, ray_overhead, scaling, trials
+from src.benchmarks import bars, clock_cost, cluster_model, parts, ray_overhead, scaling, trials
 from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.shell import Parser, run_main
@@ -24,6 +24,7 @@ from src.wording import measured
 COLUMNS = 80
 ALONE: Mapping[str, Callable[..., None]] = {
     "bars": bars.run, "settings": trials.run, "clock": clock_cost.run, "ray": ray_overhead.run,
+    "cluster": cluster_model.run,
 
 }  # fmt: skip
 """Parts with tables of their own, measured alone: files loaded in processes of their own, other settings against the

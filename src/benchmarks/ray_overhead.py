@@ -1,8 +1,8 @@
 """What a member costs more on Ray than in the run's own process: `python -m src.benchmarks ray`.
 
 The same training goes to this process, to a worker process, to a Ray of this machine and to a Ray of two nodes, in
-turns. Its wall time is noisy where other programs run, so the difference is counted as well: the seconds between handing
-a member over and its end in which it was not trained, and what the run's own process spent on it meanwhile.
+turns. Its wall time is noisy where other programs run, so the difference is counted as well: the seconds between
+handing a member over and its end in which it was not trained, and what the run's own process spent on it meanwhile.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def member_task(config: Configuration, run: Path, seed: int) -> tuple[Task, Memb
 
 def trained_here(config: Configuration, run: Path, seed: int, market: Market) -> Measured:
     """In this process."""
-    task, job = member_task(config, run, seed)
+    _, job = member_task(config, run, seed)
     began, cpu = time.perf_counter(), time.process_time()
     facts = train_member(job, market, _Deaf())
     trained = time.perf_counter() - began

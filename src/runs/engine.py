@@ -26,6 +26,7 @@ from src.runs.group_work import train_group
 from src.runs.groups import Groups
 from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
 from src.runs.member_work import gather_rows
+from src.runs.spaced import Spaced
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 from src.runs.tasks import Done, Found, Task, find_task, finish_task
 from src.runs.time_account import WORKED, worked
@@ -68,6 +69,7 @@ class Engine:
         """Of tasks that failed for good: what others can do with."""
         self._partial = False
         self._failed_for_good: list[TaskFailedForGood] = []
+        self._gather_soon = Spaced(self.gather_rows)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -220,7 +222,7 @@ class Engine:
         first = tasks[0]
         for task in tasks:
             self._prepare(task)
-        self._ledger.save()
+        self._ledger.save_soon()
         self._context.enter_stage(first.stage)
         title, what = (first.title, first.what) if len(tasks) == 1 else _together(tasks)
         self._context.display.begin(title, what)
@@ -350,11 +352,11 @@ class Engine:
 
     def _reached(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
         """Note how far a member is, in the plan's order: which of them was quicker is not in the report."""
-        order = [str(each.member) for each in self.all_tasks]
-        entry.timesteps[str(task.member)] = timesteps
-        entry.timesteps = dict(
-            sorted(entry.timesteps.items(), key=lambda of: order.index(of[0]) if of[0] in order else -1)
-        )
+        if (title := str(task.member)) not in entry.timesteps:
+            entry.timesteps[title] = timesteps
+            order = {str(each.member): place for place, each in enumerate(self.all_tasks)}
+            entry.timesteps = dict(sorted(entry.timesteps.items(), key=lambda of: order.get(of[0], -1)))
+        entry.timesteps[title] = timesteps
 
     def _credit(self, task: Task, entry: PhaseEntry) -> None:
         """Note what a finished member says for its phase, whose entry may have been begun again without it."""
@@ -379,7 +381,7 @@ class Engine:
         if task.member is not None:
             self._credit(task, entry)
             self._context.display.ended(task.member.to_dict())
-            self.gather_rows()
+            self._gather_soon()
         self._context.count_time()
 
     def _failed(

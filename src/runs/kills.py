@@ -5,9 +5,9 @@
 A short run of two seeds with a tiny language model goes once to its end, with one worker, and then again and again
 under SIGKILL: at random instants, in the middle of writing a checkpoint, while the model is asked. Killed are its whole
 process group, the run's own process alone, or one worker alone, which the run itself must try again. Each resume takes
-1, 2 or 4 workers. With `--ray` the tasks are done on a Ray of three nodes on this machine, and instead of a worker one
-of its nodes is killed, which another replaces. Whenever a killed run has reached its end, every byte of the exports, weights, optimizer, log rows
-and report figures (times aside) are compared.
+1, 2 or 4 workers. With `--ray` the tasks are done on a Ray of several nodes on this machine; then one of its nodes is
+killed instead of a worker, and another takes its place. Whenever a killed run has reached its end, every byte of the
+exports, weights, optimizer, log rows and report figures (times aside) are compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs whose tasks Ray does: the bits of a run without it, whatever dies, and nothing lost, done twice or left behind."""
+"""Runs whose tasks Ray does: the bits of a run without it, whatever dies; nothing lost, done twice or left behind."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from src.runs.cluster.nodes import RayNodes, ray_nodes
 from src.runs.cluster.parcels import NewFiles, inside, moved, paths_in, write_at, write_files
 from src.runs.engine import Engine
 from src.runs.ledger import Ledger
-from src.runs.pipeline import TITLES
 from src.runs.preflight import gpu_share
 from src.trading.settings import EnvironmentSettings
 from tests.runs.pipeline_runs import ROLLOUT, Ended, Pipelines, differing, pipelines_in, run_of
 
 LONG = {"training.timesteps": 32 * ROLLOUT, "test_mode.mode": "hardware_maximized", "validation.required": []}
 """Trainings of a second or two, so that what strikes meets them on their way."""
+PHASES = ("run",)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -94,7 +94,7 @@ def struck(training: str, strike: Callable[[Any], None]) -> Iterator[list[Any]]:
 
 def tries_of(home: Path) -> dict[str, int]:
     """Of tasks that were begun more than once."""
-    tasks = Ledger.read(run_of(home), tuple(TITLES)).tasks
+    tasks = Ledger.read(run_of(home), PHASES).tasks
     assert {of.status for of in tasks.values()} == {"done"}
     return {name: of.tries for name, of in tasks.items() if of.tries != 1}
 
@@ -105,7 +105,9 @@ def listening_elsewhere(processes: list[psutil.Process]) -> list[str]:
     return [
         f"{of.laddr.ip}:{of.laddr.port}"
         for of in psutil.net_connections("inet")
-        if of.pid in pids and of.status == psutil.CONN_LISTEN and of.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+        if of.pid in pids
+        and of.status == psutil.CONN_LISTEN
+        and of.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     ]
 
 
@@ -115,7 +117,7 @@ def assert_continued(ended: Ended, home: Path, left_alone: Path, training: str, 
     assert differing(left_alone, home) == []
     name = f"members/seed-0/{training}"
     assert tries_of(home) == {name: 2}
-    (why,) = Ledger.read(run_of(home), tuple(TITLES)).tasks[name].failures
+    (why,) = Ledger.read(run_of(home), PHASES).tasks[name].failures
     assert why.startswith("WorkerDied: The task of ")
     assert failure in why
     assert ended.said.count("resuming from") == 1
@@ -203,7 +205,7 @@ def test_the_tasks_of_a_killed_run_end_and_it_resumes_on_the_same_cluster(
     assert ended.error is None, ended.why
     assert differing(left_alone, home) == []
     assert not at_work & tasks_of_ray()
-    assert set(Ledger.read(run_of(home), tuple(TITLES)).tasks["members/seed-0/base"].failures) == set()
+    assert set(Ledger.read(run_of(home), PHASES).tasks["members/seed-0/base"].failures) == set()
 
 
 # What cannot be used is refused before anything is written

@@ -1,7 +1,7 @@
 """A connection to Ray: a cluster of this machine's cores, started for the run, or one that runs already.
 
-Ray is optional and imported only here and where a task runs. Its usage statistics and its dashboard are off, and what is
-started here listens on the loopback interface only.
+Ray is optional and imported only here and where a task runs. Its usage statistics and its dashboard are off, and what
+is started here listens on the loopback interface only.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Cluster:
         if gpu_share:
             self.resources["num_gpus"] = gpu_share
         self._folder = ""
-        with handlers_kept(), environment(QUIET), warnings.catch_warnings(), _loopback(only=self.is_local):
+        with handlers_kept(), environment(QUIET), warnings.catch_warnings(), _loopback(only=self.is_here):
             warnings.simplefilter("ignore")
             import ray
 
@@ -108,6 +108,11 @@ class Cluster:
     def is_local(self) -> bool:
         """Whether it was started for this run."""
         return self.address == LOCAL
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is only reached from this machine: Ray would look for it under another of its addresses."""
+        return self.is_local or self.address.rpartition(":")[0] in (LOOPBACK, "localhost")
 
     @property
     def cores(self) -> int:
@@ -160,7 +165,7 @@ def _words_to_log() -> None:
     from ray._private import worker
 
     def log(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-        for line in data["lines"]:
+        for line in data["lines"] if data["pid"] != "autoscaler" else ():  # it tells its state every few seconds
             logger.info("Ray (%s): %s", data["pid"], line)
 
     worker.print_to_stdstream = log

@@ -159,8 +159,8 @@ def _prepared(order: Order, run: Path) -> Any:
 
     if order.code != code_fingerprint():
         raise ConfigError(
-            f"The node {platform.node()} has other source code below {ROOT / 'src'} than the run: results could differ. "
-            f"Bring both to the same version, then continue with --auto-resume."
+            f"The node {platform.node()} has other source code below {ROOT / 'src'} than the run, so results could "
+            f"differ. Bring both to the same version, then continue with --auto-resume."
         )
     if not order.on_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -47,7 +47,11 @@ class RayNodes:
 def ray_nodes(nodes: int = 2, cores: int = 2) -> Iterator[RayNodes]:
     """So many nodes of so many cores, and a head. ConfigError where Ray is not installed."""
     check_ray("local")
-    with environment(QUIET), handlers_kept(), tempfile.TemporaryDirectory(prefix="ray-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        environment({**QUIET, "RAY_TMPDIR": folder}),
+        handlers_kept(),
+    ):
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(
@@ -58,7 +62,6 @@ def ray_nodes(nodes: int = 2, cores: int = 2) -> Iterator[RayNodes]:
                 "include_dashboard": False,
                 "object_store_memory": STORE_BYTES,
                 "node_ip_address": LOOPBACK,
-                "temp_dir": folder,
             },
         )
         try:
