@@ -33,6 +33,7 @@ test: $(dev_stamp) $(model_stamp)
 evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m pytest -m long
 	$(bin)/python -m src.runs.kills --kills 40 --seed 1
+	$(bin)/python -m src.runs.kills --kills 9 --seed 1 --ray
 	$(bin)/python -m src.runs.damage --every 16
 	$(bin)/python -m src.canaries.planted --seeds 10
 	$(bin)/python -m src.canaries.martingale --seeds 3
@@ -42,6 +43,8 @@ evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m src.statistics.overfitting_study
 	$(bin)/python -m src.evaluation.forecast_study
 	$(bin)/python -m src.benchmarks clock
+	$(bin)/python -m src.benchmarks ray
+	$(bin)/python -m src.benchmarks cluster
 	$(bin)/python -m src.benchmarks.gpu --device cpu --small
 	$(bin)/python -m tests.market.files.fuzz --cases 10000
 	$(bin)/python -m src.market.files.zone_study

@@ -31,6 +31,7 @@ WITHOUT_VALUE = {
     "mlflow": "none",
     "other_machine": "none",
     "price_per_hour": "none",
+    "ray": "without Ray",
     "stamp": "measured from the bars",
     "timesteps": "10% of production",
     "timezone": "measured from the bars",
@@ -175,6 +176,8 @@ def run_parser(description: str | None, mode: str = "hardware_maximized") -> Run
     key("--learner", choices=("fused", "stock", "population"), help="what trains; population: all members together")
     key("--group", type=int, metavar="N", help="members that train together (population)")
     key("--workers", type=int, metavar="N", help="tasks done at a time, each in a process of its own")
+    what = "Ray does the tasks: on this machine, or on the cluster at HOST:PORT (docs/cluster.md)"
+    key("--ray", nargs="?", const="local", metavar="HOST:PORT", help=what)
     key("--seeds", type=int, metavar="N", help="seeds trained and averaged")
     what = "survival table over these prop-firm rule profiles, or all, from the same trained policies"
     key("--rules", nargs="+", metavar="PROFILE", help=what)

@@ -56,7 +56,7 @@ LAYERS = (
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 # Imported where they are used and nowhere else: each costs seconds, and a run may need none of them.
-ONLY_WHEN_USED = {"transformers", "accelerate", "gguf", "bitsandbytes", "databento_dbn", "mlflow", "optuna"}
+ONLY_WHEN_USED = {"transformers", "accelerate", "gguf", "bitsandbytes", "databento_dbn", "mlflow", "optuna", "ray"}
 
 MAX_LINES, MAX_MEDIAN, MAX_FUNCTION_LINES = 500, 150, 80
 LONGER_FOR_A_REASON = {
@@ -169,7 +169,7 @@ def test_nothing_in_src_imports_a_script() -> None:
 
 
 def test_src_uses_only_what_the_requirements_install() -> None:
-    files = ("requirements.txt", "requirements-dbn.txt", "requirements-mlflow.txt", "requirements-sweep.txt")
+    files = [f"requirements{part}.txt" for part in ("", "-dbn", "-mlflow", "-sweep", "-ray")]
     lines = [line for name in files for line in (ROOT / name).read_text().splitlines()]
     named = [line.partition("==")[0] for line in lines if "==" in line]
     wanted = {name.lower().replace("-", "_") for name in named}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from src.configuration import flat_paths
 from src.errors import UserError
 from src.numba_cache import PROJECT_CACHE
 from src.report.facts import judge_targets
-from src.runs import executors, resources, tracking
+from src.runs import executors, resources, run, tracking
 from src.runs.ledger import Ledger
 from src.runs.phase_targets import phase_targets
 from src.runs.tasks import Task
@@ -143,6 +144,22 @@ def worker_processes(config: TestConfig) -> Seen:
         patch.setattr(executors.Cores, "start", counted)
         seen = whole_run(config)
     return {**seen, "started": len(at_once), "at_once": max(at_once, default=0)}
+
+
+def connected(config: TestConfig) -> Seen:
+    """A run, and what cluster of how many cores it wants; Ray itself is not started."""
+    asked: dict[str, Any] = {"cluster": None, "n": config.hardware.workers}
+
+    def refused(address: str, *, cores: int, **sizes: Any) -> None:
+        asked.update(cluster=address, n=cores)
+        raise UserError("no cluster")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "check_ray", lambda address: None)
+        patch.setattr(run, "Cluster", refused)
+        with suppress(UserError):
+            whole_run(config)
+    return asked
 
 
 def judged(config: TestConfig) -> Seen:
@@ -412,6 +429,7 @@ CASES: Mapping[str, Case] = {
     "hardware.workers": Case(
         2, ("started", "at_once", "report.run.workers"), (*RESULTS, *TRAINED), {"hardware.workers": 1}, worker_processes
     ),
+    "hardware.ray": Case("local", ("cluster",), ("n",), {"hardware.workers": 2}, connected),
     "hardware.memory_limit_gb": Case(0.01, ("outcome",)),
     "hardware.learner": Case(
         "stock", ("report.training.0.learner", "report.training.0.why_learner", "weights.base"), UNTRAINED

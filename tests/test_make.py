@@ -24,6 +24,7 @@ REQUIREMENTS = (
     "requirements-oracle.txt",
     "requirements-mlflow.txt",
     "requirements-sweep.txt",
+    "requirements-ray.txt",
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

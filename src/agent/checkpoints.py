@@ -12,7 +12,16 @@ from typing import Any, Final
 
 import torch
 
-from src.agent.checkpoint_files import Contents, Damage, encode, plain_facts, read_folder, write_folder
+from src.agent.checkpoint_files import (
+    FILE_NAME,
+    MANIFEST,
+    Contents,
+    Damage,
+    encode,
+    plain_facts,
+    read_folder,
+    write_folder,
+)
 from src.errors import UserError
 from src.files import NO_SPACE, sync_folder
 
@@ -100,8 +109,22 @@ class CheckpointStore:
             self._inputs,
             self._machine,
         )
-        files = encode(contents)
         name = _name_of(snapshot.step)
+        self._write(name, encode(contents))
+        if delete_older:
+            self.delete_surplus(snapshot.step)
+        return self.folder / name
+
+    def receive(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Keep a checkpoint that another machine has written, as `save` would. Raises CheckpointError as `save`;
+        ValueError for names that no checkpoint has."""
+        if not NAME.fullmatch(name) or not all(re.fullmatch(FILE_NAME, each) for each in files):
+            raise ValueError(f"{name!r} with the files {sorted(files)} is no checkpoint")
+        last = {MANIFEST: files[MANIFEST]} if MANIFEST in files else {}
+        self._write(name, {each: raw for each, raw in files.items() if each != MANIFEST} | last)
+        self.delete_surplus(_step_of(name))
+
+    def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         try:
             _make_folder(self.folder)
             self._tidy()
@@ -109,9 +132,6 @@ class CheckpointStore:
         except OSError as error:
             raise self._refused(f"checkpoint {name} cannot be written", error) from error
         self._known_intact.add(name)
-        if delete_older:
-            self.delete_surplus(snapshot.step)
-        return self.folder / name
 
     def delete_surplus(self, step: int) -> None:
         """Delete all but the newest `keep_last` intact checkpoints up to `step`, and later ones. Raises

@@ -22,9 +22,15 @@ class Chosen(NamedTuple):
 def choose_learner(hardware: HardwareSettings, environment: EnvironmentSettings, device: torch.device) -> Chosen:
     """The learner of a run's trainings on `device`: the one asked for, else the fastest that can do them.
 
-    Raises ConfigError where `hardware.learner` asks for the population learner and it cannot train these accounts.
+    Raises ConfigError where `hardware.learner` asks for the population learner and it cannot train these accounts, or
+    where Ray is to do the tasks and cannot.
     """
     asked, on_gpu = hardware.learner, device.type == "cuda"
+    if hardware.ray is not None and environment.env_class is not None:
+        raise ConfigError(
+            f"hardware.ray is {hardware.ray}, but environment.env_class names environments of your own, which train in "
+            f"the run's own process. Leave --ray out."
+        )
     if asked in ("fused", "stock") or (asked is None and not on_gpu):
         return Chosen("stock" if on_gpu else asked or "fused")
     why_not = _why_no_population(hardware, environment, device)
@@ -42,6 +48,8 @@ def choose_learner(hardware: HardwareSettings, environment: EnvironmentSettings,
 def _why_no_population(
     hardware: HardwareSettings, environment: EnvironmentSettings, device: torch.device
 ) -> str | None:
+    if hardware.ray is not None:
+        return "hardware.ray makes each member a task of its own"
     if environment.env_class is not None:
         return "environment.env_class names environments of your own, which only run on the CPU"
     if hardware.vec_env != "batched":

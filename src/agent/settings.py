@@ -48,6 +48,10 @@ LEARNERS: tuple[Learner, ...] = get_args(Learner)
 Precision = Literal["float32", "tf32", "bf16"]
 
 
+LOCAL = "local"
+"""As `hardware.ray`: a Ray of this machine's cores, started for the run."""
+
+
 class HardwareSettings(Section):
     """How much of the machine a run uses: section `hardware`."""
 
@@ -74,6 +78,10 @@ class HardwareSettings(Section):
         ge=1,
         le=1024,
         description="tasks done at a time; null: as many as there are free cores, where it is worth it",
+    )
+    ray: str | None = Field(
+        None,
+        description="Ray does the tasks: local starts one for the run, HOST:PORT joins a cluster; null: without Ray",
     )
     memory_limit_gb: float | None = Field(
         None, gt=0, le=1_000_000, description="GB of memory the run may take; null: what is free when it starts"
@@ -103,6 +111,16 @@ class HardwareSettings(Section):
     def update_precision(self, device: str) -> Precision:
         """Of the update's matrix products on a type of device."""
         return self.precision or ("bf16" if self.mixed_precision and device == "cuda" else "float32")
+
+    @field_validator("ray")
+    @classmethod
+    def _is_an_address(cls, text: str | None) -> str | None:
+        if text in (None, LOCAL):
+            return text
+        host, _, port = text.rpartition(":")
+        if not host or "/" in host or not (port.isdecimal() and port.isascii() and 0 < int(port) < 65_536):
+            raise ValueError("write HOST:PORT, such as 10.0.0.5:6379, or local")
+        return text
 
     @field_validator("other_machine")
     @classmethod

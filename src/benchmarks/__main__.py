@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.agent.learner.products import processor_key
-from src.benchmarks import bars, clock_cost, parts, scaling, trials
+from src.benchmarks import bars, clock_cost, cluster_model, parts, ray_overhead, scaling, trials
 from src.console import PlainConsole, uncut
 from src.errors import UserError
 from src.shell import Parser, run_main
@@ -22,9 +22,13 @@ from src.suggestions import did_you_mean
 from src.wording import measured
 
 COLUMNS = 80
-ALONE: Mapping[str, Callable[..., None]] = {"bars": bars.run, "settings": trials.run, "clock": clock_cost.run}
+ALONE: Mapping[str, Callable[..., None]] = {
+    "bars": bars.run, "settings": trials.run, "clock": clock_cost.run, "ray": ray_overhead.run,
+    "cluster": cluster_model.run,
+
+}  # fmt: skip
 """Parts with tables of their own, measured alone: files loaded in processes of their own, other settings against the
-defaults, and the cost of telling the parts of a training's time apart."""
+defaults, the cost of telling the parts of a training's time apart, and of a member on Ray; and a model of clusters."""
 SCALING = "scaling"
 """Speed by size, measured alone too, which has a page of its own."""
 SHORTEST_BLOCK_S, SHORTEST_BLOCK_QUICK_S = 0.05, 0.005

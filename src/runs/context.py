@@ -182,6 +182,8 @@ class RunContext:
         """What the run is predicted to take, once its market is loaded."""
         self.sweep: Mapping[str, Any] | None = None
         """What is known of the sweep whose winner this run trains; None for any other run."""
+        self.cluster: Any = None
+        """The connection to Ray (src/runs/cluster), where tasks are done there."""
         self.phase_times: dict[str, float] = {}
         self.spent_before_s = 0.0
         """What earlier processes of the same run have taken."""

@@ -21,11 +21,12 @@ from src.errors import EnvironmentWorkerError, StopSignal, UserError, WorkerDied
 from src.files import NO_SPACE, read_regular
 from src.runs import executors
 from src.runs.context import RunContext
-from src.runs.executors import Cores, Event
+from src.runs.executors import Cores, Event, Executor
 from src.runs.group_work import train_group
 from src.runs.groups import Groups
 from src.runs.ledger import Ledger, PhaseEntry, TaskEntry, differences
 from src.runs.member_work import gather_rows
+from src.runs.spaced import Spaced
 from src.runs.stopping import Deadline, PhaseTimeout, StopRequest
 from src.runs.tasks import Done, Found, Task, find_task, finish_task
 from src.runs.time_account import WORKED, worked
@@ -59,7 +60,7 @@ class Engine:
         self._workers = workers
         self._group = group
         self._groups = Groups((), 0)
-        self._cores: Cores | None = None
+        self._cores: Executor | None = None
         self._say = context.display.say
         self._root = ledger.path.parent
         self.results: dict[str, Done] = {}
@@ -68,6 +69,7 @@ class Engine:
         """Of tasks that failed for good: what others can do with."""
         self._partial = False
         self._failed_for_good: list[TaskFailedForGood] = []
+        self._gather_soon = Spaced(self.gather_rows)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -220,11 +222,11 @@ class Engine:
         first = tasks[0]
         for task in tasks:
             self._prepare(task)
-        self._ledger.save()
+        self._ledger.save_soon()
         self._context.enter_stage(first.stage)
         title, what = (first.title, first.what) if len(tasks) == 1 else _together(tasks)
         self._context.display.begin(title, what)
-        if first.here or first in self._groups or self._workers == 1:
+        if first.here or first in self._groups or (self._workers == 1 and self._context.cluster is None):
             self._here(tasks, entry, deadline, failed, tries, pending)
         else:
             with self._stop.deferred():
@@ -235,10 +237,17 @@ class Engine:
     def _running(self) -> list[Task]:
         return [] if self._cores is None else self._cores.running
 
-    def _pool(self) -> Cores:
+    def _pool(self) -> Executor:
         if self._cores is None:
-            config = self._context.config
-            self._cores = Cores(self._workers, self._context.markets, config.hardware.stuck_worker_s)
+            config, cluster, markets = self._context.config, self._context.cluster, self._context.markets
+            stuck_s = config.hardware.stuck_worker_s
+            if cluster is None:
+                self._cores = Cores(self._workers, markets, stuck_s)
+            else:
+                from src.runs.cluster.executor import RayTasks
+
+                keep_last = config.checkpoint.keep_last
+                self._cores = RayTasks(cluster, self._workers, markets, stuck_s, self._root, self._say, keep_last)
         return self._cores
 
     def _next(self, pending: Sequence[Task]) -> list[Task]:
@@ -343,11 +352,11 @@ class Engine:
 
     def _reached(self, task: Task, entry: PhaseEntry, timesteps: int) -> None:
         """Note how far a member is, in the plan's order: which of them was quicker is not in the report."""
-        order = [str(each.member) for each in self.all_tasks]
-        entry.timesteps[str(task.member)] = timesteps
-        entry.timesteps = dict(
-            sorted(entry.timesteps.items(), key=lambda of: order.index(of[0]) if of[0] in order else -1)
-        )
+        if (title := str(task.member)) not in entry.timesteps:
+            entry.timesteps[title] = timesteps
+            order = {str(each.member): place for place, each in enumerate(self.all_tasks)}
+            entry.timesteps = dict(sorted(entry.timesteps.items(), key=lambda of: order.get(of[0], -1)))
+        entry.timesteps[title] = timesteps
 
     def _credit(self, task: Task, entry: PhaseEntry) -> None:
         """Note what a finished member says for its phase, whose entry may have been begun again without it."""
@@ -372,7 +381,7 @@ class Engine:
         if task.member is not None:
             self._credit(task, entry)
             self._context.display.ended(task.member.to_dict())
-            self.gather_rows()
+            self._gather_soon()
         self._context.count_time()
 
     def _failed(

@@ -23,7 +23,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -77,6 +77,21 @@ class _Worker:
     stack: Path
     patience: Patience
     heard: float = field(default_factory=time.monotonic)
+
+
+class Executor(Protocol):
+    """Does tasks elsewhere than in the run's own process, several at a time."""
+
+    @property
+    def running(self) -> list[Task]: ...
+
+    def start(self, task: Task, job: Any) -> None: ...
+
+    def wait(self, timeout_s: float) -> Iterator[Event]: ...
+
+    def ask_to_stop(self) -> Iterator[Event]: ...
+
+    def close(self) -> None: ...
 
 
 class Stopped(BaseException):
@@ -281,7 +296,7 @@ def _work(pipe: Connection, work: Any, job: Any, market: Mapped, stack: str, is_
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:
-        watch.send(FAILED, (_portable(error), traceback.format_exc()))
+        watch.send(FAILED, (portable(error), traceback.format_exc()))
 
 
 def _beat(watch: _WatchThere) -> None:
@@ -292,7 +307,7 @@ def _beat(watch: _WatchThere) -> None:
             watch.send(TICK)
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error itself where it can be sent, else one that says the same."""
     try:
         if type(pickle.loads(pickle.dumps(error))) is type(error):

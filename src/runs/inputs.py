@@ -32,6 +32,7 @@ BASE = (
         "hardware.group",
         "hardware.stuck_worker_s",
         "hardware.workers",
+        "hardware.ray",
         "hardware.price_per_hour",
         "hardware.other_machine",
         "training.production_",  # a forecast's

@@ -5,8 +5,9 @@
 A short run of two seeds with a tiny language model goes once to its end, with one worker, and then again and again
 under SIGKILL: at random instants, in the middle of writing a checkpoint, while the model is asked. Killed are its whole
 process group, the run's own process alone, or one worker alone, which the run itself must try again. Each resume takes
-1, 2 or 4 workers. Whenever a killed run has reached its end, every byte of the exports, weights, optimizer, log rows
-and report figures (times aside) are compared.
+1, 2 or 4 workers. With `--ray` the tasks are done on a Ray of several nodes on this machine; then one of its nodes is
+killed instead of a worker, and another takes its place. Whenever a killed run has reached its end, every byte of the
+exports, weights, optimizer, log rows and report figures (times aside) are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ import psutil
 
 from src.agent.settings import LEARNERS
 from src.console import PlainConsole
+from src.runs.cluster.nodes import RayNodes, ray_nodes
 from src.runs.exports import NAMES
 from src.runs.same_report import without_times
 from src.runs.tasks import TASK_NAME
@@ -47,7 +49,7 @@ WORKERS = (1, 2, 4)
 ANY, WRITING, ASKING = "any instant", "writing a checkpoint", "asking the model"
 SHARES: Mapping[str, int] = {ANY: 2, WRITING: 1, ASKING: 1}
 """Shares of the kills by instant. Target the instant furthest below its quota; retry misses."""
-GROUP, PARENT, WORKER = "process group", "parent alone", "worker alone"
+GROUP, PARENT, WORKER, NODE = "process group", "parent alone", "worker alone", "node of Ray"
 VICTIMS: Mapping[str, int] = {GROUP: 1, PARENT: 1, WORKER: 1}
 """Shares of the kills by what is killed."""
 ORPHANS_S = 60.0
@@ -125,9 +127,10 @@ class Outcome:
 def kill_and_compare(
     start: Start, folder: Path, kills: int, *, seed: int = 0, settings: str = SETTINGS, timesteps: int = 4096,
     seeds: int = 1, workers: Sequence[int] = WORKERS, say: Callable[[str], None] = lambda _: None,
+    nodes: RayNodes | None = None,
 ) -> Outcome:  # fmt: skip
     """Kill short runs `kills` times in all and compare every one that reaches its end. Each start takes one of these
-    numbers of workers, the undisturbed run one."""
+    numbers of workers, the undisturbed run one. With `nodes` all but the undisturbed run do their tasks there."""
     rng = random.Random(seed)
     options = ["--timesteps", str(timesteps), "--seeds", str(seeds)]
     whole = _Run(start, folder / "whole", settings, options)
@@ -150,15 +153,13 @@ def kill_and_compare(
     done = 0
     while done < kills:
         outcome.finished_runs += 1
-        killed = _Run(start, folder / f"killed-{outcome.finished_runs}", settings, options)
+        killed = _Run(start, folder / f"killed-{outcome.finished_runs}", settings, options, nodes)
         killed.begin(deal())
         while done < kills:
             aim = _furthest_behind(SHARES, outcome.kills)
             # The model is asked by the run's own process, with no worker at work.
             has_workers = killed.workers > 1 and aim != ASKING
-            victim = _furthest_behind(
-                {kind: share for kind, share in VICTIMS.items() if has_workers or kind != WORKER}, outcome.victims
-            )
+            victim = _furthest_behind(killed.victims(has_workers), outcome.victims)
             wait_s = rng.uniform(0.0, length_s) if aim == ANY else 4.0 * length_s
             # A kill in a training's first checkpoint leaves nothing to resume from, and is sampled first.
             behind = rng.randrange(3) if outcome.went_on else 1
@@ -170,7 +171,7 @@ def kill_and_compare(
             outcome.went_on += killed.is_within_a_training()
             done += 1
             say(f"kill {done}: {hit}, {victim} (of a run with --workers {killed.workers})")
-            if victim != WORKER:
+            if victim in (GROUP, PARENT):
                 killed.resume(deal())
         code = killed.process.wait()
         name = killed.folder.name
@@ -193,8 +194,11 @@ def _furthest_behind(shares: Mapping[str, int], counts: Mapping[str, int]) -> st
 class _Run:
     """One run in a folder of its own, with a store of answers of its own."""
 
-    def __init__(self, start: Start, folder: Path, settings: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, start: Start, folder: Path, settings: str, options: Sequence[str], nodes: RayNodes | None = None
+    ) -> None:
         self._start = start
+        self._nodes = nodes
         self.folder = folder
         self.process: Process
         self.workers = 1
@@ -202,12 +206,19 @@ class _Run:
         self._store = folder / "advice.sqlite3"
         settings = settings.replace("llm: {", f"llm: {{store_path: {self._store}, ")
         (folder / "settings.yaml").write_text(settings, encoding="utf-8")
-        self._options = ["--config", "settings.yaml", *options, "--output-dir", "logs"]
+        on_ray = [] if nodes is None else ["--ray", nodes.address]
+        self._options = ["--config", "settings.yaml", *options, *on_ray, "--output-dir", "logs"]
         self._orphans: list[psutil.Process] = []
 
     def begin(self, workers: int, *more: str) -> None:
         self.workers = workers
         self.process = self._start([*self._options, "--workers", str(workers), *more], self.folder)
+
+    def victims(self, has_workers: bool) -> dict[str, int]:
+        """Shares of what may be killed now."""
+        if self._nodes is not None:
+            return {GROUP: 1, PARENT: 1, NODE: 1}
+        return {kind: share for kind, share in VICTIMS.items() if has_workers or kind != WORKER}
 
     def resume(self, workers: int) -> None:
         self.begin(workers, "--auto-resume")
@@ -225,10 +236,10 @@ class _Run:
         }[aim]
         while self.process.ended() is None:
             if holds() or time.monotonic() >= until:
-                if victim != WORKER:
+                if victim in (GROUP, PARENT):
                     return self._kill_run(victim, aim, holds)
                 being_written = self._being_written(behind)
-                if self._kill_worker(rng):
+                if self._nodes.kill_one(rng) if self._nodes is not None else self._kill_worker(rng):
                     hit = aim == WRITING and any(path.exists() for path in being_written)
                     return WRITING if hit else ANY
             time.sleep(0.0005)
@@ -357,20 +368,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=40, metavar="N", help="kills in all (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants (default 0)")
     parser.add_argument("--mode", choices=(*SCRIPTS, BOTH), default=BOTH, help=f"which runs (default {BOTH})")
+    parser.add_argument("--ray", action="store_true", help="on a Ray of several nodes on this machine")
     parser.add_argument("--learner", choices=LEARNERS, default="fused", help="what trains (default fused)")
     args = parser.parse_args(argv)
     console = PlainConsole()
     settings = SETTINGS.replace("hardware: {", f"hardware: {{learner: {args.learner}, ")
     modes = [*SCRIPTS] if args.mode == BOTH else [args.mode]
     outcome = Outcome()
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder, ray_nodes() if args.ray else nullcontext() as nodes:
         for i, mode in enumerate(modes):
             kills = (args.kills + i) // len(modes)
             console.print(f"{mode}: {kills} kills")
             outcome.add(
                 kill_and_compare(
                     partial(_Started, SCRIPTS[mode]), Path(folder) / mode, kills, seed=args.seed, seeds=2,
-                    say=console.print, settings=settings,
+                    say=console.print, settings=settings, nodes=nodes,
                 )
             )  # fmt: skip
     for counts in (outcome.kills, outcome.victims):

@@ -15,6 +15,7 @@ from src.agent.ppo import Library
 from src.errors import UserError
 from src.files import plain_json, read_regular, write_json
 from src.runs.run_files import FileFacts
+from src.runs.spaced import Spaced
 
 Status = Literal["pending", "running", "done", "failed", "timed_out", "interrupted"]
 
@@ -83,6 +84,9 @@ class Ledger:
         """At most how many members train together, where they do."""
         self.files: dict[str, FileFacts] = {}
         """Files the run has made, by path in its folder."""
+        self.save_soon = Spaced(self.save)
+        """Saves what may be lost if the run is killed: nothing that a resumed run could not find in the tasks' folders.
+        Where saving is slow, not every time."""
 
     @classmethod
     def read(cls, folder: Path, names: tuple[str, ...]) -> Ledger:

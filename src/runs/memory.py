@@ -30,6 +30,8 @@ FIRST_USE_MB = 25
 """What the first training, evaluation and report leave with the process: caches of libraries, logs, the page."""
 SERVER_MB = 345
 """The server that forks workers of tasks, with the libraries and kernels that these share."""
+RAY_MB = 600
+"""Ray's own processes on a machine on which it is started: object store, scheduler, agents, an idle worker."""
 WORKER_MB = 45
 """A worker's own memory before it makes anything."""
 ENV_SERVER_MB = 210
@@ -133,6 +135,8 @@ class RunShape:
     """What each of them adds on the group's device."""
     group_bars: int = 0
     """Of all markets: their tables lie on that device."""
+    on_ray: bool = False
+    """Workers are Ray's: even one is a process of its own, and none shares libraries with another."""
 
     def plans(self) -> tuple[RolloutPlan, RolloutPlan]:
         """Rollouts of base training and fine-tuning. ConfigError where they cannot be planned."""
@@ -179,12 +183,14 @@ def predict(shape: RunShape) -> Prediction:
     here: Parts = {"this process": shape.now_bytes, "libraries and compiled code": shape.to_load_bytes}
     played = {"evaluation": _evaluation_bytes(shape)}
     report = {"first use": FIRST_USE_MB * MB}
-    if shape.workers > 1:
-        shared: Parts = {"server of workers": SERVER_MB * MB, "tables for workers": shape.table_bytes}
+    if shape.workers > 1 or shape.on_ray:
+        server, own = ("Ray", RAY_MB) if shape.on_ray else ("server of workers", SERVER_MB)
+        shared: Parts = {server: own * MB, "tables for workers": shape.table_bytes}
         at_once = min(shape.workers, shape.parallel)
-        each = WORKER_MB * MB + (0.0 if shape.group else sum(training.values()))
+        empty = (WORKER_MB + (SERVER_MB if shape.on_ray else 0)) * MB
+        each = empty + (0.0 if shape.group else sum(training.values()))
         beside = training if shape.group else {f"{at_once} workers": at_once * each}
-        playing = {f"{at_once} workers": at_once * (WORKER_MB * MB + _evaluation_bytes(replace(shape, seeds=1)))}
+        playing = {f"{at_once} workers": at_once * (empty + _evaluation_bytes(replace(shape, seeds=1)))}
     else:
         shared, each, beside, playing = {}, 0.0, training, {}
     stages: dict[Stage, Parts] = {

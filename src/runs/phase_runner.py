@@ -83,9 +83,12 @@ class PhaseRunner:
         self._state.ledger.save()
         began, spent_s = time.perf_counter(), entry.seconds
 
-        def count_time() -> None:
+        def note_time() -> None:
             entry.seconds = spent_s + time.perf_counter() - began
-            self._state.ledger.save()
+
+        def count_time() -> None:
+            note_time()
+            self._state.ledger.save_soon()
 
         self._context.count_time = count_time
         deadline = Deadline(phase.name, phase.settings.timeout if phase.settings is not None else 1e9, spent_s)
@@ -106,7 +109,8 @@ class PhaseRunner:
             raise
         finally:
             self._working_on = None if entry.status == "done" else entry
-            count_time()
+            note_time()
+            self._state.ledger.save()
             self._context.count_time = lambda: None
 
     @contextmanager

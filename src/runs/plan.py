@@ -172,6 +172,8 @@ class Plan:
         """Why no other settings are tried; empty where they are."""
         if self._learner == "population":
             return "members train together, and a trial would train one"
+        if self._config.hardware.ray is not None:
+            return "Ray does the tasks, and a trial here says nothing of its nodes"
         return why_not_tried(self._timesteps, self._config.monitoring.settings_trial_s)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -20,7 +21,7 @@ from src.agent.learner.population import Population
 from src.agent.market import Market
 from src.agent.members import FINE_TUNED
 from src.agent.ppo import global_generators_kept
-from src.agent.settings import Learner
+from src.agent.settings import LOCAL, Learner
 from src.agent.trainer import Trainer
 from src.clean_up import closing
 from src.errors import ConfigError
@@ -82,7 +83,7 @@ def shape_of(
         now_bytes=int(now),
         peak_bytes=int(max(now, context.monitor.get_peak_ram_usage() * GB)),
         to_load_bytes=int(_to_load_bytes()),
-        table_bytes=sum(map(_table_bytes, markets)),
+        table_bytes=sum(map(table_bytes, markets)),
         bars=max((len(market.tables.flags) for market in markets), default=0),
         base_timesteps=config.base_timesteps,
         finetune_timesteps=config.finetune_timesteps,
@@ -106,7 +107,23 @@ def shape_of(
         group=min(config.hardware.group or parallel, parallel) if together else 0,
         group_member_bytes=_member_bytes(context, trainer, markets[0]) if together else 0,
         group_bars=sum(len(market.tables.flags) for market in markets) if together else 0,
+        on_ray=config.hardware.ray == LOCAL,
     )
+
+
+def needs_on_ray(context: RunContext, trainer: Trainer) -> tuple[int, float]:
+    """What one training asks of a node: bytes of memory, and the share of a GPU of this machine's kind."""
+    shape = replace(shape_of(context, trainer, None, 2), on_ray=True)
+    found = memory.predict(shape)
+    if not shape.on_gpu:
+        return int(found.worker_bytes), 0.0
+    _, total = torch.cuda.mem_get_info()
+    return int(found.worker_bytes), gpu_share(found.gpu_bytes, total * trainer.hardware.memory_fraction)
+
+
+def gpu_share(needed_bytes: float, total_bytes: float) -> float:
+    """The share of a GPU that so many of its bytes are, in thousandths, rounded up; a whole one at most."""
+    return min(1.0, math.ceil(1000 * needed_bytes / total_bytes) / 1000)
 
 
 def _member_bytes(context: RunContext, trainer: Trainer, market: Market) -> int:
@@ -127,7 +144,7 @@ def _bytes_of(space: spaces.Space[Any]) -> int:
     return int(np.prod(space.shape or (1,))) * np.dtype(space.dtype).itemsize
 
 
-def _table_bytes(market: Market) -> int:
+def table_bytes(market: Market) -> int:
     """Of the arrays that workers map."""
     parts = (market, market.tables, market.tables.bars, market.tables.sessions)
     arrays = (getattr(part, each.name) for part in parts for each in fields(part))

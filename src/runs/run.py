@@ -16,14 +16,16 @@ from src.agent.learner.products import fastest
 from src.agent.learner_choice import choose_learner
 from src.agent.market import compile_kernel
 from src.agent.members import FINE_TUNED
-from src.agent.settings import Learner
+from src.agent.settings import LOCAL, Learner
 from src.agent.trainer import Trainer
+from src.clean_up import CleanUps
 from src.errors import InterruptedRun, UserError
 from src.machine_limits import free_cores
 from src.outputs import check_writable, output_errors_in_words
 from src.report.console import print_summary
 from src.report.page import write_page
 from src.report.schema import check_report
+from src.runs.cluster.connection import Cluster, check_ray
 from src.runs.context import RunContext
 from src.runs.engine import Engine
 from src.runs.executors import start_server
@@ -33,7 +35,7 @@ from src.runs.ledger import Ledger, PhaseEntry
 from src.runs.phase_runner import Phase, PhaseRunner
 from src.runs.phase_targets import phase_facts
 from src.runs.plan import Plan
-from src.runs.preflight import plan_memory
+from src.runs.preflight import needs_on_ray, plan_memory, table_bytes
 from src.runs.result_files import write_result_files
 from src.runs.results import report_of
 from src.runs.run_plan import RunPlan
@@ -43,6 +45,8 @@ from src.runs.tracking import check_tracker, track
 
 WORTH_WORKERS = 100_000
 """Timesteps of all trainings together from which on worker processes save more than the seconds they take to start."""
+STORE_COPIES, STORE_MORE_BYTES = 2, 512 * 2**20
+"""Room in a local Ray's object store: for the tables, and for what is on its way."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +127,19 @@ class _Process:
     def to_the_end(self, output_dir: Path) -> dict[str, Any]:
         context, state = self._context, self.state
         trainer = context.trainer()
+        if (ray := context.config.hardware.ray) is not None:
+            check_ray(ray)
         chosen = choose_learner(context.config.hardware, trainer.environment, trainer.device)
         earlier = state.earlier_run(output_dir)
         check_writable(output_dir)
         check_tracker(context.config.monitoring)
-        with context.open():
+        with context.open() as stack:
             context.warn_of_settings(trainer, chosen.learner)
             if chosen.words:
                 self._say(chosen.words)
             own_env = context.own_env(trainer)
             began = time.perf_counter()
-            if (workers := self._workers(trainer, chosen.learner)) > 1:
+            if (workers := self._workers(trainer, chosen.learner)) > 1 and ray is None:
                 start_server(context.make_callback.__module__)
             context.load_market(own_env)
             loading_s = time.perf_counter() - began
@@ -141,6 +147,11 @@ class _Process:
             workers = context.memory.workers
             for words in filter(None, (context.memory.words, context.memory.fewer_words)):
                 self._say(words)
+            if ray is not None:
+                context.cluster = self._cluster(ray, trainer, workers, stack)
+                workers = workers if context.cluster.is_local else self._most_on(context.cluster)
+                at_once = f"up to {workers} tasks" if workers > 1 else "one task"
+                self._say(f"{context.cluster.words}; {at_once} at a time")
             plan = RunPlan(context, trainer, own_env, chosen.learner)
             plan.means.workers = workers
             earlier = earlier or state.unfinished_run(output_dir, lambda found: self._engine(plan, found, 1))
@@ -206,6 +217,8 @@ class _Process:
     def _workers(self, trainer: Trainer, learner: Learner) -> int:
         """How many tasks to do at a time: as asked for, else as many as there are free cores, where it is worth it."""
         config = self._context.config
+        if config.hardware.ray is not None:  # of a cluster's cores not one need be of this machine
+            return config.hardware.workers or free_cores() if config.hardware.ray == LOCAL else 1
         if trainer.device.type != "cpu" or config.environment.env_class is not None:
             return 1  # on a GPU members share one device; environments of a user's own are workers themselves
         if config.hardware.workers is not None:
@@ -217,6 +230,20 @@ class _Process:
         if members * (base.actual + len(FINE_TUNED) * finetune.actual) < WORTH_WORKERS:
             return 1
         return min(free_cores(), members * len(FINE_TUNED))
+
+    def _cluster(self, address: str, trainer: Trainer, workers: int, stack: CleanUps) -> Cluster:
+        """The connection to Ray, until the run ends. ConfigError where there is none."""
+        context = self._context
+        task_bytes, gpu_share = needs_on_ray(context, trainer)
+        tables = sum(map(table_bytes, context.markets.values()))
+        room = STORE_COPIES * tables + STORE_MORE_BYTES
+        cluster = Cluster(address, cores=workers, store_bytes=room, task_bytes=task_bytes, gpu_share=gpu_share)
+        stack.call(cluster.close)
+        return cluster
+
+    def _most_on(self, cluster: Cluster) -> int:
+        """How many tasks to hand to a cluster at a time: as asked for, else one for each of its cores now."""
+        return self._context.config.hardware.workers or max(1, cluster.cores)
 
     def _phases(self, phases: Sequence[Phase], engine: Engine, workers: int) -> dict[str, Any] | None:
         """Do what is not done; a report where the run is to stop after a phase."""
@@ -237,7 +264,7 @@ class _Process:
                 with context.phase("compile", "the account kernel: slow on a machine's first run only"):
                     compile_kernel(context.market)
                 compiled = True
-                if workers > 1:
+                if workers > 1 and context.cluster is None:
                     self._say(f"up to {workers} tasks at a time, each in a process of its own")
             try:
                 self._runner.run(phase)

@@ -32,7 +32,7 @@ CHANGES_NO_RESULT = {
     ),
     "how long it may take, what it may use": (
         "phase1.", "phase2.", "phase3.", "hardware.memory_fraction", "hardware.optimize_memory", "llm.llm_threads",
-        "hardware.stuck_worker_s", "hardware.workers", "hardware.memory_limit_gb",
+        "hardware.stuck_worker_s", "hardware.workers", "hardware.memory_limit_gb", "hardware.ray",
     ),
     "which tasks there are, and an input of its own": ("evidence.seeds", "evidence.walk_forward", "evidence.rules"),
     "what a report concludes from what was made": (
