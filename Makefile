@@ -16,7 +16,7 @@ pip := PIP_DISABLE_PIP_VERSION_CHECK=1 $(bin)/python -m pip install --quiet
 hash_of = $(shell cat $(1) | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 run_stamp := $(venv)/.requirements-$(call hash_of,requirements.txt)
 model_stamp := $(venv)/.requirements-model-$(call hash_of,requirements.txt requirements-model.txt)
-dev_stamp := $(venv)/.requirements-dev-$(call hash_of,$(sort $(wildcard requirements*.txt)))
+dev_stamp := $(venv)/.requirements-dev-$(call hash_of,$(filter-out requirements-model.txt,$(sort $(wildcard requirements*.txt))))
 
 .PHONY: run test evidence clean
 .DELETE_ON_ERROR:
