@@ -46,7 +46,7 @@ def masked(text: str) -> str:
     for said, masks in DEPENDS_ON_FIGURES:
         text = re.sub(said, masks, text, flags=re.DOTALL)
     heads = "Training|Checkpoints|Speed|Leaks|Production|Energy|Evidence|Learning|Still learning|LLM \\("
-    heads += "|Advice|Simulated|Rules in conflict|Survival"
+    heads += "|Advice|Automation|Simulated|Rules in conflict|Survival"
     text = re.sub(rf" ({heads})(?!\?)", r"\n\1", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 

@@ -96,6 +96,9 @@ def _print_markets(console: Console, markets: Markets) -> None:
         if report.arms:
             console.print()
             console.print(_arms_table(report.arms, f"{symbol}: sealed sessions, after costs"))
+        if report.survival is not None:
+            console.print()
+            console.print(survival_table(report.survival, f"{symbol}: "))
 
 
 def _markets_table(markets: Markets) -> Table:
@@ -186,11 +189,11 @@ def _arms_table(arms: Mapping[str, Arm], title: str = "Sealed sessions, after co
     return uncut(table)
 
 
-def survival_table(survival: Survival) -> Table:
+def survival_table(survival: Survival, market: str = "") -> Table:
     """A rule profile a row, best first; the page has every arm, causes and intervals of breaches."""
     rows = [(row, arm) for row in survival.rows if (arm := shown_arm(row)) is not None]
     name = next((name for row in survival.rows for name, arm in row.arms.items() if arm is shown_arm(row)), "")
-    title = f"Rule profiles: {name} on {survival.sessions} sealed sessions, simulated rule check"
+    title = f"{market}Rule profiles: {name} on {survival.sessions} sealed sessions, simulated rule check"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("profile")
     table.add_column("bots")

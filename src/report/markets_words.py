@@ -14,6 +14,7 @@ from src.report.conclusions import judged, too_little
 from src.report.model.arms import Contrast
 from src.report.model.report import Answer, Mark, Markets, Overall, Report, RunReport
 from src.report.production_words import cost_lines, time_words
+from src.report.survival_words import automation_lines
 from src.wording import duration, plain, signed_usd
 
 
@@ -95,8 +96,9 @@ def _llm(markets: Markets) -> tuple[Mark, str]:
 
 
 def verdict_of_markets(report: RunReport, markets: Markets) -> list[str]:
-    """One sentence per finding: time, leaks, production, evidence, the LLM over all markets and in each, ranks."""
-    lines = [_took(report, markets)]
+    """One sentence per finding: automation (markets share the rules), time, leaks, production, evidence, the LLM over
+    all markets and in each, ranks."""
+    lines = [*automation_lines(next(iter(markets.reports.values()))), _took(report, markets)]
     if (leak := report.look_ahead) is not None:
         said = f"none found by these checks: {leak.compared}" if leak.passed else f"LEAK FOUND: {leak.found}"
         lines.append(f"Leaks: {said}.")

@@ -118,6 +118,7 @@ def test_where_the_advice_helps_is_said_by_market_and_over_all_by_the_pooled_con
     pooled = contrast(report, "hybrid_placebo").pooled
     assert (pooled.role, pooled.holm_p_value) == ("primary", None)
     assert pooled.low_usd < 0 < pooled.high_usd
+    assert report.verdict[0].startswith("Automation: BANNED under apex_50k_eod_2026_03")
     said = " ".join(report.verdict)
     assert "hybrid - hybrid_placebo, pooled, pre-registered: no difference shown" in said
     assert "adjusted over 4 markets: helps in NQ; hurts in RTY; no evidence either way in ES, YM" in said

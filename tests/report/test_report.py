@@ -19,11 +19,13 @@ from rich.console import Console
 
 from src.evaluation.playing import ArmResult
 from src.evaluation.summaries import arm_summary
-from src.report.console import print_summary
+from src.report.console import print_summary, survival_table
 from src.report.facts import MET, MISSED, NOT_APPLICABLE, is_passed, judge_targets, main, versions
+from src.report.model.accounts import Survival
 from src.report.quality_words import quality_lines
 from src.report.targets import TARGETS, ValidationSettings
 from src.runs import results
+from src.trading.rules import chosen_profiles
 from tests.report.page_report import full_report, typed
 from tests.small_runs import finished
 from tests.tiny_runs import tiny_config, whole_run
@@ -218,6 +220,18 @@ def test_versions_name_every_library_a_result_depends_on() -> None:
     ):
         assert found[name]
     assert "not installed" not in found.values()
+
+
+def test_every_shipped_rule_profile_has_a_line_of_eighty_columns() -> None:
+    survival = copy.deepcopy(full_report(12, 2)["survival"])
+    widest, names = survival["rows"][0], [rules.name for rules in chosen_profiles(["all"])]
+    widest["arms"]["hybrid"] |= {"passed_frac": 1.0, "passed_low_frac": 0.8, "passed_high_frac": 1.0}
+    survival["rows"] = [{**widest, "profile": name, "automation": "restricted"} for name in names]
+    console = Console(file=StringIO(), width=80)
+    console.print(survival_table(Survival.model_validate(survival)))
+    lines = console.file.getvalue().splitlines()
+    figures = ["restricted", "100%", "80%-100%", "50%"]
+    assert [line.split()[:5] for line in lines[2:]] == [[name, *figures] for name in names]
 
 
 @pytest.mark.parametrize("width", [40, 80])

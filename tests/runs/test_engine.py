@@ -229,6 +229,18 @@ def test_more_seeds_train_only_the_new_one(pipelines: Pipelines, whole: dict[str
     assert differing(whole["pipeline"], home) == []
 
 
+def test_rule_profiles_added_to_a_finished_run_train_nothing(pipelines: Pipelines, whole: dict[str, Path]) -> None:
+    home = pipelines.new_home(whole["pipeline"])
+    members = trained_of(home)
+    ended = pipelines.resume(home, {**TWO_SEEDS, "evidence.rules": ["topstep_50k_2026_11", "none"]})
+    assert ended.error is None, ended.why
+    assert trained_of(home) == members
+    assert not list((run_of(home) / "tasks").rglob("*.before-1")), "no other task is done again"
+    rows = json.loads((run_of(home) / "report.json").read_text())["survival"]["rows"]
+    assert [row["profile"] for row in rows] == ["topstep_50k_2026_11", "none"]
+    assert [row["reason"].split()[-1] for row in rows] == ["10)", "pass"], "too few sealed sessions, and no target"
+
+
 def test_another_first_seed_does_not_begin_in_a_run_under_way(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
     with in_step("rl_only", 8, crash):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from src import splitmix
 from src.trading import kernel
 from src.trading.accounts import AccountBlock
-from src.trading.layout import NO_THRESHOLD_CENTS, TRAIL_END_OF_DAY, TRAIL_LIVE, TRAIL_NONE
+from src.trading.layout import NO_THRESHOLD_CENTS, TRAIL_END_OF_DAY, TRAIL_LIVE, TRAIL_NONE, TRAIL_STATIC
 from src.trading.tape import Tape
 from tests.trading.worlds import LIVE_RULES, make_params, make_tape
 
@@ -100,7 +100,7 @@ def test_draws_do_not_depend_on_who_stands_beside(seeds: list[int], data: st.Dat
 
 rules = st.fixed_dictionaries(
     {
-        "trail_mode": st.sampled_from([TRAIL_LIVE, TRAIL_END_OF_DAY]),
+        "trail_mode": st.sampled_from([TRAIL_LIVE, TRAIL_END_OF_DAY, TRAIL_STATIC]),
         "trail_cents": st.integers(1, 400_000),
         "lock_mode": st.integers(0, 1),
         # The least that a profile may name: where the threshold of a new account stands.
@@ -119,16 +119,19 @@ def test_every_account_lies_within_the_stated_bounds(chosen: dict[str, Any], see
     balance, peak, threshold = (begun[name] for name in ("cash_cents", "peak_cents", "threshold_cents"))
     trail, target, days = chosen["trail_cents"], chosen["target_cents"], chosen["expiry_days"]
     assert ((peak >= START) & (peak <= START + target)).all()
-    expected = peak - trail
-    if chosen["lock_mode"]:
+    is_static = chosen["trail_mode"] == TRAIL_STATIC
+    expected = np.full_like(peak, START - trail) if is_static else peak - trail
+    if chosen["lock_mode"] and not is_static:
         expected = np.minimum(expected, chosen["lock_cents"])
     assert np.array_equal(threshold, expected)
     assert (threshold < balance).all()
     assert (balance <= peak).all()
-    least = np.minimum(peak, threshold + int(chosen["min_buffer_frac"] * trail))
+    # A threshold that never moves leaves an account with a profit more than the trailing amount.
+    widest = peak - threshold if is_static else np.full_like(peak, trail)
+    least = np.minimum(peak, threshold + (chosen["min_buffer_frac"] * widest).astype(np.int64))
     assert (balance >= least).all()
     fresh = (peak == START) & (balance == START)
-    assert (fresh | (balance <= threshold + trail)).all()
+    assert (fresh | (balance <= threshold + widest)).all()
     left = begun["days_left"]
     assert ((left >= min(1, days)) & (left <= days)).all()
     assert np.array_equal(begun["day_start_cents"], balance)

@@ -30,6 +30,7 @@ def section(report: Report, arrays: Arrays) -> Section:
     tried = [(row, name, arm) for row in survival.rows for name, arm in row.arms.items()]
     blocks: list[Any] = [Text(words), Bullets([given(line) for line in survival_lines(survival)])]
     blocks.append(Table("Simulated attempts by rule profile", _columns(), tried))
+    blocks.append(Table("What ended the attempts that did not pass", _ending_columns(), tried))
     if any(arm.payout is not None for _, _, arm in tried):
         funded = [(row, name, arm) for row, name, arm in tried if arm.payout is not None]
         blocks.append(Table("First payout of the funded account", _payout_columns(), funded))
@@ -45,20 +46,32 @@ def _contracts(contracts: int) -> str:
 
 def _columns() -> list[Column[Row]]:
     return [
-        Column(term("rule_profile", "profile"), lambda r: given(r[0].profile), numeric=False),
-        Column(term("arm", "arm"), lambda r: given(r[1]), numeric=False),
-        Column("account", lambda r: size_words(r[0]), numeric=False),
-        Column(term("automation", "automation"), lambda r: r[0].automation or NOTHING, numeric=False),
+        *_names(),
         Column(term("p_pass", "P(pass)"), lambda r: percent(r[2].passed_frac)),
         Column(term("pass_interval", "95% CI"), lambda r: _between(r[2].passed_low_frac, r[2].passed_high_frac)),
+        Column(term("automation", "automation"), lambda r: r[0].automation or NOTHING, numeric=False),
         Column(term("p_breach", "P(breach)"), lambda r: percent(r[2].breached_frac)),
         Column("95% CI", lambda r: _between(r[2].breached_low_frac, r[2].breached_high_frac)),
-        Column("by drawdown", lambda r: percent(r[2].breached_by.get("drawdown"))),
-        Column("by daily limit", lambda r: percent(r[2].breached_by.get("daily limit") or None)),
-        Column(term("p_expired", "P(expired)"), lambda r: percent(r[2].expired_frac)),
         Column(term("days_to_pass", "median days"), lambda r: _days(r[2].days_to_pass)),
+    ]
+
+
+def _ending_columns() -> list[Column[Row]]:
+    return [
+        *_names(),
+        Column("account", lambda r: size_words(r[0]), numeric=False),
+        Column("drawdown", lambda r: percent(r[2].breached_by.get("drawdown"))),
+        Column("daily limit", lambda r: percent(r[2].breached_by.get("daily limit") or None)),
+        Column(term("p_expired", "P(expired)"), lambda r: percent(r[2].expired_frac)),
         Column(term("attempt", "attempts"), lambda r: plain(r[2].attempts)),
         Column("note", lambda r: given(r[2].session_reason) if r[2].session_reason else NOTHING, numeric=False),
+    ]
+
+
+def _names() -> list[Column[Row]]:
+    return [
+        Column(term("rule_profile", "profile"), lambda r: given(r[0].profile), numeric=False),
+        Column(term("arm", "arm"), lambda r: given(r[1]), numeric=False),
     ]
 
 
@@ -68,8 +81,7 @@ def _payout_columns() -> list[Column[Row]]:
         return row[2].payout
 
     return [
-        Column(term("rule_profile", "profile"), lambda r: given(r[0].profile), numeric=False),
-        Column(term("arm", "arm"), lambda r: given(r[1]), numeric=False),
+        *_names(),
         Column(term("first_payout", "P(first payout)"), lambda r: percent(paid(r).first_frac)),
         Column("95% CI", lambda r: _between(paid(r).first_low_frac, paid(r).first_high_frac)),
         Column("once funded", lambda r: percent(paid(r).funded_frac)),
