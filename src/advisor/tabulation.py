@@ -165,11 +165,7 @@ def tabulate_stored(
     raw = np.array([answers[s] for s in situations.tolist()], np.float32).reshape(-1, N_ACTIONS)
     table, alike = _table(advisor, situations, raw, calibrate)
     mass, abstained = label_mass(raw), int(incomplete(raw).sum())
-    manner = asking.manner()
-    if abstained:
-        asking.say_labels_are_missing(abstained, len(raw))
-    if alike:
-        asking.say_undecided(alike, len(raw))
+    asking.say_what_abstains(abstained, alike, len(raw))
     if mass is not None and mass < LABEL_MASS_FLOOR:
         asking.say_little_falls_on_the_labels(mass)
     record = TabulationRecord(
@@ -192,7 +188,7 @@ def tabulate_stored(
         no_answer=int(without_answer(raw, situations).sum()),
         undecided=alike,
         first_choice=first_choices(raw, situations),
-        manner=None if manner is None else asdict(manner),
+        manner=asking.manner(),
         scoring=asking.scoring,
     )
     return table, record
@@ -248,15 +244,15 @@ class _Asking:
         self._single: SingleAsking | None = None
         self._told: Mapping[str, Any] = {}
 
-    def manner(self) -> Manner | None:
-        """How the model is asked: from the model where it was loaded, and from then on from the store."""
+    def manner(self) -> dict[str, Any] | None:
+        """How the model is asked (`Manner`): from the model where it was loaded, and from then on from the store."""
         if (known := getattr(self._advisor, "manner", None)) is not None:
-            return known  # type: ignore[no-any-return]
+            return asdict(known)
         key = manner_key(self._advisor.identity)
         if kept := self._store.fingerprints(key):
-            return Manner.from_json(kept[0])
+            return asdict(Manner.from_json(kept[0]))
         find = getattr(self._scorer, "manner", None)
-        return None if find is None else Manner.from_json(self._store.add_fingerprint(key, 0, find().to_json()))
+        return None if find is None else asdict(Manner.from_json(self._store.add_fingerprint(key, 0, find().to_json())))
 
     @property
     def speed(self) -> float | None:
@@ -441,16 +437,14 @@ class _Asking:
             f"{LABEL_MASS_FLOOR:.0%}): it would usually say something else, so its ranking of the labels means little"
         )
 
-    def say_labels_are_missing(self, abstained: int, n: int) -> None:
-        """The line about answers that are not whole."""
-        self._say(
-            f"{self._advisor.name} did not tell the log-probability of every label in {abstained:,} of {n:,} "
-            f"situations: the advice abstains there"
-        )
-
-    def say_undecided(self, alike: int, n: int) -> None:
-        """The line about answers that prefer nothing."""
-        self._say(f"{self._advisor.name} prefers no label in {alike:,} of {n:,} situations: the advice abstains there")
+    def say_what_abstains(self, abstained: int, alike: int, n: int) -> None:
+        """The lines about answers that are not whole, and those that prefer nothing."""
+        for what, count in (
+            ("did not tell the log-probability of every label", abstained),
+            ("prefers no label", alike),
+        ):
+            if count:
+                self._say(f"{self._advisor.name} {what} in {count:,} of {n:,} situations: the advice abstains there")
 
     def say_nothing_was_asked(self, count_k: int, rounds: list[Round]) -> None:
         """The line of a run that found everything in the store."""

@@ -39,7 +39,7 @@ def knowledge_lines(knowledge: Knowledge) -> list[str]:
     lines = [f"Model's knowledge: {said}{source}."]
     if knowledge.before is not None and knowledge.after is not None:
         lines.append(
-            f"Skill of the advice {knowledge.horizon} bars ahead (hit rate less chance): {_skill(knowledge.before)} "
+            f"Skill of the advice {knowledge.horizon} bars ahead (hit rate less chance, points): {_skill(knowledge.before)} "
             f"before the cutoff, {_skill(knowledge.after)} after it{_difference(knowledge)}."
         )
     return lines
@@ -55,7 +55,8 @@ def _skill(side: Skill) -> str:
 
 
 def _points(frac: float) -> str:
-    return f"{signed(100.0 * frac, 1)}%"
+    """In percentage points."""
+    return signed(100.0 * frac, 1)
 
 
 def _difference(knowledge: Knowledge) -> str:

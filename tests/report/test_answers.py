@@ -33,6 +33,7 @@ def report_of(**changes: Any) -> dict[str, Any]:
             contrast["mean_usd"] *= -1
     values = {
         "statistics__sample_size": ENOUGH, "statistics__contrasts": list(made.values()), "pass_simulation": NO_ADVICE,
+        "edge__cause": "learns nothing",
     }  # fmt: skip
     return changed(**{**values, **changes})
 
@@ -60,6 +61,16 @@ def test_there_are_five_in_the_order_of_the_questions() -> None:
         ({"contrasts": {"learning": WORSE}}, FAIL, "No: $170/session worse than random trading."),
         ({"contrasts": {"learning": OPEN}}, UNKNOWN, "No edge over random trading in 50 sealed sessions."),
         ({"contrasts": {"learning": BETTER, "holm": 0.06}}, UNKNOWN, "No edge over random trading in 50"),
+        (
+            {"contrasts": {"learning": OPEN}, "edge__cause": "loses to costs"},
+            UNKNOWN,
+            "It learns, but loses to costs: ",
+        ),
+        (
+            {"contrasts": {"learning": BETTER}, "edge__cause": "saves costs"},
+            UNKNOWN,
+            "Beats random by $170/session, by saving costs: no edge before them.",
+        ),
         ({"training": [training(timesteps=256)]}, UNKNOWN, "Not measured: 256 of 50,000 timesteps trained."),
         ({"statistics__sample_size": FEW}, UNKNOWN, "Not measured: only 2 sealed sessions."),
     ],
