@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -132,7 +133,7 @@ def test_all_charts_are_drawn_for_print_in_the_light_colours(tab: Browser, pages
     # Dates below a chart do not run into each other.
     labels = sorted(printed["labels"])
     assert len(labels) > 3
-    assert all(right < left for (_, right), (left, _) in zip(labels, labels[1:], strict=False))
+    assert all(right < left for (_, right), (left, _) in itertools.pairwise(labels))
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
     # And afterwards all is as it was.
     tab.until("document.querySelector('#equity-chart').dataset.drawn > 700")
