@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from importlib import util
@@ -103,6 +104,7 @@ def test_a_store_gets_the_whole_run_once_and_offline(tmp_path: Path, asked: list
     track(config, folder, said.append)
     track(config, folder, said.append)
     assert asked == []
+    assert {name: os.environ.get(name) for name in OFFLINE} == OFFLINE  # under a test MLflow asks nobody anyway
     assert str(store) in said[0]
     (run,) = runs_in(store)
     assert run.info.run_name == run.data.tags[RUN_TAG] == folder.name
