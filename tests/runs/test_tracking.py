@@ -140,6 +140,7 @@ def test_a_resumed_run_makes_its_tables_again_and_is_not_tracked_twice(pipelines
     ended = pipelines.run(home, changes)
     assert ended.why == ""
     tables = {path.name: path.read_bytes() for path in (ended.folder / "exports").iterdir()}
+    assert f"Tables: {ended.folder / 'exports'}\n" in ended.said
     assert sorted(tables) == ["daily_returns.csv", "equity.csv", "sessions.csv", "trades.csv"]
     sessions = pd.read_csv(ended.folder / "exports/sessions.csv")
     for arm, figures in ended.report["arms"].items():
