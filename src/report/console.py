@@ -79,6 +79,8 @@ def print_summary(console: Console, report: RunReport, folder: Path) -> None:
         if target.required and target.remedy is not None:
             console.print(Text(f"{name}: {target.remedy}."))
     console.print(Text(f"Figures: {folder / run_names.REPORT}"), soft_wrap=True)
+    if (folder / run_names.EXPORTS).is_dir():
+        console.print(Text(f"Tables: {folder / run_names.EXPORTS}"), soft_wrap=True)
     console.print(Text(f"Report: {folder / run_names.PAGE}"), soft_wrap=True)
 
 

@@ -35,6 +35,7 @@ import psutil
 
 from src.agent.settings import LEARNERS
 from src.console import PlainConsole
+from src.run_names import EXPORTS
 from src.runs.cluster.nodes import RayNodes, ray_nodes
 from src.runs.exports import NAMES
 from src.runs.same_report import without_times
@@ -339,6 +340,8 @@ def results_of(folder: Path) -> dict[str, str]:
                 found |= {f"{name} {member}": _digest(archive.read(member)) for member in archive.namelist()}
         else:
             found[name] = _digest((run / name).read_bytes())
+    for table in sorted((run / EXPORTS).glob("*")):
+        found[f"{EXPORTS} {table.name}"] = _digest(table.read_bytes())
     for newest in map(max, _checkpoints(run)):
         for part in sorted(newest.glob("*.safetensors")):
             if part.name == "log.safetensors":  # rows with their times: compared below, without

@@ -18,11 +18,11 @@ from src.evaluation.seeds import SeededResults
 from src.evaluation.settings import TableFormat
 from src.evaluation.trade_list import load_trades
 from src.files import kind_of, read_regular, write_atomically
+from src.run_names import EXPORTS
 from src.runs.evaluations import TRADES_NAME
 from src.runs.plan import Plan
 from src.runs.tasks import Results
 
-FOLDER = "exports"
 MOST_ROWS, MOST_COLUMNS = 1_048_576, 16_384
 """What a sheet of Excel or LibreOffice holds, the heading included."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -42,12 +42,12 @@ def write_result_files(
         return []
     names, left_out = [], [f"{of.symbol} {arm}" for of, arm in _dropped(plans, results, of_markets)]
     if left_out:
-        say(f"{FOLDER}: too many trades for one file: those of {', '.join(left_out)} are left out")
+        say(f"{EXPORTS}: too many trades for one file: those of {', '.join(left_out)} are left out")
     for name, table in result_tables(of_markets).items():
         for kind in formats_of(table, formats):
             if kind not in formats:
-                say(f"{FOLDER}: {name} is larger than a spreadsheet may be: it is written as {kind} only")
-            file = f"{FOLDER}/{name}.{kind}"
+                say(f"{EXPORTS}: {name} is larger than a spreadsheet may be: it is written as {kind} only")
+            file = f"{EXPORTS}/{name}.{kind}"
             _write(folder / file, csv_bytes(table) if kind == "csv" else parquet_bytes(table))
             names.append(file)
     return names

@@ -71,7 +71,7 @@ def track(config: Configuration, folder: Path, say: Callable[[str], None]) -> No
             f"MLflow cannot write the run into {store} ({' '.join(str(error).split())[:300]}). The run itself is "
             f"complete in {folder}; name another folder in monitoring.mlflow and resume it."
         ) from error
-    say(f"MLflow: the run is in {store} (mlflow ui --backend-store-uri {store.resolve().as_uri()})")
+    say(f"MLflow: the run is in {store}")
 
 
 def _is_there(client: Any, experiment: str, folder: Path) -> bool:
@@ -96,8 +96,8 @@ def _write(client: Any, experiment: str, config: Configuration, folder: Path) ->
         client.log_batch(run, metrics=metrics[first : first + BATCH])
     for name in ARTIFACTS:
         client.log_artifact(run, str(folder / name))
-    if (folder / "exports").is_dir():
-        client.log_artifacts(run, str(folder / "exports"), "exports")
+    if (folder / run_names.EXPORTS).is_dir():
+        client.log_artifacts(run, str(folder / run_names.EXPORTS), run_names.EXPORTS)
     client.set_tag(run, "judgement", (report.get("overall") or {}).get("judgement", ""))
     client.set_terminated(run, "FINISHED")
 

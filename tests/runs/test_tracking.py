@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from importlib import util
@@ -103,6 +104,7 @@ def test_a_store_gets_the_whole_run_once_and_offline(tmp_path: Path, asked: list
     track(config, folder, said.append)
     track(config, folder, said.append)
     assert asked == []
+    assert {name: os.environ.get(name) for name in OFFLINE} == OFFLINE  # under a test MLflow asks nobody anyway
     assert str(store) in said[0]
     (run,) = runs_in(store)
     assert run.info.run_name == run.data.tags[RUN_TAG] == folder.name
@@ -138,6 +140,7 @@ def test_a_resumed_run_makes_its_tables_again_and_is_not_tracked_twice(pipelines
     ended = pipelines.run(home, changes)
     assert ended.why == ""
     tables = {path.name: path.read_bytes() for path in (ended.folder / "exports").iterdir()}
+    assert f"Tables: {ended.folder / 'exports'}\n" in ended.said
     assert sorted(tables) == ["daily_returns.csv", "equity.csv", "sessions.csv", "trades.csv"]
     sessions = pd.read_csv(ended.folder / "exports/sessions.csv")
     for arm, figures in ended.report["arms"].items():

@@ -180,17 +180,25 @@
   });
 
   let opened = [];
+  let plain = []; // a heading that is repeated on the next page loses its buttons
   addEventListener("beforeprint", () => {
     printing = true;
     root.classList.add("printing");
     opened = [...document.querySelectorAll("main details:not([open])")];
     for (const details of opened) details.open = true;
+    plain = [...document.querySelectorAll("thead .term")].map((term) => {
+      const words = document.createElement("span");
+      words.textContent = term.textContent;
+      term.replaceWith(words);
+      return [words, term];
+    });
     slots.forEach(draw);
   });
   addEventListener("afterprint", () => {
     printing = false;
     root.classList.remove("printing");
     for (const details of opened) details.open = false;
+    for (const [words, term] of plain) words.replaceWith(term);
     slots.forEach(draw);
   });
 

@@ -224,7 +224,7 @@ def _coverage_map(
         "colorbar": _SCALE,
     }
     layout: dict[str, Any] = {
-        "xaxis": {"type": "category", "showgrid": False, "nticks": 12, "tickangle": 0},
+        "xaxis": {"type": "category", "showgrid": False, "nticks": 8, "tickangle": 0},
         "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False, "nticks": 12},
         "hovermode": "closest",
         "margin": {"l": 60, "r": 22, "t": 44, "b": 46},
