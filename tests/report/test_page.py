@@ -110,8 +110,8 @@ def sections_of(page: PageReader) -> list[str]:
 
 def test_the_sections_come_in_order_with_the_verdict_first() -> None:
     wanted = (
-        "verdict equity contrast arms trades learning time machine advice pass reliance quality provenance targets "
-        "glossary"
+        "verdict sweep equity contrast arms trades learning time machine advice pass reliance quality provenance "
+        "targets glossary"
     )
     assert sections_of(read_full()) == wanted.split()
     links = [attributes["href"] for attributes, _ in read_full().of("a") if "class" not in attributes]
