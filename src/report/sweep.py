@@ -67,6 +67,7 @@ def sweep_lines(sweep: Sweep) -> list[str]:
         lines.append(
             f"Probability of backtest overfitting: {percent(found.probability)}. In that share of {found.splits:,} "
             f"splits the best setting of one half of the sessions is below the median setting on the other half."
+            + (" Stopped settings count as they were then, which makes it smaller." if stopped else "")
         )
     lines.append(_deflated_line(sweep))
     return lines + ([] if sweep.shrinkage is None else _shrinkage_lines(sweep))

@@ -146,8 +146,9 @@ def train_member(job: MemberJob, market: Market | None, watch: Watch) -> dict[st
 
 def own_market(job: MemberJob, market: Market | None) -> Market | None:
     """The market with the sessions of the job's own split, and its own constants of an account."""
-    own = {name: value for name, value in (("split", job.split), ("params", job.params)) if value is not None}
-    return market if market is None or not own else replace(market, **own)
+    if market is None or (job.split is None and job.params is None):
+        return market
+    return replace(market, split=job.split or market.split, params=market.params if job.params is None else job.params)
 
 
 def sessions_drawn(job: MemberJob, env: VecEnv, market: Market | None) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Space:
         self._file = file
         self.name = name
         seeds = {"evidence": {"seeds": file.seeds, "walk_forward": 0}}
-        self.base = build_config(base.test_mode.mode, base.to_dict(), seeds, source=name)
+        self.base: Configuration = build_config(base.test_mode.mode, base.to_dict(), seeds, source=name)
         self.dimensions = [self._dimension(key, values) for key, values in file.space.items()]
         self._check_overlaps()
         for dimension in self.dimensions:

@@ -72,10 +72,52 @@ def full_report(
         "reliance": _reliance(),
         "still_learning": _still_learning(max(n_sessions // 2, 1), n_seeds),
         "edge": _edge(nets, n_sessions),
+        "sweep": sweep(max(n_sessions // 2, 1)),
         "sessions": [_session(rng, dates[-1 - i], bars_a_session) for i in range(n_charted)],
         "learning": {"curves": _curves(rng, n_seeds, n_records)},
         "time": times(),
     }
+
+
+def sweep(n_validation: int, n_settings: int = 12) -> dict[str, Any]:
+    """A sweep of random settings, most of them stopped before the end."""
+    net = _cents(np.random.default_rng(7).normal(150.0, 900.0, (1, n_validation)))[0]
+    return {
+        "method": "random",
+        "arm": "hybrid",
+        "seeds": [0],
+        "keep_frac": 0.5,
+        "repeated": 0,
+        "sessions": n_validation,
+        "space": {"training.learning_rate": "0.0001 to 0.003, log", "environment.stop_atr": "1, 1.5, 2"},
+        "settings": [
+            {
+                "number": number,
+                "values": {"training.learning_rate": 1e-4 * number, "environment.stop_atr": 1.0 + number % 3 / 2},
+                "quarters": 1 + number % 4,
+                "score_usd": 25.0 * (number - 6),
+                "sharpe": 0.03 * (number - 6),
+            }
+            for number in range(1, n_settings + 1)
+        ],
+        "winner": 11,
+        "net_usd_by_session": net,
+        "overfitting": {
+            "sessions": n_validation, "settings": n_settings, "blocks": 14, "splits": 3432, "measure": "mean",
+            "probability": 0.31, "loss": 0.42, "slope": -0.2, "in_sample": 180.0, "out_of_sample": 35.0, "reason": "",
+        },
+        "deflated_sharpe": {
+            "sessions": n_validation, "trials": n_settings, "sharpe": 0.15, "skew": 0.1, "kurtosis": 3.3,
+            "expected_maximum": 0.17, "probability": 0.41, "reason": "", "sessions_needed": None,
+        },
+        "track_record_sessions": 122,
+        "shrinkage": {
+            "sweep_usd": sum(net) / len(net), "seeds": [1, 2, 3], "seed_means_usd": [40.0, -12.0, 71.0],
+            "fresh_usd": 33.0, "difference_usd": -117.0, "low_usd": -301.0, "high_usd": 52.0, "reason": "",
+            "sealed_sessions": 2 * n_validation, "sealed_usd": 38.0, "sealed_low_usd": -140.0,
+            "sealed_high_usd": 210.0, "sealed_reason": "",
+        },
+    }  # fmt: skip
 
 
 def times(phases: Sequence[str] = ("base", "rl_only", "hybrid", "hybrid_placebo"), seeds: int = 3) -> dict[str, Any]:

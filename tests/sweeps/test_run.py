@@ -151,7 +151,7 @@ def test_the_console_and_the_page_show_the_sweep(home: Home, ended: tuple[dict[s
     assert re.search(r"Setting \d of 4 earned most on the \d+ validation sessions", printed)
     assert "stopped after quarter" in printed
     assert "Trained again on 2 fresh seeds" in printed
-    assert re.search(r"learning_rate [\d.]+, stop_atr [12], llm_weight 0.[28]", printed)
+    assert re.search(r"learning_rate [\d.]+, stop_atr [12], llm_weight 0.[28]", " ".join(printed.split()))
     (run,) = (home.of("whole") / "winner").iterdir()
     page = render(read_report(run / "report.json"))
     assert "The sweep that chose these settings" in page

@@ -124,8 +124,10 @@ def render(report: RunReport) -> str:
 def sections_of(report: RunReport, arrays: Arrays) -> list[Section]:
     """The sections of a page: of a run of several markets those of the run, then those of each market."""
     if (several := report.markets) is None:
+        swept = [] if report.sweep is None else [sweep.section(report, report.sweep)]
+        before = SECTIONS.index(quality)
         sections = [part.section(report, arrays) for part in SECTIONS]
-        return sections if report.sweep is None else [sections[0], sweep.section(report, report.sweep), *sections[1:]]
+        return [*sections[:before], *swept, *sections[before:]]
     first, *others = (part.section(report, arrays) for part in OF_THE_RUN)
     own = [
         markets.of_market(part.section(of, arrays), symbol)
