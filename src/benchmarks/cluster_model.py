@@ -68,7 +68,7 @@ class Sweep:
     checkpoints: int = 10
     link_bytes_s: float = 125e6
     """Of the run's machine: 1 Gbit/s."""
-    node_fails_every_s: float = 30 * 86_400.0
+    node_fails_every_s: float = 86_400.0
     node_down_s: float = 600.0
     node_usd_hour: float = 0.8
     spread: float = 0.1

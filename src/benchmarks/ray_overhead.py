@@ -34,7 +34,7 @@ from src.runs.cluster.connection import Cluster
 from src.runs.cluster.executor import RayTasks
 from src.runs.cluster.nodes import ray_nodes
 from src.runs.context import plans_of
-from src.runs.executors import DONE, FAILED, Cores, Executor
+from src.runs.executors import DONE, FAILED, Cores, Executor, start_server
 from src.runs.member_work import MemberJob, train_member
 from src.runs.tasks import Task, finish_task
 from src.runs.time_account import WORKED
@@ -168,6 +168,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> dict[str, list[Measured]
 
 @contextmanager
 def _cores(run: Path, markets: Mapping[str, Market]) -> Iterator[Executor]:
+    start_server(BatchedCallback.__module__)
     with closing(Cores(1, markets, 600.0)) as executor:
         yield executor
 

@@ -969,3 +969,29 @@ def test_kill_at_a_random_instant_leaves_the_newest_whole(writer: Writer, tmp_pa
         assert_written(loaded, reached, "loop", 100_000)
         assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
     assert reached > 10
+
+
+# From another machine
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_another_machine_wrote_is_kept_as_if_it_had_been_written_here(tmp_path: Path) -> None:
+    there, here = store_at(tmp_path / "there", keep_last=2), store_at(tmp_path / "here", keep_last=2)
+    for step in (1, 2, 3):
+        path = there.save(snapshot_of(step))
+        here.receive(path.name, {each.name: each.read_bytes() for each in path.iterdir()})
+    assert files_in(tmp_path / "here") == files_in(tmp_path / "there")
+    assert here.steps() == [2, 3]
+    assert_written(here.newest(silent), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("../checkpoint-000000000001", "state.json"), ("checkpoint-000000000001", "../x")]
+)
+def test_a_name_that_no_checkpoint_has_is_not_received(tmp_path: Path, name: str, file: str) -> None:
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        store_at(tmp_path / "here").receive(name, {file: b""})
+    assert files_in(tmp_path) == {}

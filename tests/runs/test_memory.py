@@ -95,6 +95,7 @@ def test_more_of_anything_never_takes_less(shape: RunShape) -> None:
         {"table_bytes": shape.table_bytes + MB},
         {"now_bytes": shape.now_bytes + MB},
         {"model_bytes": shape.model_bytes + MB},
+        {"on_ray": True},
         {"networks": replace(networks, pi=tuple(width + 1 for width in networks.pi))},
         {"networks": replace(networks, vf=(*networks.vf, 8))},
     )

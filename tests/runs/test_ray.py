@@ -306,6 +306,11 @@ def test_a_log_on_a_node_is_the_same_log_at_the_run(changes: list[bytes | int]) 
             assert (run / "own" / "metrics.jsonl").read_bytes() == log.read_bytes()
 
 
+def test_the_bell_starts_without_any_library() -> None:
+    code = "import sys, src.runs.cluster.bell; assert not {'torch', 'numpy', 'ray'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", ""])
 def test_no_file_is_written_outside_of_the_run(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no name of a file below"):

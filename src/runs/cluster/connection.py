@@ -35,6 +35,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
+    "RAY_worker_niceness": "0",  # else 15: any other program would come first
 }
 """Set in this process's environment while Ray starts: its own processes inherit it."""
 LEAST_STORE_BYTES = 128 * 2**20
@@ -78,16 +79,16 @@ class Cluster:
         if gpu_share:
             self.resources["num_gpus"] = gpu_share
         self._folder = ""
-        with handlers_kept(), environment(QUIET), warnings.catch_warnings(), _loopback(only=self.is_here):
+        with handlers_kept(), environment(_quiet_and_here()), warnings.catch_warnings(), _loopback(only=self.is_here):
             warnings.simplefilter("ignore")
             import ray
 
             self.ray: Any = ray
+            logging.getLogger("ray").setLevel(logging.ERROR)
             _words_to_log()
             try:
                 ray.init(
-                    **self._own_cluster(cores, store_bytes, gpu_share) if self.is_local else {"address": address},
-                    runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
+                    **self._own_cluster(cores, store_bytes, gpu_share) if self.is_local else self._joined(address),
                     configure_logging=False,
                 )
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -137,6 +138,9 @@ class Cluster:
             "_temp_dir": self._folder,
         }
 
+    def _joined(self, address: str) -> dict[str, Any]:
+        return {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}}}
+
     def _fitting_nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive. ConfigError where none of them could ever do a task."""
         names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
@@ -182,6 +186,10 @@ class _OfRay(logging.Handler):
         logger.info("Ray: %s", record.getMessage())
 
 
+def _quiet_and_here() -> dict[str, str]:
+    return {**QUIET, "PYTHONPATH": _python_path()}
+
+
 def _python_path() -> str:
     """Where nodes find the project: at this machine's path, which is the same on every node."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -218,10 +226,13 @@ def handlers_kept() -> Iterator[None]:
 @contextmanager
 def environment(values: dict[str, str]) -> Iterator[None]:
     """Within, these variables are set, but for those the user has set."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: value for name, value in values.items() if before[name] is None or name == "PYTHONPATH"})
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

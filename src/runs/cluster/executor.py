@@ -21,8 +21,9 @@ from src import run_names
 from src.agent.checkpoints import CheckpointStore
 from src.errors import StuckWorkerError, WorkerDied
 from src.files import read_regular
+from src.runs.cluster.bell import Bell
 from src.runs.cluster.connection import Cluster
-from src.runs.cluster.node import BEGUN, CHECKPOINT, FILE, GROWN, Bell, Order, Packed, Place, code_fingerprint, do_task
+from src.runs.cluster.node import BEGUN, CHECKPOINT, FILE, GROWN, Order, Packed, Place, code_fingerprint, do_task
 from src.runs.cluster.parcels import inside, newest_checkpoint, paths_in, read_by, write_at, write_files
 from src.runs.executors import DONE, FAILED, RECORD, SAVED, STOP_S, STOPPED, TICK, Event
 from src.runs.shared_object import SharedObject

@@ -6,7 +6,6 @@ folder. The task stops at its next clean instant when the run's bell is gone, wh
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
 import logging
@@ -93,14 +92,6 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
-
-
-class Bell:
-    """An actor next to the run. A task waits for its end, which tells it to stop."""
-
-    async def wait(self) -> None:
-        """Never returns."""
-        await asyncio.Event().wait()
 
 
 @functools.cache
