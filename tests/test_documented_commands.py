@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -76,13 +74,10 @@ def file_of(script: str) -> Path:
 
 
 @cache
-def help_of(script: str) -> str:
-    how = [script] if script.endswith(".py") else ["-m", script]
-    done = subprocess.run(
-        [sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def help_of(server: CommandServer, script: str) -> str:
+    finished = server.run(str(file_of(script).relative_to(ROOT)), "--help", cwd=ROOT)
+    assert finished.code == 0, finished.err
+    return finished.out
 
 
 def test_the_documents_print_commands() -> None:
@@ -93,14 +88,14 @@ def test_the_documents_print_commands() -> None:
 
 
 @pytest.mark.parametrize("line", EVERY)
-def test_a_printed_command_names_a_script_and_options_that_exist(line: str) -> None:
+def test_a_printed_command_names_a_script_and_options_that_exist(server: CommandServer, line: str) -> None:
     script, options = script_of(line)
     if script in OWN:
         return
     assert file_of(script).is_file(), f"{script} does not exist"
     for option in options:
         if option.startswith("--"):
-            assert re.search(rf"{option}\b(?!-)", help_of(script)), f"{script} has no option {option}"
+            assert re.search(rf"{option}\b(?!-)", help_of(server, script)), f"{script} has no option {option}"
 
 
 def shortened(line: str) -> tuple[str, list[str]]:

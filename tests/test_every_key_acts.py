@@ -46,8 +46,7 @@ from tests.tiny_runs import (
     Seen,
     at,
     bar_files,
-    every_market_checked_once,
-    quick_calendar,
+    quick_runs,
     tiny_config,
     whole_run,
 )
@@ -656,7 +655,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("every_key")
     threads = torch.get_num_threads()
-    with quick_calendar(), every_market_checked_once(), pytest.MonkeyPatch.context() as patch:
+    with quick_runs(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the default output folder, and no data/ here: bars without a path are synthetic
         patch.setattr(sys, "path", [*sys.path])  # loading an env_class adds the working folder
         yield Runs(bar_files(folder))
