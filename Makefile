@@ -34,6 +34,7 @@ test: $(dev_stamp) $(model_stamp)
 
 evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m pytest -m long
+	$(bin)/python -m pytest -m "hypothesis and not long" --hypothesis-profile evidence
 	$(bin)/python -m src.runs.kills --kills 40 --seed 1
 	$(bin)/python -m src.runs.damage --every 16
 	$(bin)/python -m src.canaries.planted --seeds 10

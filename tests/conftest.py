@@ -15,7 +15,9 @@ import src.numba_cache  # noqa: F401  (where compiled code is kept is decided be
 from tests.forked_command import CommandServer
 
 # For all property tests: no deadline (the first call compiles), printed blobs so that a CI failure can be replayed.
-settings.register_profile("project", deadline=None, print_blob=True)
+# Those that name no number of examples draw half of hypothesis' hundred here, and many in `make evidence`.
+settings.register_profile("project", deadline=None, print_blob=True, max_examples=50)
+settings.register_profile("evidence", settings.get_profile("project"), max_examples=500)
 settings.load_profile("project")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

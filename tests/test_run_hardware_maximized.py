@@ -292,10 +292,8 @@ def in_the_middle_of_training(output: Path) -> bool:
 @pytest.mark.parametrize(
     ("config", "signum", "to_group"),
     [
-        ("small.yaml", signal.SIGINT, True),
         ("small.yaml", signal.SIGTERM, False),
         ("subproc.yaml", signal.SIGINT, True),
-        ("subproc.yaml", signal.SIGTERM, False),
     ],
 )
 def test_stopped_in_base_training_it_keeps_its_logs_and_leaves_no_process(

@@ -50,7 +50,7 @@ LONG = "10000000"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    made = CommandServer(tmp_path_factory.mktemp("output"), [LLAMA])
+    made = CommandServer(tmp_path_factory.mktemp("output"), [LLAMA], waits_for_disk=True)  # kills aim at writing
     yield made
     made.close()
 

@@ -32,13 +32,14 @@ from src.configuration import build_config
 from src.errors import UserError
 from src.evaluation import leaks
 from src.evaluation.look_ahead import LeakCheck
+from src.evaluation.production import FEWEST_PAIRS, try_production
 from src.files import write_atomically
 from src.market import sessions
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
 from src.market.tables import MarketTables
 from src.report.model.report import RunReport
-from src.runs import results, run
+from src.runs import plan, results, run
 from src.testing_framework import TestConfig, TestingFramework
 from tests.market.bar_makers import bar_table, write_csv
 
@@ -63,6 +64,7 @@ TINY: Mapping[str, Any] = {
     "training.n_epochs": 1,
     "training.policy_kwargs.net_arch.pi": [8],
     "training.policy_kwargs.net_arch.vf": [8],
+    "training.production_net_arch": [12],
     # Two samples, the first and the last, whatever the machine is busy with.
     "monitoring.hardware_interval_s": 3600.0,
     "monitoring.tensorboard": False,
@@ -211,9 +213,17 @@ def no_page_is_drawn() -> Iterator[None]:
 
 
 @contextmanager
+def few_trials() -> Iterator[None]:
+    """How long production would take is measured as rarely as it may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "try_production", functools.partial(try_production, most_pairs=FEWEST_PAIRS))
+        yield
+
+
+@contextmanager
 def quick_runs() -> Iterator[None]:
     """All of the above."""
-    with quick_calendar(), every_market_checked_once(), every_market_read_once(), no_page_is_drawn():
+    with quick_calendar(), every_market_checked_once(), every_market_read_once(), no_page_is_drawn(), few_trials():
         yield
 
 

@@ -750,7 +750,7 @@ def test_a_fine_tuning_under_other_advice_is_refused(pipelines: Pipelines) -> No
 
 
 @pytest.mark.parametrize(
-    ("file", "how"), zip(FILES, ["removed", "truncated", "flipped", "truncated", "removed"], strict=True)
+    ("file", "how"), [*zip(FILES, ["removed", "truncated", "flipped", "truncated", "removed"], strict=True)]
 )
 def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
     pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes], file: str, how: str
