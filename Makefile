@@ -24,14 +24,17 @@ dev_stamp := $(venv)/.requirements-dev-$(call hash_of,$(filter-out requirements-
 run: $(run_stamp) $(model_stamp)
 	$(bin)/python run_hardware_maximized.py --market NQ --quick
 
+# Types are checked on one core while the tests' kernels are compiled on another. A process of tests a core: with threads of
+# its own each would wait for the others'.
 test: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m ruff check .
 	$(bin)/python -m ruff format --check .
-	$(bin)/python -m mypy
-	$(bin)/python -m pytest --numprocesses auto --dist loadfile
+	$(bin)/python -m tests.warm_up & warm_up=$$!; $(bin)/python -m mypy && wait $$warm_up
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 evidence: $(dev_stamp) $(model_stamp)
 	$(bin)/python -m pytest -m long
+	$(bin)/python -m pytest -m "hypothesis and not long" --hypothesis-profile evidence
 	$(bin)/python -m src.runs.kills --kills 40 --seed 1
 	$(bin)/python -m src.runs.kills --kills 9 --seed 1 --ray
 	$(bin)/python -m src.runs.damage --every 16

@@ -112,8 +112,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n")
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
 def plain_json(value: Any) -> Any:
     """What `write_json` makes of a value: mappings, lists and plain values; null for a number JSON does not have."""
+    if type(value) in _PLAIN:  # most are: asking for abstract types takes ten times as long
+        return value
     if isinstance(value, Mapping):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,39 @@ import src.numba_cache  # noqa: F401  (where compiled code is kept is decided be
 from tests.forked_command import CommandServer
 
 # For all property tests: no deadline (the first call compiles), printed blobs so that a CI failure can be replayed.
-settings.register_profile("project", deadline=None, print_blob=True)
+# Those that name no number of examples draw half of hypothesis' hundred here, and many in `make evidence`.
+settings.register_profile("project", deadline=None, print_blob=True, max_examples=50)
+settings.register_profile("evidence", settings.get_profile("project"), max_examples=500)
 settings.load_profile("project")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+LONGEST = (
+    "test_every_key_acts",
+    "test_run_pipeline",
+    "test_pipeline",
+    "test_pipeline_failures",
+    "test_documented_commands",
+    "test_run_hardware_maximized",
+    "test_groups",
+    "test_engine",
+    "test_damage",
+    "test_benchmark_framework",
+    "test_validate_command",
+    "test_framework_run",
+    "test_endpoint",
+    "test_workers",
+)
+"""Files that take longest: begun first, so that no process is left alone with one of them at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of `LONGEST`, then those of many tests before those of few; each file's as they are."""
+    tests = Counter(item.path for item in items)
+    rank = {path: LONGEST.index(path.stem) if path.stem in LONGEST else len(LONGEST) for path in tests}
+    items.sort(key=lambda item: (rank[item.path], -tests[item.path], str(item.path)))
 
 
 def pytest_collection_finish() -> None:
@@ -35,9 +65,9 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    """Runs the repository's scripts as a shell does."""
+    """Runs the repository's scripts as a shell does; one for all tests of this process, because it imports for long."""
     made = CommandServer(tmp_path_factory.mktemp("output"))
     yield made
     made.close()

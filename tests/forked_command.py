@@ -27,8 +27,10 @@ STOPPED_WITHIN_S = 2.0
 _SERVER = """
 import gc, json, os, runpy, signal, sys
 
-root = sys.argv[1]
+root, waits_for_disk, *modules = sys.argv[1:]
 sys.path.insert(0, root)
+if waits_for_disk == "no":
+    os.fsync = lambda handle: os.fstat(handle) and None
 import src.testing_framework
 import tensorboard.summary.writer.event_file_writer
 from src.advisor.fusion import compiled_fuse
@@ -36,7 +38,7 @@ from src.agent.learner.engine import compile_kernels
 
 compiled_fuse()  # reads it from numba's cache, as every run does
 compile_kernels()
-for module in sys.argv[2:]:
+for module in modules:
     __import__(module)
 gc.collect()
 gc.freeze()  # a run would walk through all of this whenever it collects garbage, and copy its pages
@@ -132,13 +134,14 @@ class Run:
 
 
 class CommandServer:
-    """Forks runs of the repository's scripts; close it when done. `modules`: what it imports besides."""
+    """Forks runs of the repository's scripts; close it when done. `modules`: what it imports besides. `waits_for_disk`
+    False: what is written is kept when a run is killed, but not through a power failure, and costs less."""
 
-    def __init__(self, folder: Path, modules: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, modules: Sequence[str] = (), *, waits_for_disk: bool = False) -> None:
         self._folder = folder
         self._runs = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(ROOT), *modules],
+            [sys.executable, "-c", _SERVER, str(ROOT), "yes" if waits_for_disk else "no", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -50,7 +50,11 @@ SMALL: Mapping[str, Any] = {
     "torch_threads": 1,
     "device": "cpu",
     "timesteps": 512,
-    "training": {"policy_kwargs": {"net_arch": {"pi": [16], "vf": [16]}}, "n_epochs": 2},
+    "training": {
+        "policy_kwargs": {"net_arch": {"pi": [16], "vf": [16]}},
+        "n_epochs": 2,
+        "production_net_arch": [12],
+    },
     "data": {"synthetic_interval_min": 15},
     "mock_llm": True,
     "log_interval": 20,

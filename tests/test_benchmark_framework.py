@@ -412,7 +412,7 @@ def test_a_pair_of_fresh_processes_writes_both_files(tmp_path: Path) -> None:
     assert "python compare_benchmarks.py optimized-1.json optimized-2.json" in " ".join(ended.stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_made_20_percent_slower_is_found(server: CommandServer, tmp_path: Path) -> None:
     """Eight forked processes a side in turns; one side's fusion takes a fifth longer, by a wrapper of the script."""
     counter = iter(range(100))

@@ -47,8 +47,7 @@ from tests.tiny_runs import (
     Seen,
     at,
     bar_files,
-    every_market_checked_once,
-    quick_calendar,
+    quick_runs,
     tiny_config,
     whole_run,
 )
@@ -65,6 +64,8 @@ SYNTHETIC = {"data.path": None, "data.synthetic_interval_min": 15}
 OWN_ENV = {"environment.env_class": "tests.tiny_runs:CountingEnv", "hardware.vec_env": "dummy"}
 TINY_MODEL = {"llm.model": "tiny", "llm.llm_threads": 1, "llm.tabulation_budget_s": 1e-3}
 """A language model that is asked a single batch."""
+FEW_ASKED = {**TINY_MODEL, "data.train_frac": 0.1}
+"""The same on so few training sessions that all of their situations are asked soon."""
 SERVED = {"llm.model": "odd", "llm.endpoint": "http://127.0.0.1:1/v1"}
 """A model on a server; its address is that of a server of our own."""
 UNREPEATED = {**SERVED, "llm.endpoint_retries": 0}
@@ -492,7 +493,10 @@ CASES: Mapping[str, Case] = {
     ),
     "performance.env_pool_size": Case(2, ("report.env_pool.built", "report.env_pool.temporary"), (*RESULTS, *TRAINED)),
     # llm
-    "llm.model": Case("tiny", ("report.advice.identity", "report.advice.sha256", "weights.hybrid"), UNADVISED),
+    "llm.model": Case(
+        "tiny", ("report.advice.identity", "report.advice.sha256", "weights.hybrid"), UNADVISED,
+        {**TINY_MODEL, "llm.model": "mock"},
+    ),
     "llm.knowledge_cutoff": Case(
         "2024-10-31", ("report.advice.knowledge",), (*RESULTS, *TRAINED, "report.advice.sha256"), TINY_MODEL
     ),
@@ -517,10 +521,10 @@ CASES: Mapping[str, Case] = {
         "cpu", ("named.device", "loaded.device"), ("named.quantization",), TINY_MODEL, language_model
     ),
     "llm.llm_threads": Case(2, ("loaded.threads",), ("named.device", "loaded.device"), TINY_MODEL, language_model),
-    "llm.tabulation_budget_s": Case(60.0, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, TINY_MODEL),
+    "llm.tabulation_budget_s": Case(60.0, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, FEW_ASKED),
     "llm.quick_budget_s": Case(
         60.0, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED,
-        {**TINY_MODEL, "llm.tabulation_budget_s": 60.0, "llm.quick_budget_s": 1e-3, "test_mode.quick": True},
+        {**FEW_ASKED, "llm.tabulation_budget_s": 60.0, "llm.quick_budget_s": 1e-3, "test_mode.quick": True},
     ),
     "llm.extend_advice": Case(
         True, ("report.advice.situations_asked", "weights.hybrid"), UNADVISED, TINY_MODEL, second_run
@@ -692,7 +696,7 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("every_key")
     threads = torch.get_num_threads()
-    with quick_calendar(), every_market_checked_once(), pytest.MonkeyPatch.context() as patch:
+    with quick_runs(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the default output folder, and no data/ here: bars without a path are synthetic
         patch.setattr(sys, "path", [*sys.path])  # loading an env_class adds the working folder
         yield Runs(bar_files(folder))

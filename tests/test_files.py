@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
 import stat
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
+from hypothesis import given
+from hypothesis import strategies as st
 
-from src.files import alone, keep_aside, read_regular, regular_only, write_atomically
+from src.files import alone, keep_aside, read_regular, regular_only, write_atomically, write_json
 
 
 @pytest.mark.parametrize(("content", "raw"), [("naïve\n", b"na\xc3\xafve\n"), (b"\x00\xff", b"\x00\xff")])
@@ -144,3 +150,22 @@ def test_a_pipe_in_place_of_a_shared_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "store")
     with pytest.raises(OSError, match="it is a named pipe, not a file"), alone(tmp_path / "store"):
         pytest.fail("it is no file")
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+values = st.recursive(scalars, lambda of: st.lists(of, max_size=4) | st.dictionaries(st.text(), of, max_size=4))
+
+
+@given(st.dictionaries(st.text(), values, max_size=5))
+def test_json_is_that_of_pythons_own_writer_with_null_for_what_json_has_not(content: dict[str, Any]) -> None:
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    with TemporaryDirectory() as folder:
+        write_json(Path(folder) / "x.json", content)
+        written = (Path(folder) / "x.json").read_text(encoding="utf-8")
+    assert written == f"{json.dumps(finite(content), indent=2)}\n"

@@ -25,6 +25,18 @@ def all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_children_of_earlier_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that earlier tests of this process have started may end between two samples: they are not looked at."""
+    earlier = {process.pid for process in psutil.Process().children(recursive=True)}
+    children = psutil.Process.children
+
+    def later(process: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
+        return [each for each in children(process, recursive) if each.pid not in earlier]
+
+    monkeypatch.setattr(psutil.Process, "children", later)
+
+
 def test_the_cores_are_those_that_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("300000 100000\n")
     monkeypatch.setattr(machine_limits, "CGROUP", tmp_path)

@@ -81,8 +81,13 @@ def test_an_empty_clone_gets_an_environment_with_torch_first(clone: Path) -> Non
 def test_make_test_runs_every_check(clone: Path) -> None:
     commands = planned(clone, "test")
     assert any("-r requirements-dev.txt" in line for line in commands)
-    checks = [line.split("-m ")[1] for line in commands[-4:]]
-    assert checks == ["ruff check .", "ruff format --check .", "mypy", "pytest --numprocesses auto --dist loadfile"]
+    python = ".venv/bin/python -m"
+    assert commands[-4:] == [
+        f"{python} ruff check .",
+        f"{python} ruff format --check .",
+        f"{python} tests.warm_up & warm_up=$!; {python} mypy && wait $warm_up",
+        f"OMP_NUM_THREADS=1 {python} pytest --numprocesses auto --dist loadfile --no-loadscope-reorder",
+    ]
 
 
 @pytest.mark.parametrize("target", ["run", "test"])

@@ -21,7 +21,7 @@ SCRIPT = "run_hardware_maximized.py"
 GOLDEN = Path(__file__).parent / "golden" / "console_run.txt"
 SMALL_YAML = """
 hardware: {vectorized_envs: 4, batch_size: 64, torch_threads: 1}
-training: {policy_kwargs: {net_arch: {pi: [16], vf: [16]}}, n_epochs: 2}
+training: {production_net_arch: [12], policy_kwargs: {net_arch: {pi: [16], vf: [16]}}, n_epochs: 2}
 data: {synthetic_interval_min: 15}
 monitoring: {log_interval: 20}
 evidence: {seeds: 1, stress_slippage_ticks: [0], chart_sessions: 1, pass_attempts: 200, trials_path: trials.jsonl}
@@ -292,10 +292,8 @@ def in_the_middle_of_training(output: Path) -> bool:
 @pytest.mark.parametrize(
     ("config", "signum", "to_group"),
     [
-        ("small.yaml", signal.SIGINT, True),
         ("small.yaml", signal.SIGTERM, False),
         ("subproc.yaml", signal.SIGINT, True),
-        ("subproc.yaml", signal.SIGTERM, False),
     ],
 )
 def test_stopped_in_base_training_it_keeps_its_logs_and_leaves_no_process(

@@ -31,7 +31,7 @@ SMALL_YAML = """
 test_mode: {market: MNQ}
 hardware: {vectorized_envs: 4, batch_size: 32, torch_threads: 1, optimize_memory: false}
 data: {path: BARS}
-training: {n_epochs: 2, policy_kwargs: {net_arch: {pi: [16], vf: [16]}}}
+training: {n_epochs: 2, production_net_arch: [12], policy_kwargs: {net_arch: {pi: [16], vf: [16]}}}
 llm: {llm_threads: 1}
 checkpoint: {interval_steps: 64}
 pipeline: {reallocate_resources: false}
@@ -50,7 +50,7 @@ LONG = "10000000"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    made = CommandServer(tmp_path_factory.mktemp("output"), [LLAMA])
+    made = CommandServer(tmp_path_factory.mktemp("output"), [LLAMA], waits_for_disk=True)  # kills aim at writing
     yield made
     made.close()
 
@@ -72,7 +72,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, bars: dict[str, Path]) -
     (folder / "step_by_step.yaml").write_text(small.replace("pipeline: {", "pipeline: {auto_advance: false, "))
     # An update of many seconds, 60 passes over 128 minibatches, in networks of the size that production is estimated
     # with before: with smaller ones the estimate would take far longer than the update.
-    slow = small.replace("n_epochs: 2", "n_epochs: 60, n_steps: 1024").replace("[16]", "[512, 256, 128]")
+    slow = small.replace("n_epochs: 2, production_net_arch: [12]", "n_epochs: 60, n_steps: 1024")
+    slow = slow.replace("[16]", "[512, 256, 128]")
     (folder / "slow_update.yaml").write_text(slow)
     return folder
 

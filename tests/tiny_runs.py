@@ -1,7 +1,7 @@
 """Whole runs in a second, in this process: twelve sessions of 15-minute bars, four accounts, networks of eight units.
 
 Nothing of a run is replaced; only pure functions are asked once for the same arguments: the calendar, and where a test
-says so the leak checks of a market.
+says so the tables and leak checks of a market. Where a test says so no page is drawn.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ import pytest
 import torch
 from rich.console import Console
 
+from src.agent import market
 from src.configuration import build_config
 from src.errors import UserError
 from src.evaluation import leaks
 from src.evaluation.look_ahead import LeakCheck
+from src.evaluation.production import FEWEST_PAIRS, try_production
+from src.files import write_atomically
 from src.market import sessions
+from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
+from src.market.tables import MarketTables
+from src.report.model.report import RunReport
+from src.runs import plan, results, run
 from src.testing_framework import TestConfig, TestingFramework
 from tests.market.bar_makers import bar_table, write_csv
 
@@ -57,6 +64,7 @@ TINY: Mapping[str, Any] = {
     "training.n_epochs": 1,
     "training.policy_kwargs.net_arch.pi": [8],
     "training.policy_kwargs.net_arch.vf": [8],
+    "training.production_net_arch": [12],
     # Two samples, the first and the last, whatever the machine is busy with.
     "monitoring.hardware_interval_s": 3600.0,
     "monitoring.tensorboard": False,
@@ -169,6 +177,54 @@ def every_market_checked_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("check_features", "check_decisions", "check_fills", "check_sealed"):
             patch.setattr(leaks, name, _once(getattr(leaks, name)))
+        yield
+
+
+@contextmanager
+def every_market_read_once() -> Iterator[None]:
+    """Tables are made once of the same files and settings: a sixth of a second a run. They are frozen."""
+    known: dict[str, MarketTables] = {}
+    read = market.load_market
+
+    def load(settings: DataSettings, symbol: str, *, trading_hours: str, seed: int) -> MarketTables:
+        path = settings.of_market(symbol).path
+        if path is None or not Path(path).is_file():
+            return read(settings, symbol, trading_hours=trading_hours, seed=seed)
+        key = f"{settings!r} {symbol} {trading_hours} {hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+        if key not in known:
+            known[key] = read(settings, symbol, trading_hours=trading_hours, seed=seed)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(market, "load_market", load)
+        yield
+
+
+@contextmanager
+def no_page_is_drawn() -> Iterator[None]:
+    """A page of one word: drawing it takes an eighth of a run, and tests of runs look at what it is drawn of."""
+
+    def write(report: RunReport, path: Path) -> None:
+        write_atomically(path, "page")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_page", write)
+        patch.setattr(results, "write_page", write)
+        yield
+
+
+@contextmanager
+def few_trials() -> Iterator[None]:
+    """How long production would take is measured as rarely as it may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "try_production", functools.partial(try_production, most_pairs=FEWEST_PAIRS))
+        yield
+
+
+@contextmanager
+def quick_runs() -> Iterator[None]:
+    """All of the above."""
+    with quick_calendar(), every_market_checked_once(), every_market_read_once(), no_page_is_drawn(), few_trials():
         yield
 
 

@@ -23,7 +23,7 @@ from src.runs.kills import results_of
 from src.runs.ledger import Ledger, PhaseEntry
 from src.runs.pipeline import TITLES
 from src.testing_framework import BatchedCallback, TestConfig, TestingFramework
-from tests.tiny_runs import CountingEnv, bar_files, every_market_checked_once, quick_calendar, tiny_config
+from tests.tiny_runs import CountingEnv, bar_files, quick_runs, tiny_config
 
 ROLLOUT, TIMESTEPS = 32, 128
 TRAININGS = {"base": "phase2", "rl_only": "phase3", "hybrid": "phase3", "hybrid_placebo": "phase3"}
@@ -126,10 +126,10 @@ class Pipelines:
 
 @contextmanager
 def pipelines_in(folder: Path) -> Iterator[Pipelines]:
-    """For a module's fixture: the calendar quick, each market checked for leaks once, torch's threads as they were
-    afterwards."""
+    """For a module's fixture: the calendar quick, each market read and checked for leaks once, no page drawn, torch's
+    threads as they were afterwards."""
     threads = torch.get_num_threads()
-    with quick_calendar(), every_market_checked_once(), pytest.MonkeyPatch.context() as patch:
+    with quick_runs(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield Pipelines(folder)
     torch.set_num_threads(threads)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,31 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipelines]:
         yield made
 
 
+@dataclass(frozen=True)
+class LeftAlone:
+    """An undisturbed pipeline of two seeds whose members train together."""
+
+    ended: Ended
+    home: Path
+    killed: Mapping[str, Path]
+    """Its home as SIGKILL would have left it at each of `INSTANTS`."""
+
+
 @pytest.fixture(scope="module")
-def whole(pipelines: Pipelines) -> Path:
-    """The home of an undisturbed pipeline of two seeds whose members train together."""
-    return finished(pipelines, pipelines.new_home(), {})[1]
+def left_alone(pipelines: Pipelines) -> LeftAlone:
+    home, killed = pipelines.new_home(), dict[str, Path]()
+    with ExitStack() as hooks:
+        for instant, (owner, name, nth) in INSTANTS.items():
+            copy = functools.partial(lambda instant: killed.update({instant: pipelines.new_home(home)}), instant)
+            hooks.enter_context(before(owner, name, copy, nth=nth))
+        ended, _ = finished(pipelines, home, {})
+    return LeftAlone(ended, home, killed)
+
+
+@pytest.fixture(scope="module")
+def whole(left_alone: LeftAlone) -> Path:
+    """Its home."""
+    return left_alone.home
 
 
 def finished(pipelines: Pipelines, home: Path, changes: Mapping[str, Any], **how: Any) -> tuple[Ended, Path]:
@@ -97,14 +120,16 @@ def rows_of(home: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_members_trained_together_leave_what_members_trained_alone_leave(pipelines: Pipelines, mode: str) -> None:
+def test_members_trained_together_leave_what_members_trained_alone_leave(
+    pipelines: Pipelines, left_alone: LeftAlone, mode: str
+) -> None:
     """Every sentence of the report that is no time, every row, every file, and weights equal but for rounding."""
     more, bases, fine_tuned = MODES[mode]
-    runs = [
-        finished(pipelines, pipelines.new_home(), {**more, "test_mode.mode": mode, "hardware.learner": learner})
-        for learner in ("population", "fused")
-    ]
-    (together, home), (alone, other) = runs
+    changes = {**more, "test_mode.mode": mode}
+    together, home = left_alone.ended, left_alone.home
+    if mode != "pipeline":
+        together, home = finished(pipelines, pipelines.new_home(), changes)
+    alone, other = finished(pipelines, pipelines.new_home(), {**changes, "hardware.learner": "fused"})
     assert alike(without_times(together.report), without_times(alone.report))
     assert [row["learner"] for row in alone.report["training"]] == ["fused"] * 8
     for row in together.report["training"]:
@@ -153,15 +178,11 @@ INSTANTS: dict[str, tuple[Any, str, int]] = {
 
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_killed_at_any_instant_a_group_goes_on_to_the_same_bits(
-    pipelines: Pipelines, whole: Path, instant: str
+    pipelines: Pipelines, left_alone: LeftAlone, instant: str
 ) -> None:
-    owner, name, nth = INSTANTS[instant]
-    home, copies = pipelines.new_home(), []
-    with before(owner, name, lambda: copies.append(pipelines.new_home(home)), nth=nth):
-        finished(pipelines, home, {})
-    (killed,) = copies
+    killed = left_alone.killed[instant]
     finished(pipelines, killed, {}, auto_resume=True)
-    assert differing(whole, killed) == []
+    assert differing(left_alone.home, killed) == []
     ledger = json.loads((run_of(killed) / "ledger.json").read_text(encoding="utf-8"))
     assert [phase["not_bitwise"] for phase in ledger["phases"].values()] == [[], [], []]
 

@@ -26,7 +26,7 @@ from src.errors import ConfigError
 from src.market.settings import DataSettings
 from src.market.synthetic import synthetic_bars
 from src.monitoring import hardware
-from src.runs import memory, run
+from src.runs import memory, preflight, run
 from src.runs.memory import GB, MB, Networks, RunShape
 from src.trading.settings import EnvironmentSettings
 from tests.runs.pipeline_runs import Pipelines, pipelines_in
@@ -234,11 +234,29 @@ def measured(learner: str) -> None:
     sys.stdout.write(f"{added} {predicted} {psutil.Process().memory_info().rss - before}\n")
 
 
+HELD_GB = 1.0
+
+
+@pytest.fixture
+def _a_process_of_one_gb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured of this process and of the machine is the same wherever and after whatever a test runs: this
+    process, alone or with its children, holds `HELD_GB` and has loaded everything; the machine has more than enough."""
+
+    def sample(sampler: hardware.Sampler, phase: str = "") -> dict[str, float]:
+        return {**whole_sample(sampler, phase), "tree_rss_gb": HELD_GB}
+
+    whole_sample = hardware.Sampler.sample
+    monkeypatch.setattr(hardware.Sampler, "sample", sample)
+    monkeypatch.setattr(hardware, "own_memory_bytes", lambda: int(HELD_GB * GB))
+    monkeypatch.setattr(preflight, "available_memory_gb", lambda: 64.0)
+    monkeypatch.setattr(preflight, "_to_load_bytes", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("_a_process_of_one_gb")
 def test_too_large_a_run_is_refused_before_anything_is_written(pipelines: Pipelines) -> None:
     home = pipelines.new_home()
-    limit_gb = hardware.own_memory_bytes() / GB + 0.5
     asked = {"hardware.batch_size": 2**19, "training.n_steps": None, "training.timesteps": 10**6}
-    ended = pipelines.run(home, {**asked, "hardware.memory_limit_gb": limit_gb})
+    ended = pipelines.run(home, {**asked, "hardware.memory_limit_gb": HELD_GB + 0.5})
     assert isinstance(ended.error, ConfigError)
     assert list(home.glob("**/*")) == [home / "logs"], "an empty folder shows that it can be written to"
     found = re.search(r"Each of these alone is small enough: --batch-size (\d+)\. Or take", ended.why)
@@ -247,33 +265,42 @@ def test_too_large_a_run_is_refused_before_anything_is_written(pipelines: Pipeli
     assert 8192 < int(found[1]) < 2**19
 
 
-def test_fewer_members_train_together_where_nobody_asked_for_more(pipelines: Pipelines) -> None:
-    """The limit leaves room for some of six: what one adds is the population's own figure."""
+@pytest.mark.usefixtures("_a_process_of_one_gb")
+def test_fewer_members_train_together_where_nobody_asked_for_more(
+    pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit leaves room for three of six: what one adds is the population's own figure."""
     wide = {
         "hardware.learner": "population", "evidence.seeds": 2, "training.timesteps": 32, "training.n_epochs": 1,
-        "hardware.batch_size": 32, "training.policy_kwargs.net_arch": {"pi": [2048], "vf": [2048]},
+        "hardware.batch_size": 32, "training.policy_kwargs.net_arch": {"pi": [1024], "vf": [1024]},
         "test_mode.mode": "hardware_maximized", "training.production_net_arch": [8],
     }  # fmt: skip
-    # Of a run in this process: with the processes that earlier tests have left.
-    held_gb = hardware.Sampler(use_gpu=False).sample()["tree_rss_gb"] or hardware.own_memory_bytes() / GB
-    limit = {"hardware.memory_limit_gb": float(held_gb) + 0.35}
+    shapes: list[RunShape] = []
+    shape_of = preflight.shape_of
+    monkeypatch.setattr(preflight, "shape_of", lambda *given: shapes.append(shape_of(*given)) or shapes[-1])
+    refused = pipelines.run(pipelines.new_home(), {**wide, "hardware.memory_limit_gb": HELD_GB})
+    assert "No smaller --group" in refused.why
+    three, four = (peak(replace(shapes[0], group=group)) / GB for group in (3, 4))
+    assert shapes[0].group == 6
+    assert three < four
+    limit = {"hardware.memory_limit_gb": (three + four) / 2}
     ended = pipelines.run(pipelines.new_home(), {**wide, **limit})
     assert ended.error is None, ended.why
-    group = ended.report["memory"]["group"]
-    assert 1 < group < 6
-    assert {row["group"] for row in ended.report["training"] if row["phase"] != "base"} <= {group, 6 % group or group}
-    assert f", up to {group} members together" in ended.said
+    assert ended.report["memory"]["group"] == 3
+    assert sorted(row["group"] for row in ended.report["training"]) == [2, 2, *6 * [3]]
+    assert ", up to 3 members together" in ended.said
     refused = pipelines.run(pipelines.new_home(), {**wide, **limit, "hardware.group": 6})
-    assert "--group " in refused.why
+    assert "--group 3" in refused.why
 
 
+@pytest.mark.usefixtures("_a_process_of_one_gb")
 def test_fewer_workers_are_taken_where_nobody_asked_for_more(
     pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "WORTH_WORKERS", 1)
     monkeypatch.setattr(run, "free_cores", lambda: 8)
     monkeypatch.setattr(run, "start_server", lambda preload: None)
-    limit = {"hardware.memory_limit_gb": hardware.own_memory_bytes() / GB + memory.SERVER_MB / 1e3}
+    limit = {"hardware.memory_limit_gb": HELD_GB + memory.SERVER_MB / 1e3}
     ended = pipelines.run(pipelines.new_home(), limit)
     assert ended.report["run"]["workers"] == 1
     assert (ended.report["memory"]["workers"], ended.report["memory"]["workers_wanted"]) == (1, 3)

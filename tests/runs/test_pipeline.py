@@ -59,7 +59,14 @@ from tests.runs.pipeline_runs import (
     terminate,
 )
 
-BOUNDARIES = range(ROLLOUT, TIMESTEPS + 1, ROLLOUT)
+STOPS = (
+    *(("base", boundary) for boundary in range(ROLLOUT, TIMESTEPS + 1, ROLLOUT)),
+    ("rl_only", 3 * ROLLOUT),
+    ("hybrid", ROLLOUT),
+    ("hybrid", TIMESTEPS),
+    ("hybrid_placebo", 2 * ROLLOUT),
+)
+"""Trainings, and boundaries between their rollouts."""
 
 
 @pytest.fixture(scope="module")
@@ -474,12 +481,12 @@ def test_checkpoints_are_written_as_configured_and_disturb_nothing(pipelines: Pi
 # Stopped, killed and gone on with
 
 
-def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines, whole: Path) -> None:
-    """Sixteen stops, each in a step of a rollout, where no checkpoint would be due; by another route every time."""
+def test_stopped_at_any_boundary_it_ends_as_if_left_alone(pipelines: Pipelines, whole: Path) -> None:
+    """Eight stops, each in a step of a rollout, where no checkpoint would be due; by another route every time."""
     home = pipelines.new_home()
     routes = itertools.cycle(["dummy", "batched"])
     ended = None
-    for (training, phase), boundary in itertools.product(TRAININGS.items(), BOUNDARIES):
+    for training, boundary in STOPS:
         changes = {"hardware.vec_env": next(routes), "checkpoint.interval_steps": 1000}
         with in_step(training, boundary - 12, terminate):
             ended = pipelines.run(home, changes) if ended is None else pipelines.resume(home, changes)
@@ -487,11 +494,11 @@ def test_stopped_at_every_boundary_it_ends_as_if_left_alone(pipelines: Pipelines
         assert ended.error.exit_code == EXIT_INTERRUPTED
         assert ended.why.endswith(f"Resume with:\n{COMMAND}")
         assert str(ended.folder) in ended.why
-        assert entry_of(home, phase).status == "interrupted"
+        assert entry_of(home, TRAININGS[training]).status == "interrupted"
         assert steps_of(home, training)[-1] == boundary
     ended = pipelines.resume(home, {"hardware.vec_env": "batched"})
     assert ended.error is None
-    assert [entry_of(home, name).tries for name in ("phase1", "phase2", "phase3")] == [1, 5, 13]
+    assert [entry_of(home, name).tries for name in ("phase1", "phase2", "phase3")] == [1, 5, 5]
     assert differing(whole, home) == []
     assert json.loads((run_of(home) / "report.json").read_text())["phases"]["phase2"]["not_bitwise"] == []
 
@@ -742,8 +749,9 @@ def test_a_fine_tuning_under_other_advice_is_refused(pipelines: Pipelines) -> No
     assert f"is {empty_table().sha256}" in ended.why
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "removed"])
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    ("file", "how"), [*zip(FILES, ["removed", "truncated", "flipped", "truncated", "removed"], strict=True)]
+)
 def test_with_a_damaged_newest_checkpoint_the_one_before_is_taken(
     pipelines: Pipelines, crashed: Path, base_of_whole: dict[str, bytes], file: str, how: str
 ) -> None:

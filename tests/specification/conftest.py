@@ -12,7 +12,7 @@ from src.checks.report import write_bars
 from src.market.synthetic import synthetic_bars
 from tests.forked_command import ROOT, CommandServer, Finished
 
-SHORT_RUN = ("--mock-llm", "--quick", "--timesteps", "64")
+SHORT_RUN = ("--mock-llm", "--quick", "--timesteps", "64", "--seeds", "1")
 
 
 class Reader:

@@ -24,8 +24,9 @@ def test_the_steps_of_a_workflow_are_the_commands_tried_here() -> None:
     assert [step["run"] for step in yaml.safe_load(CI_YAML)] == list(CI_COMMANDS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_ci_run_ends_well_as_it_stands(reader: Reader) -> None:
+    """The same command is run on fewer timesteps in test_quick_start.py."""
     finished = reader.types(CI_COMMANDS[1])
     assert finished.code == 0, finished
     assert "Cannot say yet: a quick run is too short to learn." in " ".join(finished.out.split())
