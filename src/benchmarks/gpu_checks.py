@@ -22,8 +22,14 @@ from src.trading.member_accounts import MemberAccounts, make_member_accounts
 from src.trading.settings import EnvironmentSettings
 from src.trading.tape import Tape
 
-PROFILES: Final = ("none", "apex_50k_eod_2026_03", "apex_50k_intraday_2026_03", "apex_50k_legacy", "none")
-"""Rule profile of each member: no rule, and trailing at the end of a day, live, with locks and daily limits."""
+PROFILES: Final = (
+    "topstep_50k_2026_11",
+    "apex_50k_eod_2026_03",
+    "apex_50k_intraday_2026_03",
+    "apex_50k_legacy",
+    "none",
+)
+"""Rule profile of each member: consistency and a lock, at the end of a day with a daily limit, live twice, no rule."""
 ACCOUNTS_EACH: Final = 13
 """5 x 13 = 65 accounts: a warp of threads more than two, and one over."""
 OBSERVATION_LIMIT: Final = 1e-6
