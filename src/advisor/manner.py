@@ -53,7 +53,7 @@ def manner_key(identity: str) -> str:
 
 def openers_in(tokenizer: Any) -> set[int]:
     """Tokens of a vocabulary that open a thought by themselves."""
-    added = getattr(tokenizer, "get_added_vocab", dict)()
+    added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
     return {int(code) for text, code in added.items() if closed_thought(text)}
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -308,19 +309,17 @@ class LLMScorer:
         with quiet_transformers(), torch_threads(self._loaded.threads), torch.inference_mode():
             for situation in PROBES:
                 prompt = self._encoder.tokens(situation)[len(self._prefix) :]
-                closing, first = closing_of(
-                    self._loaded.tokenizer, lambda said, own=prompt: self._likeliest(own + said)
-                )
+                closing, first = closing_of(self._loaded.tokenizer, partial(self._likeliest, prompt))
                 found.append(closing)
                 self._openers |= {first} if closing else set()
         self.stats.prefill_tokens = len(self._prefix) if self._prefix_cache is not None else 0
         self._thoughts_of_probes = sum(map(bool, found))
         return found[0] if all(found) else ""
 
-    def _likeliest(self, prompt: Tokens) -> int:
-        """The likeliest token after a prompt, which comes without the prefix."""
+    def _likeliest(self, prompt: Tokens, said: Tokens) -> int:
+        """The likeliest token after a prompt, which comes without the prefix, and what was said since."""
         try:
-            return int(self._forward([prompt])[0].argmax())
+            return int(self._forward([prompt + said])[0].argmax())
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self._no_memory(error) from error

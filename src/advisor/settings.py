@@ -26,7 +26,7 @@ class LLMSettings(Section):
         description="bundled:smollm2, a folder or hub id of a causal language model, tiny (random), or mock (rules)",
     )
     knowledge_cutoff: date | None = Field(
-        None, description="last day that the model's training data may cover; null: as known for bundled:smollm2"
+        None, description="last day its training data may cover, as '2024-10-31'; null: as known for bundled:smollm2"
     )
     endpoint: str | None = Field(
         None,

@@ -39,8 +39,8 @@ def knowledge_lines(knowledge: Knowledge) -> list[str]:
     lines = [f"Model's knowledge: {said}{source}."]
     if knowledge.before is not None and knowledge.after is not None:
         lines.append(
-            f"Skill of the advice {knowledge.horizon} bars ahead (hit rate less chance, points): {_skill(knowledge.before)} "
-            f"before the cutoff, {_skill(knowledge.after)} after it{_difference(knowledge)}."
+            f"Skill of the advice {knowledge.horizon} bars ahead (hit rate less chance, points): "
+            f"{_skill(knowledge.before)} before the cutoff, {_skill(knowledge.after)} after it{_difference(knowledge)}."
         )
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from src.advisor.settings import LLMSettings
 from src.advisor.situations import N_MARKET_SITUATIONS, N_SITUATIONS, encode
 from src.advisor.table import AdviceTable, freeze_table
 from src.agent.market import Market
+from src.errors import ConfigError
 from src.evaluation.forecast import WHOLE, outcomes
 from src.evaluation.knowledge import SKILL_HORIZON, difference, knowledge_facts, skill
 from src.report.advisor_words import knowledge_lines
 from src.report.model.advice import Knowledge
+from src.testing_framework import TestConfig
 from src.trading.layout import BUY, FLAT, HOLD, SELL
 from tests.small_runs import market as small_market
 
@@ -145,3 +148,14 @@ def test_invented_bars_are_no_memory(market: Market) -> None:
 def test_what_is_no_day_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError, match="knowledge_cutoff"):
         LLMSettings(knowledge_cutoff=value)
+
+
+def test_a_file_states_the_day_in_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("llm:\n  knowledge_cutoff: '2024-10-31'\n", encoding="utf-8")
+    config = TestConfig.from_file(file, "hardware_maximized")
+    assert config.llm.knowledge_cutoff == date(2024, 10, 31)
+    assert config.to_dict()["llm"]["knowledge_cutoff"] == "2024-10-31"
+    file.write_text("llm:\n  knowledge_cutoff: 2024-10-31\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"llm\.knowledge_cutoff is a date\. Write it in quotes"):
+        TestConfig.from_file(file, "hardware_maximized")

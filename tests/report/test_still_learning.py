@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from src.report.model.learning import StillLearning
+from src.report.page.drawing import Arrays
+from src.report.sections.learning import _still_learning, quarters_figure
 from src.report.still_learning import CANNOT_TELL, FALLING, FLAT, RISING, still_learning_facts
+from src.wording import usd
 
 STEPS = [12_800, 25_600, 38_400, 51_200]
 
@@ -67,3 +71,21 @@ def test_a_fine_tuning_counts_the_timesteps_of_its_base() -> None:
     assert all(
         of["reason"] == "" for of in still_learning_facts(by_seed, seed=0)["still_learning"]["trainings"].values()
     )
+
+
+def test_the_curve_has_the_range_of_the_seeds_at_each_quarter() -> None:
+    section = StillLearning(**facts(60.0, 100.0))
+    arrays = Arrays()
+    figure = quarters_figure(section, arrays)
+    drawn = [(trace, arrays.kept[trace["y"]["ref"]]) for trace in figure.traces if trace["legendgroup"] == "base"]
+    (low, lowest), (high, highest), (_, mean) = drawn
+    seeds = np.array(section.trainings["base"].seed_net_usd_per_session)
+    np.testing.assert_allclose(lowest, seeds.min(axis=0), atol=0.01)
+    np.testing.assert_allclose(highest, seeds.max(axis=0), atol=0.01)
+    np.testing.assert_allclose(mean, seeds.mean(axis=0), atol=0.01)
+    assert (low["fill"], high["fill"]) == ("none", "tonexty")
+    hybrid = next(trace for trace in figure.traces if trace["legendgroup"] == "hybrid")
+    assert arrays.kept[hybrid["x"]["ref"]] == [step + STEPS[-1] for step in STEPS], "it continues the base training"
+    (_, table) = _still_learning(section, Arrays())
+    spread = f"({usd(seeds[:, 0].min())} to {usd(seeds[:, 0].max())})"
+    assert spread in str(table.cells[0])
