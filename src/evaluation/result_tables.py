@@ -92,7 +92,7 @@ def _sessions(of: SealedResults) -> pd.DataFrame:
     for arm, seed, result in of.by_seed():
         columns: Mapping[str, Any] = {name: getattr(result, name) for name in SESSION_COLUMNS}
         part = pd.DataFrame({"date": of.dates, "market": of.symbol, "arm": arm, **columns})
-        part.insert(3, "seed", pd.array([seed] * len(part), dtype="Int64"))
+        part.insert(3, "seed", pd.Series([seed] * len(part), part.index, "Int64"))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
