@@ -180,6 +180,11 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_result(
     report, _ = home.sweep("stopped", auto_resume=True)
     assert home.result("stopped") == home.result("whole")
     assert report["arms"] == ended[0]["arms"]
+    # A quarter that was lost is judged by its own weights, not by those of the end.
+    winner = f"setting-{report['sweep']['winner']:03d}"
+    (home.of("stopped") / "tasks" / winner / "seed-0" / "base-quarter-1" / "task.json").unlink()
+    home.sweep("stopped", auto_resume=True)
+    assert home.result("stopped") == home.result("whole")
     assert report["statistics"]["deflated_sharpe"] == ended[0]["statistics"]["deflated_sharpe"]
 
 
