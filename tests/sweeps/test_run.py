@@ -180,6 +180,15 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_result(
     report, _ = home.sweep("stopped", auto_resume=True)
     assert home.result("stopped") == home.result("whole")
     assert report["arms"] == ended[0]["arms"]
+    # A quarter that was lost is judged by its own weights, not by those of the end.
+    quarter = Path("tasks") / f"setting-{report['sweep']['winner']:03d}" / "seed-0" / "base-quarter-1"
+    (home.of("stopped") / quarter / "task.json").unlink()
+    home.sweep("stopped", auto_resume=True)
+    again, before = (find_task(home.of(name) / quarter).done for name in ("stopped", "whole"))
+    assert again is not None
+    assert before is not None
+    assert again.facts["net_usd"] == before.facts["net_usd"]
+    assert again.facts["weights"] == before.facts["weights"]
     assert report["statistics"]["deflated_sharpe"] == ended[0]["statistics"]["deflated_sharpe"]
 
 
