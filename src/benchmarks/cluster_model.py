@@ -52,8 +52,8 @@ class Costs:
     """Of the run's process, for handing a member over and sealing it."""
     checkpoint_s: float
     """Of the run's process, for each checkpoint."""
-    checkpoint_bytes: float = 1.5e6
-    result_bytes: float = 2.5e6
+    checkpoint_bytes: float = 5e6
+    result_bytes: float = 8e6
     table_bytes: float = 150e6
 
 
@@ -243,8 +243,9 @@ def check(nodes: int) -> tuple[float, float]:
     return wall, simulate(sweep, costs).wall_s
 
 
-MEASURED = Costs(start_s=0.05, cold_s=8.0, own_s=0.05, checkpoint_s=0.01)
-"""On two cores of an EPYC of 2.4 GHz by `python -m src.benchmarks ray`; see docs/cluster.md."""
+MEASURED = Costs(start_s=0.3, cold_s=8.0, own_s=0.05, checkpoint_s=0.01)
+"""Rounded up from what `python -m src.benchmarks ray --quick` gave on two busy cores (docs/cluster.md). `cold_s` is the
+time in which a process on a node imports the libraries, on a core of its own: an estimate."""
 
 
 def run(console: Console, *, quick: bool) -> None:
