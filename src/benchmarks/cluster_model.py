@@ -36,6 +36,8 @@ MEMBERS, QUICK_MEMBERS = 10_000, 200
 NODES, QUICK_NODES = (1, 4, 16, 64), (1, 2)
 CHECKED, QUICK_CHECKED = (1, 2, 4), (2,)
 CHECK_CORES, WAIT_S = 2, 2.0
+WARMING = 12
+"""Rounds at most, after which the check begins even where processes are still starting."""
 ROUNDS_OF_CORES = 3
 """In the check each core gets so many tasks."""
 
@@ -52,8 +54,8 @@ class Costs:
     """Of the run's process, for handing a member over and sealing it."""
     checkpoint_s: float
     """Of the run's process, for each checkpoint."""
-    checkpoint_bytes: float = 1.5e6
-    result_bytes: float = 2.5e6
+    checkpoint_bytes: float = 5e6
+    result_bytes: float = 8e6
     table_bytes: float = 150e6
 
 
@@ -232,8 +234,9 @@ def check(nodes: int) -> tuple[float, float]:
         closing(Cluster(made.address, cores=cores, store_bytes=0)) as cluster,
         closing(RayTasks(cluster, cores, {}, 600.0, Path(folder), lambda text: None, 1)) as executor,
     ):
-        for _ in range(2):  # processes that have done a task do the next
-            done_by(executor, cores, [0.5] * cores)
+        for _ in range(WARMING):  # until processes that have done a task do all of them
+            if done_by(executor, cores, [WAIT_S] * cores) < 1.25 * WAIT_S:
+                break
         once = min(done_by(executor, 1, [0.0]) for _ in range(5))
         wall = done_by(executor, cores, [WAIT_S] * (ROUNDS_OF_CORES * cores))
     costs = Costs(
@@ -243,8 +246,9 @@ def check(nodes: int) -> tuple[float, float]:
     return wall, simulate(sweep, costs).wall_s
 
 
-MEASURED = Costs(start_s=0.05, cold_s=8.0, own_s=0.05, checkpoint_s=0.01)
-"""On two cores of an EPYC of 2.4 GHz by `python -m src.benchmarks ray`; see docs/cluster.md."""
+MEASURED = Costs(start_s=0.3, cold_s=8.0, own_s=0.05, checkpoint_s=0.01)
+"""Rounded up from what `python -m src.benchmarks ray --quick` gave on two busy cores (docs/cluster.md). `cold_s` is the
+time in which a process on a node imports the libraries, on a core of its own: an estimate."""
 
 
 def run(console: Console, *, quick: bool) -> None:
@@ -266,8 +270,8 @@ def run(console: Console, *, quick: bool) -> None:
         table.add_column(heading, justify="right")
     for sweep, of in zip(sweeps, outcomes, strict=True):
         table.add_row(
-            str(sweep.nodes), measured(of.wall_s), f"${of.usd:,.0f}", percent(of.busy), percent(of.own, 1),
-            percent(of.link, 1), str(of.failures), measured(of.lost_s),
+            str(sweep.nodes), f"{of.wall_s / 3600:.1f} h", f"${of.usd:,.0f}", percent(of.busy), percent(of.own, 1),
+            percent(of.link, 1), str(of.failures), f"{of.lost_s / 3600:.1f} h",
         )  # fmt: skip
     console.print(uncut(table))
     console.print(breaks_first(sweeps[-1], outcomes[-1]))

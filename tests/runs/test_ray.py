@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.agent.learner_choice import choose_learner
@@ -185,7 +185,7 @@ def tasks_of_ray() -> set[int]:
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tasks_of_a_killed_run_end_and_it_resumes_on_the_same_cluster(
     pipelines: Pipelines, left_alone: Path, nodes: RayNodes
 ) -> None:
@@ -288,6 +288,7 @@ def test_a_job_moves_with_all_paths_below_the_run_and_no_other() -> None:
     assert moved(wanted, there, here) == job
 
 
+@settings(max_examples=40)
 @given(st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 60)), max_size=12))
 def test_a_log_on_a_node_is_the_same_log_at_the_run(changes: list[bytes | int]) -> None:
     """It grows by bytes, or is cut to a length; after a cut to less than was sent, all of it is sent again."""
@@ -299,7 +300,6 @@ def test_a_log_on_a_node_is_the_same_log_at_the_run(changes: list[bytes | int]) 
         new = NewFiles(node, "own", (log,))
         for change in changes:
             raw = log.read_bytes()
-            # Records are never changed behind the newest checkpoint, only cut: a shorter log is sent again.
             log.write_bytes(raw + change if isinstance(change, bytes) else raw[:change])
             for name, offset, grown in new.grown():
                 write_at(inside(run, name), offset, grown)

@@ -12,7 +12,7 @@ from src.runs.spaced import Spaced
 def test_work_is_left_out_where_it_would_take_more_than_its_share(
     monkeypatch: pytest.MonkeyPatch, took_s: float, done: int
 ) -> None:
-    """Asked for every second for a hundred seconds: what takes 0.1 s is due 2 s after it ended, what takes 1 s after 20."""
+    """Asked for every second, a hundred times: what takes 0.1 s is due 2 s after it ended, what takes 1 s after 20."""
     now, calls = 0.0, 0
 
     def work() -> None:

@@ -93,7 +93,9 @@ class Cluster:
                 )
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 self.close()
-                what = "Ray could not be started" if self.is_local else f"The Ray cluster at {address} cannot be joined"
+                what = "Ray could not be started"
+                if not self.is_local:
+                    what = f"The Ray cluster at {address} cannot be joined (set RAY_AUTH_MODE=token if it has a token)"
                 raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
             finally:
                 _words_to_log()  # again: it takes handlers away

@@ -52,7 +52,7 @@ class Packed:
 
     def load(self) -> Any:
         """The object; its arrays are read-only views."""
-        whole = memoryview(self.arrays).toreadonly()
+        whole = self.arrays.data.toreadonly()
         return pickle.loads(self.skeleton, buffers=[whole[start:end] for start, end in self.spans])
 
 

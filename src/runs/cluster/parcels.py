@@ -141,6 +141,6 @@ class NewFiles:
             raw, name = read_regular(path), str(PurePosixPath(path.relative_to(self.run)))
             offset = self._sent.get(name, 0)
             offset = offset if offset <= len(raw) else 0
-            if raw[offset:] or name not in self._sent:
+            if self._sent.get(name) != len(raw):
+                self._sent[name] = len(raw)
                 yield name, offset, raw[offset:]
-            self._sent[name] = len(raw)
