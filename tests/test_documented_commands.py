@@ -48,6 +48,7 @@ LONG = {
     "python validate_testing_framework.py --quick": "tests/test_validate_command.py",
     "python validate_testing_framework.py --only planted": "tests/checks/test_canaries.py",
     "python validate_testing_framework.py --only advisor": "tests/checks/test_advisor.py",
+    "python -m src.benchmarks": "tests/test_benchmarks.py",
     "python -m src.benchmarks advice": "tests/test_benchmarks.py",
     "python -m src.benchmarks training": "tests/test_benchmarks.py",
     "python -m src.canaries.planted --seeds 10": "tests/canaries/test_canaries.py",

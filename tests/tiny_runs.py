@@ -182,7 +182,7 @@ def every_market_checked_once() -> Iterator[None]:
 
 @contextmanager
 def every_market_read_once() -> Iterator[None]:
-    """Tables are made once of the same files and settings: a sixth of a second a run. They are frozen."""
+    """Tables, which are frozen, are made once of the same files and settings."""
     known: dict[str, MarketTables] = {}
     read = market.load_market
 
@@ -202,7 +202,7 @@ def every_market_read_once() -> Iterator[None]:
 
 @contextmanager
 def no_page_is_drawn() -> Iterator[None]:
-    """A page of one word: drawing it takes an eighth of a run, and tests of runs look at what it is drawn of."""
+    """A page of one word: tests of runs look at what a page is drawn from."""
 
     def write(report: RunReport, path: Path) -> None:
         write_atomically(path, "page")

@@ -188,7 +188,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _versions() -> dict[str, str]:
-    """They do not change while a process lives, and reading them takes 40 ms."""
+    """Read once: they do not change while a process lives."""
     found = {"python": python_version(), "platform": platform(), "machine": machine()}
     for name in LIBRARIES:
         try:

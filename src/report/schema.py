@@ -119,7 +119,7 @@ def schema() -> dict[str, Any]:
 
 @cache
 def _schema() -> dict[str, Any]:
-    """It takes a quarter of a second to generate."""
+    """Generated once: it takes longer than checking a report."""
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "title": "report.json",
