@@ -102,11 +102,13 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def imports_at_load(path: Path) -> Iterator[str]:
-    """The imports that run when the file is loaded: those outside functions."""
+    """The imports that run when the file is loaded: those outside functions and not for the type checker alone."""
     pending: list[ast.AST] = [tree_of(path)]
     while pending:
         node = pending.pop()
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            pending.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from imported(node, "")
             pending.extend(ast.iter_child_nodes(node))
 

@@ -31,6 +31,7 @@ from src.configuration_errors import section_of
 from src.errors import ConfigError, MarketError, UserError
 from src.market.contracts import CONTRACTS
 from src.testing_framework import TestConfig, create_test_config
+from src.trading.rules import ALL, available_rule_profiles
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 SHIPPED = {mode: CONFIG / f"test_{mode}.yaml" for mode in MODES}
@@ -493,6 +494,7 @@ def valid_values(path: tuple[str, ...], field: FieldInfo) -> st.SearchStrategy[A
         "train_frac": st.floats(0.1, 0.45),
         "validation_frac": st.floats(0.1, 0.35),
         "required": st.lists(st.sampled_from(["execution_time", "peak_memory", "cache_hit_rate"]), unique=True),
+        "rules": st.lists(st.sampled_from([ALL, *available_rule_profiles()]), unique=True),
     }
     if path[-1] in special:
         return special[path[-1]]
