@@ -76,8 +76,9 @@ def test_a_good_run_fits_eighty_columns_and_warns_of_nothing(good_run: tuple[Fin
     finished, folder = good_run
     lines = finished.out.splitlines()
     assert lines[-1] == f"Report: {Path('good') / folder.name / 'report.html'}"
-    assert lines[-2] == f"Figures: {Path('good') / folder.name / 'report.json'}"
-    assert max(len(line) for line in lines[:-2]) <= 80
+    assert lines[-2] == f"Tables: {Path('good') / folder.name / 'exports'}"
+    assert lines[-3] == f"Figures: {Path('good') / folder.name / 'report.json'}"
+    assert max(len(line) for line in lines[:-3]) <= 80
     for word in ("Traceback", "Warning", "nan", "None"):
         assert word not in finished.out + finished.err
     assert json.loads((folder / "report.json").read_text())["validation_passed"] is True

@@ -168,8 +168,9 @@ def test_a_run_fits_eighty_columns_and_warns_of_nothing(complete: tuple[Finished
     finished, folder = complete
     lines = finished.out.splitlines()
     assert lines[-1] == f"Report: {Path('logs') / folder.name / 'report.html'}"
-    assert lines[-2] == f"Figures: {Path('logs') / folder.name / 'report.json'}"
-    assert max(len(line) for line in lines[:-2]) <= 80
+    assert lines[-2] == f"Tables: {Path('logs') / folder.name / 'exports'}"
+    assert lines[-3] == f"Figures: {Path('logs') / folder.name / 'report.json'}"
+    assert max(len(line) for line in lines[:-3]) <= 80
     for word in ("Traceback", "Warning", "nan", "None"):
         assert word not in finished.out
 
