@@ -181,7 +181,7 @@ def test_a_run_writes_everything_into_its_folder(complete: tuple[Finished, Path]
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "ledger.json", "run.log", "hardware.csv", "metrics.jsonl", "report.json", "report.html",
         "base.zip", "hybrid.zip", "base.policy.json", "base.policy.safetensors", "hybrid.policy.json",
-        "hybrid.policy.safetensors", "manifest.json", "members", "tasks",
+        "hybrid.policy.safetensors", "manifest.json", "members", "tasks", "exports",
     }  # fmt: skip
     assert "ended early" not in (folder / "run.log").read_text()
 
