@@ -427,7 +427,7 @@ def _saved_steps(rollout: int, end: int, every: int, restarts: set[int], strateg
     saved: list[int] = []
     settings = SimpleNamespace(enabled=True, interval_steps=every, strategy=strategy)
     config, plan = SimpleNamespace(checkpoint=settings), SimpleNamespace(actual=end)
-    job: Any = SimpleNamespace(config=config, plan=plan, keeps_quarters=False)
+    job: Any = SimpleNamespace(config=config, plan=plan, part=plan, keeps_quarters=False)
     model: Any = SimpleNamespace(num_timesteps=0, checkpoint_s=0.0, clock=NoClock())
     rows: Any = SimpleNamespace(path=None, offset=0)
     store: Any = _Store(saved)
