@@ -316,7 +316,7 @@ def test_a_situation_of_the_bundled_model_is_short(bundled: LoadedModel) -> None
     assert max(lengths) <= 32
 
 
-@pytest.mark.slow
+@pytest.mark.long  # a tiny model has the same test
 def test_scores_of_the_bundled_model_do_not_hang_on_the_batch_or_the_prefix(bundled: LoadedModel) -> None:
     assert_invariant(bundled, some_situations(32), few=8)
 
