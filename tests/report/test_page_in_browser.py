@@ -70,7 +70,7 @@ def test_every_chart_is_drawn_without_a_complaint_or_a_request(tab: Browser, pag
     open_whole(tab, pages / "full.html")
     check_clean(tab, pages / "full.html")
     marks = tab.value(MARKS)
-    assert len(marks) == 15
+    assert len(marks) == 16
     assert all(marks.values()), marks
     sizes = tab.value(
         "[...document.querySelectorAll('.plot svg.main-svg')].map(s => [s.clientWidth, s.clientHeight, "
@@ -123,7 +123,7 @@ def test_all_charts_are_drawn_for_print_in_the_light_colours(tab: Browser, pages
     assert tab.value("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
     tab.pdf(tmp_path / "page.pdf")
     printed = tab.value("window.printed")
-    assert len(printed["widths"]) == 15
+    assert len(printed["widths"]) == 16
     assert all(500 <= width <= 680 for width in printed["widths"])
     assert printed["paper"] == "#fdfdfb"
     assert printed["folded"] == 0

@@ -97,7 +97,7 @@ def test_utilisation_is_in_percent_and_required_where_cuda_trains() -> None:
 def test_one_that_is_missed_says_what_would_reach_it() -> None:
     report = report_of(Gpu(45.0), "cuda")
     assert report["validation_passed"] is False
-    assert "--batch-size" in report["targets"]["gpu_utilization"]["remedy"]
+    assert "--seeds" in report["targets"]["gpu_utilization"]["remedy"]
     assert report_of(Gpu(45.0), "cuda", gpu_utilization_target=40)["validation_passed"] is True
 
 
