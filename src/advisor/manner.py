@@ -16,7 +16,7 @@ _BEGINNINGS: Final = ("<", "[", "◁")
 
 @dataclass(frozen=True)
 class Manner:
-    """How a model is asked, and what of it the samples show."""
+    """How a model is asked, and what the sample answers show."""
 
     prompt: str
     """chat template, plain text, or server (its own chat format, unseen)."""

@@ -2,7 +2,7 @@
 column.
 
 Money is US dollars after costs. In an evaluation each session is a new account; `equity` and `daily_returns` put the
-sessions one after another as if the account had gone on, without the rule profile ending it.
+sessions one after another as if a single account had traded them all, which no rule profile ends.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class MonitoringSettings(Section):
     @classmethod
     def _is_a_folder(cls, value: Path | None) -> Path | None:
         if value is not None and ":/" in str(value):  # what a path makes of an address
-            raise ValueError(f"{value} is an address: name a folder, for nothing is sent anywhere")
+            raise ValueError(f"{value} is an address, and nothing is sent anywhere: name a folder")
         return value
 
 

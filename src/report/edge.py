@@ -154,7 +154,7 @@ def _timesteps_words(edge: Edge) -> str:
             f"timesteps: none would help, {slope}" if trend.slope_usd <= 0.0 else f"timesteps: no more needed, {slope}"
         )
     shown = "" if trend.low_usd is not None and trend.low_usd > 0.0 else " (not shown to be above zero)"
-    return f"timesteps: about {plain(edge.timesteps_more)} more if {slope} and goes on{shown}"
+    return f"timesteps: about {plain(edge.timesteps_more)} more if {slope} and stays so{shown}"
 
 
 def means_of(sealed: SeededResults) -> tuple[float, float]:

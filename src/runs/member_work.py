@@ -94,9 +94,9 @@ class MemberJob:
     params: NDArray[np.void] | None = None
     """An account's constants, where they are not the run's own: a setting of a sweep."""
     since: int = 0
-    """Timesteps after which another task has ended this training for a while, and this one goes on."""
+    """Timesteps at which an earlier task paused this training; this task continues from there."""
     until: int | None = None
-    """Timesteps after which this task ends the training for a while, at a rollout's end; None: it trains the plan."""
+    """Timesteps after which this task pauses the training, at a rollout's end; None: it trains the whole plan."""
 
     @property
     def part(self) -> RolloutPlan:

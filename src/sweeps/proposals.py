@@ -1,7 +1,7 @@
 """Which settings are tried: all of a grid, some at random, or in batches that optuna proposes.
 
-Every method proposes the same settings again for the same file and scores: a sweep that was killed goes on as if it had
-not been.
+Every method proposes the same settings again for the same file and scores, so a killed sweep continues as if nothing
+had happened.
 """
 
 from __future__ import annotations

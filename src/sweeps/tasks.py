@@ -1,7 +1,7 @@
 """The tasks of a setting: base training in quarters, fine-tuning, and what its policies earn on validation sessions.
 
-A quarter of base training is a task of its own that ends with a checkpoint, from which the next one goes on: a setting
-that is stopped after it has cost no more, and one that is not ends with the bits of a training that never paused.
+Each quarter of base training is a task that ends with a checkpoint, and the next quarter continues from it. A setting
+stopped after a quarter costs no more. One that is not stopped ends with the bits of a training that never paused.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_written_and_an_address_are_refused(tmp_path: Pa
     config = build_config(None, {}, {"mlflow": str(tmp_path / "file")})
     with pytest.raises(UserError, match=r"monitoring\.mlflow .* cannot be written"):
         check_tracker(config.monitoring)
-    with pytest.raises(UserError, match="is an address: name a folder"):
+    with pytest.raises(UserError, match="is an address, and nothing is sent anywhere: name a folder"):
         build_config(None, {}, {"mlflow": "http://tracker.example:5000"})
     check_tracker(build_config(None, {}, {}).monitoring)
 

@@ -45,7 +45,7 @@ class FirstChoice(Part):
 
 
 class Manner(Part):
-    """How the model is asked, and what of it the samples show."""
+    """How the model is asked, and what the sample answers show."""
 
     prompt: Literal["chat template", "plain text", "server"]
     folded: bool

@@ -33,5 +33,5 @@ class Edge(Part):
     sessions_needed: Count | None
     """To confirm the observed edge before costs 80% of the time; null where it is not above zero."""
     timesteps_more: Count | None
-    """After which the loss is gone if the base policy goes on improving as it did; null without a loss or a rise."""
+    """After which the loss is gone if the base policy keeps improving at this rate; null without a loss or a rise."""
     trend: BaseTrend | None
